@@ -1,0 +1,46 @@
+# make serve | test | check | setup | requirements | clean     (docs/installation.md)
+
+HOST   = 127.0.0.1
+PORT   = 8000
+ARGS   =
+PYTHON = python3
+DEVICE = auto
+
+# A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
+SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
+BIN   = .venv/bin
+CODE  = $(wildcard server sampling scripts)
+
+.PHONY: help serve test check setup requirements clean
+help:
+	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
+	@echo 'make test          install what is missing and run every test'
+	@echo 'make check         ruff, mypy and the layering test'
+	@echo 'make setup         installation and weights alone'
+	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
+	@echo 'make clean         remove .venv and what tools leave behind'
+	@echo 'Variables: HOST PORT ARGS PYTHON DEVICE=auto|cpu|cuda'
+
+setup:
+	@$(SETUP) runtime model
+
+serve: setup
+	@exec $(BIN)/verbatim serve --host $(HOST) --port $(PORT) $(ARGS)
+
+test:
+	@$(SETUP) runtime dev model
+	@$(BIN)/python -m pytest $(ARGS)
+
+check:
+	@$(SETUP) dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy $(CODE)
+	@$(BIN)/python -m pytest -q tests/test_layering.py
+
+requirements:
+	@$(PYTHON) -m scripts.requirements
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

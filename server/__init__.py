@@ -1,0 +1,3 @@
+"""Verbatim: the hosted completions endpoint, word for word, on your own GPUs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,207 @@
+"""API keys: who is asking. Digests alone are stored, so that the file gives no key away."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from server.errors import AccessDenied, ConfigurationError, FailedToAuth, InvalidApiKey
+
+ANONYMOUS = "anonymous"
+
+HEADER = re.compile(r"bearer +([\x21-\x7e]+) *", re.IGNORECASE | re.ASCII)
+KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", re.ASCII)
+DIGEST = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+
+log = logging.getLogger("verbatim.auth")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key. `expires` is the last day, in UTC, on which it works."""
+
+    name: str
+    digest: str
+    expires: date | None = None
+
+
+def today() -> date:
+    return datetime.now(UTC).date()
+
+
+class Keyring:
+    """The keys of the environment and of a file, read anew when it changes: deleting a line revokes a key."""
+
+    def __init__(self, keys: Sequence[str], file: Path | None, today: Callable[[], date] = today) -> None:
+        for number, key in enumerate(keys, 1):
+            if not KEY.fullmatch(key):
+                raise ConfigurationError(
+                    f"VERBATIM_API_KEYS: key {number} has a space or a character outside ASCII."
+                )
+        self._fixed = [Entry(f"key-{number}", digest(key)) for number, key in enumerate(keys, 1)]
+        self._file = file
+        self._today = today
+        self._mark = _mark(file)
+        self._from_file = read_keys(file) if file else []
+        # A file without keys lets nobody in: who deletes the last key does not mean to open the server.
+        self.open = not keys and file is None
+
+    def num_usable(self) -> int:
+        """Keys that can be used today."""
+        current = (
+            entry for entry in self._from_file if entry.expires is None or entry.expires >= self._today()
+        )
+        return len(self._fixed) + sum(1 for _ in current)
+
+    def authenticate(self, authorization: str | None) -> str:
+        """The name of the key in an Authorization header."""
+        match = HEADER.fullmatch(authorization) if authorization else None
+        if match is None:
+            raise InvalidApiKey("the request needs the header `Authorization: Bearer KEY`")
+        if self.open:
+            return ANONYMOUS
+        self._reload()
+        presented, found = digest(match[1]), None
+        for entry in (*self._from_file, *self._fixed):
+            # Every entry is compared, in constant time, so that timing tells nothing about any of them.
+            if hmac.compare_digest(entry.digest, presented):
+                found = entry
+        if found is None:
+            raise FailedToAuth("the API key is wrong or was revoked")
+        if found.expires is not None and self._today() > found.expires:
+            raise FailedToAuth(f"the API key expired after {found.expires}")
+        return found.name
+
+    def _reload(self) -> None:
+        mark = _mark(self._file)
+        if self._file is None or mark == self._mark:
+            return
+        self._mark = mark
+        problems: list[str] = []
+        try:
+            self._from_file = read_keys(self._file, problems)
+        except ConfigurationError as error:  # deleted or unreadable: its keys are revoked until it is back
+            self._from_file = []
+            problems.append(error.message)
+        for problem in problems:
+            log.error("%s", problem)
+        log.info("%d keys read from %s", len(self._from_file), self._file)
+
+
+def authorize(key: str, model: str, allowed: Sequence[str]) -> None:
+    """Refuses a key that is not in a model's `allowed_keys`; an empty list allows every key."""
+    if allowed and key not in allowed:
+        raise AccessDenied(f"the API key {key} may not use the model {model}")
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _mark(file: Path | None) -> tuple[int, ...] | None:
+    """Changes when the file does; the inode tells a file that was replaced within the clock's resolution."""
+    try:
+        stat = file.stat() if file else None
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else None
+
+
+def read_keys(file: Path, problems: list[str] | None = None) -> list[Entry]:
+    """The entries of a file. With `problems`, a bad line is noted there and skipped: a slip of the pen in one
+    must neither undo the revocation in another nor lock everyone out."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the keys in {file}: {error.strerror or error}."
+            f" `verbatim keys new NAME --file {file}` makes the file and a key."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{file} is not UTF-8 text; write one `name sha256` on each line."
+        ) from error
+    entries: list[Entry] = []
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        try:
+            if text:
+                entries.append(_entry(text, entries))
+        except ValueError as error:
+            problem = f"{file.name}, line {number}: {error}."
+            if problems is None:
+                raise ConfigurationError(problem) from None
+            problems.append(problem)
+    return entries
+
+
+def _entry(text: str, before: list[Entry]) -> Entry:
+    name, *rest = text.split()
+    if not NAME.fullmatch(name):
+        raise ValueError("a name is letters, digits and . _ @ - only")
+    if name in (entry.name for entry in before):
+        raise ValueError(f'the name "{name}" is used twice')
+    # The line itself is not quoted: whoever wrote a key where its digest belongs should not find it in a log.
+    if not rest or not DIGEST.fullmatch(rest[0]):
+        raise ValueError(f'after "{name}" comes the SHA-256 of the key, 64 hex digits')
+    if len(rest) > 2 or (len(rest) == 2 and not rest[1].startswith("expires=")):
+        raise ValueError("after the SHA-256 may come expires=YYYY-MM-DD, nothing else")
+    return Entry(
+        name, rest[0].lower(), parse_day(rest[1].removeprefix("expires=")) if len(rest) == 2 else None
+    )
+
+
+def parse_day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise ValueError(f'"{text}" is not a day written YYYY-MM-DD') from None
+
+
+def new_key(name: str, file: Path, expires: date | None = None) -> str:
+    """A new key, whose digest is appended to the file. The key itself is stored nowhere."""
+    if not NAME.fullmatch(name):
+        raise ConfigurationError("a key's name is letters, digits and . _ @ - only, at most 100.")
+    if file.exists() and name in (entry.name for entry in read_keys(file)):
+        raise ConfigurationError(
+            f'{file} already has a key named "{name}"; delete that line to revoke it first.'
+        )
+    key = "vb-" + secrets.token_urlsafe(32)
+    line = f"{name} {digest(key)}" + (f" expires={expires.isoformat()}" if expires else "")
+    try:
+        _append(file, line)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {file}: {error.strerror or error}.") from error
+    return key
+
+
+def _append(file: Path, line: str) -> None:
+    """Written beside it and renamed, so that a running server never reads half a file."""
+    target = file.resolve()  # a link stays a link
+    before = (
+        target.read_text(encoding="utf-8-sig")
+        if target.exists()
+        else "# name, SHA-256 of the key, expires=DAY\n"
+    )
+    if before and not before.endswith("\n"):
+        before += "\n"
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            out.write(before + line + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

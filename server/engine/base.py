@@ -1,0 +1,113 @@
+"""What the server asks of an engine.
+
+A job is one candidate. Its outputs are pushed to a sink, on the event loop's thread, as they come; the last one has a
+finish_reason, or is a RequestFailure in its place. Nothing is pushed after that, nor after abort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from server.errors import RequestFailure
+from server.params import GenerationParams
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(slots=True)
+class TokenLogprobs:
+    """One position. Natural logarithms of the raw model distribution, before any transform.
+
+    token_ids, logprobs: the sampled token first, then the most likely ones, best first; 1 + k entries, so the sampled token
+    stands twice where it is among the k.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(slots=True)
+class EngineOutput:
+    """What an engine has to say about a candidate since its last output.
+
+    logprobs: one entry a token where asked for. prompt_logprobs: one entry a prompt token, None for the first; once, with
+    the first output, where asked for.
+    """
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One candidate to generate.
+
+    eos_ids: ids that end it (with finish_reason stop) unless params.ignore_eos. seed: this candidate's own.
+    num_logprobs: None, or how many most likely tokens to report beside the sampled one. max_tokens: at least 1.
+    """
+
+    id: str
+    prompt_ids: list[int]
+    params: GenerationParams
+    eos_ids: tuple[int, ...]
+    max_tokens: int
+    seed: int | None = None
+    num_logprobs: int | None = None
+    prompt_logprobs: bool = False
+
+
+Sink = Callable[[EngineOutput | RequestFailure], None]
+
+
+class Phase(StrEnum):
+    """Where an engine is in its life."""
+
+    WAITING = "waiting"
+    VERIFYING = "verifying checksums"
+    IMPORTING = "importing"
+    LOADING = "loading weights"
+    WARMING = "warming up"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """phase, and its progress: done of total steps (total 0: not known), with a word on the step."""
+
+    phase: Phase
+    done: int = 0
+    total: int = 0
+    detail: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.phase is Phase.READY
+
+
+Report = Callable[[Status], None]
+
+
+class Engine(Protocol):
+    """A model that runs."""
+
+    async def start(self, report: Report) -> None:
+        """Return when jobs are answered at full speed. Raises ConfigurationError for what no second try would mend."""
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        """Begin a job. Never raises for the job: a failure goes to the sink."""
+
+    def abort(self, job_id: str) -> None:
+        """End a job within one step. Unknown ids are ignored: it may have just ended."""
+
+    async def died(self) -> str:
+        """Return only when the engine has died by itself, with a word on how."""
+
+    async def close(self) -> None:
+        """End the engine and leave no process behind. Safe to call twice, or before start has returned."""

@@ -1,0 +1,93 @@
+"""An engine without a model: the same protocol, invented tokens, no dependencies. For tests of everything above an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Callable
+
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TokenLogprobs
+
+# (job, how many tokens it has) -> the next token's id
+Script = Callable[[Job, int], int]
+
+
+class SimulatedEngine:
+    """Answers each job with one token a step.
+
+    vocab_size: ids are drawn below it. script: decides the tokens; by default a hash of seed, prompt and position does, so
+    that the same job gets the same answer. step_s: seconds a step. death: set by a test to make the engine die.
+    """
+
+    def __init__(self, vocab_size: int, *, script: Script | None = None, step_s: float = 0.0) -> None:
+        self.vocab_size = vocab_size
+        self.step_s = step_s
+        self.death: asyncio.Event = asyncio.Event()
+        self.aborted: list[str] = []
+        self._script = script or self._hashed
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def running(self) -> set[str]:
+        return set(self._tasks)
+
+    async def start(self, report: Report) -> None:
+        report(Status(Phase.READY))
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(job, sink))
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+
+    def abort(self, job_id: str) -> None:
+        task = self._tasks.pop(job_id, None)
+        if task is not None:
+            task.cancel()
+            self.aborted.append(job_id)
+
+    async def died(self) -> str:
+        await self.death.wait()
+        return "the simulated engine was told to die"
+
+    async def close(self) -> None:
+        for job_id in list(self._tasks):
+            self.abort(job_id)
+
+    async def _run(self, job: Job, sink: Sink) -> None:
+        prompt_logprobs: list[TokenLogprobs | None] | None = None
+        if job.prompt_logprobs:
+            prompt_logprobs = [None, *(self._logprobs(job, i, t) for i, t in enumerate(job.prompt_ids[1:]))]
+        for position in range(job.max_tokens):
+            await asyncio.sleep(self.step_s)
+            token_id = self._script(job, position)
+            ends = not job.params.ignore_eos and token_id in job.eos_ids
+            ends = (ends or token_id in job.params.stop_token_ids) and position >= job.params.min_tokens
+            last = position + 1 == job.max_tokens
+            logprobs = None if job.num_logprobs is None else [self._logprobs(job, position, token_id)]
+            sink(
+                EngineOutput(
+                    [token_id], logprobs, prompt_logprobs, "stop" if ends else "length" if last else None
+                )
+            )
+            prompt_logprobs = None
+            if ends:
+                return
+
+    def _hashed(self, job: Job, position: int) -> int:
+        return self._hash(job.seed, job.prompt_ids, position) % self.vocab_size
+
+    def _logprobs(self, job: Job, position: int, token_id: int) -> TokenLogprobs:
+        """k invented tokens of falling probability, the sampled one among them every other time."""
+        k = job.num_logprobs or 0
+        start = self._hash("top", job.prompt_ids, position)
+        top = [(start + i) % self.vocab_size for i in range(k)]
+        values = [-math.log(2.0) * (i + 1) for i in range(k)]
+        if k and start % 2 and token_id not in top:
+            top[0] = token_id
+        own = values[top.index(token_id)] if token_id in top else -math.log(2.0) * (k + 2)
+        return TokenLogprobs([token_id, *top], [own, *values])
+
+    @staticmethod
+    def _hash(*parts: object) -> int:
+        return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest())

@@ -1,0 +1,131 @@
+"""Starts an engine, watches it, fails what runs on it when it dies, and starts it again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from server.engine.base import Engine, EngineOutput, Job, Phase, Sink, Status
+from server.errors import ConfigurationError, RequestFailure, ServiceUnavailable
+
+log = logging.getLogger(__name__)
+
+# Before the n-th try to start again. A run of STABLE_S seconds wipes the slate.
+BACKOFF_S = (0.0, 1.0, 5.0, 15.0, 60.0)
+STABLE_S = 300.0
+
+
+class Supervisor:
+    """The engine of one model, whichever process it is at the moment.
+
+    make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request is refused.
+    """
+
+    def __init__(self, name: str, make: Callable[[], Engine], *, max_pending: int = 4096) -> None:
+        self.name = name
+        self.status = Status(Phase.WAITING)
+        self.phase_since = time.monotonic()
+        self.restarts = 0
+        self.max_pending = max_pending
+        self._make = make
+        self._engine: Engine | None = None
+        self._jobs: dict[str, Sink] = {}
+
+    @property
+    def pending(self) -> int:
+        """Jobs running or waiting."""
+        return len(self._jobs)
+
+    async def run(self) -> None:
+        """Keep the engine alive until cancelled. Raises ConfigurationError where trying again would not help."""
+        failures = 0
+        try:
+            while True:
+                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                started = time.monotonic()
+                how = await self._live()
+                failures = 1 if time.monotonic() - started > STABLE_S else failures + 1
+                self.restarts += 1
+                log.error("model %s: %s; starting it again (%d)", self.name, how, self.restarts)
+                self.report(Status(Phase.RESTARTING, detail=how))
+                self._fail_all()
+                await self._end()
+        finally:
+            self.report(Status(Phase.STOPPED))
+            self._fail_all()
+            await self._end()
+
+    def check_room(self, num_jobs: int) -> None:
+        """Raise ServiceUnavailable unless that many more jobs can be taken now."""
+        if not self.status.ready:
+            raise ServiceUnavailable(f"model {self.name} is not ready: {self.status.phase}", retry_after_s=10)
+        if self.pending and self.pending + num_jobs > self.max_pending:
+            raise ServiceUnavailable(
+                f"model {self.name} has {self.pending} candidates to work on, of at most {self.max_pending}",
+                retry_after_s=1,
+            )
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        """As an engine's. A job on an engine that is not ready fails at once."""
+        if self._engine is None or not self.status.ready:
+            sink(_gone(self.name))
+            return
+        self._jobs[job.id] = sink
+        self._engine.submit(job, partial(self._forward, job.id))
+
+    def abort(self, job_id: str) -> None:
+        """As an engine's."""
+        if self._jobs.pop(job_id, None) is not None and self._engine is not None:
+            self._engine.abort(job_id)
+
+    def _forward(self, job_id: str, output: EngineOutput | RequestFailure) -> None:
+        sink = self._jobs.get(job_id)
+        if sink is None:
+            return
+        if isinstance(output, RequestFailure) or output.finish_reason is not None:
+            del self._jobs[job_id]
+        sink(output)
+
+    async def _live(self) -> str:
+        """One life of an engine. Returns how it ended."""
+        self._engine = self._make()
+        try:
+            await self._engine.start(self.report)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            log.exception("model %s: the engine did not start", self.name)
+            return f"the engine did not start ({type(error).__name__})"
+        return await self._engine.died()
+
+    async def _end(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
+
+    def report(self, status: Status) -> None:
+        if status.phase is not self.status.phase:
+            now = time.monotonic()
+            log.info(
+                "model %s: %s (%s took %.1f s)",
+                self.name,
+                status.phase,
+                self.status.phase,
+                now - self.phase_since,
+            )
+            self.phase_since = now
+        self.status = status
+
+    def _fail_all(self) -> None:
+        jobs, self._jobs = self._jobs, {}
+        for sink in jobs.values():
+            sink(_gone(self.name))
+
+
+def _gone(name: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        f"the engine of model {name} has stopped and is being started again", retry_after_s=10
+    )

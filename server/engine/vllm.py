@@ -1,0 +1,301 @@
+"""The real engine: vLLM's AsyncLLM, which runs the model in a process of its own.
+
+Tokens in, tokens out: vLLM's tokenizer is not even loaded. This is the only module of the server that imports
+vllm, and it does so late, because the import takes seconds and the HTTP port is to be open before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TokenLogprobs
+from server.engine.processes import SERVER_PID, kill, with_descendants
+from server.engine.warmup import warm_up_jobs
+from server.errors import ConfigurationError, InternalError, RequestFailure, ServiceUnavailable
+from server.settings import ModelSettings
+from server.yamlfile import nearest
+
+log = logging.getLogger(__name__)
+
+# Set before vllm is imported, here and so in every process that it starts: nothing asks the network for
+# anything.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_USE_MODELSCOPE": "0",
+    # Our context length is vLLM's less one, see _engine_arguments.
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+}
+
+# Noise of vLLM's processes, for a log that is read: progress bars, warnings of libraries to their callers.
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+# How long an engine may take to end by itself; 4 s is usual on the CPU, then its processes are killed.
+SHUTDOWN_S = 10.0
+
+# One engine at a time is built: devices travel to vLLM's processes through this process's environment.
+_building = threading.Lock()
+
+
+class VLLMEngine:
+    """One model on vLLM.
+
+    context_size: most tokens of prompt and completion together. registry: where vLLM's own metrics go.
+    """
+
+    def __init__(self, settings: ModelSettings, context_size: int, registry: CollectorRegistry) -> None:
+        self.settings = settings
+        self.context_size = context_size
+        self._registry = registry
+        self._llm: Any = None
+        self._closing = False
+        self._roots: list[int] = []  # processes started for this engine
+        self._others: set[int | None] | None = None  # while it is being built: processes that are not its own
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self, report: Report) -> None:
+        report(Status(Phase.IMPORTING))
+        await asyncio.to_thread(_import)
+        report(Status(Phase.LOADING))
+        self._llm = await asyncio.to_thread(self._build)
+        if self._closing:
+            await self.close()
+            return
+        for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
+            report(Status(Phase.WARMING, number, len(steps)))
+            await asyncio.gather(*(self._answered(job) for job in jobs))
+        report(Status(Phase.READY))
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(job, sink))
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+
+    def abort(self, job_id: str) -> None:
+        task = self._tasks.pop(job_id, None)
+        if task is not None:
+            task.cancel()
+
+    async def died(self) -> str:
+        while self._closing or not self._llm.errored:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # the flag is set by a thread of vLLM's that waits for the process's end
+        return "the engine process ended by itself"
+
+    async def close(self) -> None:
+        self._closing = True
+        for job_id in list(self._tasks):
+            self.abort(job_id)
+        processes = with_descendants(self._started())
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown, timeout=SHUTDOWN_S)
+        kill(processes)
+
+    def _build(self) -> Any:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        with _building, _environment(self.settings.devices):
+            self._others = {child.pid for child in multiprocessing.active_children()}
+            try:
+                args = _engine_arguments(self.settings, self.context_size)
+                return AsyncLLM.from_engine_args(args, stat_loggers=[_metrics_logger(self._registry)])
+            finally:
+                self._roots, self._others = self._started(), None
+
+    def _started(self) -> list[int]:
+        """The processes that vLLM has started for this engine, also while it is being built."""
+        if self._others is None:
+            return self._roots
+        return [
+            child.pid
+            for child in multiprocessing.active_children()
+            if child.pid and child.pid not in self._others
+        ]
+
+    async def _run(self, job: Job, sink: Sink) -> None:
+        llm = self._llm
+        try:
+            outputs = llm.generate(
+                {"type": "token", "prompt_token_ids": job.prompt_ids}, _sampling(job), job.id
+            )
+            async for output in outputs:
+                sink(_engine_output(output))
+        except asyncio.CancelledError:
+            raise
+        except RequestFailure as failure:
+            sink(failure)
+        except Exception:
+            if self._closing or llm.errored:
+                sink(
+                    ServiceUnavailable(
+                        "the engine stopped while it answered; it is being restarted", retry_after_s=10
+                    )
+                )
+                return
+            log.exception("job %s failed in the engine", job.id)
+            sink(InternalError(job.id))
+
+    async def _answered(self, job: Job) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def sink(output: EngineOutput | RequestFailure) -> None:
+            if isinstance(output, RequestFailure):
+                done.set_exception(output)
+            elif output.finish_reason is not None:
+                done.set_result(None)
+
+        self.submit(job, sink)
+        await done
+
+
+def _import() -> None:
+    # A line of vLLM's own log, a hundred at a start, is for those who ask for debugging.
+    quiet = {} if logging.getLogger().isEnabledFor(logging.DEBUG) else QUIET
+    for name, value in (OFFLINE | quiet).items():
+        os.environ.setdefault(name, value)
+    import vllm.v1.engine.async_llm  # noqa: F401
+
+
+def _engine_arguments(settings: ModelSettings, context_size: int) -> Any:
+    """vLLM's engine arguments. Raises ConfigurationError for one that it does not know, or refuses."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in settings.engine_args:
+        if name not in known:
+            raise ConfigurationError(
+                f'model {settings.id}: engine_args has "{name}", which is not an engine argument of vLLM'
+                f"{nearest(name, known)}"
+            )
+    arguments: dict[str, Any] = {
+        "model": str(settings.directory),
+        "served_model_name": settings.id,
+        "skip_tokenizer_init": True,  # text is ours
+        "dtype": settings.dtype,
+        # One more than ours: vLLM always generates, and a request that only scores a prompt may fill the
+        # context.
+        "max_model_len": context_size + 1,
+        "max_num_seqs": settings.max_num_seqs,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "quantization": settings.quantization,
+        "load_format": "safetensors",
+        "enable_log_requests": False,
+    }
+    if current_platform.is_cpu():
+        # Compiling takes 45 s and gains a tenth (engine-facts); reserving memory by share would take the
+        # whole machine's.
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
+    try:
+        return AsyncEngineArgs(**(arguments | settings.engine_args))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"model {settings.id}: vLLM refuses the engine arguments: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _environment(devices: tuple[int, ...]) -> Iterator[None]:
+    """What the processes of one engine find in their environment."""
+    os.environ[SERVER_PID] = str(os.getpid())
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        elif devices:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def _metrics_logger(registry: CollectorRegistry) -> Any:
+    """vLLM's Prometheus logger on a registry of this model's own.
+
+    On the process-wide one, where vLLM puts it, each further engine would take the earlier engines' metrics
+    away.
+    """
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class MetricsLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM is not type-checked
+        _gauge_cls = partial(Gauge, registry=registry)
+        _counter_cls = partial(Counter, registry=registry)
+        _histogram_cls = partial(Histogram, registry=registry)
+
+    return MetricsLogger
+
+
+def _sampling(job: Job) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    params = job.params
+    eos = () if params.ignore_eos else job.eos_ids
+    return SamplingParams(
+        max_tokens=job.max_tokens,
+        min_tokens=min(params.min_tokens, job.max_tokens),
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        repetition_penalty=params.repetition_penalty,
+        logit_bias=params.logit_bias or None,
+        seed=job.seed,
+        stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),
+        ignore_eos=params.ignore_eos,
+        logprobs=job.num_logprobs,
+        prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,
+    )
+
+
+def _engine_output(output: Any) -> EngineOutput:
+    candidate = output.outputs[0]
+    if candidate.finish_reason not in (None, "stop", "length"):
+        raise ServiceUnavailable(
+            f"the engine ended the request ({candidate.finish_reason}); try again", retry_after_s=1
+        )
+    prompt = output.prompt_logprobs
+    return EngineOutput(
+        token_ids=list(candidate.token_ids),
+        logprobs=None if candidate.logprobs is None else _positions(candidate.logprobs),
+        prompt_logprobs=[None, *_positions(prompt)[1:]] if prompt else None,
+        finish_reason=candidate.finish_reason,
+    )
+
+
+def _positions(flat: Any) -> list[TokenLogprobs]:
+    """vLLM's FlatLogprobs, whose position i is [start_indices[i], end_indices[i]) of its lists."""
+    return [
+        TokenLogprobs(flat.token_ids[start:end], flat.logprobs[start:end])
+        for start, end in zip(flat.start_indices, flat.end_indices, strict=True)
+    ]

@@ -1,0 +1,145 @@
+"""Every failure this server knows, and the face each one has over HTTP.
+
+    Failure
+    ├── ConfigurationError          the server cannot start; the message says what to change
+    └── RequestFailure              one request cannot be answered
+        ├── InvalidRequest          400  the body breaks a rule of the contract
+        ├── InvalidApiKey           401  no Authorization header, or not "Bearer KEY"
+        ├── FailedToAuth            401  a wrong, revoked or expired key
+        ├── AccessDenied            403  the key may not use this model
+        ├── NotFound                404  no such route
+        │   └── ModelNotFound       404  no such model
+        ├── MethodNotAllowed        405
+        ├── RequestTooLarge         413  the body is over the configured size
+        ├── RateLimitExceeded       429  requests per minute of the key
+        │   └── TokenLimitExceeded  429  tokens per minute of the key
+        ├── InternalError           500  our fault
+        ├── ServiceUnavailable      503  loading, queue full, draining, engine died
+        └── RequestTimeout          504  the request's deadline passed
+
+Failures are raised, never returned. Anything else that escapes a handler becomes an InternalError at one named border
+(app.py), with its traceback in the log and none of it in the reply.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class Failure(Exception):
+    """A failure with a message meant for a person."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigurationError(Failure):
+    """The configuration, the weights or the machine do not allow a start. The message says what to do."""
+
+
+class RequestFailure(Failure):
+    """A request that cannot be answered.
+
+    status: HTTP status. reason: the hosted service's name for it. type: OpenAI's name for it.
+    metadata: strings by name, shown in the body. retry_after_s: seconds for the Retry-After header, 0 for none.
+    """
+
+    status: ClassVar[int] = 500
+    reason: ClassVar[str] = "INTERNAL_ERROR"
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: dict[str, str] | None = None,
+        param: str | None = None,
+        retry_after_s: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.metadata = metadata or {}
+        self.param = param
+        self.retry_after_s = min(retry_after_s, 60)
+
+
+class InvalidRequest(RequestFailure):
+    status, reason, type = 400, "INVALID_REQUEST_BODY", "invalid_request_error"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message, metadata={"field": field} if field else None, param=field)
+
+
+class InvalidApiKey(RequestFailure):
+    status, reason, type = 401, "INVALID_API_KEY", "authentication_error"
+
+
+class FailedToAuth(RequestFailure):
+    status, reason, type = 401, "FAILED_TO_AUTH", "authentication_error"
+
+
+class AccessDenied(RequestFailure):
+    status, reason, type = 403, "ACCESS_DENY", "permission_error"
+
+
+class NotFound(RequestFailure):
+    status, reason, type = 404, "NOT_FOUND", "not_found_error"
+
+
+class ModelNotFound(NotFound):
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model: str) -> None:
+        shown = model if len(model) <= 200 else model[:200] + "…"
+        super().__init__(
+            f"model: {shown} not found", metadata={"reason": f"model: {shown} not found"}, param="model"
+        )
+
+
+class MethodNotAllowed(RequestFailure):
+    status, reason, type = 405, "METHOD_NOT_ALLOWED", "invalid_request_error"
+
+
+class RequestTooLarge(RequestFailure):
+    status, reason, type = 413, "REQUEST_TOO_LARGE", "invalid_request_error"
+
+
+class RateLimitExceeded(RequestFailure):
+    status, reason, type = 429, "RATE_LIMIT_EXCEEDED", "rate_limit_error"
+
+
+class TokenLimitExceeded(RateLimitExceeded):
+    reason = "TOKEN_LIMIT_EXCEEDED"
+
+
+class InternalError(RequestFailure):
+    """Our fault. The message carries the request's id and nothing else."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"internal error; the server's log has the details under request id {request_id}")
+
+
+class ServiceUnavailable(RequestFailure):
+    status, reason, type = 503, "SERVICE_NOT_AVAILABLE", "service_unavailable_error"
+
+
+class RequestTimeout(RequestFailure):
+    status, reason, type = 504, "TIMEOUT", "timeout_error"
+
+
+def error_body(failure: RequestFailure, *, nested: bool = True) -> dict[str, Any]:
+    """The flat envelope of the hosted service and, beside it when `nested`, the object that other SDKs read."""
+    body: dict[str, Any] = {
+        "code": failure.status,
+        "reason": failure.reason,
+        "message": failure.message,
+        "metadata": failure.metadata,
+    }
+    if nested:
+        body["error"] = {
+            "message": failure.message,
+            "type": failure.type,
+            "param": failure.param,
+            "code": failure.reason,
+        }
+    return body

@@ -1,0 +1,67 @@
+"""Prometheus metrics: ours by model and key name, and those of vLLM's engines beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """The registry of this process. engines: each model's own registry, filled by its engine."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, CollectorRegistry] = {}
+        self._registry = registry = CollectorRegistry()
+        by_key = ("model", "key")
+        self.requests = Counter(
+            "verbatim_requests", "Completion requests, by HTTP status", (*by_key, "status"), registry=registry
+        )
+        self.errors = Counter(
+            "verbatim_errors", "Requests that failed, by reason", (*by_key, "reason"), registry=registry
+        )
+        self.prompt_tokens = Counter("verbatim_prompt_tokens", "Tokens of prompts", by_key, registry=registry)
+        self.completion_tokens = Counter(
+            "verbatim_completion_tokens",
+            "Tokens generated, candidates that were not returned included",
+            by_key,
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "verbatim_request_seconds",
+            "From request to the reply's last byte",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.first_seconds = Histogram(
+            "verbatim_first_byte_seconds",
+            "From request to the reply's first byte",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("verbatim_requests_in_flight", "Requests being answered", registry=registry)
+        self.ready = Gauge(
+            "verbatim_model_ready", "1 when the model can answer", ("model",), registry=registry
+        )
+        self.restarts = Gauge(
+            "verbatim_engine_restarts", "Times the engine was started again", ("model",), registry=registry
+        )
+
+    def render(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        return generate_latest(self)  # type: ignore[arg-type]  # it asks only for collect()
+
+    def collect(self) -> Iterable[Metric]:
+        """All families, those of several engines merged under one name, as the format wants them."""
+        families: dict[str, Metric] = {}
+        for registry in (self._registry, *self.engines.values()):
+            for family in registry.collect():
+                known = families.setdefault(family.name, family)
+                if known is not family:
+                    known.samples.extend(family.samples)
+        return families.values()

@@ -1,0 +1,157 @@
+"""What /openapi.json says of the contract, and /docs, which shows it with assets from this server alone.
+
+The request's schema is that of contract.CompletionRequest itself; the models below describe what goes out.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from server.contract import CompletionRequest
+
+REF = "#/components/schemas/{model}"
+EVENT = (
+    'data: {"id":"…","object":"text_completion","created":1790000000,"model":"…","choices":[{"index":0,'
+    '"text":" Paris","logprobs":null,"finish_reason":"stop"}],"usage":{…}}\n\ndata: [DONE]\n\n'
+)
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LogprobsOut(_Out):
+    tokens: list[str] = Field(description="a token that is not whole UTF-8 by itself is written bytes:\\xNN…")
+    token_logprobs: list[float | None] = Field(
+        description="natural logarithms; null for the first token of a prompt"
+    )
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int] = Field(description="characters of the returned text")
+
+
+class ChoiceOut(_Out):
+    index: int = Field(description="prompt number × n + rank")
+    text: str
+    logprobs: LogprobsOut | None
+    finish_reason: Literal["stop", "length"]
+
+
+class UsageOut(_Out):
+    prompt_tokens: int
+    completion_tokens: int = Field(description="of every candidate, returned or not")
+    total_tokens: int
+
+
+class Completion(_Out):
+    id: str = Field(pattern="^[0-9a-f]{32}$")
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[ChoiceOut]
+    usage: UsageOut
+
+
+class Model(_Out):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    title: str
+    description: str
+    context_size: int
+    input_token_price_per_m: int
+    output_token_price_per_m: int
+
+
+class ModelList(_Out):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class NestedError(_Out):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(_Out):
+    code: int = Field(description="the HTTP status")
+    reason: str
+    message: str
+    metadata: dict[str, str]
+    error: NestedError | None = Field(
+        None, description="for SDKs that read only this; left out with error_format: flat"
+    )
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    named = {
+        400: "INVALID_REQUEST_BODY: the message names field, value and allowed range",
+        401: "INVALID_API_KEY: no or malformed Authorization header; FAILED_TO_AUTH: wrong or expired key",
+        403: "ACCESS_DENY: the key may not use this model",
+        404: "MODEL_NOT_FOUND",
+        413: "REQUEST_TOO_LARGE",
+        429: "RATE_LIMIT_EXCEEDED or TOKEN_LIMIT_EXCEEDED, with Retry-After",
+        500: "INTERNAL_ERROR",
+        503: "SERVICE_NOT_AVAILABLE: model loading, queue full or server shutting down, with Retry-After",
+        504: "TIMEOUT: the configured deadline passed",
+    }
+    return {status: {"model": ErrorBody, "description": named[status]} for status in statuses}
+
+
+COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Completion,
+        "description": "The reply; with stream: true, server-sent events of chunks, ended by `data: [DONE]`",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENT}},
+    },
+    **_errors(400, 401, 403, 404, 413, 429, 500, 503, 504),
+}
+MODEL_RESPONSES = _errors(401, 404)
+MODELS_RESPONSES = _errors(401)
+WITH_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
+COMPLETION_EXTRA = WITH_KEY | {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": REF.format(model="CompletionRequest")}}},
+    }
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Give the application its /openapi.json and /docs."""
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    assets = files("fastapi_offline") / "static"
+    app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Verbatim",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon.png",
+        )
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        components = document.setdefault("components", {})
+        request = CompletionRequest.model_json_schema(ref_template=REF)
+        components.setdefault("schemas", {}).update(request.pop("$defs", {}), CompletionRequest=request)
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,176 @@
+"""EngineOutput -> Delta, one object a candidate; and the fold of deltas that is the whole reply.
+
+The stream and the reply are made from the same deltas, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.engine.base import EngineOutput, FinishReason, TokenLogprobs
+from server.params import GenerationParams
+from server.text import Detokenizer, StopMatcher, Tokenizer
+
+MINUS_INFINITY = -9999.0  # as JSON has no infinity; OpenAI's value
+
+
+@dataclass(slots=True)
+class Logprobs:
+    """Four arrays with one entry a token, as the wire has them. text_offset counts characters of the returned text."""
+
+    tokens: list[str] = field(default_factory=list)
+    token_logprobs: list[float | None] = field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
+    text_offset: list[int] = field(default_factory=list)
+
+    def extend(self, other: Logprobs) -> None:
+        self.tokens += other.tokens
+        self.token_logprobs += other.token_logprobs
+        self.top_logprobs += other.top_logprobs
+        self.text_offset += other.text_offset
+
+
+@dataclass(slots=True)
+class Delta:
+    """What is new about a choice. num_tokens: tokens that the engine generated for it; the prompt's do not count."""
+
+    index: int
+    text: str
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+    num_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Choice:
+    """A fold of deltas."""
+
+    index: int
+    text: str = ""
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """A prompt for echo. text: as the client wrote it, or None where it sent ids or had it truncated."""
+
+    ids: list[int]
+    text: str | None = None
+
+
+class CandidateText:
+    """One candidate's text so far: detokenized, searched for stop sequences, with offsets.
+
+    num_tokens counts the tokens that belong to it; what an engine sends after the end is not looked at.
+    """
+
+    def __init__(
+        self, index: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer
+    ) -> None:
+        self.index = index
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._params = params
+        self._tokenizer = tokenizer
+        self._prompt: PromptText | None = prompt if params.echo else None
+        self._detokenizer = Detokenizer(tokenizer, skip_special=params.skip_special_tokens)
+        self._stops = StopMatcher(params.stop, include=params.include_stop)
+        self._length = 0  # characters of text, echoed prompt included, that the tokens so far complete
+
+    def push(self, output: EngineOutput) -> Delta:
+        """The delta of an engine's output. Its text may be empty, held back or part of a character."""
+        logprobs = None if self._params.num_logprobs is None else Logprobs()
+        parts = []
+        if self._prompt is not None:
+            parts.append(self._echo(self._prompt, output.prompt_logprobs, logprobs))
+            self._prompt = None
+        if self._params.max_tokens == 0:
+            self.finish_reason = "length"
+            return Delta(self.index, "".join(parts), logprobs, self.finish_reason)
+        before = self.num_tokens
+        last = len(output.token_ids) - 1
+        for k, token_id in enumerate(output.token_ids):
+            entry = output.logprobs[k] if output.logprobs is not None else None
+            ends = output.finish_reason == "stop" and k == last
+            text = self._token(token_id, entry, logprobs, hidden=ends and not self._params.include_stop)
+            given, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
+            parts.append(given)
+            if stopped:
+                self.finish_reason = "stop"
+                return Delta(self.index, "".join(parts), logprobs, "stop", self.num_tokens - before)
+        if output.finish_reason is not None:
+            self.finish_reason = output.finish_reason
+            parts.append(self._end())
+        return Delta(self.index, "".join(parts), logprobs, self.finish_reason, self.num_tokens - before)
+
+    def _token(
+        self, token_id: int, entry: TokenLogprobs | None, logprobs: Logprobs | None, *, hidden: bool
+    ) -> str:
+        self.num_tokens += 1
+        if logprobs is not None and entry is not None:
+            _append(logprobs, self._tokenizer, entry, self._length)
+        text = "" if hidden else self._detokenizer.push(token_id)
+        self._length += len(text)
+        return text
+
+    def _end(self) -> str:
+        """Text left over when the engine has ended: half a character, and what might have been a stop sequence."""
+        given, stopped = self._stops.push(self._detokenizer.finish())
+        if stopped:
+            self.finish_reason = "stop"
+            return given
+        return given + self._stops.finish()
+
+    def _echo(
+        self, prompt: PromptText, entries: list[TokenLogprobs | None] | None, logprobs: Logprobs | None
+    ) -> str:
+        """The prompt's text, and its log-probabilities if they were asked for; the first token has none."""
+        skip = self._params.skip_special_tokens
+        parts = self._tokenizer.prompt_bytes(prompt.ids, skip_special=skip)
+        decoder = (
+            self._detokenizer if prompt.text is None else Detokenizer(self._tokenizer, skip_special=skip)
+        )
+        texts = [decoder.push_bytes(part) for part in parts]
+        text = "".join(texts) if prompt.text is None else prompt.text
+        if logprobs is not None and entries is not None:
+            for token_id, entry, piece in zip(prompt.ids, entries, texts, strict=True):
+                offset = min(self._length, len(text))
+                if entry is None:
+                    logprobs.extend(Logprobs([self._tokenizer.names[token_id]], [None], [None], [offset]))
+                else:
+                    _append(logprobs, self._tokenizer, entry, offset)
+                self._length += len(piece)
+        self._length = len(text)
+        return text
+
+
+def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
+    """The choices that a stream of deltas adds up to."""
+    choices = [Choice(index) for index in range(num_choices)]
+    texts: list[list[str]] = [[] for _ in choices]
+    for delta in deltas:
+        choice = choices[delta.index]
+        texts[delta.index].append(delta.text)
+        choice.finish_reason = delta.finish_reason
+        if delta.logprobs is not None:
+            choice.logprobs = choice.logprobs or Logprobs()
+            choice.logprobs.extend(delta.logprobs)
+    for choice, parts in zip(choices, texts, strict=True):
+        choice.text = "".join(parts)
+    return choices
+
+
+def _append(logprobs: Logprobs, tokenizer: Tokenizer, entry: TokenLogprobs, offset: int) -> None:
+    """One position: the k most likely, and the sampled token, last unless it is one of them."""
+    values = [max(value, MINUS_INFINITY) for value in entry.logprobs]
+    sampled = tokenizer.names[entry.token_ids[0]]
+    top = {
+        tokenizer.names[token_id]: value
+        for token_id, value in zip(entry.token_ids[1:], values[1:], strict=True)
+    }
+    top[sampled] = values[0]
+    logprobs.tokens.append(sampled)
+    logprobs.token_logprobs.append(values[0])
+    logprobs.top_logprobs.append(top)
+    logprobs.text_offset.append(offset)

@@ -1,0 +1,73 @@
+"""What the routes share: one typed object, wired by build_app."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from server.auth import Keyring, authorize
+from server.errors import ModelNotFound, ServiceUnavailable
+from server.generation import Usage
+from server.limits import RateLimits
+from server.metrics import Metrics
+from server.models import ServedModel
+from server.settings import Settings
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One HTTP request as the log and the metrics see it. Times are of time.monotonic, seconds."""
+
+    request_id: str
+    started: float = field(default_factory=time.monotonic)
+    first_byte: float | None = None
+    status: int = 0
+    reason: str = ""
+    key: str = ""
+    model: str = ""
+    user: str = ""
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """The server. draining: no new completions, running ones finish."""
+
+    settings: Settings
+    models: dict[str, ServedModel]
+    keyring: Keyring
+    limits: RateLimits
+    metrics: Metrics = field(default_factory=Metrics)
+    draining: bool = False
+    in_flight: int = 0
+
+    def model(self, model_id: str, key: str) -> ServedModel:
+        """The model of that name. Raises ModelNotFound, or AccessDenied for a key that may not use it."""
+        model = self.models.get(model_id)
+        if model is None:
+            raise ModelNotFound(model_id)
+        authorize(key, model.id, model.settings.allowed_keys)
+        return model
+
+    def check_accepting(self) -> None:
+        if self.draining:
+            raise ServiceUnavailable("the server is shutting down; try another one", retry_after_s=10)
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and all(model.engine.status.ready for model in self.models.values())
+
+    def record(self, exchange: Exchange) -> None:
+        """Count a completion request that has ended."""
+        metrics, labels = self.metrics, (exchange.model, exchange.key)
+        metrics.requests.labels(*labels, str(exchange.status)).inc()
+        if exchange.reason:
+            metrics.errors.labels(*labels, exchange.reason).inc()
+        if exchange.model:
+            metrics.seconds.labels(exchange.model).observe(time.monotonic() - exchange.started)
+            if exchange.first_byte is not None:
+                metrics.first_seconds.labels(exchange.model).observe(exchange.first_byte - exchange.started)
+        if exchange.usage is not None:
+            metrics.prompt_tokens.labels(*labels).inc(exchange.usage.prompt_tokens)
+            metrics.completion_tokens.labels(*labels).inc(exchange.usage.completion_tokens)
+            self.limits.charge(exchange.key, exchange.usage.total_tokens)

@@ -1,0 +1,243 @@
+"""Text and tokens: prompts to ids, ids to bytes, bytes to text that grows, and where it has to stop.
+
+Everything here works on bytes: a token is bytes, text is what they decode to. So it does not matter where a tokenizer cuts,
+and concatenating the tokens of a completion gives its text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from server.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A model's tokenizer as the two tables a server needs.
+
+    table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. names: every token as logprobs
+    show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another token has the same text. special: ids that
+    skip_special_tokens leaves out of the text. eos_ids: ids that end a completion. strips_space: whether decoding drops one
+    leading space (SentencePiece's dummy prefix).
+    """
+
+    encoder: tokenizers.Tokenizer
+    table: tuple[bytes, ...]
+    names: tuple[str, ...]
+    special: frozenset[int]
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    strips_space: bool
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a prompt, with the tokens that the model's own post-processor adds (a BOS, say)."""
+        return self.encoder.encode(text).ids
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.encoder.encode_batch_fast(texts)]
+
+    def prompt_bytes(self, ids: Iterable[int], *, skip_special: bool) -> list[bytes]:
+        """What each id of a prompt contributes to its text."""
+        parts = [b"" if skip_special and i in self.special else self.table[i] for i in ids]
+        if self.strips_space:
+            first = next((k for k, part in enumerate(parts) if part), None)
+            if first is not None and parts[first].startswith(b" "):
+                parts[first] = parts[first][1:]
+        return parts
+
+
+class Detokenizer:
+    """Text that grows token by token and never splits a character. Bytes that are no UTF-8 become U+FFFD."""
+
+    __slots__ = ("_decode", "_skip", "_table")
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool) -> None:
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._table = tokenizer.table
+        self._skip: frozenset[int] = tokenizer.special if skip_special else frozenset()
+
+    def push(self, token_id: int) -> str:
+        """The characters that this token completes."""
+        return "" if token_id in self._skip else self._decode(self._table[token_id])
+
+    def push_bytes(self, part: bytes) -> str:
+        return self._decode(part)
+
+    def finish(self) -> str:
+        """What is left of a character that was never completed."""
+        return self._decode(b"", True)
+
+
+class StopMatcher:
+    """Finds the stop sequence that is complete first, wherever tokens cut it; of several, the longest.
+
+    include: the text goes up to and with the sequence; else up to it, and text that may be the start of a sequence is held
+    back until it is known not to be.
+    """
+
+    __slots__ = ("_held", "_include", "_longest", "_seen", "_stops")
+
+    def __init__(self, stops: tuple[str, ...], *, include: bool) -> None:
+        self._stops = stops
+        self._include = include
+        self._longest = max(map(len, stops), default=0)
+        self._seen = ""  # the end of the text so far, as long as a match may reach back
+        self._held = 0  # how many of its last characters have not been given out
+
+    def push(self, text: str, *, active: bool = True) -> tuple[str, bool]:
+        """(text that may be given out now, whether it ends here). Not active: nothing stops, as before min_tokens."""
+        if not self._stops:
+            return text, False
+        window = self._seen + text
+        given = len(self._seen) - self._held
+        match = self._first_match(window, len(self._seen)) if active else None
+        if match is not None:
+            start, end = match
+            return window[given : max(given, end if self._include else start)], True
+        self._held = 0 if self._include else self._possible_start(window)
+        keep = max(self._longest - 1, self._held)
+        self._seen = window[-keep:] if keep else ""
+        return window[given : len(window) - self._held], False
+
+    def finish(self) -> str:
+        """The text held back, once it is known that nothing more comes."""
+        held = self._seen[len(self._seen) - self._held :]
+        self._held = 0
+        return held
+
+    def _first_match(self, window: str, old: int) -> tuple[int, int] | None:
+        ends = []
+        for stop in self._stops:
+            start = window.find(stop, max(0, old - len(stop) + 1))
+            if start >= 0:
+                ends.append((start + len(stop), start))
+        if not ends:
+            return None
+        end, start = min(ends)
+        return start, end
+
+    def _possible_start(self, window: str) -> int:
+        for size in range(min(self._longest - 1, len(window)), 0, -1):
+            if any(len(stop) > size and window.endswith(stop[:size]) for stop in self._stops):
+                return size
+        return 0
+
+
+def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer of a model directory, padded to the model's vocabulary.
+
+    Raises ConfigurationError where tokenizer.json is missing or decodes in a way this server does not know.
+    """
+    try:
+        encoder = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    except Exception as error:  # the library raises a bare Exception
+        raise ConfigurationError(f"{directory / 'tokenizer.json'} cannot be read: {error}") from None
+    encoder.no_padding()
+    encoder.no_truncation()
+    decoder = json.loads(encoder.to_str())["decoder"] or {}
+    kinds = {part.get("type") for part in [decoder, *decoder.get("decoders", [])]}
+    if "ByteLevel" in kinds:
+        to_bytes = _byte_level
+    elif kinds & {"ByteFallback", "Metaspace"}:
+        to_bytes = _sentencepiece
+    else:
+        raise ConfigurationError(
+            f"{directory / 'tokenizer.json'} has a decoder of type {decoder.get('type')}; supported are ByteLevel, "
+            "ByteFallback and Metaspace"
+        )
+    added = encoder.get_added_tokens_decoder()
+    table = [b""] * max(vocab_size, encoder.get_vocab_size())
+    for token, token_id in encoder.get_vocab(with_added_tokens=True).items():
+        table[token_id] = token.encode() if token_id in added else to_bytes(token)
+    names = _special_names(directory)
+    return Tokenizer(
+        encoder=encoder,
+        table=tuple(table),
+        names=_names(table),
+        special=frozenset(i for i, token in added.items() if token.special),
+        bos_id=_bos_id(names, encoder, directory),
+        eos_ids=_eos_ids(names, encoder, directory),
+        strips_space=bool(kinds & {"Metaspace", "Strip"}),
+    )
+
+
+def _byte_level(token: str) -> bytes:
+    table = _byte_of_char()
+    return b"".join(bytes([table[char]]) if char in table else char.encode() for char in token)
+
+
+@lru_cache(maxsize=1)
+def _byte_of_char() -> dict[str, int]:
+    """GPT-2's table: bytes that print stand for themselves, the others for the characters from U+0100 on, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + k): b for k, b in enumerate(others)}
+
+
+def _sentencepiece(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes.fromhex(token[3:5])
+    return token.replace("\u2581", " ").encode()
+
+
+def _names(table: list[bytes]) -> tuple[str, ...]:
+    seen: set[bytes] = set()
+    names = []
+    for token in table:
+        try:
+            name = token.decode()
+        except UnicodeDecodeError:
+            name = ""
+        if token in seen or not name:  # SentencePiece has a token for the byte 0x41 beside the one for "A"
+            name = "".join(("bytes:" if token else "", *(f"\\x{byte:02x}" for byte in token)))
+        seen.add(token)
+        names.append(name)
+    return tuple(names)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _special_names(directory: Path) -> dict[str, str]:
+    """bos_token and eos_token of tokenizer_config.json, which writes each as a string or as an object."""
+    config = _read_json(directory / "tokenizer_config.json")
+    found = {}
+    for name in ("bos_token", "eos_token"):
+        token = config.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            found[name] = token
+    return found
+
+
+def _bos_id(names: dict[str, str], encoder: tokenizers.Tokenizer, directory: Path) -> int | None:
+    if "bos_token" in names and (token_id := encoder.token_to_id(names["bos_token"])) is not None:
+        return token_id
+    bos = _read_json(directory / "config.json").get("bos_token_id")
+    return bos if isinstance(bos, int) else None
+
+
+def _eos_ids(names: dict[str, str], encoder: tokenizers.Tokenizer, directory: Path) -> tuple[int, ...]:
+    """Every id that any of the model's files calls an end of sequence, as vLLM does."""
+    found: list[int | None] = []
+    if "eos_token" in names:
+        found.append(encoder.token_to_id(names["eos_token"]))
+    for file in ("generation_config.json", "config.json"):
+        eos = _read_json(directory / file).get("eos_token_id")
+        found += eos if isinstance(eos, list) else [eos]
+    return tuple(dict.fromkeys(i for i in found if isinstance(i, int)))
