@@ -1,1 +1,1 @@
-"""How tokens and candidates are chosen: what the server does between a model's logits and the text it returns."""
+"""How tokens and candidates are chosen: what happens between a model's logits and the text."""

@@ -18,7 +18,7 @@ from server.state import State
 
 
 def build_app(settings: Settings, models: list[ServedModel], metrics: Metrics | None = None) -> FastAPI:
-    """The application over models whose engines are somebody else's to run. app.state.server holds the one State."""
+    """The application over models whose engines somebody else runs. app.state.server holds the one State."""
     limits = settings.rate_limits
     state = State(
         settings=settings,

@@ -1,4 +1,4 @@
-"""The border between the application and HTTP: request ids, errors as bodies or frames, the request log, metrics.
+"""The border between the application and HTTP: request ids, errors as bodies or frames, log and metrics.
 
 The two broad excepts of the server stand here: one before the reply has begun, one after.
 """
@@ -37,7 +37,7 @@ CLIENT_LEFT = 499  # nginx's number, for the log alone: nobody is there to read 
 
 
 class Border:
-    """The outermost layer of the application, as plain ASGI: nothing is between an engine's output and `send` but this."""
+    """The outermost layer, as plain ASGI: nothing else is between an engine's output and `send`."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
@@ -74,7 +74,7 @@ class Border:
         path = scope["path"]
         if path.endswith("/completions"):
             self.state.record(exchange)
-        elif path in ("/health", "/ready", "/metrics") and exchange.status < 500:
+        elif path in ("/health", "/ready", "/metrics"):
             return  # probes would fill the log
         usage = exchange.usage
         log_request(

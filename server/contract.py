@@ -1,7 +1,8 @@
 """The wire: what a request may say, and nothing else.
 
-A field that was not given, or given as null, is None here; what that means is resolved in params.py. Each field carries its
-rule in words (`Rule`), so that a 400 names field, value and allowed range, whatever was wrong.
+A field that was not given, or given as null, is None here; what that means is resolved in params.py. Each
+field carries its rule in words (`Rule`), so that a 400 names field, value and allowed range, whatever was
+wrong.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from server.errors import InvalidRequest
 MAX_SHOWN_CHARS = 100  # of a refused value in an error message
 INT64 = 2**63
 
-TokenId = Annotated[int, Field(ge=0, lt=INT64)]
+# fail_fast: one error is enough. A million wrong items would else be a million errors, and seconds of work.
+TokenId = Annotated[int, Field(ge=0)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Prompt = (
     str
-    | Annotated[list[str], Field(min_length=1)]
-    | Annotated[list[TokenId], Field(min_length=1)]
-    | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
+    | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
 )
 
 
@@ -62,11 +65,12 @@ class CompletionRequest(BaseModel):
     prompt: Annotated[
         Prompt,
         Rule(
-            "a string, an array of strings, an array of token ids or an array of arrays of token ids, none of them empty"
+            "a string, an array of strings, an array of token ids or an array of arrays of token ids, "
+            "none of the arrays empty"
         ),
     ] = Field(examples=["The capital of France is"])
     max_tokens: Annotated[int | None, Rule("an integer", "0 or more")] = Field(
-        None, ge=0, lt=INT64, description="default 16, or the model's own"
+        None, ge=0, description="default 16, or the model's own"
     )
     stream: Annotated[bool | None, BOOLEAN] = Field(None, description="default false")
     stream_options: Annotated[StreamOptions | None, Rule("an object")] = None
@@ -76,7 +80,7 @@ class CompletionRequest(BaseModel):
     best_of: Annotated[int | None, Rule("an integer", "between n and 128")] = Field(
         None, ge=1, le=128, description="default n; candidates generated, of which the n best are returned"
     )
-    seed: Annotated[int | None, Rule("an integer", "of 64 bits")] = Field(None, ge=-INT64, lt=INT64)
+    seed: Annotated[int | None, Rule("an integer", "within 64 bits")] = Field(None, ge=-INT64, lt=INT64)
     frequency_penalty: Annotated[float | None, Rule("a number", "between -2 and 2")] = Field(
         None, ge=-2, le=2, description="default 0; over generated tokens"
     )
@@ -86,9 +90,9 @@ class CompletionRequest(BaseModel):
     repetition_penalty: Annotated[float | None, Rule("a number", "greater than 0 and at most 2")] = Field(
         None, gt=0, le=2, description="default 1; over prompt and generated tokens"
     )
-    stop: Annotated[str | list[str] | None, Rule("a string or an array of strings")] = Field(
-        None, description="up to 4; the returned text includes the stop sequence"
-    )
+    stop: Annotated[
+        str | Annotated[list[str], Field(fail_fast=True)] | None, Rule("a string or an array of strings")
+    ] = Field(None, description="up to 4; the returned text includes the stop sequence")
     temperature: Annotated[float | None, Rule("a number", "between 0 and 2")] = Field(
         None, ge=0, le=2, description="default 1; 0 is greedy"
     )
@@ -102,7 +106,7 @@ class CompletionRequest(BaseModel):
         None, ge=0, le=1, description="default 0; relative to the most likely token, after temperature"
     )
     logit_bias: Annotated[
-        dict[str, Annotated[float, Field(ge=-100, le=100)]] | None,
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(fail_fast=True)] | None,
         Rule("an object from token ids, as decimal strings, to numbers between -100 and 100"),
     ] = Field(None, examples=[{"7042": -100}])
     logprobs: Annotated[int | None, Rule("an integer", "between 0 and 5")] = Field(None, ge=0, le=5)
@@ -111,15 +115,17 @@ class CompletionRequest(BaseModel):
     )
     ignore_eos: Annotated[bool | None, BOOLEAN] = Field(None, description="default false")
     min_tokens: Annotated[int | None, Rule("an integer", "between 0 and max_tokens")] = Field(
-        None, ge=0, lt=INT64, description="default 0"
+        None, ge=0, description="default 0"
     )
-    stop_token_ids: Annotated[list[TokenId] | None, Rule("an array of token ids")] = None
+    stop_token_ids: Annotated[
+        Annotated[list[TokenId], Field(fail_fast=True)] | None, Rule("an array of token ids")
+    ] = None
     skip_special_tokens: Annotated[bool | None, BOOLEAN] = Field(None, description="default true")
     include_stop_str_in_output: Annotated[bool | None, BOOLEAN] = Field(
         None, description="default true, or the model's own"
     )
     truncate_prompt_tokens: Annotated[int | None, Rule("an integer", "1 or more, or -1 for what fits")] = (
-        Field(None, ge=-1, lt=INT64, description="keep only the last so many tokens of the prompt")
+        Field(None, ge=-1, description="keep only the last so many tokens of the prompt")
     )
     user: Annotated[str | None, STRING] = Field(None, description="in the request log only")
     suffix: Annotated[str | None, STRING] = Field(
@@ -135,7 +141,8 @@ class CompletionRequest(BaseModel):
 def parse_request(body: bytes) -> CompletionRequest:
     """The request in a body of JSON.
 
-    Raises InvalidRequest, which names field, value and rule. A JSON number that is not finite is refused by the parser.
+    Raises InvalidRequest, which names field, value and rule. A JSON number that is not finite is refused by
+    the parser.
     """
     try:
         data = orjson.loads(body)
@@ -152,7 +159,10 @@ def parse_request(body: bytes) -> CompletionRequest:
 
 def shown(value: Any) -> str:
     """A refused value as the client wrote it, cut to a readable length."""
-    text = orjson.dumps(value).decode()
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:  # it writes fewer levels of nesting than it reads
+        return "…"
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
 
 
@@ -166,7 +176,7 @@ def _refusal(data: dict[str, Any], error_type: str, loc: tuple[int | str, ...]) 
     elif len(loc) > 1 and field == "logit_bias":
         name, value, rule = f"{field}[{shown(loc[1])}]", value[loc[1]], BIAS
     only_value = error_type.startswith(("greater_than", "less_than"))
-    words = rule.limits if only_value and rule.limits else f"{rule.kind} {rule.limits}".rstrip()
+    words = rule.limits if only_value and rule.limits else f"{rule.kind}, {rule.limits}".rstrip(", ")
     return InvalidRequest(f"{name} (current value: {shown(value)}) must be {words}", field)
 
 

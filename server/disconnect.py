@@ -11,7 +11,7 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
-class ClientLeft(Exception):
+class ClientLeft(Exception):  # noqa: N818  # nothing is wrong
     """The client closed the connection; nobody is there to answer."""
 
 

@@ -17,8 +17,8 @@
         ├── ServiceUnavailable      503  loading, queue full, draining, engine died
         └── RequestTimeout          504  the request's deadline passed
 
-Failures are raised, never returned. Anything else that escapes a handler becomes an InternalError at one named border
-(app.py), with its traceback in the log and none of it in the reply.
+Failures are raised, never returned. Anything else that escapes a handler becomes an InternalError at one
+named border (border.py), with its traceback in the log and none of it in the reply.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818  # its subclasses say what it is
     """A failure with a message meant for a person."""
 
     def __init__(self, message: str) -> None:
@@ -41,8 +41,8 @@ class ConfigurationError(Failure):
 class RequestFailure(Failure):
     """A request that cannot be answered.
 
-    status: HTTP status. reason: the hosted service's name for it. type: OpenAI's name for it.
-    metadata: strings by name, shown in the body. retry_after_s: seconds for the Retry-After header, 0 for none.
+    status: HTTP status. reason: the hosted service's name for it. type: OpenAI's name for it. metadata:
+    strings by name, shown in the body. retry_after_s: seconds for the Retry-After header, 0 for none.
     """
 
     status: ClassVar[int] = 500
@@ -128,7 +128,7 @@ class RequestTimeout(RequestFailure):
 
 
 def error_body(failure: RequestFailure, *, nested: bool = True) -> dict[str, Any]:
-    """The flat envelope of the hosted service and, beside it when `nested`, the object that other SDKs read."""
+    """The hosted service's flat envelope and, beside it when `nested`, the object that other SDKs read."""
     body: dict[str, Any] = {
         "code": failure.status,
         "reason": failure.reason,

@@ -1,11 +1,13 @@
 """The candidates of one request: fan out, seeds, ranking, and the end of them all.
 
-Engine outputs are pushed in as they come; deltas are pulled out in batches, all that came since the last pull.
+Engine outputs are pushed in as they come; deltas are pulled out in batches, all that came since the last
+pull.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +48,7 @@ class Contest:
         self._unfinished = params.best_of
 
     def enter(self, number: int, delta: Delta, output: EngineOutput) -> list[Delta]:
-        """Take a candidate's delta. Returns the winners' deltas, best first, once the last candidate has finished."""
+        """Take a candidate's delta. Returns the winners' deltas, best first, once all candidates have finished."""
         if output.logprobs is not None:
             self._sums[number] += sum(entry.logprobs[0] for entry in output.logprobs[: delta.num_tokens])
         self._deltas[number].append(delta)
@@ -67,7 +69,8 @@ class Contest:
 class Generation:
     """One request on its way through an engine.
 
-    Choice index = prompt number × n + rank. When it is closed, or `deltas` is left early, every candidate is aborted.
+    Choice index = prompt number × n + rank. When it is closed, or `deltas` is left early, every candidate is
+    aborted.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class Generation:
         self._wake = asyncio.Event()
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """Batches of deltas until every choice has finished. Raises the RequestFailure that ended a candidate."""
+        """Batches of deltas until every choice has finished. Raises the failure that ended a candidate."""
         unfinished = self.num_choices
         try:
             self._start()
@@ -115,12 +118,13 @@ class Generation:
 
     def _start(self) -> None:
         params, numbers = self.params, count()
+        unique = uuid.uuid4().hex  # a client may send the same x-request-id twice at once
         for prompt_index, prompt in enumerate(self._prompts):
             ranked = params.best_of > params.n
             contest = Contest(prompt_index * params.n, params) if ranked else None
             for number in range(params.best_of):
                 text = CandidateText(prompt_index * params.n + number, prompt, params, self._tokenizer)
-                job = self._job(f"{self._id}-{next(numbers)}", prompt_index, number)
+                job = self._job(f"{unique}-{next(numbers)}", prompt_index, number)
                 sink = partial(self._receive, job.id, number, text, contest)
                 if params.max_tokens == 0 and not job.prompt_logprobs:
                     sink(EngineOutput([], finish_reason="length"))
@@ -135,6 +139,7 @@ class Generation:
             num_logprobs = 0  # ranking needs the sampled tokens' own
         return Job(
             id=job_id,
+            request_id=self._id,
             prompt_ids=self._prompts[prompt_index].ids,
             params=params,
             eos_ids=self._tokenizer.eos_ids,

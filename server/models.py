@@ -48,11 +48,11 @@ class ServedModel:
 def load_model(
     settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int], Engine], *, max_pending: int
 ) -> ServedModel:
-    """A model from its directory, its engine not yet started. make_engine: (settings, context size, vocabulary) -> engine.
+    """A model from its directory, its engine not yet started.
 
-    Raises ConfigurationError for a directory that cannot be served.
+    make_engine: (settings, context size, vocabulary size) -> engine. Raises ConfigurationError for a directory that cannot be served.
     """
-    checkpoint = check_checkpoint(settings.directory)
+    checkpoint = check_checkpoint(settings.directory, weights=settings.engine != "simulated")
     context_size = settings.max_model_len or checkpoint.context_length
     if context_size > checkpoint.context_length and not settings.engine_args:  # which may scale the positions
         raise ConfigurationError(

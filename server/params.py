@@ -1,7 +1,7 @@
 """(request, model) -> GenerationParams: the one place where a default is resolved.
 
-Precedence: request > model (models.yaml) > contract. After this a value is never None where a neutral value exists, and
-nobody checks it again.
+Precedence: request > model (models.yaml) > contract. After this a value is never None where a neutral value
+exists, and nobody checks it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """What every candidate of a request shares. Neutral values: penalties 0 and 1, top_p 1, top_k 0, min_p 0."""
+    """What every candidate of a request shares. Neutral: penalties 0 and 1, top_p 1, top_k 0, min_p 0."""
 
     max_tokens: int = 16
     min_tokens: int = 0
@@ -64,14 +64,14 @@ def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -
         _unknown_fields(list(request.model_extra), strict=model.strict_fields)
     defaults, limits = model.defaults, model.limits
     n = _bounded("n", _first(request.n, 1), limits.n)
-    best_of = _bounded("best_of", _first(request.best_of, n), limits.best_of)
+    best_of = n if request.best_of is None else _bounded("best_of", request.best_of, limits.best_of)
     if best_of < n:
         raise InvalidRequest(
             f"best_of (current value: {best_of}) must be between n ({n}) and {limits.best_of}", "best_of"
         )
     if best_of > n and request.stream:
         raise InvalidRequest(
-            f"best_of (current value: {best_of}) must be n ({n}) in a stream: ranking needs every candidate's end",
+            f"best_of (current value: {best_of}) must be n ({n}) in a stream: ranking waits for every end",
             "best_of",
         )
     max_tokens = _first(request.max_tokens, defaults.max_tokens)
@@ -83,8 +83,8 @@ def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -
         )
     if request.suffix and model.suffix_template is None:
         raise InvalidRequest(
-            f"suffix (current value: {shown(request.suffix)}) must be empty: model {model.id} has no fill-in-the-middle "
-            "template",
+            f"suffix (current value: {shown(request.suffix)}) must be empty: model {model.id} has no "
+            "fill-in-the-middle template",
             "suffix",
         )
     return GenerationParams(
@@ -125,7 +125,7 @@ def resolve_stream(request: CompletionRequest) -> StreamParams:
 
 
 def candidate_seed(seed: int | None, prompt_index: int, candidate_index: int) -> int | None:
-    """The seed of one candidate: 62 bits of a hash, so that no candidate shares a stream with another request's.
+    """The seed of one candidate: 62 bits of a hash, so that no two candidates share a stream of draws.
 
     seed + i would not do: seed 42's second candidate would be seed 43's first.
     """
@@ -160,8 +160,8 @@ def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
     for key in bias:
         if not DECIMAL.fullmatch(key) or int(key) >= vocab_size:
             raise InvalidRequest(
-                f"logit_bias (current key: {shown(key)}) must have token ids between 0 and {vocab_size - 1} as keys, "
-                "written as decimal strings",
+                f"logit_bias (current key: {shown(key)}) must have token ids between 0 and {vocab_size - 1} "
+                "as keys, written as decimal strings",
                 "logit_bias",
             )
     return {int(key): value for key, value in bias.items()}

@@ -7,24 +7,23 @@ import re
 
 from server.contract import CompletionRequest
 from server.errors import InvalidRequest
+from server.models import ServedModel
 from server.outputs import PromptText
 from server.params import GenerationParams
 from server.settings import ModelSettings
 from server.text import Tokenizer
 
-LONG_CHARS = (
-    20_000  # about 5 ms of tokenizing; from here on it is done in a thread, which does not hold the GIL
-)
+# About 5 ms of tokenizing; from here on it is done in a thread, which does not hold the GIL.
+LONG_CHARS = 20_000
 
 
 async def encode_prompts(
-    request: CompletionRequest,
-    params: GenerationParams,
-    model: ModelSettings,
-    tokenizer: Tokenizer,
-    context_size: int,
+    request: CompletionRequest, params: GenerationParams, model: ServedModel
 ) -> list[PromptText]:
-    """The prompts of a request. Raises InvalidRequest for too many, an id outside the vocabulary or too many tokens."""
+    """The prompts of a request.
+
+    Raises InvalidRequest for too many, a token id outside the vocabulary or too many tokens.
+    """
     given = request.prompt
     prompts: list[str] | list[list[int]]
     if isinstance(given, str):
@@ -33,12 +32,17 @@ async def encode_prompts(
         prompts = [given]  # type: ignore[list-item]  # the union's member is known by its first item
     else:
         prompts = given  # type: ignore[assignment]
-    _check_count(len(prompts), params, model)
+    _check_count(len(prompts), params, model.settings)
     if isinstance(prompts[0], str):
-        encoded = await _encode(_filled_in(prompts, request.suffix, model), tokenizer)  # type: ignore[arg-type]
+        texts = _filled_in(prompts, request.suffix, model.settings)  # type: ignore[arg-type]
+        encoded = await _encode(texts, model.tokenizer)
+    elif request.suffix:
+        raise InvalidRequest("suffix must be empty where the prompt is not text", "suffix")
     else:
-        encoded = [_checked(ids, len(tokenizer.table)) for ids in prompts]  # type: ignore[arg-type]
-    return [_fitted(prompt, params, context_size) for prompt in encoded]
+        encoded = [PromptText(ids) for ids in prompts]  # type: ignore[arg-type]
+    for prompt in encoded:
+        _check_ids(prompt.ids, model.vocab_size)
+    return [_fitted(prompt, params, model.context_size) for prompt in encoded]
 
 
 def _check_count(count: int, params: GenerationParams, model: ModelSettings) -> None:
@@ -48,8 +52,8 @@ def _check_count(count: int, params: GenerationParams, model: ModelSettings) -> 
         )
     if count * params.best_of > model.limits.candidates:
         raise InvalidRequest(
-            f"prompt ({count} prompts × {params.best_of} candidates) must ask for at most {model.limits.candidates} "
-            "candidates",
+            f"prompt ({count} prompts × {params.best_of} candidates) must ask for at most "
+            f"{model.limits.candidates} candidates",
             "prompt",
         )
 
@@ -74,19 +78,19 @@ async def _encode(texts: list[str], tokenizer: Tokenizer) -> list[PromptText]:
 def _bos(tokenizer: Tokenizer) -> list[int]:
     if tokenizer.bos_id is None:
         raise InvalidRequest(
-            'prompt (current value: "") must not be empty: this model has no token for the beginning of a text',
+            'prompt (current value: "") must not be empty: this model has no token for a text\'s beginning',
             "prompt",
         )
     return [tokenizer.bos_id]
 
 
-def _checked(ids: list[int], vocab_size: int) -> PromptText:
+def _check_ids(ids: list[int], vocab_size: int) -> None:
+    """An id without a row in the embedding has killed engines. A tokenizer may have one that its model lacks."""
     if (largest := max(ids)) >= vocab_size:
+        place = ids.index(largest)
         raise InvalidRequest(
-            f"prompt (token id {largest} at position {ids.index(largest)}) must be between 0 and {vocab_size - 1}",
-            "prompt",
+            f"prompt (token id {largest} at position {place}) must be between 0 and {vocab_size - 1}", "prompt"
         )
-    return PromptText(ids)
 
 
 def _fitted(prompt: PromptText, params: GenerationParams, context_size: int) -> PromptText:
@@ -98,9 +102,9 @@ def _fitted(prompt: PromptText, params: GenerationParams, context_size: int) -> 
     total = len(prompt.ids) + params.max_tokens
     if total > context_size:
         raise InvalidRequest(
-            f"This model's maximum context length is {context_size} tokens, however you requested {total} tokens "
-            f"({len(prompt.ids)} in your prompt; {params.max_tokens} for the completion). Please reduce your prompt or "
-            "max_tokens.",
+            f"This model's maximum context length is {context_size} tokens, however you requested {total} "
+            f"tokens ({len(prompt.ids)} in your prompt; {params.max_tokens} for the completion). Please reduce "
+            "your prompt or max_tokens.",
             "prompt" if len(prompt.ids) > context_size else "max_tokens",
         )
     return prompt

@@ -40,7 +40,9 @@ api = APIRouter()
 operations = APIRouter(tags=["operations"])
 
 
-@api.post("/completions", responses=COMPLETION_RESPONSES, openapi_extra=COMPLETION_EXTRA, response_class=Response)
+@api.post(
+    "/completions", responses=COMPLETION_RESPONSES, openapi_extra=COMPLETION_EXTRA, response_class=Response
+)
 async def create_completion(request: Request) -> Response:
     state, exchange = state_of(request), exchange_of(request.scope)
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
@@ -129,12 +131,9 @@ async def _generation(
 ) -> tuple[Generation, StreamParams]:
     params = resolve(wanted, model.settings, model.vocab_size)
     how = resolve_stream(wanted)
-    prompts = await encode_prompts(wanted, params, model.settings, model.tokenizer, model.context_size)
+    prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of)
-    # The client may send the same x-request-id twice at once; the engine's ids must differ all the same.
-    return Generation(
-        f"{request_id}-{uuid.uuid4().hex[:8]}", prompts, params, model.engine, model.tokenizer
-    ), how
+    return Generation(request_id, prompts, params, model.engine, model.tokenizer), how
 
 
 async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:
@@ -150,7 +149,7 @@ async def _whole(request: Request, generation: Generation, reply: Reply, deadlin
 async def _streamed(
     request: Request, generation: Generation, reply: Reply, how: StreamParams, deadline: float | None
 ) -> Response:
-    """What is known to fail before the first token keeps its HTTP status: the reply starts with the first batch."""
+    """The reply starts with the first batch, so that what fails before the first token has its HTTP status."""
     batches = generation.deltas()
 
     async def first() -> list[Delta]:

@@ -74,16 +74,15 @@ def open_port(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
-                f"port {port} on {host} is taken by another program. Choose another one: `verbatim serve --port {port + 1}` "
-                f"or `make serve PORT={port + 1}`."
+                f"port {port} on {host} is taken by another program. Choose another one:"
+                f" `verbatim serve --port {port + 1}` or `make serve PORT={port + 1}`."
             ) from None
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}.") from None
     return listener
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: it would exit with the signal's status and cut replies off
-    first."""
+    """uvicorn without its signal handlers, which would cut replies off and exit with the signal's status."""
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Bytes: the reply, the chunks of a stream and the frames around them. Pure functions, the only place where JSON is made."""
+"""Bytes: the reply, the chunks of a stream and the frames around them, made by pure functions and only here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def frame(message: dict[str, Any]) -> bytes:
 
 
 def error_frame(failure: RequestFailure) -> bytes:
-    """A failure after the first byte, when the HTTP status has been sent: the flat error and the object that SDKs read."""
+    """A failure after the first byte, when the status is sent: the flat error and the object that SDKs read."""
     return frame(error_body(failure))
 
 
@@ -86,8 +86,9 @@ def _usage(usage: Usage | None) -> dict[str, int] | None:
 class Stream:
     """The frames of one streamed reply.
 
-    include_usage: True, one more frame with the usage, and "usage": null before it; None, the usage on the last frame that
-    has a choice; False, none. continuous: the usage so far on every frame, with include_usage.
+    include_usage: True, one more frame with the usage, and "usage": null before it; None, the usage on the
+    last frame that has a choice; False, none. continuous: the usage so far on every frame, with
+    include_usage.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Text and tokens: prompts to ids, ids to bytes, bytes to text that grows, and where it has to stop.
 
-Everything here works on bytes: a token is bytes, text is what they decode to. So it does not matter where a tokenizer cuts,
-and concatenating the tokens of a completion gives its text.
+Everything here works on bytes: a token is bytes, text is what they decode to. So it does not matter where a
+tokenizer cuts, and concatenating the tokens of a completion gives its text.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from server.errors import ConfigurationError
 class Tokenizer:
     """A model's tokenizer as the two tables a server needs.
 
-    table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. names: every token as logprobs
-    show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another token has the same text. special: ids that
-    skip_special_tokens leaves out of the text. eos_ids: ids that end a completion. strips_space: whether decoding drops one
-    leading space (SentencePiece's dummy prefix).
+    table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. names: every
+    token as logprobs show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another
+    token has the same text. special: ids that skip_special_tokens leaves out of the text. eos_ids: ids that
+    end a completion. strips_space: whether decoding drops one leading space (SentencePiece's dummy prefix).
     """
 
     encoder: tokenizers.Tokenizer
@@ -79,8 +79,8 @@ class Detokenizer:
 class StopMatcher:
     """Finds the stop sequence that is complete first, wherever tokens cut it; of several, the longest.
 
-    include: the text goes up to and with the sequence; else up to it, and text that may be the start of a sequence is held
-    back until it is known not to be.
+    include: the text goes up to and with the sequence; else up to it, and text that may be the start of a
+    sequence is held back until it is known not to be.
     """
 
     __slots__ = ("_held", "_include", "_longest", "_seen", "_stops")
@@ -93,7 +93,7 @@ class StopMatcher:
         self._held = 0  # how many of its last characters have not been given out
 
     def push(self, text: str, *, active: bool = True) -> tuple[str, bool]:
-        """(text that may be given out now, whether it ends here). Not active: nothing stops, as before min_tokens."""
+        """(text that may be given out now, whether it ends here). Not active: nothing stops, as in min_tokens."""
         if not self._stops:
             return text, False
         window = self._seen + text
@@ -138,7 +138,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """
     try:
         encoder = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # the library raises a bare Exception
+    except Exception as error:  # noqa: BLE001  # the library raises nothing finer
         raise ConfigurationError(f"{directory / 'tokenizer.json'} cannot be read: {error}") from None
     encoder.no_padding()
     encoder.no_truncation()
@@ -150,8 +150,8 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         to_bytes = _sentencepiece
     else:
         raise ConfigurationError(
-            f"{directory / 'tokenizer.json'} has a decoder of type {decoder.get('type')}; supported are ByteLevel, "
-            "ByteFallback and Metaspace"
+            f"{directory / 'tokenizer.json'} has a decoder of type {decoder.get('type')}; supported are "
+            "ByteLevel, ByteFallback and Metaspace"
         )
     added = encoder.get_added_tokens_decoder()
     table = [b""] * max(vocab_size, encoder.get_vocab_size())
@@ -176,7 +176,7 @@ def _byte_level(token: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's table: bytes that print stand for themselves, the others for the characters from U+0100 on, in order."""
+    """GPT-2's table: bytes that print stand for themselves, the others for U+0100 and so on, in order."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + k): b for k, b in enumerate(others)}

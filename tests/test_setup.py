@@ -207,7 +207,7 @@ def test_the_driver_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_old_python_is_told_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found version, needed version, and how to name another one."""
-    monkeypatch.setattr(setup.sys, "version_info", (3, 8, 18))
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
     with pytest.raises(SetupError, match=r"needs Python 3\.11 .*PYTHON="):
         setup.check_python()
 

@@ -1,7 +1,7 @@
 """What the server asks of an engine.
 
-A job is one candidate. Its outputs are pushed to a sink, on the event loop's thread, as they come; the last one has a
-finish_reason, or is a RequestFailure in its place. Nothing is pushed after that, nor after abort.
+A job is one candidate. Its outputs are pushed to a sink, on the event loop's thread, as they come; the last
+one has a finish_reason, or is a RequestFailure in its place. Nothing is pushed after that, nor after abort.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ FinishReason = Literal["stop", "length"]
 class TokenLogprobs:
     """One position. Natural logarithms of the raw model distribution, before any transform.
 
-    token_ids, logprobs: the sampled token first, then the most likely ones, best first; 1 + k entries, so the sampled token
-    stands twice where it is among the k.
+    token_ids, logprobs: the sampled token first, then the most likely ones, best first; 1 + k entries, so the
+    sampled token stands twice where it is among the k.
     """
 
     token_ids: list[int]
@@ -33,8 +33,8 @@ class TokenLogprobs:
 class EngineOutput:
     """What an engine has to say about a candidate since its last output.
 
-    logprobs: one entry a token where asked for. prompt_logprobs: one entry a prompt token, None for the first; once, with
-    the first output, where asked for.
+    logprobs: one entry a token where asked for. prompt_logprobs: one entry a prompt token, None for the
+    first; once, with the first output, where asked for.
     """
 
     token_ids: list[int]
@@ -45,13 +45,15 @@ class EngineOutput:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One candidate to generate.
+    """One candidate to generate. request_id: what the client was told, for the log and for messages.
 
     eos_ids: ids that end it (with finish_reason stop) unless params.ignore_eos. seed: this candidate's own.
-    num_logprobs: None, or how many most likely tokens to report beside the sampled one. max_tokens: at least 1.
+    num_logprobs: None, or how many most likely tokens to report beside the sampled one. max_tokens: at least
+    1.
     """
 
     id: str
+    request_id: str
     prompt_ids: list[int]
     params: GenerationParams
     eos_ids: tuple[int, ...]
@@ -98,7 +100,7 @@ class Engine(Protocol):
     """A model that runs."""
 
     async def start(self, report: Report) -> None:
-        """Return when jobs are answered at full speed. Raises ConfigurationError for what no second try would mend."""
+        """Return when jobs run at full speed. Raises ConfigurationError for what no second try would mend."""
 
     def submit(self, job: Job, sink: Sink) -> None:
         """Begin a job. Never raises for the job: a failure goes to the sink."""

@@ -20,8 +20,7 @@ SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes that v
 
 
 def follow_server() -> None:
-    """Plugin of vLLM's: end this process when the server has ended. Does nothing in the server, or without
-    one."""
+    """Plugin of vLLM's: end this process when the server has ended. Does nothing in the server itself."""
     server = int(os.environ.get(SERVER_PID, "0"))
     if server in (0, os.getpid()):
         return

@@ -1,4 +1,4 @@
-"""An engine without a model: the same protocol, invented tokens, no dependencies. For tests of everything above an engine."""
+"""An engine without a model, for tests of all that is above: the same protocol, invented tokens."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Script = Callable[[Job, int], int]
 class SimulatedEngine:
     """Answers each job with one token a step.
 
-    vocab_size: ids are drawn below it. script: decides the tokens; by default a hash of seed, prompt and position does, so
-    that the same job gets the same answer. step_s: seconds a step. death: set by a test to make the engine die.
+    vocab_size: ids are drawn below it. script: decides the tokens; by default a hash of seed, prompt and
+    position does, so that the same job gets the same answer. step_s: seconds a step. death: set by a test to
+    make the engine die.
     """
 
     def __init__(self, vocab_size: int, *, script: Script | None = None, step_s: float = 0.0) -> None:

@@ -21,7 +21,8 @@ STABLE_S = 300.0
 class Supervisor:
     """The engine of one model, whichever process it is at the moment.
 
-    make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request is refused.
+    make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request
+    is refused.
     """
 
     def __init__(self, name: str, make: Callable[[], Engine], *, max_pending: int = 4096) -> None:
@@ -40,7 +41,7 @@ class Supervisor:
         return len(self._jobs)
 
     async def run(self) -> None:
-        """Keep the engine alive until cancelled. Raises ConfigurationError where trying again would not help."""
+        """Keep the engine alive until cancelled. Raises ConfigurationError where another try would not help."""
         failures = 0
         try:
             while True:

@@ -153,8 +153,8 @@ class VLLMEngine:
                     )
                 )
                 return
-            log.exception("job %s failed in the engine", job.id)
-            sink(InternalError(job.id))
+            log.exception("request %s failed in the engine", job.request_id)
+            sink(InternalError(job.request_id))
 
     async def _answered(self, job: Job) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -38,6 +38,7 @@ def _job(
 ) -> Job:
     return Job(
         id=f"warm-up-{name}",
+        request_id=f"warm-up-{name}",
         prompt_ids=[(7 * k) % 100 for k in range(max(1, prompt_length))],
         params=params,
         eos_ids=(0,),

@@ -1,0 +1,197 @@
+"""Servers as their users start them: a process each, and a client that speaks to it over loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+SMOL = "smollm2-135m-instruct"  # the built-in model: makes sense
+TINY = "tests/tiny-llama"  # random weights: fast, varied, 256 tokens of context and settings of its own
+VOCAB_SIZE = 49152  # of both
+CONTEXT_SIZE = 256  # of the tiny one
+CAPITAL = "The capital of France is"
+CAPITAL_IDS = [504, 3575, 282, 4649, 314]
+PARIS_ID = 7042
+EOS_ID = 2
+
+START_S = 240  # a start takes 40 to 80 s; a machine that is busy with something else takes longer
+END_S = 60
+
+SMOL_MODEL: dict[str, Any] = {"id": SMOL, "builtin": SMOL, "kv_cache_gib": 0.5}
+SIMULATED_MODEL: dict[str, Any] = SMOL_MODEL | {"engine": "simulated"}
+
+
+def tiny_model(path: Path, **settings: Any) -> dict[str, Any]:
+    """float32, so that a text does not depend on what else the engine computes in the same step."""
+    return {
+        "id": TINY,
+        "path": str(path),
+        "dtype": "float32",
+        "max_model_len": CONTEXT_SIZE,
+        "kv_cache_gib": 0.25,
+        **settings,
+    }
+
+
+@dataclass
+class Server:
+    """A server process. log: all that it has said on standard output and standard error."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text("utf-8", "replace")
+
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        found = wait_for(lambda: self._alive() and re.search(r"listens on (http://\S+)", self.said()), 30)
+        return str(found[1])
+
+    def wait_ready(self) -> list[dict[str, Any]]:
+        """Every answer of /ready on the way that differed from the one before."""
+        answers: list[dict[str, Any]] = []
+
+        def ready() -> bool:
+            self._alive()
+            answer = httpx.get(self.url() + "/ready")
+            phases = {name: model["phase"] for name, model in answer.json()["models"].items()}
+            if not answers or answers[-1]["phases"] != phases:
+                answers.append({"status": answer.status_code, "phases": phases, "body": answer.json()})
+            return answer.status_code == 200
+
+        wait_for(ready, START_S, every_s=0.2)
+        return answers
+
+    def engines(self) -> list[psutil.Process]:
+        """Every process that it has started, and those that they have."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
+
+    def _alive(self) -> bool:
+        assert self.process.poll() is None, f"the server ended with {self.process.returncode}"
+        return True
+
+
+@contextlib.contextmanager
+def serving(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Server]:
+    """`verbatim serve` with this configuration on a free port. Ends it, and shows its log when the body failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, log = folder / "models.yaml", folder / "log.txt"
+    file.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0} | config))
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VERBATIM_") or name == "VERBATIM_CACHE"
+    }
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("verbatim"), "serve", "--config", file, *flags],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environ,
+        )
+    server = Server(process, log)
+    engines: list[psutil.Process] = []
+    try:
+        yield server
+    except BaseException:
+        print(f"--- {log.name} of the server, process {process.pid}:\n{server.said()}")
+        raise
+    finally:
+        engines = server.engines()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for engine in engines:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                engine.kill()  # psutil knows it from a later process of that number
+
+
+def wait_for(condition: Any, timeout_s: float, *, every_s: float = 0.02) -> Any:
+    """The first true value of the condition."""
+    end = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not within {timeout_s:g} s"
+        time.sleep(every_s)
+    return value
+
+
+class Client(httpx.Client):
+    """Completions of one server; the built-in model unless another one is named."""
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=120)
+
+    def ask(self, **fields: Any) -> httpx.Response:
+        """The response to a request of these fields, whatever its status."""
+        return self.post("/v3/openai/completions", json={"model": SMOL, "prompt": CAPITAL} | fields)
+
+    def complete(self, **fields: Any) -> dict[str, Any]:
+        """The reply."""
+        response = self.ask(**fields)
+        assert response.status_code == 200, response.text
+        reply: dict[str, Any] = response.json()
+        return reply
+
+    def choice(self, **fields: Any) -> dict[str, Any]:
+        """The only choice of the reply."""
+        (choice,) = self.complete(**fields)["choices"]
+        assert isinstance(choice, dict)
+        return choice
+
+    def stream(self, **fields: Any) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The chunks of a stream."""
+        response = self.ask(stream=True, **fields)
+        assert response.status_code == 200, response.text
+        *chunks, done = frames(response.text)
+        assert done == "[DONE]"
+        return [json.loads(chunk) for chunk in chunks]
+
+    def running(self, model: str) -> float:
+        """Candidates that the engine works on, by its own account."""
+        return self.metric(f'vllm:num_requests_running{{engine="0",model_name="{model}"}}')
+
+    def metric(self, name: str) -> float:
+        """A sample of /metrics; 0 when it is not there."""
+        for line in self.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.removeprefix(name))
+        return 0.0
+
+
+def frames(text: str) -> list[str]:
+    """The data of a stream's frames."""
+    assert text.endswith("\n\n")
+    return [frame.removeprefix("data: ") for frame in text.split("\n\n")[:-1] if not frame.startswith(":")]
+
+
+def as_bytes(token: str) -> bytes:
+    """What a token of a reply stands for: its text, or the bytes that it spells."""
+    if token.startswith("bytes:"):
+        return bytes.fromhex(token.removeprefix("bytes:").replace("\\x", ""))
+    return token.encode()
+
+
+def as_text(tokens: list[str]) -> str:
+    """The text that tokens add up to."""
+    return b"".join(map(as_bytes, tokens)).decode("utf-8", "replace")
