@@ -33,7 +33,7 @@ from scripts.packages import ROOT, VENV, Installer, SetupError, explain, pins, r
 NOTE = VENV / "verbatim.json"
 OLDEST, NEWEST = (3, 11), (3, 14)  # what vLLM 0.32.0 and the pinned wheels support
 DRIVER = 580  # the CUDA 13 that vLLM and torch are built for needs this driver or a newer one
-FREE_GIB = {"cpu": 5, "cuda": 12, "dev": 1}  # installed size and pip's temporary files
+FREE_GIB = {"cpu": 5, "cuda": 16, "dev": 1}  # installed, downloaded, and the copy in pip's cache
 
 
 def check_python() -> None:
