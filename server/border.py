@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncIterator, Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -95,7 +95,7 @@ class Border:
 class EventStream(Response):
     """Frames as they come, one write a batch. close: ends what makes them; called in any case."""
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], close: Callable[[], None]) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], close: Callable[[], None]) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._frames = frames

@@ -48,7 +48,7 @@ class Contest:
         self._unfinished = params.best_of
 
     def enter(self, number: int, delta: Delta, output: EngineOutput) -> list[Delta]:
-        """Take a candidate's delta. Returns the winners' deltas, best first, once all candidates have finished."""
+        """Take a candidate's delta. Returns the winners' deltas, best first, once all have finished."""
         if output.logprobs is not None:
             self._sums[number] += sum(entry.logprobs[0] for entry in output.logprobs[: delta.num_tokens])
         self._deltas[number].append(delta)

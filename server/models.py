@@ -50,7 +50,8 @@ def load_model(
 ) -> ServedModel:
     """A model from its directory, its engine not yet started.
 
-    make_engine: (settings, context size, vocabulary size) -> engine. Raises ConfigurationError for a directory that cannot be served.
+    make_engine: (settings, context size, vocabulary size) -> engine.
+    Raises ConfigurationError for a directory that cannot be served.
     """
     checkpoint = check_checkpoint(settings.directory, weights=settings.engine != "simulated")
     context_size = settings.max_model_len or checkpoint.context_length

@@ -16,7 +16,7 @@ MINUS_INFINITY = -9999.0  # as JSON has no infinity; OpenAI's value
 
 @dataclass(slots=True)
 class Logprobs:
-    """Four arrays with one entry a token, as on the wire. text_offset counts characters of the returned text."""
+    """Four arrays with one entry a token, as on the wire. text_offset: in characters of the returned text."""
 
     tokens: list[str] = field(default_factory=list)
     token_logprobs: list[float | None] = field(default_factory=list)
@@ -115,7 +115,7 @@ class CandidateText:
         return text
 
     def _end(self) -> str:
-        """Text left over when the engine has ended: half a character, what might have become a stop sequence."""
+        """Text left over when the engine has ended: half a character, or the start of a stop sequence."""
         given, stopped = self._stops.push(self._detokenizer.finish())
         if stopped:
             self.finish_reason = "stop"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 from server.contract import CompletionRequest
 from server.errors import InvalidRequest
@@ -25,21 +26,16 @@ async def encode_prompts(
     Raises InvalidRequest for too many, a token id outside the vocabulary or too many tokens.
     """
     given = request.prompt
-    prompts: list[str] | list[list[int]]
-    if isinstance(given, str):
-        prompts = [given]
-    elif isinstance(given[0], int):
-        prompts = [given]  # type: ignore[list-item]  # the union's member is known by its first item
-    else:
-        prompts = given  # type: ignore[assignment]
+    # The contract has seen to it that the items are of one kind.
+    prompts: list[Any] = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     _check_count(len(prompts), params, model.settings)
     if isinstance(prompts[0], str):
-        texts = _filled_in(prompts, request.suffix, model.settings)  # type: ignore[arg-type]
+        texts = _filled_in(prompts, request.suffix, model.settings)
         encoded = await _encode(texts, model.tokenizer)
     elif request.suffix:
         raise InvalidRequest("suffix must be empty where the prompt is not text", "suffix")
     else:
-        encoded = [PromptText(ids) for ids in prompts]  # type: ignore[arg-type]
+        encoded = [PromptText(ids) for ids in prompts]
     for prompt in encoded:
         _check_ids(prompt.ids, model.vocab_size)
     return [_fitted(prompt, params, model.context_size) for prompt in encoded]
@@ -85,11 +81,12 @@ def _bos(tokenizer: Tokenizer) -> list[int]:
 
 
 def _check_ids(ids: list[int], vocab_size: int) -> None:
-    """An id without a row in the embedding has killed engines. A tokenizer may have one that its model lacks."""
+    """An id beyond the embedding kills an engine. A tokenizer may have one that its model lacks."""
     if (largest := max(ids)) >= vocab_size:
         place = ids.index(largest)
         raise InvalidRequest(
-            f"prompt (token id {largest} at position {place}) must be between 0 and {vocab_size - 1}", "prompt"
+            f"prompt (token id {largest} at position {place}) must be between 0 and {vocab_size - 1}",
+            "prompt",
         )
 
 
@@ -103,8 +100,8 @@ def _fitted(prompt: PromptText, params: GenerationParams, context_size: int) -> 
     if total > context_size:
         raise InvalidRequest(
             f"This model's maximum context length is {context_size} tokens, however you requested {total} "
-            f"tokens ({len(prompt.ids)} in your prompt; {params.max_tokens} for the completion). Please reduce "
-            "your prompt or max_tokens.",
+            f"tokens ({len(prompt.ids)} in your prompt; {params.max_tokens} for the completion). Please "
+            "reduce your prompt or max_tokens.",
             "prompt" if len(prompt.ids) > context_size else "max_tokens",
         )
     return prompt

@@ -149,25 +149,26 @@ async def _whole(request: Request, generation: Generation, reply: Reply, deadlin
 async def _streamed(
     request: Request, generation: Generation, reply: Reply, how: StreamParams, deadline: float | None
 ) -> Response:
-    """The reply starts with the first batch, so that what fails before the first token has its HTTP status."""
+    """The reply starts with the first batch, so that what fails before a token has its own HTTP status."""
     batches = generation.deltas()
-
-    async def first() -> list[Delta]:
-        async with _in_time(deadline):
-            return await anext(batches)
-
-    batch = await unless_client_leaves(request.receive, first())
+    first = await unless_client_leaves(request.receive, _next(batches, deadline))
     stream = Stream(
         reply, generation.num_choices, include_usage=how.include_usage, continuous=how.continuous_usage
     )
 
     async def frames() -> AsyncIterator[bytes]:
-        yield stream.frames(batch, generation.usage)
-        async with _in_time(deadline):
-            async for later in batches:
-                yield stream.frames(later, generation.usage)
+        batch = first
+        while batch:
+            yield stream.frames(batch, generation.usage)
+            batch = await _next(batches, deadline)
 
     return EventStream(frames(), generation.close)
+
+
+async def _next(batches: AsyncIterator[list[Delta]], deadline: float | None) -> list[Delta]:
+    """The next batch; an empty one after the last."""
+    async with _in_time(deadline):
+        return await anext(batches, [])
 
 
 def _deadline(timeout_s: float) -> float | None:

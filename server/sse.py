@@ -1,4 +1,4 @@
-"""Bytes: the reply, the chunks of a stream and the frames around them, made by pure functions and only here."""
+"""Bytes: the reply, the chunks of a stream and the frames around them; pure functions, and nowhere else."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def frame(message: dict[str, Any]) -> bytes:
 
 
 def error_frame(failure: RequestFailure) -> bytes:
-    """A failure after the first byte, when the status is sent: the flat error and the object that SDKs read."""
+    """A failure after the first byte, when the status is sent: the flat error and the object SDKs read."""
     return frame(error_body(failure))
 
 

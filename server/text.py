@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,9 @@ import tokenizers
 
 from server.errors import ConfigurationError
 
+BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
+NO_SPACE = {"prepend_scheme": "never"}
+
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
@@ -25,8 +29,9 @@ class Tokenizer:
 
     table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. names: every
     token as logprobs show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another
-    token has the same text. special: ids that skip_special_tokens leaves out of the text. eos_ids: ids that
-    end a completion. strips_space: whether decoding drops one leading space (SentencePiece's dummy prefix).
+    token has the same text; unique. special: ids that skip_special_tokens leaves out of the text. eos_ids:
+    ids that end a completion. strips_space: whether decoding drops one leading space (SentencePiece's dummy
+    prefix).
     """
 
     encoder: tokenizers.Tokenizer
@@ -93,7 +98,7 @@ class StopMatcher:
         self._held = 0  # how many of its last characters have not been given out
 
     def push(self, text: str, *, active: bool = True) -> tuple[str, bool]:
-        """(text that may be given out now, whether it ends here). Not active: nothing stops, as in min_tokens."""
+        """(text that may be given out now, whether it ends here). Not active: nothing stops."""
         if not self._stops:
             return text, False
         window = self._seen + text
@@ -143,29 +148,28 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     encoder.no_padding()
     encoder.no_truncation()
     decoder = json.loads(encoder.to_str())["decoder"] or {}
-    kinds = {part.get("type") for part in [decoder, *decoder.get("decoders", [])]}
-    if "ByteLevel" in kinds:
-        to_bytes = _byte_level
-    elif kinds & {"ByteFallback", "Metaspace"}:
-        to_bytes = _sentencepiece
+    parts = {part.get("type"): part for part in [decoder, *decoder.get("decoders", [])]}
+    added = encoder.get_added_tokens_decoder()
+    vocab = encoder.get_vocab(with_added_tokens=True)
+    if "ByteLevel" in parts:
+        content = {i: token.encode() if i in added else _byte_level(token) for token, i in vocab.items()}
+    elif parts.keys() & {"ByteFallback", "Metaspace"}:
+        content = {i: _sentencepiece(token) for token, i in vocab.items()}
     else:
         raise ConfigurationError(
             f"{directory / 'tokenizer.json'} has a decoder of type {decoder.get('type')}; supported are "
             "ByteLevel, ByteFallback and Metaspace"
         )
-    added = encoder.get_added_tokens_decoder()
-    table = [b""] * max(vocab_size, encoder.get_vocab_size())
-    for token, token_id in encoder.get_vocab(with_added_tokens=True).items():
-        table[token_id] = token.encode() if token_id in added else to_bytes(token)
+    table = tuple(content.get(i, b"") for i in range(max(vocab_size, max(vocab.values()) + 1)))
     names = _special_names(directory)
     return Tokenizer(
         encoder=encoder,
-        table=tuple(table),
-        names=_names(table),
+        table=table,
+        names=_names(table, {i for token, i in vocab.items() if BYTE_TOKEN.fullmatch(token)}),
         special=frozenset(i for i, token in added.items() if token.special),
         bos_id=_bos_id(names, encoder, directory),
         eos_ids=_eos_ids(names, encoder, directory),
-        strips_space=bool(kinds & {"Metaspace", "Strip"}),
+        strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
     )
 
 
@@ -183,23 +187,31 @@ def _byte_of_char() -> dict[str, int]:
 
 
 def _sentencepiece(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes.fromhex(token[3:5])
+    if match := BYTE_TOKEN.fullmatch(token):
+        return bytes.fromhex(match[1])
     return token.replace("\u2581", " ").encode()
 
 
-def _names(table: list[bytes]) -> tuple[str, ...]:
-    seen: set[bytes] = set()
-    names = []
-    for token in table:
+def _names(table: Sequence[bytes], byte_ids: set[int]) -> tuple[str, ...]:
+    """A name for each token that no other has.
+
+    SentencePiece has a token for the byte 0x41 beside the one for "A", which keeps the plain name. A token
+    without bytes, or with the bytes of several others, is known by its id alone.
+    """
+    names = [""] * len(table)
+    seen: set[str] = set()
+    for token_id in sorted(range(len(table)), key=byte_ids.__contains__):
+        token = table[token_id]
         try:
             name = token.decode()
         except UnicodeDecodeError:
             name = ""
-        if token in seen or not name:  # SentencePiece has a token for the byte 0x41 beside the one for "A"
-            name = "".join(("bytes:" if token else "", *(f"\\x{byte:02x}" for byte in token)))
-        seen.add(token)
-        names.append(name)
+        if not name or name in seen:
+            name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+        if not token or name in seen:
+            name = f"token_id:{token_id}"
+        seen.add(name)
+        names[token_id] = name
     return tuple(names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from server.engine.base import Engine, EngineOutput, Job, Phase, Sink, Status
@@ -13,7 +13,7 @@ from server.errors import ConfigurationError, RequestFailure, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
-# Before the n-th try to start again. A run of STABLE_S seconds wipes the slate.
+# Before the first start, and before each after a failure. STABLE_S seconds of being ready wipe the slate.
 BACKOFF_S = (0.0, 1.0, 5.0, 15.0, 60.0)
 STABLE_S = 300.0
 
@@ -25,13 +25,21 @@ class Supervisor:
     is refused.
     """
 
-    def __init__(self, name: str, make: Callable[[], Engine], *, max_pending: int = 4096) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Engine],
+        *,
+        max_pending: int = 4096,
+        backoff_s: Sequence[float] = BACKOFF_S,
+    ) -> None:
         self.name = name
         self.status = Status(Phase.WAITING)
         self.phase_since = time.monotonic()
         self.restarts = 0
         self.max_pending = max_pending
         self._make = make
+        self._backoff_s = backoff_s
         self._engine: Engine | None = None
         self._jobs: dict[str, Sink] = {}
 
@@ -41,14 +49,14 @@ class Supervisor:
         return len(self._jobs)
 
     async def run(self) -> None:
-        """Keep the engine alive until cancelled. Raises ConfigurationError where another try would not help."""
+        """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help."""
         failures = 0
         try:
             while True:
-                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-                started = time.monotonic()
+                await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s) - 1)])
                 how = await self._live()
-                failures = 1 if time.monotonic() - started > STABLE_S else failures + 1
+                stable = self.status.ready and time.monotonic() - self.phase_since > STABLE_S
+                failures = 1 if stable else failures + 1
                 self.restarts += 1
                 log.error("model %s: %s; starting it again (%d)", self.name, how, self.restarts)
                 self.report(Status(Phase.RESTARTING, detail=how))

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from server.builtin import builtin_path
-from tests.engine.serving import CAPITAL, SMOL, SMOL_MODEL, Client, Server, serving, tiny_model
+from tests.engine.reference import Reference
+from tests.engine.serving import CAPITAL, SMOL, SMOL_MODEL, TINY, Client, Server, serving, tiny_model
 
 KEYS = {
     "alice": "key-of-alice",
@@ -115,3 +116,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when == "call" and report.failed and started is not None:
         report.sections.append(("the server's log, its end", started.server.said()[-4000:]))
     return report
+
+
+@pytest.fixture(scope="session")
+def references(smol_path: Path, tiny_path: Path) -> dict[str, Reference]:
+    return {SMOL: Reference(smol_path), TINY: Reference(tiny_path)}

@@ -159,7 +159,7 @@ class Client(httpx.Client):
         assert isinstance(choice, dict)
         return choice
 
-    def stream(self, **fields: Any) -> list[dict[str, Any]]:  # type: ignore[override]
+    def chunks(self, **fields: Any) -> list[dict[str, Any]]:
         """The chunks of a stream."""
         response = self.ask(stream=True, **fields)
         assert response.status_code == 200, response.text

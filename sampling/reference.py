@@ -1,0 +1,162 @@
+"""The specification of sampling: one function per transform, in the order of application, NumPy float64.
+
+Every fast form is tested against these functions. Shapes: logits [vocab_size] float64; a function returns a
+new array. A banned token has the logit -inf and stays banned through every transform. NaN, +inf or nothing
+but -inf comes only from a broken model, or a request that has banned every token: `probabilities` raises
+ValueError for it.
+
+Order: logit bias, repetition, frequency, presence, temperature, min_p, top_k, top_p, draw. Bias adds and
+penalties scale, so the two do not commute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float64]  # [vocab_size]
+
+GREEDY = 1e-5  # a temperature below it is 0, as in vLLM
+
+
+@dataclass(frozen=True, slots=True)
+class Transforms:
+    """A request's parameters; the defaults are neutral: with them a transform returns its input."""
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    temperature: float = 1.0
+    min_p: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+def logit_bias(logits: Logits, bias: Mapping[int, float]) -> Logits:
+    """logits[id] + bias[id]. Neutral: {}. -inf stays -inf. Source: OpenAI's completions reference.
+
+    Every token at -100 is no ban: a sum of equal biases cancels in the softmax.
+    """
+    biased = logits.copy()
+    for token_id, value in bias.items():
+        biased[token_id] += value
+    return biased
+
+
+def repetition(logits: Logits, seen: Sequence[int], penalty: float) -> Logits:
+    """For each token of prompt or output, once: logit / penalty if logit > 0, else logit × penalty. Neutral:
+    1.
+
+    0 stays 0 and -inf stays -inf. A penalty below 1 makes repetition likelier. Source: Keskar et al. 2019
+    (CTRL), as in transformers' RepetitionPenaltyLogitsProcessor and vLLM.
+    """
+    penalised = logits.copy()
+    for token_id in set(seen):
+        logit = penalised[token_id]
+        penalised[token_id] = logit / penalty if logit > 0 else logit * penalty
+    return penalised
+
+
+def frequency(logits: Logits, output: Sequence[int], penalty: float) -> Logits:
+    """logit - penalty × (times in the output). Neutral: 0. The prompt does not count. Source: OpenAI."""
+    penalised = logits.copy()
+    for token_id in output:
+        penalised[token_id] -= penalty
+    return penalised
+
+
+def presence(logits: Logits, output: Sequence[int], penalty: float) -> Logits:
+    """logit - penalty if the token is in the output at all. Neutral: 0. The prompt does not count. Source:
+    OpenAI."""
+    penalised = logits.copy()
+    for token_id in set(output):
+        penalised[token_id] -= penalty
+    return penalised
+
+
+def temperature(logits: Logits, value: float) -> Logits:
+    """logits / value. Neutral: 1. Below GREEDY: only the first of the largest logits stays, the others are
+    banned."""
+    if value < GREEDY:
+        greedy = np.full_like(logits, -np.inf)
+        greedy[np.argmax(logits)] = 0.0
+        return greedy
+    return logits / value
+
+
+def min_p(logits: Logits, value: float) -> Logits:
+    """Bans tokens less likely than value × the likeliest, after temperature. Neutral: 0. At 1, ties of the
+    largest stay.
+
+    In logits: bans logit < max + ln(value). Source: Nguyen et al. 2024; transformers' MinPLogitsWarper.
+    """
+    if value == 0.0:
+        return logits.copy()
+    return np.where(logits < logits.max() + np.log(value), -np.inf, logits)
+
+
+def top_k(logits: Logits, k: int) -> Logits:
+    """Bans what is below the k-th largest logit. Neutral: 0, and k ≥ vocab_size. Ties with the k-th all stay,
+    as in vLLM."""
+    if k <= 0 or k >= len(logits):
+        return logits.copy()
+    border = np.partition(logits, -k)[-k]
+    return np.where(logits < border, -np.inf, logits)
+
+
+def top_p(logits: Logits, p: float) -> Logits:
+    """Keeps the smallest set of likeliest tokens whose probabilities sum to at least p. Neutral: 1. The
+    likeliest always stays.
+
+    Of equally likely tokens at the border, the higher ids stay first (vLLM sorts ascending and stably, and
+    bans from the front while the sum of what it bans is at most 1 - p). Source: Holtzman et al. 2019.
+    """
+    if p >= 1.0:
+        return logits.copy()
+    order = np.argsort(logits, kind="stable")  # ascending
+    banned = np.cumsum(softmax(logits)[order]) <= 1.0 - p
+    banned[-1] = False
+    kept = logits.copy()
+    kept[order[banned]] = -np.inf
+    return kept
+
+
+def apply(logits: Logits, params: Transforms, prompt: Sequence[int], output: Sequence[int]) -> Logits:
+    """All transforms in order. prompt, output: token ids so far; a resumed request's earlier output is
+    output."""
+    logits = logit_bias(logits, params.logit_bias)
+    logits = repetition(logits, [*prompt, *output], params.repetition_penalty)
+    logits = frequency(logits, output, params.frequency_penalty)
+    logits = presence(logits, output, params.presence_penalty)
+    logits = temperature(logits, params.temperature)
+    logits = min_p(logits, params.min_p)
+    logits = top_k(logits, params.top_k)
+    return top_p(logits, params.top_p)
+
+
+def softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    """exp(logits) over their sum; [vocab_size]."""
+    exponentials = np.exp(logits - logits.max())
+    return exponentials / exponentials.sum()
+
+
+def probabilities(
+    logits: Logits, params: Transforms, prompt: Sequence[int] = (), output: Sequence[int] = ()
+) -> npt.NDArray[np.float64]:
+    """The distribution that the next token is drawn from; [vocab_size], sums to 1.
+
+    Raises ValueError where there is none: NaN or +inf among the logits, or every token banned.
+    """
+    if np.isnan(logits).any() or np.isposinf(logits).any() or np.isneginf(logits).all():
+        raise ValueError("the logits are no distribution")
+    return softmax(apply(logits, params, prompt, output))
+
+
+def draw(distribution: npt.NDArray[np.float64], uniform: float) -> int:
+    """The token that a uniform number of [0, 1) falls on, tokens side by side in the order of their ids."""
+    token_id = int(np.searchsorted(np.cumsum(distribution), uniform, side="right"))
+    return min(token_id, int(np.flatnonzero(distribution)[-1]))  # the sum may round to below 1

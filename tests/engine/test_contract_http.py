@@ -1,0 +1,511 @@
+"""contract.md's request, field by field, over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.engine.serving import (
+    CAPITAL,
+    CAPITAL_IDS,
+    CONTEXT_SIZE,
+    EOS_ID,
+    PARIS_ID,
+    SMOL,
+    TINY,
+    VOCAB_SIZE,
+    Client,
+    as_bytes,
+)
+
+pytestmark = pytest.mark.engine
+
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
+
+# field, value, a word of the message beside the field's name
+REFUSED: list[tuple[str, Any, str]] = [
+    ("model", 5, "string"),
+    ("model", None, "required"),
+    ("prompt", None, "required"),
+    ("prompt", [], "array"),
+    ("prompt", [[]], "array"),
+    ("prompt", [[1], []], "array"),
+    ("prompt", [1, "a"], "array"),
+    ("prompt", ["a", 1], "array"),
+    ("prompt", [[1], "a"], "array"),
+    ("prompt", [["a"]], "array"),
+    ("prompt", [[1, "a"]], "array"),
+    ("prompt", [True], "array"),
+    ("prompt", [1.5], "array"),
+    ("prompt", 5, "string"),
+    ("prompt", {}, "string"),
+    ("prompt", True, "string"),
+    ("prompt", [-1], ""),
+    ("prompt", [VOCAB_SIZE], str(VOCAB_SIZE - 1)),
+    ("prompt", [[5], [5, VOCAB_SIZE]], str(VOCAB_SIZE - 1)),
+    ("prompt", [2**31], ""),
+    ("prompt", [2**63], ""),
+    ("prompt", [2**70], ""),
+    ("max_tokens", -1, "0"),
+    ("max_tokens", 1.5, "integer"),
+    ("max_tokens", "5", "integer"),
+    ("max_tokens", True, "integer"),
+    ("max_tokens", 2**70, ""),
+    ("stream", 1, "true"),
+    ("stream", "true", "true"),
+    ("stream_options", {"include_usage": True}, "stream"),
+    ("n", 0, "128"),
+    ("n", 129, "128"),
+    ("n", "1", "integer"),
+    ("n", True, "integer"),
+    ("n", 1.5, "integer"),
+    ("best_of", 0, ""),
+    ("best_of", 129, "128"),
+    ("best_of", False, "integer"),
+    ("seed", 2**63, "64"),
+    ("seed", -(2**63) - 1, "64"),
+    ("seed", "1", "integer"),
+    ("seed", 1.5, "integer"),
+    ("frequency_penalty", 2.01, "between -2 and 2"),
+    ("frequency_penalty", -2.01, "between -2 and 2"),
+    ("frequency_penalty", "1", "number"),
+    ("presence_penalty", 2.01, "between -2 and 2"),
+    ("presence_penalty", -2.01, "between -2 and 2"),
+    ("presence_penalty", True, "number"),
+    ("repetition_penalty", 0, "2"),
+    ("repetition_penalty", -1, "2"),
+    ("repetition_penalty", 2.01, "2"),
+    ("stop", ["a"] * 5, "4"),
+    ("stop", 5, "string"),
+    ("stop", [5], "string"),
+    ("temperature", -0.1, "between 0 and 2"),
+    ("temperature", 2.1, "between 0 and 2"),
+    ("temperature", "1", "number"),
+    ("temperature", True, "number"),
+    ("top_p", 0, "1"),
+    ("top_p", 1.01, "1"),
+    ("top_k", -2, "128"),
+    ("top_k", 129, "128"),
+    ("top_k", 1.5, "integer"),
+    ("min_p", -0.1, "between 0 and 1"),
+    ("min_p", 1.1, "between 0 and 1"),
+    ("logit_bias", {"a": 1}, ""),
+    ("logit_bias", {"": 1}, ""),
+    ("logit_bias", {"-1": 1}, ""),
+    ("logit_bias", {"1.0": 1}, ""),
+    ("logit_bias", {" 1": 1}, ""),
+    ("logit_bias", {"²": 1}, ""),
+    ("logit_bias", {str(VOCAB_SIZE): 1}, str(VOCAB_SIZE - 1)),
+    ("logit_bias", {"9" * 30: 1}, str(VOCAB_SIZE - 1)),
+    ("logit_bias", {"1": 100.5}, "100"),
+    ("logit_bias", {"1": -101}, "100"),
+    ("logit_bias", {"1": "1"}, "number"),
+    ("logit_bias", {"1": True}, "number"),
+    ("logit_bias", [1], "object"),
+    ("logprobs", 6, "5"),
+    ("logprobs", -1, "5"),
+    ("logprobs", True, "integer"),
+    ("logprobs", "1", "integer"),
+    ("echo", 1, "true"),
+    ("echo", "true", "true"),
+    ("ignore_eos", 1, "true"),
+    ("min_tokens", -1, "0"),
+    ("min_tokens", 17, "max_tokens"),
+    ("stop_token_ids", [VOCAB_SIZE], str(VOCAB_SIZE - 1)),
+    ("stop_token_ids", [-1], ""),
+    ("stop_token_ids", ["1"], ""),
+    ("skip_special_tokens", "no", "true"),
+    ("include_stop_str_in_output", 0, "true"),
+    ("truncate_prompt_tokens", -2, "1"),
+    ("user", 5, "string"),
+    ("suffix", "x", "empty"),
+    ("suffix", 5, "string"),
+]
+
+ACCEPTED: list[tuple[str, Any]] = [
+    ("max_tokens", 0),
+    ("n", 1),
+    ("n", 128),
+    ("best_of", 1),
+    ("best_of", 128),
+    ("seed", 0),
+    ("seed", 2**63 - 1),
+    ("seed", -(2**63)),
+    ("frequency_penalty", -2),
+    ("frequency_penalty", 2),
+    ("presence_penalty", -2),
+    ("presence_penalty", 2.0),
+    ("repetition_penalty", 0.01),
+    ("repetition_penalty", 2),
+    ("stop", "x"),
+    ("stop", []),
+    ("stop", ["a", "b", "c", "d"]),
+    ("temperature", 0),
+    ("temperature", 2),
+    ("top_p", 0.000001),
+    ("top_p", 1),
+    ("top_k", -1),
+    ("top_k", 0),
+    ("top_k", 1),
+    ("top_k", 128),
+    ("min_p", 0),
+    ("min_p", 1),
+    ("logit_bias", {}),
+    ("logit_bias", {"0": -100, str(VOCAB_SIZE - 1): 100.0, "7": 0.5}),
+    ("logprobs", 0),
+    ("logprobs", 5),
+    ("echo", True),
+    ("ignore_eos", True),
+    ("min_tokens", 1),
+    ("stop_token_ids", []),
+    ("stop_token_ids", [0, VOCAB_SIZE - 1]),
+    ("skip_special_tokens", False),
+    ("include_stop_str_in_output", False),
+    ("truncate_prompt_tokens", 1),
+    ("truncate_prompt_tokens", -1),
+    ("user", "somebody"),
+    ("suffix", ""),
+    ("stream", False),
+    ("prompt", [0, VOCAB_SIZE - 1]),
+]
+
+OPTIONAL = sorted({name for name, _, _ in REFUSED} - {"model", "prompt"})
+
+
+@pytest.mark.parametrize(("field", "value", "word"), REFUSED, ids=lambda value: str(value)[:30])
+def test_value_outside_its_range_is_a_400_that_names_field_and_rule(
+    client: Client, field: str, value: Any, word: str
+) -> None:
+    """A wrong type or value is refused, never clamped, and the message says which field and what is allowed."""
+    response = client.ask(**{field: value})
+    body = response.json()
+    assert (response.status_code, body["reason"]) == (400, "INVALID_REQUEST_BODY")
+    assert body["metadata"]["field"] == field
+    assert field in body["message"]
+    assert word in body["message"]
+
+
+@pytest.mark.parametrize(("field", "value"), ACCEPTED, ids=str)
+def test_value_at_the_edge_of_its_range_is_accepted(client: Client, field: str, value: Any) -> None:
+    """Bounds are inclusive, and top_k 0 and -1 mean off."""
+    client.complete(**{"max_tokens": 1, "temperature": 0} | {field: value})
+
+
+def test_null_is_not_given(client: Client) -> None:
+    """null for every optional field gives what a request without them gives."""
+    plain = client.choice(seed=1)
+    assert client.choice(**{**dict.fromkeys(OPTIONAL), "seed": 1}) == plain
+
+
+def test_max_tokens_is_16_by_default(client: Client) -> None:
+    """A request that does not say gets 16 tokens."""
+    assert client.complete(ignore_eos=True)["usage"]["completion_tokens"] == 16
+
+
+def test_model_default_goes_before_the_contract_and_the_request_before_both(client: Client) -> None:
+    """The tiny model's defaults say five tokens, greedily."""
+    reply = client.complete(model=TINY, ignore_eos=True)
+    assert reply["usage"]["completion_tokens"] == 5
+    assert reply["choices"] == client.complete(model=TINY, ignore_eos=True, top_k=1)["choices"]
+    assert client.complete(model=TINY, ignore_eos=True, max_tokens=3)["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_number_that_is_not_finite_is_refused(client: Client, number: str) -> None:
+    """JSON has no such number."""
+    body = json.dumps({"model": SMOL, "prompt": CAPITAL})[:-1] + f', "temperature": {number}}}'
+    response = client.post("/v1/completions", content=body)
+    assert (response.status_code, response.json()["reason"]) == (400, "INVALID_REQUEST_BODY")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense", None]
+)
+def test_any_content_type_with_a_json_object_is_accepted(client: Client, content_type: str | None) -> None:
+    """Clients forget the header."""
+    body = json.dumps({"model": SMOL, "prompt": CAPITAL, "max_tokens": 1})
+    headers = {"content-type": content_type} if content_type else {}
+    assert client.post("/v1/completions", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("body", ["", "[]", "null", '"text"', "{", "{} {}", "\xff\xfe", "prompt=x"])
+def test_body_that_is_no_json_object_is_refused(client: Client, body: str) -> None:
+    """Only a JSON object is a request."""
+    response = client.post("/v1/completions", content=body.encode("latin-1"))
+    assert (response.status_code, response.json()["reason"]) == (400, "INVALID_REQUEST_BODY")
+
+
+def test_token_ids_and_their_text_are_the_same_prompt(client: Client) -> None:
+    """A string, its array, its ids and an array of them ask for the same."""
+    choice = client.choice(prompt=CAPITAL, **GREEDY)
+    for prompt in ([CAPITAL], CAPITAL_IDS, [CAPITAL_IDS]):
+        assert client.choice(prompt=prompt, **GREEDY) == choice
+
+
+def test_several_prompts_are_answered_each(client: Client) -> None:
+    """Texts and ids come in arrays, and every one is answered in its place."""
+    texts = ["One two three", CAPITAL]
+    alone = [client.choice(prompt=text, **GREEDY)["text"] for text in texts]
+    together = client.complete(prompt=texts, **GREEDY)
+    assert [choice["text"] for choice in together["choices"]] == alone
+    assert [choice["index"] for choice in together["choices"]] == [0, 1]
+
+
+def test_empty_prompt_is_the_bos_token(client: Client) -> None:
+    """An empty text begins a text, and counts one token."""
+    reply = client.complete(prompt="", **GREEDY)
+    assert reply["usage"]["prompt_tokens"] == 1
+    assert reply["choices"] == client.complete(prompt=[1], **GREEDY)["choices"]
+
+
+@pytest.mark.parametrize(("prompt_tokens", "max_tokens"), [(256, 1), (257, 0), (250, 7), (1, 256)])
+def test_request_over_the_context_length_is_refused(
+    client: Client, prompt_tokens: int, max_tokens: int
+) -> None:
+    """The message is OpenAI's, which clients search for the numbers."""
+    response = client.ask(model=TINY, prompt=[5] * prompt_tokens, max_tokens=max_tokens)
+    assert response.status_code == 400
+    assert (
+        f"This model's maximum context length is {CONTEXT_SIZE} tokens, however you requested "
+        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; {max_tokens} for the completion)."
+    ) in response.json()["message"]
+
+
+@pytest.mark.parametrize(("prompt_tokens", "max_tokens"), [(255, 1), (1, 255), (256, 0)])
+def test_request_may_fill_the_context(client: Client, prompt_tokens: int, max_tokens: int) -> None:
+    """Prompt and completion together may be as long as the context."""
+    reply = client.complete(model=TINY, prompt=[5] * prompt_tokens, max_tokens=max_tokens, ignore_eos=True)
+    assert reply["usage"]["total_tokens"] == prompt_tokens + max_tokens
+
+
+def test_n_gives_n_different_choices(client: Client) -> None:
+    """n samples of one prompt, which counts once."""
+    reply = client.complete(model=TINY, n=4, temperature=1)
+    assert len({choice["text"] for choice in reply["choices"]}) == 4
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    assert reply["usage"]["prompt_tokens"] == len(CAPITAL_IDS)
+
+
+def test_greedy_candidates_are_equal(client: Client) -> None:
+    """n > 1 at temperature 0 is legal and returns equal texts."""
+    reply = client.complete(model=TINY, n=3, temperature=0)
+    assert len({choice["text"] for choice in reply["choices"]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("limited", "value"), [("n", 5), ("best_of", 9), ("stop", list("abcdefg")), ("prompt", ["a"] * 4)]
+)
+def test_model_may_limit_what_a_request_asks_for(client: Client, limited: str, value: Any) -> None:
+    """More than a model's own limit is a 400 like more than the contract's."""
+    response = client.ask(model=TINY, **{limited: value})
+    assert (response.status_code, response.json()["metadata"]["field"]) == (400, limited)
+
+
+def test_model_may_allow_more_stop_sequences(client: Client) -> None:
+    """The limit of four is configurable."""
+    client.complete(model=TINY, stop=list("abcdef"))
+
+
+def test_best_of_below_n_is_refused(client: Client) -> None:
+    """One cannot return more candidates than there are."""
+    response = client.ask(n=3, best_of=2)
+    assert (response.status_code, response.json()["metadata"]["field"]) == (400, "best_of")
+
+
+def test_best_of_above_n_is_refused_in_a_stream(client: Client) -> None:
+    """The best is known only when all have ended; best_of = n may stream."""
+    response = client.ask(n=1, best_of=2, stream=True)
+    assert (response.status_code, response.json()["metadata"]["field"]) == (400, "best_of")
+    assert client.chunks(n=2, best_of=2, max_tokens=2)
+
+
+def test_best_of_returns_the_likeliest_candidates_first(client: Client) -> None:
+    """Of the candidates that n = 8 would show, the two of the highest mean log-probability, and usage counts all."""
+    asked: dict[str, Any] = {"seed": 5, "temperature": 1.3, "logprobs": 0, "max_tokens": 6, "ignore_eos": True}
+    every = client.complete(n=8, **asked)
+    best = client.complete(n=2, best_of=8, **asked)
+    ranked = sorted(every["choices"], key=lambda choice: -sum(choice["logprobs"]["token_logprobs"]))
+    assert [choice["text"] for choice in best["choices"]] == [choice["text"] for choice in ranked[:2]]
+    assert [choice["index"] for choice in best["choices"]] == [0, 1]
+    assert best["usage"]["completion_tokens"] == 8 * 6
+
+
+def test_best_of_needs_no_logprobs(client: Client) -> None:
+    """Ranking asks the engine for what the client did not ask for, and shows none of it."""
+    reply = client.complete(model=TINY, n=1, best_of=3, temperature=1, max_tokens=4, ignore_eos=True)
+    assert reply["choices"][0]["logprobs"] is None
+    assert reply["usage"]["completion_tokens"] == 12
+
+
+def test_seed_makes_a_text_again(client: Client) -> None:
+    """The same seed and parameters give the same texts, another seed others."""
+    asked: dict[str, Any] = {"model": TINY, "n": 2, "temperature": 1, "max_tokens": 8}
+    choices = client.complete(seed=42, **asked)["choices"]
+    assert client.complete(seed=42, **asked)["choices"] == choices
+    assert client.complete(seed=44, **asked)["choices"] != choices
+
+
+def test_seeds_of_candidates_are_not_those_of_other_requests(client: Client) -> None:
+    """Neither the candidates of neighbouring seeds nor those of equal prompts in one request are the same."""
+    asked: dict[str, Any] = {"model": TINY, "temperature": 1, "max_tokens": 8}
+    replies = [client.complete(seed=seed, n=4, **asked) for seed in (42, 43, 44, -42)]
+    replies.append(client.complete(seed=42, prompt=[CAPITAL_IDS, [*CAPITAL_IDS]], n=1, **asked))
+    texts = [choice["text"] for reply in replies for choice in reply["choices"]]
+    assert len(set(texts)) == len(texts) - 1  # the first prompt's candidate is the first of all once more
+
+
+def test_logit_bias_is_added_before_sampling(client: Client) -> None:
+    """+100 forces a token, -100 forbids it, and half a logit moves a probability by what it should."""
+    assert client.choice(logit_bias={str(PARIS_ID): 100}, **GREEDY)["text"] == " Paris" * 6
+    assert "Paris" not in client.choice(logit_bias={str(PARIS_ID): -100.0}, **GREEDY)["text"]
+    assert client.choice(logit_bias={"7042": -2}, **GREEDY | {"max_tokens": 1})["text"] == " Paris"
+    assert client.choice(logit_bias={"7042": -3}, **GREEDY | {"max_tokens": 1})["text"] != " Paris"
+
+
+@pytest.mark.parametrize(
+    "narrow", [{"top_k": 1}, {"top_p": 0.000001}, {"min_p": 1}, {"temperature": 0}], ids=str
+)
+def test_narrowest_sampling_is_greedy(client: Client, narrow: dict[str, Any]) -> None:
+    """Each filter alone leaves only the likeliest token, whatever the temperature."""
+    greedy = client.choice(temperature=0, max_tokens=8)["text"]
+    assert client.choice(**{"temperature": 2, "max_tokens": 8} | narrow)["text"] == greedy
+
+
+def test_filters_limit_what_can_be_sampled(client: Client) -> None:
+    """top_k 3 samples from the three likeliest tokens only."""
+    top = client.choice(max_tokens=1, logprobs=3, temperature=0)["logprobs"]["top_logprobs"][0]
+    reply = client.complete(n=64, max_tokens=1, temperature=2, top_k=3)
+    texts = {choice["text"] for choice in reply["choices"]}
+    assert len(texts) > 1
+    assert texts <= set(top)
+
+
+def test_additive_penalties_count_generated_tokens_only(client: Client) -> None:
+    """The tiny model repeats itself: both end that, and neither looks at the prompt."""
+    plain = client.choice(model=TINY, max_tokens=6, logprobs=0)["logprobs"]["tokens"]
+    assert len(set(plain)) == 1
+    for penalty in ("frequency_penalty", "presence_penalty"):
+        tokens = client.choice(model=TINY, max_tokens=6, logprobs=0, **{penalty: 2})["logprobs"]["tokens"]
+        assert len(set(tokens)) > 1
+        prompt = CAPITAL + plain[0] * 5
+        first = client.choice(model=TINY, prompt=prompt, max_tokens=1)["text"]
+        assert client.choice(model=TINY, prompt=prompt, max_tokens=1, **{penalty: 2})["text"] == first
+
+
+def test_repetition_penalty_counts_the_prompt_too(client: Client) -> None:
+    """A token of the prompt is less likely than without the penalty."""
+    prompt = "Paris, Paris, Paris, Paris, Paris, Paris,"
+    asked: dict[str, Any] = {"prompt": prompt, "max_tokens": 1, "temperature": 0}
+    assert client.choice(**asked)["text"] == " Paris"
+    assert client.choice(repetition_penalty=2, **asked)["text"] != " Paris"
+
+
+def test_stop_sequence_is_included(client: Client) -> None:
+    """The returned text ends with the stop sequence, wherever tokens cut it."""
+    for stop in ("Paris", ["nothing", "ris."], " Paris.", "s"):
+        choice = client.choice(stop=stop, **GREEDY)
+        assert choice["finish_reason"] == "stop"
+        assert choice["text"].endswith(stop if isinstance(stop, str) else stop[1])
+        assert " Paris.".startswith(choice["text"])
+
+
+def test_stop_sequence_may_be_left_out(client: Client) -> None:
+    """By the request, or by the model's setting, which the request may override."""
+    assert client.choice(stop="ris.", include_stop_str_in_output=False, **GREEDY)["text"] == " Pa"
+    word = client.choice(model=TINY)["text"][:4]
+    assert client.choice(model=TINY, stop=word)["text"] == ""
+    assert client.choice(model=TINY, stop=word, include_stop_str_in_output=True)["text"] == word
+
+
+def test_first_complete_stop_sequence_ends_the_text(client: Client) -> None:
+    """Not the first in the list."""
+    assert client.choice(stop=["The", "."], **GREEDY)["text"] == " Paris."
+
+
+def test_stop_is_looked_for_in_the_completion_alone(client: Client) -> None:
+    """An echoed prompt that contains a stop sequence ends nothing."""
+    choice = client.choice(echo=True, stop="France", **GREEDY)
+    assert choice["text"].startswith(CAPITAL + " Paris.")
+
+
+def test_usage_counts_tokens_up_to_the_stop(client: Client) -> None:
+    """What the engine may have computed beyond is nobody's."""
+    assert client.complete(stop=".", **GREEDY)["usage"]["completion_tokens"] == 2
+
+
+def test_eos_ends_the_text_unless_ignored(client: Client) -> None:
+    """The end token is not shown, finish_reason is stop; ignore_eos goes on to max_tokens."""
+    forced: dict[str, Any] = {"logit_bias": {str(EOS_ID): 100}, **GREEDY}
+    reply = client.complete(**forced)
+    assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == ("", "stop")
+    reply = client.complete(ignore_eos=True, **forced)
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]) == ("length", 6)
+
+
+def test_min_tokens_keeps_the_end_away(client: Client) -> None:
+    """The end token and stop tokens are not sampled before, and a stop sequence does not stop."""
+    reply = client.complete(logit_bias={str(EOS_ID): 100}, min_tokens=3, **GREEDY)
+    assert reply["usage"]["completion_tokens"] == 4
+    assert client.choice(stop="Paris", min_tokens=3, **GREEDY)["text"].startswith(" Paris.\n")
+    assert "Paris" not in client.choice(stop_token_ids=[PARIS_ID], min_tokens=3, **GREEDY | {"max_tokens": 3})["text"]
+
+
+def test_stop_token_ids_end_the_text(client: Client) -> None:
+    """The token that ended it is shown or left out as a stop sequence is."""
+    choice = client.choice(stop_token_ids=[PARIS_ID], **GREEDY)
+    assert (choice["text"], choice["finish_reason"]) == (" Paris", "stop")
+    choice = client.choice(stop_token_ids=[PARIS_ID], include_stop_str_in_output=False, **GREEDY)
+    assert (choice["text"], choice["finish_reason"]) == ("", "stop")
+
+
+def test_special_tokens_are_skipped_unless_wanted(client: Client) -> None:
+    """skip_special_tokens false shows them in the completion and in the echoed prompt."""
+    forced: dict[str, Any] = {"logit_bias": {"1": 100}, "max_tokens": 2, "prompt": [1, 504], "echo": True}
+    assert client.choice(**forced)["text"] == "The"
+    shown = client.choice(skip_special_tokens=False, **forced)["text"]
+    assert shown == "<|im_start|>The<|im_start|><|im_start|>"
+
+
+def test_prompt_may_be_truncated(client: Client) -> None:
+    """The last so many tokens stay; -1 keeps what leaves room for max_tokens."""
+    reply = client.complete(truncate_prompt_tokens=2, echo=True, **GREEDY)
+    assert reply["usage"]["prompt_tokens"] == 2
+    assert reply["choices"][0]["text"].startswith(" France is")
+    reply = client.complete(model=TINY, prompt=[5] * 1000, truncate_prompt_tokens=-1, max_tokens=6)
+    assert reply["usage"]["prompt_tokens"] == CONTEXT_SIZE - 6
+
+
+def test_suffix_fills_the_models_template(client: Client) -> None:
+    """A model with a fill-in-the-middle template is given prompt and suffix in its order."""
+    filled = client.choice(model=TINY, prompt="<suf>world<pre>hello", max_tokens=5)
+    assert client.choice(model=TINY, prompt="hello", suffix="world", max_tokens=5) == filled
+    assert client.choice(model=TINY, prompt="hello", suffix="", max_tokens=5) != filled
+
+
+def test_unknown_field_is_ignored_unless_the_model_is_strict(client: Client) -> None:
+    """strict_fields makes it a 400 that names the field."""
+    client.complete(max_tokens=1, temprature=1)
+    response = client.ask(model=TINY, temprature=1)
+    assert (response.status_code, response.json()["metadata"]["field"]) == (400, "temprature")
+
+
+def test_user_is_found_in_the_request_log(client: Client, started: Any) -> None:
+    """And nowhere else."""
+    assert "somebody-7" not in json.dumps(client.complete(max_tokens=1, user="somebody-7"))
+    assert "user=somebody-7" in started.server.said()
+
+
+def test_include_obfuscation_has_no_effect(client: Client) -> None:
+    """OpenAI's field is accepted in a stream."""
+    chunks = client.chunks(stream_options={"include_obfuscation": True}, **GREEDY)
+    assert set(chunks[0]) == {"id", "object", "created", "model", "choices"}
+
+
+def test_echo_covers_any_bytes(client: Client) -> None:
+    """A prompt of ids that are no text by themselves is echoed as the text they make together."""
+    choice = client.choice(prompt="naïve 🦊 日本", echo=True, max_tokens=0, logprobs=1)
+    tokens = choice["logprobs"]["tokens"]
+    assert any(token.startswith("bytes:\\x") for token in tokens)
+    assert b"".join(map(as_bytes, tokens)).decode() == choice["text"] == "naïve 🦊 日本"

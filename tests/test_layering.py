@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("sampling", "server")
+MAX_LINES = 320
+
+# The reading order: each module imports only from those above it.
+ORDER = (
+    "sampling",
+    "sampling.reference",
+    "sampling.best_of",
+    "server",
+    "server.errors",
+    "server.yamlfile",
+    "server.contract",
+    "server.builtin",
+    "server.checkpoint",
+    "server.settings",
+    "server.config",
+    "server.params",
+    "server.text",
+    "server.engine",
+    "server.engine.base",
+    "server.engine.simulated",
+    "server.engine.warmup",
+    "server.engine.processes",
+    "server.engine.vllm",
+    "server.engine.supervisor",
+    "server.outputs",
+    "server.models",
+    "server.prompts",
+    "server.generation",
+    "server.sse",
+    "server.auth",
+    "server.limits",
+    "server.metrics",
+    "server.logs",
+    "server.state",
+    "server.disconnect",
+    "server.border",
+    "server.openapi",
+    "server.routes",
+    "server.app",
+    "server.serve",
+    "server.client",
+    "server.complete",
+    "server.cli",
+    "server.docs",
+)
+
+# Imports of our own inside a function, and why they are there.
+LATE = {
+    ("server.cli", "server.serve"),  # half a second of imports that no other command needs
+}
+
+# vLLM's inner interfaces change with every version: whoever raises the version reads these.
+VLLM_IN = {"server.engine.vllm"}
+
+
+def path_of(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(path_of(module).read_text(encoding="utf-8"))
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """The modules that an import statement names; a name imported from a package may be a module."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        inner = [f"{node.module}.{alias.name}" for alias in node.names]
+        modules = [name for name in inner if name in ORDER]
+        yield from modules
+        if len(modules) < len(inner):
+            yield str(node.module)
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    return (name for node in ast.walk(tree) for name in imported(node))
+
+
+def is_ours(name: str) -> bool:
+    return name.split(".")[0] in PACKAGES
+
+
+def test_every_module_has_a_place() -> None:
+    """The reading order names every module of the packages once, and none that is gone."""
+    files = (file.relative_to(ROOT) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+    found = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+    assert sorted(ORDER) == sorted(found)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_go_up(module: str) -> None:
+    """A module imports only from modules above it in the reading order."""
+    above = ORDER[: ORDER.index(module)]
+    assert [name for name in imports_of(tree_of(module)) if is_ours(name) and name not in above] == []
+
+
+def test_no_late_imports() -> None:
+    """No function imports our own code, but for the exceptions that are named."""
+    found = {
+        (module, name)
+        for module in ORDER
+        for function in ast.walk(tree_of(module))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for name in imports_of(function)
+        if is_ours(name)
+    }
+    assert found == LATE
+
+
+def test_few_know_vllm() -> None:
+    """vLLM is imported in the named files alone."""
+    roots = {module: {name.split(".")[0] for name in imports_of(tree_of(module))} for module in ORDER}
+    assert {module for module, names in roots.items() if "vllm" in names} == VLLM_IN
+
+
+def test_the_server_starts_light() -> None:
+    """No module of the server imports vLLM or torch, which take seconds: functions do when they need them."""
+    for module in ORDER[ORDER.index("server") :]:
+        top_level = (name for node in tree_of(module).body for name in imported(node))
+        assert not {"vllm", "torch", "transformers"}.intersection(name.split(".")[0] for name in top_level), (
+            module
+        )
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_files_are_short(module: str) -> None:
+    """A file is read in one go."""
+    assert len(path_of(module).read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def test_bytes_are_made_in_one_place() -> None:
+    """Nothing but sse.py frames events, and nothing below the contract knows of HTTP."""
+    below = ORDER[ORDER.index("server.params") : ORDER.index("server.sse")]
+    for module in below:
+        roots = {name.split(".")[0] for name in imports_of(tree_of(module))}
+        assert not roots & {"fastapi", "starlette", "uvicorn"}, module
+    framing = {module for module in ORDER if 'b"data: "' in path_of(module).read_text(encoding="utf-8")}
+    assert framing <= {"server.sse", "server.client"}
