@@ -140,8 +140,9 @@ def apply(logits: Logits, params: Transforms, prompt: Sequence[int], output: Seq
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:
     """exp(logits) over their sum; [vocab_size]."""
-    exponentials = np.exp(logits - logits.max())
-    return exponentials / exponentials.sum()
+    exponentials: Logits = np.exp(logits - logits.max())
+    exponentials /= exponentials.sum()
+    return exponentials
 
 
 def probabilities(

@@ -1,4 +1,5 @@
-"""Our transforms as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2 is switched off."""
+"""Our transforms as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2 is
+switched off."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from sampling.transforms import apply
 class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not type-checked
     """Parameters come in SamplingParams.extra_args under RowParams' names; vLLM's own stay neutral.
 
-    `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was resumed.
+    `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
+    resumed.
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:

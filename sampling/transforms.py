@@ -44,7 +44,8 @@ def _penalise(flat: torch.Tensor, batch: Batch) -> None:
 
 
 def _mask_min_p(logits: torch.Tensor, batch: Batch) -> None:
-    """Ban what is below the row's largest logit + temperature × ln(min_p): the rule's logits, before temperature.
+    """Ban what is below the row's largest logit + temperature × ln(min_p): the rule's logits, before
+    temperature.
 
     logits: [num_rows, vocab_size] float32, changed in place.
     """

@@ -170,5 +170,5 @@ class Generation:
                 self._engine.abort(job_id)
         if contest is not None:
             self._ready += contest.enter(number, delta, output)
-        elif delta.text or delta.logprobs is not None or delta.finish_reason is not None:
+        else:
             self._ready.append(delta)

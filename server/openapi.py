@@ -118,6 +118,9 @@ COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 MODEL_RESPONSES = _errors(401, 404)
 MODELS_RESPONSES = _errors(401)
+READY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    503: {"description": "not yet, or no longer: how far each model is", "content": {"application/json": {}}}
+}
 WITH_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
 COMPLETION_EXTRA = WITH_KEY | {
     "requestBody": {
@@ -152,6 +155,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
         components = document.setdefault("components", {})
         request = CompletionRequest.model_json_schema(ref_template=REF)
         components.setdefault("schemas", {}).update(request.pop("$defs", {}), CompletionRequest=request)
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            operation["responses"].pop("422", None)  # FastAPI's own refusal, which our routes never send
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(unused, None)
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         app.openapi_schema = document
     return app.openapi_schema

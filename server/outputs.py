@@ -32,7 +32,10 @@ class Logprobs:
 
 @dataclass(slots=True)
 class Delta:
-    """What is new about a choice. num_tokens: generated for it; the prompt's do not count."""
+    """What is new about a choice. num_tokens: generated for it; the prompt's do not count.
+
+    Without text as long as a character, or what may be the start of a stop sequence, is not complete.
+    """
 
     index: int
     text: str

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 from server.border import EventStream, exchange_of
 from server.contract import CompletionRequest, parse_request
@@ -23,6 +23,7 @@ from server.openapi import (
     COMPLETION_RESPONSES,
     MODEL_RESPONSES,
     MODELS_RESPONSES,
+    READY_RESPONSES,
     WITH_KEY,
     Model,
     ModelList,
@@ -82,7 +83,7 @@ async def health() -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@operations.get("/ready")
+@operations.get("/ready", responses=READY_RESPONSES)
 async def ready(request: Request) -> Response:
     state = state_of(request)
     models = {model.id: _progress(model) for model in state.models.values()}
@@ -91,7 +92,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"status": status, "models": models}, 200 if state.ready else 503, headers)
 
 
-@operations.get("/metrics")
+@operations.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     state = state_of(request)
     for model in state.models.values():
@@ -153,16 +154,21 @@ async def _streamed(
     batches = generation.deltas()
     first = await unless_client_leaves(request.receive, _next(batches, deadline))
     stream = Stream(
-        reply, generation.num_choices, include_usage=how.include_usage, continuous=how.continuous_usage
+        reply,
+        generation.num_choices,
+        generation.usage.prompt_tokens,
+        include_usage=how.include_usage,
+        continuous=how.continuous_usage,
     )
 
-    async def frames() -> AsyncIterator[bytes]:
+    async def written() -> AsyncIterator[bytes]:
         batch = first
         while batch:
-            yield stream.frames(batch, generation.usage)
+            if frames := stream.frames(batch):
+                yield frames
             batch = await _next(batches, deadline)
 
-    return EventStream(frames(), generation.close)
+    return EventStream(written(), generation.close)
 
 
 async def _next(batches: AsyncIterator[list[Delta]], deadline: float | None) -> list[Delta]:

@@ -7,8 +7,10 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import signal
 import socket
+import threading
 import time
 
 import uvicorn
@@ -21,6 +23,7 @@ from server import __version__, logs
 from server.app import build_app
 from server.checkpoint import verify_checksums
 from server.engine.base import Engine, Phase, Status
+from server.engine.processes import BUILDER_THREAD
 from server.engine.simulated import SimulatedEngine
 from server.engine.vllm import VLLMEngine
 from server.errors import ConfigurationError
@@ -58,6 +61,8 @@ def serve(settings: Settings) -> None:
         app = build_app(settings, models, metrics)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_live(app, app.state.server, listener))
+    if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
+        os._exit(0)  # a thread in the middle of an import would crash the interpreter's own exit
 
 
 def open_port(host: str, port: int) -> socket.socket:

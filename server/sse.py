@@ -84,7 +84,7 @@ def _usage(usage: Usage | None) -> dict[str, int] | None:
 
 
 class Stream:
-    """The frames of one streamed reply.
+    """The frames of one streamed reply, and its usage so far.
 
     include_usage: True, one more frame with the usage, and "usage": null before it; None, the usage on the
     last frame that has a choice; False, none. continuous: the usage so far on every frame, with
@@ -92,26 +92,36 @@ class Stream:
     """
 
     def __init__(
-        self, reply: Reply, num_choices: int, *, include_usage: bool | None, continuous: bool
+        self,
+        reply: Reply,
+        num_choices: int,
+        prompt_tokens: int,
+        *,
+        include_usage: bool | None,
+        continuous: bool,
     ) -> None:
         self._reply = reply
         self._unfinished = num_choices
+        self._usage = Usage(prompt_tokens)
         self._include_usage = include_usage
         self._continuous = continuous
 
-    def frames(self, deltas: list[Delta], usage: Usage) -> bytes:
+    def frames(self, deltas: list[Delta]) -> bytes:
         """The frames of a batch of deltas; after the last choice has finished, the end of the stream too."""
-        parts = [self._chunk(delta, usage) for delta in deltas]
+        parts = [self._chunk(delta) for delta in deltas]
         if self._unfinished == 0:
             if self._include_usage:
-                parts.append(self._reply.usage_chunk(usage))
+                parts.append(self._reply.usage_chunk(self._usage))
             parts.append(DONE)
         return b"".join(parts)
 
-    def _chunk(self, delta: Delta, usage: Usage) -> bytes:
+    def _chunk(self, delta: Delta) -> bytes:
+        self._usage.completion_tokens += delta.num_tokens
+        if not delta.text and delta.logprobs is None and delta.finish_reason is None:
+            return b""
         self._unfinished -= delta.finish_reason is not None
         if self._include_usage:
-            return self._reply.chunk(delta, usage=usage if self._continuous else None)
+            return self._reply.chunk(delta, usage=self._usage if self._continuous else None)
         if self._include_usage is None and self._unfinished == 0:
-            return self._reply.chunk(delta, usage=usage)
+            return self._reply.chunk(delta, usage=self._usage)
         return self._reply.chunk(delta)

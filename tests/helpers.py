@@ -90,7 +90,8 @@ class Engine(SimulatedEngine):
 
 def served(directory: Path, engine: Engine, *, max_pending: int = 4096, **settings: Any) -> ServedModel:
     """A model named m, on that engine."""
-    chosen = ModelSettings(**{"id": "m", "path": directory} | settings)
+    keys: dict[str, Any] = {"id": "m", "path": directory} | settings
+    chosen = ModelSettings(**keys)
     return ServedModel(
         settings=chosen,
         tokenizer=load_tokenizer(directory, VOCAB_SIZE),
@@ -155,7 +156,7 @@ class Connection:
         self.left = asyncio.Event()
         self.path = path
         self._headers = [("authorization", "Bearer key"), *headers]
-        self._body: list[bytes] = [body if isinstance(body, bytes) else orjson.dumps(body)]
+        self.body_parts: list[bytes] = [body if isinstance(body, bytes) else orjson.dumps(body)]
 
     async def run(self) -> None:
         scope: Scope = {
@@ -175,8 +176,9 @@ class Connection:
         await self.app(scope, self.receive, self.send)
 
     async def receive(self) -> Message:
-        if self._body:
-            return {"type": "http.request", "body": self._body.pop(0), "more_body": bool(self._body)}
+        if self.body_parts:
+            part = self.body_parts.pop(0)
+            return {"type": "http.request", "body": part, "more_body": bool(self.body_parts)}
         await self.left.wait()
         return {"type": "http.disconnect"}
 

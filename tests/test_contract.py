@@ -1,8 +1,8 @@
-"""contract.md, "Request": a row for each value of each field that is accepted, and for each that is refused."""
+"""contract.md, "Request": a row for values of each field that are accepted, and refused."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ async def test_prompt(client: httpx.AsyncClient, prompt: Any, ids: list[list[int
     assert reply.json()["usage"]["prompt_tokens"] == sum(map(len, ids))
 
 
-NUMBERS = {  # each out of its range, and the range in words
+NUMBERS: dict[str, list[tuple[Any, str]]] = {  # each out of its range, and the range in words
     "max_tokens": [(-1, "0 or more")],
     "n": [(value, "between 1 and 128") for value in (0, -1, 129)],
     "best_of": [(value, "between n and 128") for value in (0, 129)],
@@ -164,51 +164,36 @@ NUMBERS = {  # each out of its range, and the range in words
 INTEGERS = {"max_tokens", "n", "best_of", "seed", "top_k", "logprobs", "min_tokens", "truncate_prompt_tokens"}
 BOOLEANS = ("stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output")
 
-OUT_OF_RANGE = [(field, *row) for field, rows in NUMBERS.items() for row in rows]
-WRONG_TYPE = [
-    *(
-        (field, value, "must be an integer")
-        for field in sorted(INTEGERS)
-        for value in ("1", True, 1.5, [1], {})
-    ),
-    *(
-        (field, value, "must be a number")
-        for field in sorted(NUMBERS.keys() - INTEGERS)
-        for value in ("1", True, [1])
-    ),
-    *((field, value, "must be true or false") for field in BOOLEANS for value in ("true", 1, 0, [])),
-    *(
-        (field, value, "must be a string")
-        for field in ("model", "user", "suffix")
-        for value in (1, True, ["m"])
-    ),
-    *(("prompt", value, "must be a string, an array of strings") for value in (1, 1.5, True, {})),
-    *(("prompt", value, "none of the arrays empty") for value in ([], [[]], [[1], []], [[], [1]])),
-    *(
-        ("prompt", value, "array of token ids")
-        for value in (["a", 1], [1, "a"], [1, [1]], [[1], "a"], [[["a"]]])
-    ),
-    *(("prompt", value, "array of token ids") for value in ([1.5], [True], [-1], [[-1]], [None], [["a"]])),
-    *(
-        ("stop", value, "must be a string or an array of strings")
-        for value in (1, True, [1], ["a", None], {})
-    ),
-    *(("logit_bias", value, "must be an object from token ids") for value in ([], "a", 1, True)),
-    *(("logit_bias", {"5": value}, 'logit_bias["5"]') for value in ("1", True, None, [])),
-    *(
-        ("stop_token_ids", value, "must be an array of token ids")
-        for value in (1, ["1"], [True], [-1], [1.5])
-    ),
-    *(("stream_options", value, "must be an object") for value in (1, True, [], "a")),
+Row = tuple[str, Any, str]  # field, value, words of the message
+
+
+def rows(fields: Iterable[str], values: list[Any], words: str) -> list[Row]:
+    return [(field, value, words) for field in fields for value in values]
+
+
+OUT_OF_RANGE: list[Row] = [
+    (field, value, words) for field, refused in NUMBERS.items() for value, words in refused
 ]
-NO_GOOD = [
+WRONG_TYPE = [
+    *rows(sorted(INTEGERS), ["1", True, 1.5, [1], {}], "must be an integer"),
+    *rows(sorted(NUMBERS.keys() - INTEGERS), ["1", True, [1]], "must be a number"),
+    *rows(BOOLEANS, ["true", 1, 0, []], "must be true or false"),
+    *rows(["model", "user", "suffix"], [1, True, ["m"]], "must be a string"),
+    *rows(["prompt"], [1, 1.5, True, {}], "must be a string, an array of strings"),
+    *rows(["prompt"], [[], [[]], [[1], []], [[], [1]]], "none of the arrays empty"),
+    *rows(["prompt"], [["a", 1], [1, "a"], [1, [1]], [[1], "a"], [[["a"]]]], "array of token ids"),
+    *rows(["prompt"], [[1.5], [True], [-1], [[-1]], [None], [["a"]]], "array of token ids"),
+    *rows(["stop"], [1, True, [1], ["a", None], {}], "must be a string or an array of strings"),
+    *rows(["logit_bias"], [[], "a", 1, True], "must be an object from token ids"),
+    *rows(["logit_bias"], [{"5": "1"}, {"5": True}, {"5": None}, {"5": []}], 'logit_bias["5"]'),
+    *rows(["stop_token_ids"], [1, ["1"], [True], [-1], [1.5]], "must be an array of token ids"),
+    *rows(["stream_options"], [1, True, [], "a"], "must be an object"),
+]
+NO_GOOD: list[Row] = [
     ("logit_bias", {"5": 100.5}, 'logit_bias["5"] (current value: 100.5) must be between -100 and 100'),
     ("logit_bias", {"5": -101}, "must be between -100 and 100"),
-    *(
-        ("logit_bias", {key: 1}, f"between 0 and {VOCAB_SIZE - 1}")
-        for key in (str(VOCAB_SIZE), "-1", "05", "1.0")
-    ),
-    *(("logit_bias", {key: 1}, "decimal strings") for key in ("", " 5", "a", "٥", "9" * 5000)),
+    *rows(["logit_bias"], [{key: 1} for key in (str(VOCAB_SIZE), "-1")], f"between 0 and {VOCAB_SIZE - 1}"),
+    *rows(["logit_bias"], [{key: 1} for key in ("", "05", "1.0", " 5", "٥", "9" * 5000)], "decimal strings"),
     ("stop_token_ids", [VOCAB_SIZE], f"between 0 and {VOCAB_SIZE - 1}"),
     ("stop", ["a"] * 5, "at most 4"),
     ("stop", "", "must not contain an empty string"),

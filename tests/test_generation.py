@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.best_of import mean_logprob, rank
-from server.engine.base import EngineOutput, Job, Sink, TokenLogprobs
+from server.engine.base import EngineOutput, FinishReason, Job, Sink, TokenLogprobs
 from server.errors import InvalidRequest, ServiceUnavailable
 from server.generation import Generation
 from server.models import ServedModel
@@ -36,7 +36,7 @@ class Letters(Engine):
         for k, letter in enumerate(word):
             own = -1.0 - LETTERS.index(letter)
             logprobs = [TokenLogprobs([66 + LETTERS.index(letter)], [own])]
-            end = None if k + 1 < len(word) else "stop"
+            end: FinishReason | None = None if k + 1 < len(word) else "stop"
             sink(EngineOutput([66 + LETTERS.index(letter)], logprobs, finish_reason=end))
 
 
@@ -69,7 +69,7 @@ def texts(found: list[Choice]) -> list[str]:
 
 
 async def test_n(directory: Path) -> None:
-    """Each of n candidates is a job of its own, with a seed of its own, and becomes the choice of its number."""
+    """Each of n candidates is a job with a seed of its own, and becomes the choice of its number."""
     model = served(directory, engine := Engine())
     engine._script = says(model, "he", "hello", "é")
     async with live(model):
@@ -135,7 +135,7 @@ async def test_stop_aborts_in_the_engine(directory: Path) -> None:
     engine._script = says(model, "he or hello or", "é é é é")
     async with live(model):
         found = await choices(generation(model, n=2, best_of=2, stop=(" or",), max_tokens=30))
-        assert not engine.running
+        await until(lambda: not engine.running)
     assert texts(found) == ["he or", "é é é é"]
     assert list(map(number_of, engine.aborted)) == [0]
 
@@ -266,7 +266,7 @@ async def test_one_failure_fails_all(directory: Path) -> None:
 
 
 async def test_engine_dies(directory: Path) -> None:
-    """The death of the engine in the middle of an answer is a ServiceUnavailable, which says to come again."""
+    """The engine's death in the middle of an answer is a ServiceUnavailable, which says to come again."""
     model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
     async with live(model):
         deltas = generation(model, max_tokens=10_000).deltas()

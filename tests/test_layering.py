@@ -14,7 +14,10 @@ MAX_LINES = 320
 ORDER = (
     "sampling",
     "sampling.reference",
+    "sampling.batch",
+    "sampling.transforms",
     "sampling.best_of",
+    "sampling.runner_v1",
     "server",
     "server.errors",
     "server.yamlfile",
@@ -60,7 +63,7 @@ LATE = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {"server.engine.vllm"}
+VLLM_IN = {"sampling.runner_v1", "server.engine.vllm"}
 
 
 def path_of(module: str) -> Path:

@@ -22,7 +22,7 @@ IDS = st.lists(st.integers(0, 264), min_size=1, max_size=12)
 def outputs(
     ids: Sequence[int], sizes: Sequence[int] = (), end: FinishReason | None = "length"
 ) -> list[EngineOutput]:
-    """An engine's outputs for these ids, so many at a time and the rest at once. Their log-probabilities are made up."""
+    """An engine's outputs for these ids, so many at a time and the rest at once."""
     cuts, start = [], 0
     for size in [*sizes, len(ids)]:
         cuts.append(list(ids[start : start + size]))
@@ -212,7 +212,7 @@ def test_echo(bytes_tokenizer: Tokenizer) -> None:
     assert choice.text == "he é world"
     assert choice.logprobs is not None
     assert choice.logprobs.tokens == ["he", " ", "é", " w", "or", "l", "d"]
-    assert choice.logprobs.token_logprobs[0] is choice.logprobs.top_logprobs[0] is None
+    assert (choice.logprobs.token_logprobs[0], choice.logprobs.top_logprobs[0]) == (None, None)
     assert None not in choice.logprobs.token_logprobs[1:]
     assert choice.logprobs.text_offset == [0, 2, 3, 4, 6, 8, 9]
 

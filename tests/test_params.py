@@ -29,7 +29,8 @@ PINNED = [2770875209321528543, 3798930308004970444, 3271472025152900426]
 
 def resolved(body: dict[str, Any], **model: Any) -> GenerationParams:
     request = CompletionRequest.model_validate({"model": "m", "prompt": "a"} | body)
-    return resolve(request, ModelSettings(**{"id": "m", "path": Path("m")} | model), 300)
+    settings: dict[str, Any] = {"id": "m", "path": Path("m")} | model
+    return resolve(request, ModelSettings(**settings), 300)
 
 
 def test_contract_defaults() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import orjson
 import pytest
 from hypothesis import given
@@ -29,7 +31,7 @@ def chunk(choice: bytes, usage: bytes = b"") -> bytes:
 
 
 def stream(include_usage: bool | None = None, *, continuous: bool = False, num_choices: int = 1) -> Stream:
-    return Stream(REPLY, num_choices, include_usage=include_usage, continuous=continuous)
+    return Stream(REPLY, num_choices, 3, include_usage=include_usage, continuous=continuous)
 
 
 def test_reply() -> None:
@@ -50,8 +52,8 @@ def test_logprobs() -> None:
 
 
 def test_default_usage() -> None:
-    """Unless asked otherwise the usage rides on the last chunk, which has a choice; the others have no such key."""
-    frames = stream().frames([Delta(0, "a"), Delta(0, "b", None, "length")], Usage(3, 2))
+    """Unless asked otherwise the last chunk, which has a choice, has the usage; the others have no key."""
+    frames = stream().frames([Delta(0, "a", num_tokens=1), Delta(0, "b", None, "length", 1)])
     first = chunk(b'{"index":0,"text":"a",' + NULL)
     last = chunk(b'{"index":0,"text":"b","logprobs":null,"finish_reason":"length"}', USAGE)
     assert frames == first + last + DONE
@@ -59,7 +61,7 @@ def test_default_usage() -> None:
 
 def test_include_usage() -> None:
     """When asked for, every chunk says null, and one more without choices says the usage."""
-    frames = stream(True).frames([Delta(0, "a"), Delta(0, "b", None, "length")], Usage(3, 2))
+    frames = stream(True).frames([Delta(0, "a", num_tokens=1), Delta(0, "b", None, "length", 1)])
     first = chunk(b'{"index":0,"text":"a",' + NULL, b"null")
     last = chunk(b'{"index":0,"text":"b","logprobs":null,"finish_reason":"length"}', b"null")
     assert frames == first + last + chunk(b"", USAGE) + DONE
@@ -68,22 +70,29 @@ def test_include_usage() -> None:
 def test_continuous_usage() -> None:
     """continuous_usage_stats: every chunk has the usage so far."""
     made = stream(True, continuous=True)
-    assert made.frames([Delta(0, "a")], Usage(3, 1)).endswith(b'"total_tokens":4}}\n\n')
-    assert made.frames([Delta(0, "", None, "stop")], Usage(3, 2)).count(USAGE) == 2
+    frames = made.frames([Delta(0, "a", num_tokens=1), Delta(0, "", None, "stop", 1)])
+    assert re.findall(rb'"total_tokens":(\d+)', frames) == [b"4", b"5", b"5"]
 
 
 def test_no_usage() -> None:
     """include_usage false: no usage at all."""
-    frames = stream(False).frames([Delta(0, "a", None, "stop")], Usage(3, 2))
+    frames = stream(False).frames([Delta(0, "a", None, "stop", 2)])
     assert frames == chunk(b'{"index":0,"text":"a","logprobs":null,"finish_reason":"stop"}') + DONE
+
+
+def test_nothing_to_say() -> None:
+    """A token that completes no character makes no chunk, but counts."""
+    made = stream()
+    assert made.frames([Delta(0, "", num_tokens=1)]) == b""
+    assert made.frames([Delta(0, "é", None, "stop", 1)]).count(USAGE) == 1
 
 
 @pytest.mark.parametrize("include_usage", [None, True, False])
 def test_the_last_choice_ends_the_stream(include_usage: bool | None) -> None:
     """[DONE] and the usage come once, after the last of several choices has finished."""
     made = stream(include_usage, num_choices=2)
-    first = made.frames([Delta(1, "a", None, "stop")], Usage(3, 1))
-    last = made.frames([Delta(0, "b", None, "stop")], Usage(3, 2))
+    first = made.frames([Delta(1, "a", None, "stop", 1)])
+    last = made.frames([Delta(0, "b", None, "stop", 1)])
     assert (DONE in first, USAGE in first) == (False, False)
     assert (last.count(DONE), last.endswith(DONE), last.count(USAGE)) == (1, True, include_usage is not False)
 
@@ -96,10 +105,10 @@ def test_error_frame() -> None:
     )
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("\n\r\u2028\u2029\x85\x00\ufeff")))
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n\r\u2028\u2029\x85\x00\ufeff")))
 def test_no_text_breaks_a_frame(text: str) -> None:
     """Whatever the text, a frame is one line and an empty one, and the text comes back."""
-    frames = stream().frames([Delta(0, text, None, "stop")], Usage(1, 1)).removesuffix(DONE)
+    frames = stream().frames([Delta(0, text, None, "stop")]).removesuffix(DONE)
     assert frames.startswith(b"data: {")
     assert frames.endswith(b"}\n\n")
     assert not set(b"\r\n") & set(frames[:-2])

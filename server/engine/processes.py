@@ -7,16 +7,22 @@ entry point in pyproject.toml), which ends it with the server.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 import psutil
 
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes that vLLM starts
+BUILDER_THREAD = "verbatim-engine-builder"
+
+T = TypeVar("T")
 
 
 def follow_server() -> None:
@@ -52,3 +58,26 @@ def kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+async def in_builder_thread(work: Callable[[], T]) -> T:
+    """The result of work that takes long and cannot be interrupted, in a thread that holds up no exit."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to whoever waits
+            tell = partial(_settle, done.set_exception, error)
+        else:
+            tell = partial(_settle, done.set_result, result)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell)
+
+    def _settle(setter: Callable[[Any], None], value: Any) -> None:
+        if not done.done():
+            setter(value)
+
+    threading.Thread(target=run, name=BUILDER_THREAD, daemon=True).start()
+    return await done

@@ -20,7 +20,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TokenLogprobs
-from server.engine.processes import SERVER_PID, kill, with_descendants
+from server.engine.processes import SERVER_PID, in_builder_thread, kill, with_descendants
 from server.engine.warmup import warm_up_jobs
 from server.errors import ConfigurationError, InternalError, RequestFailure, ServiceUnavailable
 from server.settings import ModelSettings
@@ -76,12 +76,9 @@ class VLLMEngine:
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
-        await asyncio.to_thread(_import)
+        await in_builder_thread(_import)
         report(Status(Phase.LOADING))
-        self._llm = await asyncio.to_thread(self._build)
-        if self._closing:
-            await self.close()
-            return
+        self._llm = await in_builder_thread(self._build)
         for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
             report(Status(Phase.WARMING, number, len(steps)))
             await asyncio.gather(*(self._answered(job) for job in jobs))
@@ -106,7 +103,12 @@ class VLLMEngine:
         self._closing = True
         for job_id in list(self._tasks):
             self.abort(job_id)
-        processes = with_descendants(self._started())
+        while (
+            self._others is not None
+        ):  # being built: that cannot be interrupted, but what it starts can be ended
+            kill(with_descendants(self._started()))
+            await asyncio.sleep(0.02)
+        processes = with_descendants(self._roots)
         llm, self._llm = self._llm, None
         if llm is not None:
             await asyncio.to_thread(llm.shutdown, timeout=SHUTDOWN_S)
@@ -116,21 +118,21 @@ class VLLMEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         with _building, _environment(self.settings.devices):
+            args = _engine_arguments(self.settings, self.context_size)
+            config = args.create_engine_config()
+            if self._closing:
+                raise ServiceUnavailable("the server is shutting down")
             self._others = {child.pid for child in multiprocessing.active_children()}
             try:
-                args = _engine_arguments(self.settings, self.context_size)
-                return AsyncLLM.from_engine_args(args, stat_loggers=[_metrics_logger(self._registry)])
+                return AsyncLLM.from_vllm_config(config, stat_loggers=[_metrics_logger(self._registry)])
             finally:
                 self._roots, self._others = self._started(), None
 
     def _started(self) -> list[int]:
-        """The processes that vLLM has started for this engine, also while it is being built."""
-        if self._others is None:
-            return self._roots
+        """The processes that vLLM has started for this engine since its building began."""
+        others = self._others or set()
         return [
-            child.pid
-            for child in multiprocessing.active_children()
-            if child.pid and child.pid not in self._others
+            child.pid for child in multiprocessing.active_children() if child.pid and child.pid not in others
         ]
 
     async def _run(self, job: Job, sink: Sink) -> None:

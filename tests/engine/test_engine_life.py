@@ -1,0 +1,264 @@
+"""The life of engines and their server: start, clients that leave, deaths, drains, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.engine.conftest import KEYS, Started
+from tests.engine.serving import (
+    CAPITAL,
+    SMOL,
+    SMOL_MODEL,
+    TINY,
+    Client,
+    Server,
+    frames,
+    serving,
+    tiny_model,
+    wait_for,
+)
+
+pytestmark = pytest.mark.engine
+
+LONG: dict[str, Any] = {"model": SMOL, "prompt": CAPITAL, "max_tokens": 4000, "ignore_eos": True, "n": 4}
+# The tiny model with a longer context: 400 tokens take it about two seconds.
+BUSY: dict[str, Any] = {"model": TINY, "max_tokens": 1500, "ignore_eos": True, "seed": 1}
+LEAVES_S = 1.0
+PROMPTLY_S = 8.0
+# A first request that compiles takes 4 to 20 s more; without, two equal requests differ by tenths.
+FIRST_MAY_BE_SLOWER_S = 1.0
+
+
+def test_port_is_open_before_the_engines_are(started: Started) -> None:
+    """/health answers 200 at once; /ready 503 with every model's phase, then 200."""
+    assert started.health_status == 200
+    *before, after = started.answers
+    assert {answer["status"] for answer in before} == {503}
+    for model in (SMOL, TINY):
+        phases = [answer["phases"][model] for answer in started.answers]
+        assert [phase for phase in ("importing", "loading weights", "warming up") if phase in phases]
+        assert phases[-1] == "ready"
+    assert after["body"]["status"] == "ready"
+
+
+def test_two_models_answer_under_their_own_ids(client: Client) -> None:
+    """At the same time, each with its own engine."""
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(lambda model: client.choice(model=model, temperature=0)["text"], [SMOL, TINY]))
+    assert texts[0].startswith(" Paris.")
+    assert not texts[1].startswith(" Paris.")
+
+
+def test_first_request_with_logprobs_is_not_slower(started: Started) -> None:
+    """Everything that compiles or allocates lazily has been warmed up when /ready says so."""
+    assert started.first_s < started.second_s + FIRST_MAY_BE_SLOWER_S
+
+
+def test_metrics_have_both_engines_gauges(client: Client) -> None:
+    """vLLM's own, told apart by model_name, and ours beside them."""
+    text = client.get("/metrics").text
+    for model in (SMOL, TINY):
+        for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+            assert f'vllm:{name}{{engine="0",model_name="{model}"}}' in text
+        assert f'verbatim_model_ready{{model="{model}"}} 1.0' in text
+        assert client.metric(f'verbatim_engine_restarts{{model="{model}"}}') == 0
+    assert text.count("# TYPE vllm:num_requests_running gauge") == 1
+
+
+def test_metrics_count_by_model_and_key(client: Client) -> None:
+    """Requests, tokens and errors, with the key's name and not the key."""
+    labels = f'{{key="alice",model="{TINY}"}}'
+    names = ("verbatim_prompt_tokens_total", "verbatim_completion_tokens_total")
+    before = [client.metric(name + labels) for name in names]
+    client.complete(model=TINY, max_tokens=7, ignore_eos=True, n=2)
+    assert client.ask(model=TINY, unknown=1).status_code == 400
+    assert [client.metric(name + labels) for name in names] == [before[0] + 5, before[1] + 14]
+    assert KEYS["alice"] not in client.get("/metrics").text
+    assert f'verbatim_requests_total{{key="alice",model="{TINY}",status="200"}}' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("candidates", [{"n": 4}, {"n": 1, "prompt": [CAPITAL, "One", "Two"]}], ids=["n", "prompts"])
+def test_client_that_leaves_stops_its_generation(
+    client: Client, stream: bool, candidates: dict[str, Any]
+) -> None:
+    """Within a second, streamed or not, for every candidate."""
+    count = 4 if candidates["n"] == 4 else 3
+    with _asking(client, LONG | candidates | {"stream": stream}):
+        wait_for(lambda: client.running(SMOL) == count, 10)
+    wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
+
+
+def test_ranked_candidates_stop_with_their_client(client: Client) -> None:
+    """Also those that would never have been returned."""
+    with _asking(client, LONG | {"n": 1, "best_of": 5}):
+        wait_for(lambda: client.running(SMOL) == 5, 10)
+    wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
+
+
+def test_stop_sequence_ends_the_engines_work(client: Client) -> None:
+    """The engine does not know the sequence: the server ends the candidate."""
+    client.complete(**LONG | {"n": 2, "stop": " ", "temperature": 0})
+    wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
+
+
+# Two servers of the tiny model alone, started together to save time: one loses its engine and is then told to end, the
+# other one is killed.
+
+
+@pytest.fixture(scope="module")
+def servers(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    config = {"models": [tiny_model(tiny_path) | {"max_model_len": 2048}], "drain_timeout_s": 20}
+    folder = tmp_path_factory.mktemp("servers")
+    with serving(folder / "mortal", config) as mortal, serving(folder / "doomed", config) as doomed:
+        mortal.wait_ready()
+        doomed.wait_ready()
+        yield mortal, doomed
+
+
+@pytest.fixture
+def mortal(servers: tuple[Server, Server]) -> Server:
+    return servers[0]
+
+
+@pytest.fixture
+def mortal_client(mortal: Server) -> Iterator[Client]:
+    with Client(mortal.url(), "any") as client:
+        yield client
+
+
+def test_death_of_the_engine(mortal: Server, mortal_client: Client) -> None:
+    """kill -9: streams end with one error frame, replies are a 503, /ready is a 503 at once and comes back by itself."""
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(mortal_client.ask, **BUSY)
+        stream = pool.submit(mortal_client.ask, **BUSY, stream=True, n=2)
+        wait_for(lambda: mortal_client.running(TINY) == 3, 10)
+        before = mortal.engines()
+        _engine_process(before).kill()
+        wait_for(lambda: mortal_client.get("/ready").status_code == 503, 1)
+        refused = mortal_client.ask(model=TINY)
+        _assert_unavailable(whole.result(10))
+        _assert_unavailable(refused)
+        _assert_one_error_frame(stream.result(10))
+    mortal.wait_ready()
+    assert mortal_client.complete(model=TINY, max_tokens=5, ignore_eos=True)["usage"]["completion_tokens"] == 5
+    assert mortal_client.metric(f'verbatim_engine_restarts{{model="{TINY}"}}') == 1
+    assert not [process for process in _still_there(before) if process.name().startswith("VLLM")]
+
+
+def test_sigterm_drains(mortal: Server, mortal_client: Client) -> None:
+    """/ready and new requests are a 503, running ones finish, then exit code 0 and no process left."""
+    engines = mortal.engines()
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(mortal_client.complete, **BUSY)
+        stream = pool.submit(mortal_client.chunks, **BUSY)
+        wait_for(lambda: mortal_client.running(TINY) == 2, 10)
+        mortal.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: mortal_client.get("/ready").status_code == 503, 1)
+        assert mortal_client.get("/health").status_code == 200
+        _assert_unavailable(mortal_client.ask(model=TINY))
+        assert whole.result(30)["usage"]["completion_tokens"] == BUSY["max_tokens"]
+        assert stream.result(30)[-1]["usage"]["completion_tokens"] == BUSY["max_tokens"]
+    assert mortal.process.wait(20) == 0
+    assert not _still_there(engines)
+
+
+def test_kill_of_the_server_takes_its_engine_along(servers: tuple[Server, Server]) -> None:
+    """kill -9 of the server: within five seconds no process of its engine is left, though it was busy."""
+    server = servers[1]
+    engines = server.engines()
+    assert _engine_process(engines)
+    with Client(server.url(), "any") as client, _asking(client, BUSY):
+        wait_for(lambda: client.running(TINY) == 1, 10)
+        server.process.kill()
+        server.process.wait()
+        wait_for(lambda: not _still_there(engines), 5)
+
+
+@pytest.mark.parametrize(("phase", "after_s"), [("importing", 1), ("loading weights", 4)])
+def test_sigterm_while_starting(tiny_path: Path, tmp_path: Path, phase: str, after_s: float) -> None:
+    """Exit code 0 within seconds, and no process left, in the midst of the import and of the engine's start."""
+    with serving(tmp_path, {"models": [tiny_model(tiny_path)]}) as server:
+        url = server.url()
+        wait_for(lambda: httpx.get(url + "/ready").json()["models"][TINY]["phase"] == phase, 60)
+        time.sleep(after_s)
+        processes = server.engines()
+        assert processes or phase == "importing"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PROMPTLY_S) == 0
+        wait_for(lambda: not _still_there(processes), 5)
+    assert "Traceback" not in server.said()
+
+
+def test_taken_port_is_one_paragraph(smol_path: Path, tmp_path: Path) -> None:
+    """Exit code 2, and what to type instead."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with serving(tmp_path, {"models": [SMOL_MODEL], "port": port}) as server:
+            assert server.process.wait(20) == 2
+    assert f"port {port} on 127.0.0.1 is taken" in server.said()
+    assert "Traceback" not in server.said()
+    assert len(server.said().strip().splitlines()) == 1
+
+
+def test_unknown_engine_argument_names_the_nearest(tiny_path: Path, tmp_path: Path) -> None:
+    """It ends the start, before any engine process is made."""
+    model = tiny_model(tiny_path) | {"engine_args": {"enable_prefix_cachin": False}}
+    with serving(tmp_path, {"models": [model]}) as server:
+        assert server.process.wait(90) == 2
+    assert "enable_prefix_cachin" in server.said()
+    assert "enable_prefix_caching" in server.said()
+    assert "Traceback" not in server.said()
+
+
+@contextlib.contextmanager
+def _asking(client: Client, body: dict[str, Any]) -> Iterator[None]:
+    """A request whose client leaves at the end of the block, without a word."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: {client.headers['authorization']}\r\n"
+        f"content-length: {len(content)}\r\n\r\n"
+    )
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
+        connection.sendall(head.encode() + content)
+        yield
+
+
+def _assert_unavailable(response: httpx.Response) -> None:
+    assert (response.status_code, response.json()["reason"]) == (503, "SERVICE_NOT_AVAILABLE")
+    assert 0 < int(response.headers["retry-after"]) <= 60
+
+
+def _assert_one_error_frame(response: httpx.Response) -> None:
+    *chunks, failure, done = frames(response.text)
+    assert response.status_code == 200
+    assert not any('"error"' in chunk for chunk in chunks)
+    assert (json.loads(failure)["code"], json.loads(failure)["reason"]) == (503, "SERVICE_NOT_AVAILABLE")
+    assert json.loads(failure)["error"]["message"]
+    assert done == "[DONE]"
+
+
+def _engine_process(processes: list[psutil.Process]) -> psutil.Process:
+    return next(process for process in processes if process.name() == "VLLM::EngineCore")
+
+
+def _still_there(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that run; one that has ended and that nobody has asked for its status does not."""
+    running = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process)
+    return running
