@@ -33,10 +33,11 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
                 self._batch.put(number, _row(params, prompt, output))
             for source, target, direction in batch_update.moved:
                 self._batch.move(source, target, swap=direction is MoveDirectionality.SWAP)
-        if self._batch.rows:
-            self._batch.update()
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._batch.rows:
+            # Only now: with async scheduling the tokens of the last step are known just before they are needed.
+            self._batch.update()
         return apply(logits, self._batch)
 
 

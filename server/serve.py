@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import socket
-import threading
+import sys
 import time
 
 import uvicorn
@@ -23,7 +23,6 @@ from server import __version__, logs
 from server.app import build_app
 from server.checkpoint import verify_checksums
 from server.engine.base import Engine, Phase, Status
-from server.engine.processes import BUILDER_THREAD
 from server.engine.simulated import SimulatedEngine
 from server.engine.vllm import VLLMEngine
 from server.errors import ConfigurationError
@@ -61,8 +60,11 @@ def serve(settings: Settings) -> None:
         app = build_app(settings, models, metrics)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_live(app, app.state.server, listener))
-    if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
-        os._exit(0)  # a thread in the middle of an import would crash the interpreter's own exit
+    if "vllm" in sys.modules:
+        sys.stdout.flush()
+        os._exit(
+            0
+        )  # Python's own exit takes torch apart for 4 s, and crashes in the middle of an import of it
 
 
 def open_port(host: str, port: int) -> socket.socket:

@@ -27,6 +27,8 @@ URL = "/v3/openai/completions"
 CONTEXT_SIZE = 64
 VOCAB_SIZE = 300  # a few more than the tokenizers have, as padded vocabularies do
 BOS, EOS = "<s>", "</s>"
+ASK = {"model": "m", "prompt": "hello", "max_tokens": 8, "seed": 1}
+LONG = {"model": "m", "prompt": "hello", "max_tokens": 60}
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("o", "r"), ("Ã", "©")]
 
 
@@ -97,7 +99,7 @@ def served(directory: Path, engine: Engine, *, max_pending: int = 4096, **settin
         tokenizer=load_tokenizer(directory, VOCAB_SIZE),
         context_size=CONTEXT_SIZE,
         vocab_size=VOCAB_SIZE,
-        engine=Supervisor(chosen.id, lambda: engine, max_pending=max_pending, backoff_s=(0.0,)),
+        engine=Supervisor(chosen.id, lambda: engine, max_pending=max_pending, backoff_s=(0.0, 60.0)),
     )
 
 
@@ -115,6 +117,24 @@ def says(model: ServedModel, *texts: str, then: str = EOS) -> Script:
         return answer[min(position, len(answer) - 1)]
 
     return script
+
+
+def talking(directory: Path, *texts: str, **settings: Any) -> ServedModel:
+    """A model that says these texts."""
+    model = served(directory, engine := Engine(), **settings)
+    engine._script = says(model, *texts)
+    return model
+
+
+def slow(directory: Path, **settings: Any) -> tuple[ServedModel, Engine]:
+    """A model that would talk for a minute."""
+    engine = Engine(lambda job, position: 66, step_s=1.0)
+    return served(directory, engine, **settings), engine
+
+
+def eager(directory: Path, *, step_s: float = 0.002) -> tuple[ServedModel, Engine]:
+    engine = Engine(lambda job, position: 66, step_s=step_s)
+    return served(directory, engine), engine
 
 
 def app_of(*models: ServedModel, **settings: Any) -> FastAPI:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sampling.best_of import mean_logprob, rank
-from server.engine.base import EngineOutput, FinishReason, Job, Sink, TokenLogprobs
+from server.engine.base import EngineOutput, Job, Sink, TokenLogprobs
 from server.errors import InvalidRequest, ServiceUnavailable
 from server.generation import Generation
 from server.models import ServedModel
@@ -24,7 +24,7 @@ LETTERS = "abcdefgh"
 
 
 class Letters(Engine):
-    """Its candidates say the given words; a letter's place in the alphabet is its log-probability."""
+    """Its candidates say the given words, each at once; a letter's place is its log-probability."""
 
     def __init__(self, *words: str) -> None:
         super().__init__()
@@ -32,12 +32,9 @@ class Letters(Engine):
 
     def submit(self, job: Job, sink: Sink) -> None:
         self.jobs.append(job)
-        word = self.words[number_of(job.id)]
-        for k, letter in enumerate(word):
-            own = -1.0 - LETTERS.index(letter)
-            logprobs = [TokenLogprobs([66 + LETTERS.index(letter)], [own])]
-            end: FinishReason | None = None if k + 1 < len(word) else "stop"
-            sink(EngineOutput([66 + LETTERS.index(letter)], logprobs, finish_reason=end))
+        places = [LETTERS.index(letter) for letter in self.words[number_of(job.id)]]
+        logprobs = [TokenLogprobs([66 + place], [-1.0 - place]) for place in places]
+        sink(EngineOutput([66 + place for place in places], logprobs, finish_reason="stop"))
 
 
 @asynccontextmanager

@@ -265,6 +265,15 @@ def test_echo_offsets(
     assert choice.logprobs.text_offset[len(ids)] == len(prompt)
 
 
+def test_echo_of_a_text_that_its_tokens_lengthen(bytes_tokenizer: Tokenizer) -> None:
+    """The prompt is echoed as the client wrote it, and no offset is beyond it."""
+    ids = bytes_tokenizer.encode("ffi")
+    choice = told(bytes_tokenizer, ECHO, with_prompt(ids, bytes_tokenizer.encode("e")), PromptText(ids, "ﬃ"))
+    assert choice.text == "ﬃe"
+    assert choice.logprobs is not None
+    assert choice.logprobs.text_offset == [0, 1, 1, 1]
+
+
 # --- fold --------------------------------------------------------------------------------------------------
 
 

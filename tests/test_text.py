@@ -95,6 +95,14 @@ def test_special_tokens(tokenizer: Tokenizer) -> None:
     assert prompt_text(tokenizer, ids, skip_special=False).replace(" ", "") == f"{BOS}he{EOS}"
 
 
+def test_added_tokens_are_as_written(tmp_path: Path) -> None:
+    """A token that was added to a byte-level vocabulary is its text, not what its characters encode."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["né Ġ"])
+    loaded = load_tokenizer(model_directory(tmp_path, tokenizer), VOCAB_SIZE)
+    assert "".join(detokenized(loaded, loaded.encode("he né Ġ é"))) == "he né Ġ é"
+
+
 # --- names of tokens ---------------------------------------------------------------------------------------
 
 

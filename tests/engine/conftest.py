@@ -1,4 +1,4 @@
-"""One server for all tests of this directory: the built-in model and a tiny random one, each on a real engine."""
+"""One server for all tests of this directory: the built-in model and a tiny one, each on a real engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEYS = {
 
 @dataclass
 class Started:
-    """The server, and what was seen while it started. first_s, second_s: the first requests with logprobs of all."""
+    """The server, and what was seen while it started. first_s, second_s: of the first requests with logprobs."""
 
     server: Server
     url: str
@@ -40,7 +40,7 @@ class Started:
 
 @pytest.fixture(scope="session")
 def smol_path() -> Path:
-    """The built-in model, prepared by `make setup` or now; in a process of its own, for torch is imported there."""
+    """The built-in model, prepared by `make setup` or now, in a process of its own: it imports torch."""
     subprocess.run([sys.executable, "-m", "server.builtin"], check=True)
     return builtin_path(SMOL)
 

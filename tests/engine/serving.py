@@ -90,7 +90,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Server]:
-    """`verbatim serve` with this configuration on a free port. Ends it, and shows its log when the body failed."""
+    """`verbatim serve` with this configuration on a free port. Ends it; shows its log when the body failed."""
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder / "models.yaml", folder / "log.txt"
     file.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0} | config))

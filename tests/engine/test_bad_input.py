@@ -28,10 +28,11 @@ CHECKS = [
     openapi_checks.response_schema_conformance,
 ]
 FIELDS = [
-    "model", "prompt", "max_tokens", "stream", "stream_options", "n", "best_of", "seed", "frequency_penalty",
-    "presence_penalty", "repetition_penalty", "stop", "temperature", "top_p", "top_k", "min_p", "logit_bias", "logprobs",
-    "echo", "ignore_eos", "min_tokens", "stop_token_ids", "skip_special_tokens", "include_stop_str_in_output",
-    "truncate_prompt_tokens", "user", "suffix", "unknown",
+    "model", "prompt", "max_tokens", "stream", "stream_options", "n", "best_of", "seed",
+    "frequency_penalty", "presence_penalty", "repetition_penalty", "stop", "temperature", "top_p", "top_k",
+    "min_p", "logit_bias", "logprobs", "echo", "ignore_eos", "min_tokens", "stop_token_ids",
+    "skip_special_tokens", "include_stop_str_in_output", "truncate_prompt_tokens", "user", "suffix",
+    "unknown",
 ]  # fmt: skip
 
 json_values = st.recursive(
@@ -42,10 +43,11 @@ json_values = st.recursive(
 # Values that are right for some field and wrong for the others, and the edges that break servers.
 near_misses = st.sampled_from(
     [
-        None, True, False, 0, 1, 2, 3, 5, -1, 0.5, 1.0, 1e-300, 1e300, -0.0, 2**31, 2**53 + 1, 2**63, "", "a", "5", "\0",
-        "\ud800", "🦊" * 9, "x" * 5000, [], [[]], [1], [[1, 2], [3]], ["a", "b"], ["a"] * 5, [0], [VOCAB_SIZE - 1],
-        [VOCAB_SIZE], [-1], [2**31], [5] * 256, [1, "a"], [None], {}, {"1": 1}, {"1": -100}, {"a": 1}, {"-1": 1},
-        {"99999999999999999999": 1}, {"1": None}, {"include_usage": True}, {"include_usage": 1},
+        None, True, False, 0, 1, 2, 3, 5, -1, 0.5, 1.0, 1e-300, 1e300, -0.0, 2**31, 2**53 + 1, 2**63,
+        "", "a", "5", "\0", "\ud800", "🦊" * 9, "x" * 5000, [], [[]], [1], [[1, 2], [3]], ["a", "b"],
+        ["a"] * 5, [0], [VOCAB_SIZE - 1], [VOCAB_SIZE], [-1], [2**31], [5] * 256, [1, "a"], [None], {},
+        {"1": 1}, {"1": -100}, {"a": 1}, {"-1": 1}, {"99999999999999999999": 1}, {"1": None},
+        {"include_usage": True}, {"include_usage": 1},
     ]
 )  # fmt: skip
 bodies = st.fixed_dictionaries(
@@ -107,7 +109,15 @@ def test_any_bytes(client: Client, body: bytes) -> None:
 def test_damaged_request(client: Client, place: int, damage: bytes) -> None:
     """A good request with some bytes overwritten."""
     body = json.dumps(
-        {"model": TINY, "prompt": CAPITAL, "max_tokens": 3, "logit_bias": {"7": 1}, "stop": ["a"], "n": 2, "top_k": 3}
+        {
+            "model": TINY,
+            "prompt": CAPITAL,
+            "max_tokens": 3,
+            "logit_bias": {"7": 1},
+            "stop": ["a"],
+            "n": 2,
+            "top_k": 3,
+        }
     ).encode()
     place %= len(body)
     assert_answered(client, body[:place] + damage + body[place + len(damage) :])
@@ -122,7 +132,7 @@ def test_deeply_nested_json(client: Client, depth: int) -> None:
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
 def test_openapi_says_the_truth(started: Started, mode: schemathesis.GenerationMode) -> None:
-    """For requests made from /openapi.json, right and wrong ones: status, content type and body are as it says."""
+    """Right and wrong requests made from /openapi.json: status, content type and body are as it says."""
     schema = schemathesis.openapi.from_url(started.url + "/openapi.json")
     for result in schema.get_all_operations():
         operation = result.ok()

@@ -1,4 +1,4 @@
-"""contract.md's errors: envelope, keys, routes and sizes, over HTTP; and limits, on a server without an engine."""
+"""contract.md's errors: envelope, keys, routes and sizes; and limits, on a server without an engine."""
 
 from __future__ import annotations
 
@@ -124,7 +124,9 @@ def test_large_body_is_a_413(client: Client) -> None:
 @pytest.mark.parametrize("how", ["content-length: 5000000000", "transfer-encoding: chunked"])
 def test_large_body_is_refused_before_it_is_read_whole(started: Started, how: str) -> None:
     """By its announced length, or as soon as it is over the limit."""
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEYS['alice']}\r\n{how}\r\n\r\n"
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEYS['alice']}\r\n{how}\r\n\r\n"
+    )
     with _connect(started.url) as connection:
         connection.sendall(head.encode())
         if "chunked" in how:

@@ -178,7 +178,7 @@ OPTIONAL = sorted({name for name, _, _ in REFUSED} - {"model", "prompt"})
 def test_value_outside_its_range_is_a_400_that_names_field_and_rule(
     client: Client, field: str, value: Any, word: str
 ) -> None:
-    """A wrong type or value is refused, never clamped, and the message says which field and what is allowed."""
+    """A wrong type or value is refused, never clamped; the message says which field and what is allowed."""
     response = client.ask(**{field: value})
     body = response.json()
     assert (response.status_code, body["reason"]) == (400, "INVALID_REQUEST_BODY")
@@ -269,7 +269,8 @@ def test_request_over_the_context_length_is_refused(
     assert response.status_code == 400
     assert (
         f"This model's maximum context length is {CONTEXT_SIZE} tokens, however you requested "
-        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; {max_tokens} for the completion)."
+        f"{prompt_tokens + max_tokens} tokens ({prompt_tokens} in your prompt; "
+        f"{max_tokens} for the completion)."
     ) in response.json()["message"]
 
 
@@ -322,8 +323,14 @@ def test_best_of_above_n_is_refused_in_a_stream(client: Client) -> None:
 
 
 def test_best_of_returns_the_likeliest_candidates_first(client: Client) -> None:
-    """Of the candidates that n = 8 would show, the two of the highest mean log-probability, and usage counts all."""
-    asked: dict[str, Any] = {"seed": 5, "temperature": 1.3, "logprobs": 0, "max_tokens": 6, "ignore_eos": True}
+    """Of the candidates that n = 8 shows, the two of the highest mean log-probability; usage counts all."""
+    asked: dict[str, Any] = {
+        "seed": 5,
+        "temperature": 1.3,
+        "logprobs": 0,
+        "max_tokens": 6,
+        "ignore_eos": True,
+    }
     every = client.complete(n=8, **asked)
     best = client.complete(n=2, best_of=8, **asked)
     ranked = sorted(every["choices"], key=lambda choice: -sum(choice["logprobs"]["token_logprobs"]))
@@ -449,7 +456,10 @@ def test_min_tokens_keeps_the_end_away(client: Client) -> None:
     reply = client.complete(logit_bias={str(EOS_ID): 100}, min_tokens=3, **GREEDY)
     assert reply["usage"]["completion_tokens"] == 4
     assert client.choice(stop="Paris", min_tokens=3, **GREEDY)["text"].startswith(" Paris.\n")
-    assert "Paris" not in client.choice(stop_token_ids=[PARIS_ID], min_tokens=3, **GREEDY | {"max_tokens": 3})["text"]
+    assert (
+        "Paris"
+        not in client.choice(stop_token_ids=[PARIS_ID], min_tokens=3, **GREEDY | {"max_tokens": 3})["text"]
+    )
 
 
 def test_stop_token_ids_end_the_text(client: Client) -> None:

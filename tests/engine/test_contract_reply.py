@@ -128,7 +128,13 @@ def test_logprobs_zero_shows_the_sampled_tokens_alone(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"temperature": 2}, {"top_k": 2}, {"logit_bias": {"7042": -100}}, {"repetition_penalty": 2}, {"top_p": 0.1}],
+    [
+        {"temperature": 2},
+        {"top_k": 2},
+        {"logit_bias": {"7042": -100}},
+        {"repetition_penalty": 2},
+        {"top_p": 0.1},
+    ],
     ids=str,
 )
 def test_logprobs_are_the_raw_models(client: Client, changed: dict[str, Any]) -> None:

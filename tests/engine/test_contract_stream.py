@@ -35,7 +35,9 @@ def fold(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     choices: dict[int, dict[str, Any]] = {}
     for part in (choice for chunk in chunks for choice in chunk["choices"]):
         assert set(part) == {"index", "text", "logprobs", "finish_reason"}
-        choice = choices.setdefault(part["index"], {**part, "text": "", "logprobs": None, "finish_reason": None})
+        choice = choices.setdefault(
+            part["index"], {**part, "text": "", "logprobs": None, "finish_reason": None}
+        )
         assert choice["finish_reason"] is None, "a chunk after the choice's last"
         choice["text"] += part["text"]
         choice["finish_reason"] = part["finish_reason"]
@@ -118,7 +120,9 @@ def test_stream_options_of_nulls_say_nothing(client: Client) -> None:
 def test_continuous_usage_counts_up(client: Client) -> None:
     """continuous_usage_stats, with include_usage, puts the usage so far on every chunk."""
     options = {"include_usage": True, "continuous_usage_stats": True}
-    counts = [chunk["usage"]["completion_tokens"] for chunk in client.chunks(stream_options=options, **GREEDY)]
+    counts = [
+        chunk["usage"]["completion_tokens"] for chunk in client.chunks(stream_options=options, **GREEDY)
+    ]
     assert counts == sorted(counts)
     assert counts[-2:] == [6, 6]
     assert counts[0] < 6

@@ -1,4 +1,4 @@
-"""The life of engines and their server: start, clients that leave, deaths, drains, and nothing left behind."""
+"""The life of engines and their server: start, clients that leave, deaths, drains, nothing left behind."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from tests.engine.serving import (
 pytestmark = pytest.mark.engine
 
 LONG: dict[str, Any] = {"model": SMOL, "prompt": CAPITAL, "max_tokens": 4000, "ignore_eos": True, "n": 4}
-# The tiny model with a longer context: 400 tokens take it about two seconds.
-BUSY: dict[str, Any] = {"model": TINY, "max_tokens": 1500, "ignore_eos": True, "seed": 1}
+# About six seconds of the tiny model with a longer context.
+BUSY: dict[str, Any] = {"model": TINY, "prompt": CAPITAL, "max_tokens": 1500, "ignore_eos": True, "seed": 1}
 LEAVES_S = 1.0
 PROMPTLY_S = 8.0
 # A first request that compiles takes 4 to 20 s more; without, two equal requests differ by tenths.
@@ -86,11 +86,15 @@ def test_metrics_count_by_model_and_key(client: Client) -> None:
     assert client.ask(model=TINY, unknown=1).status_code == 400
     assert [client.metric(name + labels) for name in names] == [before[0] + 5, before[1] + 14]
     assert KEYS["alice"] not in client.get("/metrics").text
-    assert f'verbatim_requests_total{{key="alice",model="{TINY}",status="200"}}' in client.get("/metrics").text
+    assert (
+        f'verbatim_requests_total{{key="alice",model="{TINY}",status="200"}}' in client.get("/metrics").text
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("candidates", [{"n": 4}, {"n": 1, "prompt": [CAPITAL, "One", "Two"]}], ids=["n", "prompts"])
+@pytest.mark.parametrize(
+    "candidates", [{"n": 4}, {"n": 1, "prompt": [CAPITAL, "One", "Two"]}], ids=["n", "prompts"]
+)
 def test_client_that_leaves_stops_its_generation(
     client: Client, stream: bool, candidates: dict[str, Any]
 ) -> None:
@@ -114,8 +118,8 @@ def test_stop_sequence_ends_the_engines_work(client: Client) -> None:
     wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
 
 
-# Two servers of the tiny model alone, started together to save time: one loses its engine and is then told to end, the
-# other one is killed.
+# Two servers of the tiny model alone, started together to save time: one loses its engine and is then told to
+# end, the other one is killed.
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +144,7 @@ def mortal_client(mortal: Server) -> Iterator[Client]:
 
 
 def test_death_of_the_engine(mortal: Server, mortal_client: Client) -> None:
-    """kill -9: streams end with one error frame, replies are a 503, /ready is a 503 at once and comes back by itself."""
+    """kill -9: streams end with one error frame, replies are a 503, and so is /ready, until it comes back."""
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(mortal_client.ask, **BUSY)
         stream = pool.submit(mortal_client.ask, **BUSY, stream=True, n=2)
@@ -153,7 +157,9 @@ def test_death_of_the_engine(mortal: Server, mortal_client: Client) -> None:
         _assert_unavailable(refused)
         _assert_one_error_frame(stream.result(10))
     mortal.wait_ready()
-    assert mortal_client.complete(model=TINY, max_tokens=5, ignore_eos=True)["usage"]["completion_tokens"] == 5
+    assert (
+        mortal_client.complete(model=TINY, max_tokens=5, ignore_eos=True)["usage"]["completion_tokens"] == 5
+    )
     assert mortal_client.metric(f'verbatim_engine_restarts{{model="{TINY}"}}') == 1
     assert not [process for process in _still_there(before) if process.name().startswith("VLLM")]
 
@@ -189,7 +195,7 @@ def test_kill_of_the_server_takes_its_engine_along(servers: tuple[Server, Server
 
 @pytest.mark.parametrize(("phase", "after_s"), [("importing", 1), ("loading weights", 4)])
 def test_sigterm_while_starting(tiny_path: Path, tmp_path: Path, phase: str, after_s: float) -> None:
-    """Exit code 0 within seconds, and no process left, in the midst of the import and of the engine's start."""
+    """Exit code 0 within seconds, and no process left, amid the import and amid the engine's start."""
     with serving(tmp_path, {"models": [tiny_model(tiny_path)]}) as server:
         url = server.url()
         wait_for(lambda: httpx.get(url + "/ready").json()["models"][TINY]["phase"] == phase, 60)

@@ -1,8 +1,9 @@
 """lm-evaluation-harness's loglikelihood requests: the exact shape, and what it computes from the reply.
 
-Its client for completions sends context and continuation as token ids, asks for the prompt's log-probabilities with echo
-and one token more, and sums those of the continuation: from the context's length up to the generated token, which it
-drops. A continuation is greedy where every token's value equals (==) the largest of its top_logprobs.
+Its client for completions sends context and continuation as token ids, asks for the prompt's log-
+probabilities with echo and one token more, and sums those of the continuation: from the context's length up
+to the generated token, which it drops. A continuation is greedy where every token's value equals (==) the
+largest of its top_logprobs.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ LONG_IDS = [[(11 * k) % 900 + 20 for k in range(60)], [(13 * k) % 900 + 20 for k
 TOLERANCES = {TINY: 1e-5, SMOL: 0.5}
 
 
-def loglikelihoods(client: Client, model: str, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
-    """(log-probability of the continuation, whether greedy decoding gives it) for each (context, continuation)."""
+def loglikelihoods(
+    client: Client, model: str, pairs: list[tuple[list[int], list[int]]]
+) -> list[tuple[float, bool]]:
+    """Of each (context, continuation): its log-probability, and whether greedy decoding gives it."""
     body = {
         "model": model,
         "prompt": [context + continuation for context, continuation in pairs],

@@ -1,9 +1,10 @@
 """Log-probabilities against a forward pass of the same weights by Hugging Face's transformers.
 
-Measured over the texts below, max (mean) absolute difference to the float32 forward pass, in nats: the tiny model in
-float32 0.000001 (0.0000002), the built-in one in bfloat16 0.23 (0.03). transformers' own bfloat16 pass of the built-in
-model differs from its float32 pass by 0.33: so much is the rounding of 8 bits of mantissa through 30 layers, not an
-error of anybody's. (2 cores of a Xeon with AMX, vLLM 0.32.0, torch 2.13.0, 2026-11-22.)
+Measured over the texts below, max (mean) absolute difference to the float32 forward pass, in nats: the tiny
+model in float32 0.000001 (0.0000002), the built-in one in bfloat16 0.23 (0.03). transformers' own bfloat16
+pass of the built-in model differs from its float32 pass by 0.33: so much is the rounding of 8 bits of
+mantissa through 30 layers, not an error of anybody's. (2 cores of a Xeon with AMX, vLLM 0.32.0, torch 2.13.0,
+2026-11-22.)
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ TEXTS = [
     "naïve 🦊 日本語 — mixed bytes",
     "Once upon a time there was a little robot who wanted to learn how to paint. " * 6,
 ]
-# Max and mean. float32: ten times what was measured, for other kernels add in another order. bfloat16: one and a half
-# times transformers' own rounding; a mistake (a shifted position, a transform, a wrong token) costs whole nats.
+# Max and mean. float32: ten times what was measured, for other kernels add in another order. bfloat16: one and
+# a half times transformers' own rounding; a mistake (a shifted position, a transform, a wrong token) costs
+# whole nats.
 TOLERANCES = {TINY: (1e-5, 2e-6), SMOL: (0.5, 0.1)}
 
 
@@ -58,7 +60,7 @@ def test_echoed_prompt_has_the_forward_passes_values(
 def test_generated_tokens_have_the_forward_passes_values(
     client: Client, references: dict[str, Reference], smol_path: Path, model: str, temperature: float
 ) -> None:
-    """The prefill and every decode step say what one pass over the whole says, also of tokens that were sampled."""
+    """Prefill and every decode step say what one pass over the whole says, also of sampled tokens."""
     tokenizer = load_tokenizer(smol_path, VOCAB_SIZE)
     id_of = {name: token_id for token_id, name in enumerate(tokenizer.names)}
     ids = tokenizer.encode(TEXTS[0])
@@ -73,7 +75,7 @@ def test_generated_tokens_have_the_forward_passes_values(
 def test_the_likeliest_tokens_are_the_forward_passes(
     client: Client, references: dict[str, Reference], smol_path: Path
 ) -> None:
-    """The five of top_logprobs, by name and value, at every position of the prompt; ties apart, there are none."""
+    """The five of top_logprobs, by name and value, at every position of the prompt; there are no ties."""
     tokenizer = load_tokenizer(smol_path, VOCAB_SIZE)
     ids = tokenizer.encode(TEXTS[0])
     logprobs = client.choice(model=TINY, prompt=ids, echo=True, logprobs=5, max_tokens=0)["logprobs"]
