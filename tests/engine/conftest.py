@@ -27,7 +27,7 @@ KEYS = {
 
 @dataclass
 class Started:
-    """The server, and what was seen while it started. first_s, second_s: of the first requests with logprobs."""
+    """The server, and what was seen while it started. first_s, second_s: the first with logprobs."""
 
     server: Server
     url: str

@@ -68,7 +68,7 @@ class Server:
 
         def ready() -> bool:
             self._alive()
-            answer = httpx.get(self.url() + "/ready")
+            answer = httpx.get(self.url() + "/ready", timeout=30)  # an import may hold the interpreter
             phases = {name: model["phase"] for name, model in answer.json()["models"].items()}
             if not answers or answers[-1]["phases"] != phases:
                 answers.append({"status": answer.status_code, "phases": phases, "body": answer.json()})
@@ -90,7 +90,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Server]:
-    """`verbatim serve` with this configuration on a free port. Ends it; shows its log when the body failed."""
+    """`verbatim serve` with this configuration on a free port. Ends it, shows its log when the body fails."""
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder / "models.yaml", folder / "log.txt"
     file.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0} | config))

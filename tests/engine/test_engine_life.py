@@ -198,7 +198,7 @@ def test_sigterm_while_starting(tiny_path: Path, tmp_path: Path, phase: str, aft
     """Exit code 0 within seconds, and no process left, amid the import and amid the engine's start."""
     with serving(tmp_path, {"models": [tiny_model(tiny_path)]}) as server:
         url = server.url()
-        wait_for(lambda: httpx.get(url + "/ready").json()["models"][TINY]["phase"] == phase, 60)
+        wait_for(lambda: httpx.get(url + "/ready", timeout=30).json()["models"][TINY]["phase"] == phase, 60)
         time.sleep(after_s)
         processes = server.engines()
         assert processes or phase == "importing"

@@ -26,8 +26,8 @@ TEXTS = [
     "naïve 🦊 日本語 — mixed bytes",
     "Once upon a time there was a little robot who wanted to learn how to paint. " * 6,
 ]
-# Max and mean. float32: ten times what was measured, for other kernels add in another order. bfloat16: one and
-# a half times transformers' own rounding; a mistake (a shifted position, a transform, a wrong token) costs
+# Max and mean. float32: ten times what was measured, for other kernels add in another order. bfloat16:
+# 1.5 times transformers' own rounding; a mistake (a shifted position, a transform, a wrong token) costs
 # whole nats.
 TOLERANCES = {TINY: (1e-5, 2e-6), SMOL: (0.5, 0.1)}
 
