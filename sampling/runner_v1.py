@@ -36,7 +36,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         if self._batch.rows:
-            # Only now: with async scheduling the tokens of the last step are known just before they are needed.
+            # Only now: with async scheduling the last step's tokens are known just before they are needed.
             self._batch.update()
         return apply(logits, self._batch)
 

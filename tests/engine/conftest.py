@@ -16,7 +16,17 @@ import pytest
 
 from server.builtin import builtin_path
 from tests.engine.reference import Reference
-from tests.engine.serving import CAPITAL, SMOL, SMOL_MODEL, TINY, Client, Server, serving, tiny_model
+from tests.engine.serving import (
+    ANSWER_S,
+    CAPITAL,
+    SMOL,
+    SMOL_MODEL,
+    TINY,
+    Client,
+    Server,
+    serving,
+    tiny_model,
+)
 
 KEYS = {
     "alice": "key-of-alice",
@@ -81,7 +91,7 @@ def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathF
     }
     with serving(tmp_path_factory.mktemp("server"), config) as server:
         url = server.url()
-        health = httpx.get(url + "/health")
+        health = httpx.get(url + "/health", timeout=ANSWER_S)
         with Client(url, KEYS["alice"]) as client:
             while_loading = client.ask()
             answers = server.wait_ready()

@@ -30,6 +30,8 @@ EOS_ID = 2
 
 START_S = 240  # a start takes 40 to 80 s; a machine that is busy with something else takes longer
 END_S = 60
+# On a busy disk the import of torch holds the interpreter while it waits for its libraries' pages.
+ANSWER_S = 120
 
 SMOL_MODEL: dict[str, Any] = {"id": SMOL, "builtin": SMOL, "kv_cache_gib": 0.5}
 SIMULATED_MODEL: dict[str, Any] = SMOL_MODEL | {"engine": "simulated"}
@@ -68,7 +70,7 @@ class Server:
 
         def ready() -> bool:
             self._alive()
-            answer = httpx.get(self.url() + "/ready", timeout=30)  # an import may hold the interpreter
+            answer = httpx.get(self.url() + "/ready", timeout=ANSWER_S)
             phases = {name: model["phase"] for name, model in answer.json()["models"].items()}
             if not answers or answers[-1]["phases"] != phases:
                 answers.append({"status": answer.status_code, "phases": phases, "body": answer.json()})
@@ -140,7 +142,7 @@ class Client(httpx.Client):
     """Completions of one server; the built-in model unless another one is named."""
 
     def __init__(self, url: str, key: str) -> None:
-        super().__init__(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=120)
+        super().__init__(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=ANSWER_S)
 
     def ask(self, **fields: Any) -> httpx.Response:
         """The response to a request of these fields, whatever its status."""

@@ -18,6 +18,7 @@ import pytest
 
 from tests.engine.conftest import KEYS, Started
 from tests.engine.serving import (
+    ANSWER_S,
     CAPITAL,
     SMOL,
     SMOL_MODEL,
@@ -198,7 +199,9 @@ def test_sigterm_while_starting(tiny_path: Path, tmp_path: Path, phase: str, aft
     """Exit code 0 within seconds, and no process left, amid the import and amid the engine's start."""
     with serving(tmp_path, {"models": [tiny_model(tiny_path)]}) as server:
         url = server.url()
-        wait_for(lambda: httpx.get(url + "/ready", timeout=30).json()["models"][TINY]["phase"] == phase, 60)
+        wait_for(
+            lambda: httpx.get(url + "/ready", timeout=ANSWER_S).json()["models"][TINY]["phase"] == phase, 60
+        )
         time.sleep(after_s)
         processes = server.engines()
         assert processes or phase == "importing"
