@@ -64,9 +64,9 @@ def test_generated_tokens_have_the_forward_passes_values(
     tokenizer = load_tokenizer(smol_path, VOCAB_SIZE)
     id_of = {name: token_id for token_id, name in enumerate(tokenizer.names)}
     ids = tokenizer.encode(TEXTS[0])
-    for seed in range(3):
+    for seed in range(2):
         asked = {"model": model, "prompt": ids, "temperature": temperature, "seed": seed}
-        logprobs = client.choice(**asked, logprobs=0, max_tokens=40, ignore_eos=True)["logprobs"]
+        logprobs = client.choice(**asked, logprobs=0, max_tokens=30, ignore_eos=True)["logprobs"]
         generated = [id_of[name] for name in logprobs["tokens"]]
         expected = references[model].scores(ids + generated)[len(ids) - 1 :]
         assert_close(model, logprobs["token_logprobs"], expected)
