@@ -19,8 +19,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TokenLogprobs
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status
 from server.engine.processes import SERVER_PID, in_builder_thread, kill, with_descendants
+from server.engine.translate import engine_output, sampling_params
 from server.engine.warmup import warm_up_jobs
 from server.errors import ConfigurationError, InternalError, RequestFailure, ServiceUnavailable
 from server.settings import ModelSettings
@@ -121,6 +122,8 @@ class VLLMEngine:
         with _building, _environment(self.settings.devices):
             args = _engine_arguments(self.settings, self.context_size)
             config = args.create_engine_config()
+            runner = "runner_v2" if config.use_v2_model_runner else "runner_v1"
+            config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
             if self._closing:
                 raise ServiceUnavailable("the server is shutting down")
             self._others = {child.pid for child in multiprocessing.active_children()}
@@ -140,10 +143,10 @@ class VLLMEngine:
         llm = self._llm
         try:
             outputs = llm.generate(
-                {"type": "token", "prompt_token_ids": job.prompt_ids}, _sampling(job), job.id
+                {"type": "token", "prompt_token_ids": job.prompt_ids}, sampling_params(job), job.id
             )
             async for output in outputs:
-                sink(_engine_output(output))
+                sink(engine_output(output))
         except asyncio.CancelledError:
             raise
         except RequestFailure as failure:
@@ -250,55 +253,3 @@ def _metrics_logger(registry: CollectorRegistry) -> Any:
         _histogram_cls = partial(Histogram, registry=registry)
 
     return MetricsLogger
-
-
-def _sampling(job: Job) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    params = job.params
-    eos = () if params.ignore_eos else job.eos_ids
-    return SamplingParams(
-        max_tokens=job.max_tokens,
-        min_tokens=min(params.min_tokens, job.max_tokens),
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        min_p=params.min_p,
-        frequency_penalty=params.frequency_penalty,
-        presence_penalty=params.presence_penalty,
-        repetition_penalty=params.repetition_penalty,
-        logit_bias=params.logit_bias or None,
-        seed=job.seed,
-        stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),
-        ignore_eos=params.ignore_eos,
-        logprobs=job.num_logprobs,
-        prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-        skip_clone=True,
-    )
-
-
-def _engine_output(output: Any) -> EngineOutput:
-    candidate = output.outputs[0]
-    if candidate.finish_reason not in (None, "stop", "length"):
-        raise ServiceUnavailable(
-            f"the engine ended the request ({candidate.finish_reason}); try again", retry_after_s=1
-        )
-    prompt = output.prompt_logprobs
-    return EngineOutput(
-        token_ids=list(candidate.token_ids),
-        logprobs=None if candidate.logprobs is None else _positions(candidate.logprobs),
-        prompt_logprobs=[None, *_positions(prompt)[1:]] if prompt else None,
-        finish_reason=candidate.finish_reason,
-    )
-
-
-def _positions(flat: Any) -> list[TokenLogprobs]:
-    """vLLM's FlatLogprobs, whose position i is [start_indices[i], end_indices[i]) of its lists."""
-    return [
-        TokenLogprobs(flat.token_ids[start:end], flat.logprobs[start:end])
-        for start, end in zip(flat.start_indices, flat.end_indices, strict=True)
-    ]

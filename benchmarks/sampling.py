@@ -1,0 +1,172 @@
+"""What our transforms cost for each step, beside vLLM's own code and a plain copy of the logits, in one run.
+
+    python benchmarks/sampling.py [--json FILE] [--repeats 30]
+
+On the CPU: ours in torch (sampling/transforms.py) against vLLM's V1 code (apply_all_penalties). One thread,
+as the engine has on a machine of two cores. Each row has seen 512 prompt ids and 512 generated ones. Times
+are medians, with the 10th and 90th percentile; every form gets the same logits, in turn, so that what else
+the machine does hits all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sampling.batch import Batch, Row, RowParams
+from sampling.transforms import apply
+
+ROWS = (1, 8, 64, 256)
+VOCABULARIES = (32_000, 128_000, 152_000)
+NUM_SEEN = 512  # prompt ids, and as many generated ones
+PARAMS = {
+    "nothing": RowParams(),
+    "repetition": RowParams(repetition_penalty=1.1),
+    "all": RowParams({7: 1.0}, 1.1, 0.1, 0.1, 0.05, 0.8),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--repeats", type=int, default=30)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    console = Console()
+    cells = []
+    for vocab_size in VOCABULARIES:
+        for num_rows in ROWS:
+            for name, params in PARAMS.items():
+                console.print(f"{num_rows} rows × {vocab_size}, {name}", style="dim")
+                cells.append(measure(num_rows, vocab_size, name, params, options.repeats))
+    console.print(table(cells))
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1) + "\n")
+
+
+def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeats: int) -> dict[str, Any]:
+    """Medians and percentiles, ms, of a step: taking in the last tokens and transforming the logits."""
+    draw = np.random.default_rng(0)
+    prompts = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
+    outputs = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
+    logits = torch.randn(num_rows, vocab_size)
+    forms = {
+        "ours": ours(params, vocab_size, prompts, outputs),
+        "native": native(params, vocab_size, prompts, outputs),
+        "copy": lambda work: work.clone(),
+    }
+    times: dict[str, list[float]] = {form: [] for form in forms}
+    for _ in range(repeats):
+        for output in outputs:
+            output.append(int(draw.integers(vocab_size)))
+        for form, step in forms.items():
+            work = logits.clone()
+            start = time.perf_counter()
+            step(work)
+            times[form].append((time.perf_counter() - start) * 1000)
+    spread = {form: [round(float(x), 4) for x in np.percentile(t, (50, 10, 90))] for form, t in times.items()}
+    return {"rows": num_rows, "vocabulary": vocab_size, "params": name, "ms": spread}
+
+
+def ours(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Callable[[torch.Tensor], Any]:
+    batch = Batch(vocab_size)
+    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        batch.put(number, None if params.is_neutral else Row(params, prompt, [], output))
+
+    def step(logits: torch.Tensor) -> torch.Tensor:
+        if batch.rows:
+            batch.update()
+        return apply(logits, batch)
+
+    step(torch.zeros(len(prompts), vocab_size))  # the first step lays the batch out
+    return step
+
+
+def native(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Callable[[torch.Tensor], Any]:
+    """As vLLM's V1 sampler does for the same parameters: bias, penalties, min_p."""
+    from vllm.v1.sample.ops.penalties import apply_all_penalties
+
+    prompt = torch.tensor(prompts)
+    presence, frequency, repetition, min_p = (
+        torch.full((len(prompts),), value)
+        for value in (
+            params.presence_penalty,
+            params.frequency_penalty,
+            params.repetition_penalty,
+            params.min_p,
+        )
+    )
+    rows = torch.arange(len(prompts)).repeat_interleave(len(params.logit_bias))
+    tokens = torch.tensor([*params.logit_bias] * len(prompts), dtype=torch.int64)
+    bias = torch.tensor([*params.logit_bias.values()] * len(prompts))
+
+    def step(logits: torch.Tensor) -> torch.Tensor:
+        if params.logit_bias:
+            logits[rows, tokens] += bias
+        if params.has_history:
+            logits = apply_all_penalties(logits, prompt, presence, frequency, repetition, outputs)
+        if params.has_min_p:
+            probabilities = torch.softmax(logits, dim=-1)
+            border = probabilities.amax(dim=-1, keepdim=True).mul_(min_p[:, None])
+            logits.masked_fill_(probabilities < border, -torch.inf)
+        return logits
+
+    return step
+
+
+def table(cells: list[dict[str, Any]]) -> Table:
+    shown = Table(title="ms a step: median (10 % to 90 %)")
+    for column in ("rows", "vocabulary", "parameters", "ours", "native", "copy", "native / ours"):
+        shown.add_column(column, justify="right")
+    for cell in cells:
+        ms = cell["ms"]
+        texts = [
+            f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in (ms["ours"], ms["native"], ms["copy"])
+        ]
+        ratio = f"{ms['native'][0] / ms['ours'][0]:.1f}" if cell["params"] != "nothing" else "-"
+        shown.add_row(str(cell["rows"]), str(cell["vocabulary"]), cell["params"], *texts, ratio)
+    return shown
+
+
+def machine() -> dict[str, str]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "?",
+    )
+    return {
+        "cpu": cpu,
+        "cores": str(os.cpu_count()),
+        "threads": "1",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.strip(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+    }
+
+
+if __name__ == "__main__":
+    main()

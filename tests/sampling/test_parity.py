@@ -1,0 +1,154 @@
+"""Our processor inside a real engine: the same texts as vLLM's own parameters give, and the right distribution."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sampling.reference import Transforms, probabilities
+from server.builtin import builtin_path, is_prepared
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when vLLM is imported
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+MODEL = "smollm2-135m-instruct"
+NUM_PROMPTS, NUM_TOKENS = 50, 64
+NUM_DRAWS = int(
+    os.environ.get("VERBATIM_TEST_DRAWS", "5000")
+)  # the 50,000 of docs/sampling.md take three minutes
+# The 0.9999 quantile of chi-square with 19 degrees of freedom: of 10,000 right samplers, one would fail. The seeds
+# are fixed, so that a right one does not fail today and pass tomorrow.
+CHI_SQUARE_LIMIT = 50.8
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[Any]:
+    """The built-in model on an engine with our processor."""
+    pytest.importorskip("vllm")
+    if not is_prepared(MODEL):
+        pytest.skip("the built-in model is not prepared: make setup")
+    from vllm import LLM
+
+    engine = LLM(
+        str(builtin_path(MODEL)),
+        skip_tokenizer_init=True,
+        enforce_eager=True,
+        dtype="float32",  # what else is in the batch moves a bfloat16 logit across a near tie, a float32 one hardly
+        max_model_len=256,
+        max_num_seqs=64,
+        enable_prefix_caching=False,  # or the second of two runs would prefill less, and round differently
+        kv_cache_memory_bytes=2**29,
+        logits_processors=["sampling.runner_v1:SamplingProcessor"],
+    )
+    yield engine
+    engine.llm_engine.engine_core.shutdown()
+
+
+def prompts() -> list[list[int]]:
+    """Random ids: the model says something about anything, and repeats itself, which penalties are for."""
+    draw = np.random.default_rng(7)
+    return [draw.integers(1000, 40_000, size=draw.integers(4, 24)).tolist() for _ in range(NUM_PROMPTS)]
+
+
+def texts(llm: Any, seeds: bool = False, **params: Any) -> list[list[int]]:
+    """The ids generated for each prompt."""
+    from vllm import SamplingParams
+
+    common = {"max_tokens": NUM_TOKENS, "detokenize": False, "ignore_eos": True}
+    all_params = [SamplingParams(seed=i if seeds else None, **common, **params) for i in range(NUM_PROMPTS)]
+    inputs = [{"prompt_token_ids": ids} for ids in prompts()]
+    outputs = llm.generate(inputs, all_params, use_tqdm=False)
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        {"repetition_penalty": 1.3},
+        {"frequency_penalty": 0.7},
+        {"presence_penalty": 0.9},
+        {"repetition_penalty": 0.8, "frequency_penalty": 1.5, "presence_penalty": -0.4},
+    ],
+    ids=str,
+)
+def test_greedy_text_equals_native(llm: Any, penalties: dict[str, float]) -> None:
+    """Greedy decoding under our penalties gives the ids that it gives under vLLM's own, for every prompt."""
+    ours = texts(llm, temperature=0, extra_args=penalties)
+    assert ours == texts(llm, temperature=0, **penalties)
+    assert ours != texts(llm, temperature=0), "the penalties did nothing"
+
+
+@pytest.mark.parametrize("params", [{"min_p": 0.1}, {"logit_bias": {28: -100.0, 260: 3.0}}], ids=str)
+def test_sampled_text_equals_native(llm: Any, params: dict[str, Any]) -> None:
+    """With seeds, our min_p and logit_bias draw the ids that vLLM's own draw."""
+    ours = texts(llm, seeds=True, temperature=0.8, extra_args=params)
+    assert ours == texts(llm, seeds=True, temperature=0.8, **params)
+    assert ours != texts(llm, seeds=True, temperature=0.8), "the parameter did nothing"
+
+
+def test_both_at_once_would_show(llm: Any) -> None:
+    """Ours and vLLM's own together are not the same as either: the tests above see a penalty that acts twice."""
+    twice = texts(llm, temperature=0, repetition_penalty=1.3, extra_args={"repetition_penalty": 1.3})
+    assert twice != texts(llm, temperature=0, extra_args={"repetition_penalty": 1.3})
+
+
+def test_resumed_request_goes_on_as_if_never_stopped(llm: Any) -> None:
+    """A prompt whose trailing ids were generated before, and said so, continues with the same ids."""
+    from vllm import SamplingParams
+
+    penalties = {"repetition_penalty": 1.1, "frequency_penalty": 0.9, "presence_penalty": 0.5}
+    whole, stop_at = texts(llm, temperature=0, extra_args=penalties), 20
+    inputs = [
+        {"prompt_token_ids": [*ids, *done[:stop_at]]} for ids, done in zip(prompts(), whole, strict=True)
+    ]
+    params = SamplingParams(
+        max_tokens=NUM_TOKENS - stop_at,
+        temperature=0,
+        detokenize=False,
+        ignore_eos=True,
+        extra_args=penalties | {"num_output_before": stop_at},
+    )
+    outputs = llm.generate(inputs, params, use_tqdm=False)
+    resumed = [list(output.outputs[0].token_ids) for output in outputs]
+    equal = sum(new == done[stop_at:] for new, done in zip(resumed, whole, strict=True))
+    # Prefilling 20 tokens at once rounds differently from computing them one by one, so one near tie may fall the
+    # other way; without num_output_before hardly any text would be the same.
+    assert equal >= NUM_PROMPTS - 1
+
+
+def test_draws_follow_the_specification(llm: Any) -> None:
+    """Draws of one token are distributed as the reference says, all transforms on, by chi-square."""
+    from vllm import SamplingParams
+
+    prompt = [504, 3575, 282, 4649, 314]
+    first = llm.generate(
+        [{"prompt_token_ids": prompt}],
+        SamplingParams(max_tokens=1, logprobs=20, detokenize=False),
+        use_tqdm=False,
+    )
+    known = sorted(first[0].outputs[0].logprobs[0].items(), key=lambda item: -item[1].logprob)[:20]
+    ids, logits = [i for i, _ in known], np.array([entry.logprob for _, entry in known])
+    bias = {ids[0]: -2.0, ids[3]: 0.5}
+    spec = Transforms(
+        logit_bias={0: -2.0, 3: 0.5}, repetition_penalty=1.1, presence_penalty=0.3, temperature=1.4, top_k=20
+    )
+    seen = [ids.index(i) for i in prompt if i in ids]
+    expected = NUM_DRAWS * probabilities(logits, spec, prompt=seen)
+    extra = {"logit_bias": bias, "repetition_penalty": 1.1, "presence_penalty": 0.3, "min_p": 1e-6}
+    draws = [
+        SamplingParams(max_tokens=1, temperature=1.4, top_k=20, seed=k, detokenize=False, extra_args=extra)
+        for k in range(NUM_DRAWS)
+    ]
+    outputs = llm.generate([{"prompt_token_ids": prompt}] * NUM_DRAWS, draws, use_tqdm=False)
+    drawn = np.array([ids.index(output.outputs[0].token_ids[0]) for output in outputs])
+    observed = np.bincount(drawn, minlength=20)
+    assert float(((observed - expected) ** 2 / expected).sum()) < CHI_SQUARE_LIMIT
