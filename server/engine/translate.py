@@ -1,4 +1,5 @@
-"""Our jobs and outputs in vLLM's terms and back. The seam that a new version of vLLM is most likely to move."""
+"""Our jobs and outputs in vLLM's terms and back. The seam that a new version of vLLM is most likely to
+move."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ def sampling_params(job: Job) -> Any:
         temperature=params.temperature,
         top_p=params.top_p,
         top_k=params.top_k,
-        # The penalties, the bias and min_p are ours (sampling/); vLLM's own stay neutral, or they would act twice.
+        # The penalties, the bias and min_p are ours (sampling/); vLLM's own stay neutral, or they would act
+        # twice.
         extra_args=sampling_args(params),
         seed=job.seed,
         stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),

@@ -1,10 +1,10 @@
-"""Our processor inside a real engine: the same texts as vLLM's own parameters give, and the right distribution."""
+"""Our processor inside a real engine: the same texts as vLLM's own parameters give, and the right
+distribution."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ NUM_PROMPTS, NUM_TOKENS = 50, 64
 NUM_DRAWS = int(
     os.environ.get("VERBATIM_TEST_DRAWS", "5000")
 )  # the 50,000 of docs/sampling.md take three minutes
-# The 0.9999 quantile of chi-square with 19 degrees of freedom: of 10,000 right samplers, one would fail. The seeds
-# are fixed, so that a right one does not fail today and pass tomorrow.
+# The 0.9999 quantile of chi-square with 19 degrees of freedom: of 10,000 right samplers, one would fail. The
+# seeds are fixed, so that a right one does not fail today and pass tomorrow.
 CHI_SQUARE_LIMIT = 50.8
 
 
@@ -42,7 +42,7 @@ def llm() -> Iterator[Any]:
         str(builtin_path(MODEL)),
         skip_tokenizer_init=True,
         enforce_eager=True,
-        dtype="float32",  # what else is in the batch moves a bfloat16 logit across a near tie, a float32 one hardly
+        dtype="float32",  # in bfloat16, what else is in the batch moves logits across near ties
         max_model_len=256,
         max_num_seqs=64,
         enable_prefix_caching=False,  # or the second of two runs would prefill less, and round differently
@@ -96,7 +96,8 @@ def test_sampled_text_equals_native(llm: Any, params: dict[str, Any]) -> None:
 
 
 def test_both_at_once_would_show(llm: Any) -> None:
-    """Ours and vLLM's own together are not the same as either: the tests above see a penalty that acts twice."""
+    """Ours and vLLM's own together are not the same as either: the tests above see a penalty that acts
+    twice."""
     twice = texts(llm, temperature=0, repetition_penalty=1.3, extra_args={"repetition_penalty": 1.3})
     assert twice != texts(llm, temperature=0, extra_args={"repetition_penalty": 1.3})
 
@@ -120,8 +121,8 @@ def test_resumed_request_goes_on_as_if_never_stopped(llm: Any) -> None:
     outputs = llm.generate(inputs, params, use_tqdm=False)
     resumed = [list(output.outputs[0].token_ids) for output in outputs]
     equal = sum(new == done[stop_at:] for new, done in zip(resumed, whole, strict=True))
-    # Prefilling 20 tokens at once rounds differently from computing them one by one, so one near tie may fall the
-    # other way; without num_output_before hardly any text would be the same.
+    # Prefilling 20 tokens at once rounds differently from computing them one by one, so one near tie may fall
+    # the other way; without num_output_before hardly any text would be the same.
     assert equal >= NUM_PROMPTS - 1
 
 
