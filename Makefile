@@ -1,20 +1,22 @@
-# make serve | test | check | setup | requirements | clean     (docs/installation.md)
+# make serve | test | test-hostgpu | check | setup | requirements | clean     (docs/installation.md)
 
 HOST   = 127.0.0.1
 PORT   = 8000
 ARGS   =
 PYTHON = python3
 DEVICE = auto
+FAKE_GPU = $(HOME)/fake-gpu
 
 # A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
 SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
 BIN   = .venv/bin
 CODE  = $(wildcard server sampling scripts)
 
-.PHONY: help serve test check setup requirements clean
+.PHONY: help serve test test-hostgpu check setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
+	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, an environment of its own: FAKE_GPU=DIR'
 	@echo 'make check         ruff, mypy and the layering test'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
@@ -30,6 +32,14 @@ serve: setup
 test:
 	@$(SETUP) runtime dev model
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-hostgpu:
+	@test -x $(FAKE_GPU)/run || { \
+	  echo '$(FAKE_GPU)/run is missing: a command that runs another one with vLLM'\''s CUDA build and libraries that'; \
+	  echo 'pretend to be CUDA. make-env.sh DIR of the fake-gpu kit makes it in about 2 minutes and 5 GB; then'; \
+	  echo 'make test-hostgpu FAKE_GPU=DIR'; exit 2; }
+	@$(SETUP) runtime dev
+	@FAKE_GPU=$(FAKE_GPU) $(BIN)/python -m pytest tests/hostgpu $(ARGS)
 
 check:
 	@$(SETUP) dev

@@ -1,0 +1,290 @@
+"""The transforms of reference.py in Triton, for vLLM's V2 model runner: in place, on the device.
+
+What a request has seen stays on the device: `take_in` reads what is new in the runner's own history of
+tokens, so the host waits for nothing. The state in bytes a slot:
+    36              parameters, always
+    vocab_size / 8  which tokens were seen; allocated with the first request that has a penalty
+    4 × vocab_size  times generated; only for slots with a frequency or presence penalty
+At 1024 slots and 128k tokens: 16 MiB, and 0.5 MiB for each such slot. vLLM's own: 528 MiB, always.
+
+Order: `take_in`, `add_bias`, `penalise`, `mask_min_p`, then vLLM's temperature. Block sizes and warps are
+reasoned, not measured: no GPU was at hand.
+"""
+# Triton's constants are written in capitals, and its language has no types; the launchers have.
+# ruff: noqa: N803
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+# Columns of SlotTables.real and SlotTables.whole.
+REPETITION, FREQUENCY, PRESENCE, BORDER = (tl.constexpr(column) for column in range(4))
+OUTPUT_FROM, COUNT_ROW, BIAS_START, BIAS_END = (tl.constexpr(column) for column in range(4))
+NUM_COLUMNS = tl.constexpr(4)
+
+# 16 logits a thread: four loads of 16 bytes under way in each, and 128k tokens are 32 programs a row, so that
+# many processors have work when the batch is one row.
+LOGITS_BLOCK, LOGITS_WARPS = 4096, 8
+# A step brings one token, a long prompt comes once. One warp: see the end of the kernel.
+TAKE_IN_BLOCK = 1024
+# Requests bias a handful of tokens, seldom 300: one program a row.
+BIAS_BLOCK = 256
+
+
+@dataclass(slots=True)
+class SlotTables:
+    """What the kernels know of each slot, on the device. Neutral in `real`: 1, 0, 0, -inf."""
+
+    real: torch.Tensor  # [num_slots, 4] float32: repetition, frequency, presence, temperature × ln(min_p)
+    # [num_slots, 4] int32: first position that is output; row in counts, -1: none; its biases' start and end
+    whole: torch.Tensor
+    num_taken: torch.Tensor  # [num_slots] int32: tokens of the history that are in seen and counts
+    seen: torch.Tensor  # [num_slots or 0, ceil(vocab_size / 32)] int32: token t is bit t % 32 of word t // 32
+    counts: torch.Tensor  # [num_count_rows, vocab_size] int32: times generated; 32 bits, as atomics want them
+    bias_ids: torch.Tensor  # [capacity] int32
+    bias_values: torch.Tensor  # [capacity] float32
+
+
+@triton.jit(do_not_specialize_on_alignment=["idx_mapping"])
+def _take_in_kernel(
+    idx_mapping,  # [num_reqs] int32: slots
+    all_token_ids,  # [num_slots, max_model_len] int32
+    history_stride,
+    total_len,  # [num_slots] int32
+    real,  # [num_slots, 4] float32
+    whole,  # [num_slots, 4] int32
+    num_taken,  # [num_slots] int32, changed
+    seen,  # [num_slots, num_words] int32, changed
+    seen_stride,
+    counts,  # [num_count_rows, vocab_size] int32, changed
+    counts_stride,
+    vocab_size,
+    BLOCK: tl.constexpr,
+):
+    """Brings seen and counts up to the slot's history. One program a request.
+
+    Reference: what `repetition` takes as seen, `frequency` and `presence` as output. Why faster: vLLM counts
+    alike, but clears and fills a row of 4 × vocab_size bytes for every request with a penalty. Bytes moved: 4
+    per new token, and a 32-byte sector each of seen and counts read and written.
+    """
+    slot = tl.load(idx_mapping + tl.program_id(0)).to(tl.int64)
+    repetition = tl.load(real + slot * NUM_COLUMNS + REPETITION)
+    frequency = tl.load(real + slot * NUM_COLUMNS + FREQUENCY)
+    presence = tl.load(real + slot * NUM_COLUMNS + PRESENCE)
+    if (repetition == 1.0) & (frequency == 0.0) & (presence == 0.0):
+        return
+    output_from = tl.load(whole + slot * NUM_COLUMNS + OUTPUT_FROM)
+    count_row = tl.load(whole + slot * NUM_COLUMNS + COUNT_ROW).to(tl.int64)
+    start = tl.load(num_taken + slot)
+    end = tl.load(total_len + slot)
+    if repetition == 1.0:  # the prompt matters to the repetition penalty alone
+        start = tl.maximum(start, output_from)
+    counted_from = tl.where(count_row >= 0, output_from, end)
+    for first in range(start, end, BLOCK):
+        position = first + tl.arange(0, BLOCK)
+        token_id = tl.load(all_token_ids + slot * history_stride + position, mask=position < end, other=-1)
+        is_token = (token_id >= 0) & (token_id < vocab_size)  # a broken id must not write into other slots
+        bit = tl.full((BLOCK,), 1, tl.int32) << (token_id % 32)
+        tl.atomic_or(seen + slot * seen_stride + token_id // 32, bit, mask=is_token)
+        here = counts + count_row * counts_stride + token_id
+        tl.atomic_add(here, 1, mask=is_token & (position >= counted_from))
+    # Of several warps, one could store this before another has loaded it: the kernel runs with one.
+    tl.store(num_taken + slot, end)
+
+
+def take_in(
+    tables: SlotTables,  # num_taken, seen and counts are changed in place
+    idx_mapping: torch.Tensor,  # [num_reqs] int32: the batch's slots
+    all_token_ids: torch.Tensor,  # [num_slots, max_model_len] int32
+    total_len: torch.Tensor,  # [num_slots] int32: tokens in each row of all_token_ids
+    block: int = TAKE_IN_BLOCK,
+) -> None:
+    assert len(tables.seen) == len(tables.num_taken), "seen is allocated"
+    assert all_token_ids.stride(1) == 1
+    history = (all_token_ids, all_token_ids.stride(0), total_len)
+    seen, counts = (tables.seen, tables.seen.stride(0)), (tables.counts, tables.counts.stride(0))
+    state = (tables.real, tables.whole, tables.num_taken, *seen, *counts)
+    vocab_size = tables.counts.shape[1]
+    _take_in_kernel[(len(idx_mapping),)](idx_mapping, *history, *state, vocab_size, BLOCK=block, num_warps=1)
+
+
+@triton.jit(do_not_specialize_on_alignment=["slot_of_row"])
+def _bias_kernel(
+    logits,  # [num_rows, vocab_size] float32, changed in place
+    logits_stride,
+    slot_of_row,  # [num_rows] int32
+    whole,  # [num_slots, 4] int32
+    bias_ids,  # [capacity] int32
+    bias_values,  # [capacity] float32
+    vocab_size,
+    BLOCK: tl.constexpr,
+):
+    """Adds the slot's biases to a row. One program a row and block of its biases.
+
+    Reference: `logit_bias`. Why faster: only biased logits are touched, as in vLLM, whose lists end at 1024
+    and take 8 KiB a slot. Bytes moved: 8 per bias, and a 32-byte sector of logits read and written.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_of_row + row).to(tl.int64)
+    end = tl.load(whole + slot * NUM_COLUMNS + BIAS_END)
+    first = tl.load(whole + slot * NUM_COLUMNS + BIAS_START) + tl.program_id(1) * BLOCK
+    if first >= end:
+        return
+    entry = first + tl.arange(0, BLOCK)
+    token_id = tl.load(bias_ids + entry, mask=entry < end, other=-1)
+    value = tl.load(bias_values + entry, mask=entry < end, other=0.0)
+    inside = (token_id >= 0) & (token_id < vocab_size)
+    here = logits + row * logits_stride + token_id  # no id stands twice in a list: no atomics
+    tl.store(here, tl.load(here, mask=inside, other=0.0) + value, mask=inside)
+
+
+def add_bias(
+    logits: torch.Tensor,  # [num_rows, vocab_size] float32, changed in place
+    tables: SlotTables,
+    slot_of_row: torch.Tensor,  # [num_rows] int32
+    most: int,  # length of the longest list in the batch
+    block: int = BIAS_BLOCK,
+) -> None:
+    _check(logits, tables)
+    grid = (len(logits), triton.cdiv(most, block))
+    biases = (tables.whole, tables.bias_ids, tables.bias_values)
+    _bias_kernel[grid](
+        logits, logits.stride(0), slot_of_row, *biases, logits.shape[1], BLOCK=block, num_warps=1
+    )
+
+
+@triton.jit(do_not_specialize_on_alignment=["slot_of_row", "local_pos", "input_ids"])
+def _penalise_kernel(
+    logits,  # [num_rows, vocab_size] float32, changed in place
+    logits_stride,
+    slot_of_row,  # [num_rows] int32
+    local_pos,  # [num_rows] int32: the row's place among its request's rows
+    input_ids,  # [num_rows] int32 or int64: from a request's second row on, its draft tokens
+    real,  # [num_slots, 4] float32
+    whole,  # [num_slots, 4] int32
+    seen,  # [num_slots, num_words] int32
+    seen_stride,
+    counts,  # [num_count_rows, vocab_size] int32
+    counts_stride,
+    maxima,  # [num_rows, num_blocks] float32, written for rows with min_p
+    vocab_size,
+    BLOCK: tl.constexpr,
+):
+    """Repetition, frequency and presence of one block of a row, and its largest logit for min_p.
+
+    Reference: `repetition`, `frequency`, `presence`, in this order; draft tokens before the row are output.
+    Why faster: a bit a token says which logits to touch, the others and their counts are neither read nor
+    written; vLLM reads every count, reads and writes every logit. Bytes moved per row: vocab_size / 8, and
+    per seen token a 32-byte sector of counts read, one of logits read and written. With min_p every logit
+    is read: 4 × vocab_size.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_of_row + row).to(tl.int64)
+    repetition = tl.load(real + slot * NUM_COLUMNS + REPETITION)
+    frequency = tl.load(real + slot * NUM_COLUMNS + FREQUENCY)
+    presence = tl.load(real + slot * NUM_COLUMNS + PRESENCE)
+    has_history = (repetition != 1.0) | (frequency != 0.0) | (presence != 0.0)
+    has_min_p = tl.load(real + slot * NUM_COLUMNS + BORDER) > float("-inf")
+    if not (has_history | has_min_p):
+        return
+    count_row = tl.load(whole + slot * NUM_COLUMNS + COUNT_ROW).to(tl.int64)
+    # Which part of the vocabulary is of interest: all or nothing.
+    history_end = tl.where(has_history, vocab_size, 0)
+    counts_end = tl.where(count_row >= 0, vocab_size, 0)
+    min_p_end = tl.where(has_min_p, vocab_size, 0)
+    token_id = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    words = tl.load(seen + slot * seen_stride + token_id // 32, mask=token_id < history_end, other=0)
+    is_seen = ((words >> (token_id % 32)) & 1) != 0
+    is_counted = is_seen & (token_id < counts_end)
+    count = tl.load(counts + count_row * counts_stride + token_id, mask=is_counted, other=0)
+    num_drafts = tl.load(local_pos + row)
+    for k in range(num_drafts):
+        is_draft = tl.load(input_ids + row - num_drafts + 1 + k) == token_id
+        is_seen = is_seen | is_draft
+        count += is_draft.to(tl.int32)
+    is_touched = is_seen & (token_id < history_end)
+    here = logits + row * logits_stride + token_id
+    logit = tl.load(here, mask=is_touched | (token_id < min_p_end), other=float("-inf"))
+    penalised = tl.where(logit > 0, logit / repetition, logit * repetition)
+    penalised -= frequency * count
+    penalised -= tl.where(count > 0, presence, 0.0)
+    tl.store(here, penalised, mask=is_touched)
+    if has_min_p:
+        largest = tl.max(tl.where(is_touched, penalised, logit))
+        tl.store(maxima + row * tl.num_programs(1) + tl.program_id(1), largest)
+
+
+def penalise(
+    logits: torch.Tensor,  # [num_rows, vocab_size] float32, changed in place
+    tables: SlotTables,
+    slot_of_row: torch.Tensor,  # [num_rows] int32
+    local_pos: torch.Tensor,  # [num_rows] int32
+    input_ids: torch.Tensor,  # [num_rows] int32 or int64
+    block: int = LOGITS_BLOCK,
+) -> torch.Tensor:  # [num_rows, num_blocks] float32: largest logit of each block, in rows with min_p
+    _check(logits, tables)
+    num_rows, vocab_size = logits.shape
+    maxima = torch.empty(num_rows, triton.cdiv(vocab_size, block), dtype=torch.float32, device=logits.device)
+    rows = (logits, logits.stride(0), slot_of_row, local_pos, input_ids)
+    seen, counts = (tables.seen, tables.seen.stride(0)), (tables.counts, tables.counts.stride(0))
+    state = (tables.real, tables.whole, *seen, *counts)
+    _penalise_kernel[maxima.shape](*rows, *state, maxima, vocab_size, BLOCK=block, num_warps=LOGITS_WARPS)
+    return maxima
+
+
+@triton.jit(do_not_specialize_on_alignment=["slot_of_row"])
+def _min_p_kernel(
+    logits,  # [num_rows, vocab_size] float32, changed in place
+    logits_stride,
+    slot_of_row,  # [num_rows] int32
+    real,  # [num_slots, 4] float32
+    maxima,  # [num_rows, num_maxima] float32
+    num_maxima,
+    vocab_size,
+    NUM_MAXIMA: tl.constexpr,  # the next power of two
+    BLOCK: tl.constexpr,
+):
+    """Bans what is below the row's largest logit + temperature × ln(min_p), in one block of a row.
+
+    Reference: `min_p`, before temperature. Why faster: vLLM's one program a row goes over it twice; here the
+    maximum came with the penalties and blocks go side by side, the last first: what was read last may still
+    be in the L2 cache. Bytes moved per row: 4 × vocab_size read, 4 written per banned logit.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slot_of_row + row).to(tl.int64)
+    border = tl.load(real + slot * NUM_COLUMNS + BORDER)
+    if border == float("-inf"):
+        return
+    k = tl.arange(0, NUM_MAXIMA)
+    largest = tl.max(tl.load(maxima + row * num_maxima + k, mask=k < num_maxima, other=float("-inf")))
+    token_id = (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK + tl.arange(0, BLOCK)
+    inside = token_id < vocab_size
+    here = logits + row * logits_stride + token_id
+    logit = tl.load(here, mask=inside, other=float("inf"))
+    tl.store(here, float("-inf"), mask=inside & (logit < largest + border))
+
+
+def mask_min_p(
+    logits: torch.Tensor,  # [num_rows, vocab_size] float32, changed in place
+    tables: SlotTables,
+    slot_of_row: torch.Tensor,  # [num_rows] int32
+    maxima: torch.Tensor,  # [num_rows, num_maxima] float32, from penalise
+    block: int = LOGITS_BLOCK,
+) -> None:
+    _check(logits, tables)
+    num_rows, vocab_size = logits.shape
+    num_maxima = maxima.shape[1]
+    rows = (logits, logits.stride(0), slot_of_row, tables.real, maxima, num_maxima, vocab_size)
+    sizes = {"NUM_MAXIMA": triton.next_power_of_2(num_maxima), "BLOCK": block}
+    _min_p_kernel[(num_rows, triton.cdiv(vocab_size, block))](*rows, **sizes, num_warps=LOGITS_WARPS)
+
+
+def _check(logits: torch.Tensor, tables: SlotTables) -> None:
+    assert logits.dtype == torch.float32
+    assert logits.stride(1) == 1
+    assert logits.shape[1] <= tables.counts.shape[1], "the model's vocabulary is the tables'"

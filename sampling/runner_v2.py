@@ -1,0 +1,61 @@
+"""Our transforms as a logits processor of vLLM's V2 model runner, the default on CUDA.
+
+vLLM's front-end process imports this module too, to look at the class: torch and Triton are imported by the
+runner's processes alone, when the class is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
+
+from sampling.batch import RowParams
+
+if TYPE_CHECKING:
+    import torch
+
+
+class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not type-checked
+    """Parameters come in SamplingParams.extra_args under RowParams' names; vLLM's own stay neutral.
+
+    `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
+    resumed. A slot is taken over by its next request without a word: add_request sets all of its state anew.
+    A request that vLLM has preempted comes back as a new one whose history holds its output.
+    """
+
+    def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
+        from sampling import kernels, slots  # with torch and Triton: see above
+
+        self._kernels = kernels
+        self._req_states = req_states
+        self._slots = slots.Slots(req_states.max_num_reqs, req_states.vocab_size, req_states.device)
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        extra = sampling_params.extra_args or {}
+        params = RowParams.from_extra_args(extra, sampling_params.temperature)
+        prompt_len = int(self._req_states.prompt_len.np[req_idx])
+        return self._slots.put(req_idx, params, prompt_len - extra.get("num_output_before", 0))
+
+    def apply_staged_writes(self) -> None:
+        self._slots.flush()
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        """logits: [num_rows, vocab_size] float32, changed in place and returned. What no row of the batch
+        needs is not launched."""
+        slots, tables = self._slots, self._slots.tables
+        in_batch = ctx.idx_mapping_np
+        has_history = bool(slots.has_history[in_batch].any())
+        has_min_p = bool(slots.has_min_p[in_batch].any())
+        most_biases = int(slots.num_biases[in_batch].max(initial=0))
+        rows = ctx.expanded_idx_mapping
+        if has_history:
+            history, total_len = self._req_states.all_token_ids.gpu, self._req_states.total_len.gpu
+            self._kernels.take_in(tables, ctx.idx_mapping, history, total_len)
+        if most_biases:
+            self._kernels.add_bias(logits, tables, rows, most_biases)
+        if has_history or has_min_p:
+            maxima = self._kernels.penalise(logits, tables, rows, ctx.expanded_local_pos, ctx.input_ids)
+            if has_min_p:
+                self._kernels.mask_min_p(logits, tables, rows, maxima)
+        return logits

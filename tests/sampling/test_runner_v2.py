@@ -1,0 +1,344 @@
+"""Our processor behind vLLM's V2 interface, on fakes of the runner's buffers, against naive slots."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sampling import reference
+from sampling.batch import RowParams
+from tests.sampling.interpreter import interpreted
+
+torch = pytest.importorskip("torch", reason="the kernels' torch is part of the engine's packages")
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is part of the engine's packages"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when vLLM is imported
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+__all__ = ["interpreted"]
+
+VOCAB_SIZE, NUM_SLOTS, MAX_LENGTH = 41, 5, 64
+# As in test_kernels.py, with counts of up to 64.
+TOLERANCE = 5 * 2.0**-17
+FULL = {
+    "logit_bias": {3: 2.0, 40: -5.0},
+    "repetition_penalty": 1.4,
+    "frequency_penalty": 0.3,
+    "presence_penalty": -0.6,
+    "min_p": 1e-6,
+}
+Logits = npt.NDArray[np.float64]
+
+
+class Buffer:
+    """One of the runner's buffers: the same memory for the host and for what is the device here."""
+
+    def __init__(self, *shape: int) -> None:
+        self.np = np.zeros(shape, np.int32)
+        self.gpu = torch.from_numpy(self.np)
+
+
+@dataclass
+class Request:
+    """prompt ends with the num_before ids that were generated before the request was resumed."""
+
+    extra_args: dict[str, Any]
+    prompt: list[int]
+    output: list[int] = field(default_factory=list)
+    temperature: float = 1.0
+
+    def wanted(self, logits: Logits, drafts: list[int]) -> Logits:
+        params = RowParams.from_extra_args(self.extra_args, self.temperature)
+        history = [*self.prompt, *self.output, *drafts]
+        output = history[len(self.prompt) - self.extra_args.get("num_output_before", 0) :]
+        logits = reference.logit_bias(logits, params.logit_bias)
+        logits = reference.repetition(logits, history, params.repetition_penalty)
+        logits = reference.frequency(logits, output, params.frequency_penalty)
+        logits = reference.presence(logits, output, params.presence_penalty)
+        if not params.has_min_p:
+            return logits
+        tempered = reference.temperature(logits, params.temperature)
+        return np.where(np.isneginf(reference.min_p(tempered, params.min_p)), -np.inf, logits)
+
+
+class Runner:
+    """The part of vLLM's model runner that a processor sees: slots, histories, steps over some of them."""
+
+    def __init__(self) -> None:
+        from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
+
+        from sampling.runner_v2 import SamplingProcessor
+
+        self.state = LogitsProcRequestState(
+            device=torch.device("cpu"),
+            max_num_reqs=NUM_SLOTS,
+            vocab_size=VOCAB_SIZE,
+            all_token_ids=Buffer(NUM_SLOTS, MAX_LENGTH),
+            prompt_len=Buffer(NUM_SLOTS),
+            prefill_len=Buffer(NUM_SLOTS),
+            total_len=Buffer(NUM_SLOTS),
+        )
+        self.processor = SamplingProcessor(None, self.state)
+        self.requests: dict[int, Request] = {}
+
+    def add(self, slot: int, request: Request) -> bool:
+        """A request that is new, or comes back after a preemption with its output."""
+        from vllm import SamplingParams
+
+        history = [*request.prompt, *request.output]
+        self.state.all_token_ids.np[slot] = 7  # what the slot's last request has left behind
+        self.state.all_token_ids.np[slot, : len(history)] = history
+        self.state.prompt_len.np[slot] = len(request.prompt)
+        self.state.prefill_len.np[slot] = self.state.total_len.np[slot] = len(history)
+        self.requests[slot] = request
+        params = SamplingParams(temperature=request.temperature, extra_args=request.extra_args or None)
+        return bool(self.processor.add_request(slot, params))
+
+    def step(self, logits: Logits, drafts: dict[int, list[int]]) -> Logits:
+        """One step over the slots that drafts names, in its order, with a row for each slot and draft."""
+        from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext
+
+        self.processor.apply_staged_writes()
+        rows = [(slot, k) for slot, ids in drafts.items() for k in range(len(ids) + 1)]
+        context = LogitsContext(
+            expanded_idx_mapping=ints([slot for slot, _ in rows]),
+            idx_mapping=ints(list(drafts)),
+            idx_mapping_np=np.array(list(drafts), np.int32),
+            expanded_local_pos=ints([k for _, k in rows]),
+            input_ids=ints([drafts[slot][k - 1] if k else 9 for slot, k in rows]),
+            pos=ints([self.state.total_len.np[slot] - 1 + k for slot, k in rows]),
+            seq_lens_upper_bound_np=self.state.total_len.np[list(drafts)],
+        )
+        given_logits = torch.tensor(logits, dtype=torch.float32)
+        got: Logits = self.processor.apply(given_logits, context).numpy().astype(np.float64)
+        return got
+
+    def generated(self, slot: int, token_ids: list[int]) -> None:
+        """The tokens that a step has drawn or accepted, as the runner notes them on the device."""
+        end = self.state.total_len.np[slot]
+        self.state.all_token_ids.np[slot, end : end + len(token_ids)] = token_ids
+        self.state.total_len.np[slot] += len(token_ids)
+        self.requests[slot].output.extend(token_ids)
+
+
+def ints(values: list[int]) -> Any:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+def drawn_extra_args(rng: np.random.Generator, prompt: list[int]) -> dict[str, Any]:
+    """Each argument by itself there or not."""
+    size = int(rng.integers(1, 6))
+    bias = dict(zip(rng.permutation(VOCAB_SIZE)[:size].tolist(), rng.uniform(-9, 9, size), strict=True))
+    choice = {
+        "logit_bias": {token_id: float(np.float32(value)) for token_id, value in bias.items()},
+        "repetition_penalty": float(rng.choice([0.5, 1.25, 2.0])),
+        "frequency_penalty": float(rng.choice([-2.0, 0.5])),
+        "presence_penalty": float(rng.choice([-1.0, 1.5])),
+        "min_p": 1e-4,
+        "num_output_before": int(rng.integers(0, len(prompt) + 1)),
+    }
+    return {name: value for name, value in choice.items() if rng.random() < 0.35}
+
+
+def change_slots(runner: Runner, rng: np.random.Generator) -> int:
+    """Some slots get new requests, some lose theirs to a preemption and come back elsewhere; how many."""
+    changed = rng.permutation(NUM_SLOTS)[: rng.integers(0, 4)].tolist()
+    for slot in changed:
+        before = runner.requests.get(int(rng.integers(NUM_SLOTS)))
+        if before is not None and rng.random() < 0.3:
+            request = Request(before.extra_args, before.prompt, list(before.output), before.temperature)
+        else:
+            prompt = rng.integers(0, VOCAB_SIZE, rng.integers(1, 12)).tolist()
+            temperature = float(rng.choice([0.0, 0.5, 1.0]))
+            request = Request(drawn_extra_args(rng, prompt), prompt, temperature=temperature)
+        params = RowParams.from_extra_args(request.extra_args, request.temperature)
+        assert runner.add(slot, request) is not params.is_neutral
+    return len(changed)
+
+
+def one_step(runner: Runner, rng: np.random.Generator) -> int:
+    """A step over some slots, compared row by row with the reference; how many rows."""
+    roomy = [slot for slot, r in runner.requests.items() if len(r.prompt) + len(r.output) < MAX_LENGTH - 8]
+    batch = [int(slot) for slot in rng.permutation(roomy)[: rng.integers(0, NUM_SLOTS + 1)]]
+    if not batch:
+        return 0
+    most_drafts = int(rng.choice([1, 1, 3]))
+    drafts = {slot: rng.integers(0, VOCAB_SIZE, rng.integers(0, most_drafts)).tolist() for slot in batch}
+    places = [(slot, k) for slot, ids in drafts.items() for k in range(len(ids) + 1)]
+    logits = rng.uniform(-30, 30, (len(places), VOCAB_SIZE)).astype(np.float32).astype(np.float64)
+    got = runner.step(logits, drafts)
+    for (slot, k), before, after in zip(places, logits, got, strict=True):
+        wanted = runner.requests[slot].wanted(before, drafts[slot][:k])
+        np.testing.assert_allclose(after, wanted, atol=TOLERANCE, rtol=0)
+    for slot, ids in drafts.items():
+        accepted = ids[: rng.integers(0, len(ids) + 1)]
+        runner.generated(slot, [*accepted, int(rng.integers(VOCAB_SIZE))])
+    return len(places)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_slots_are_the_naive_slots(seed: int) -> None:
+    """Through slots taken over, preempted, drafted for, stepped in any order, each row is the reference's."""
+    rng, runner, num_operations = np.random.default_rng(seed), Runner(), 0
+    while num_operations < 300:
+        num_operations += change_slots(runner, rng) + one_step(runner, rng)
+
+
+slot_numbers = st.integers(0, NUM_SLOTS - 1)
+kinds = st.sampled_from(["neutral", "repetition", "counts", "bias", "long bias", "min_p", "all"])
+
+
+def params_of(kind: str, token_id: int) -> RowParams:
+    return {
+        "neutral": RowParams(),
+        "repetition": RowParams(repetition_penalty=2.0),
+        "counts": RowParams(presence_penalty=1.0),
+        "bias": RowParams({token_id: 1.0}),
+        "long bias": RowParams({k: float(token_id) for k in range(token_id)}) if token_id else RowParams(),
+        "min_p": RowParams(min_p=0.5, temperature=0.5),
+        "all": RowParams({token_id: -1.0}, 3.0, 1.0, 1.0, 0.25),
+    }[kind]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.tuples(slot_numbers, kinds, st.integers(0, 30)), st.none()), max_size=40))
+def test_tables_are_the_requests(operations: list[tuple[int, str, int] | None]) -> None:
+    """After any requests and flushes (None) the device knows each slot's last request, and nothing older."""
+    slots, model = Runner().processor._slots, {}
+    for operation in [*operations, None]:
+        if operation is None:
+            slots.flush()
+            slots.tables.seen.fill_(-1)  # as if every token had come
+            slots.tables.counts.fill_(9)
+            slots.tables.num_taken.fill_(9)
+            continue
+        slot, kind, number = operation
+        model[slot] = params_of(kind, number)
+        slots.put(slot, model[slot], number)
+        if model[slot].has_history:
+            slots.flush()
+            assert not slots.tables.seen[slot].any()
+            assert int(slots.tables.num_taken[slot]) == 0
+    compare_tables(slots, model)
+
+
+def compare_tables(slots: Any, model: dict[int, RowParams]) -> None:
+    tables = slots.tables
+    rows = [int(tables.whole[slot, 1]) for slot in range(NUM_SLOTS)]
+    lent = [row for row in rows if row >= 0]
+    assert len(set(lent)) == len(lent) <= len(tables.counts) <= NUM_SLOTS
+    assert len(tables.bias_ids) <= 2 * NUM_SLOTS * VOCAB_SIZE
+    for slot, params in model.items():
+        border = params.temperature * np.log(params.min_p) if params.has_min_p else -np.inf
+        penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
+        np.testing.assert_allclose(tables.real[slot].numpy(), (*penalties, border), rtol=1e-6)
+        assert (rows[slot] >= 0) == bool(params.frequency_penalty or params.presence_penalty)
+        run = slice(*tables.whole[slot, 2:].tolist())
+        listed = zip(tables.bias_ids[run].tolist(), tables.bias_values[run].tolist(), strict=True)
+        assert dict(listed) == params.logit_bias
+
+
+def test_a_resumed_request_goes_on_as_if_it_had_never_stopped() -> None:
+    """With num_output_before, or after a preemption, the same history gives the same logits, bit for bit."""
+    runner, prompt, output = Runner(), [1, 2, 3, 2], [3, 5, 5, 8]
+    runner.add(0, Request(FULL, prompt))
+    runner.processor.apply_staged_writes()
+    logits = np.random.default_rng(0).uniform(-9, 9, (1, VOCAB_SIZE))
+    for token_id in output:
+        runner.step(logits, {0: []})
+        runner.generated(0, [token_id])
+    runner.add(3, Request({**FULL, "num_output_before": 3}, prompt + output[:3], output[3:]))
+    runner.add(4, Request(FULL, prompt, output))
+    runner.add(2, Request(FULL, prompt + output))  # a new request with that prompt is another matter
+    got = runner.step(np.repeat(logits, 4, axis=0), {0: [], 3: [], 4: [], 2: []})
+    assert got[0].tolist() == got[1].tolist() == got[2].tolist() != got[3].tolist()
+
+
+def test_unused_costs_nothing() -> None:
+    """Requests that need nothing launch no kernel and send nothing to the device."""
+    runner = Runner()
+    for slot, extra_args in enumerate([{}, {"min_p": 0.0}, {"logit_bias": {}}]):
+        assert not runner.add(slot, Request(extra_args, [1]))
+    assert not runner.add(3, Request({"min_p": 0.5}, [1], temperature=0.0))  # greedy
+    slots, runner.processor._kernels = runner.processor._slots, None
+    real, whole, logits = slots.tables.real, slots.tables.whole, np.ones((4, VOCAB_SIZE))
+    assert runner.step(logits, {n: [] for n in range(4)}).tolist() == logits.tolist()
+    assert slots.tables.real is real
+    assert slots.tables.whole is whole
+    assert len(slots.tables.seen) == 0
+
+
+def test_a_slot_that_needs_nothing_again_costs_nothing_again() -> None:
+    """A request without parameters in the slot of one with all of them is left as it is."""
+    runner = Runner()
+    runner.add(1, Request(FULL, [1, 2], [3]))
+    runner.step(np.ones((1, VOCAB_SIZE)), {1: []})
+    assert not runner.add(1, Request({}, [1, 2], [3]))
+    runner.add(0, Request(FULL, [4]))
+    logits = np.random.default_rng(1).uniform(-9, 9, (2, VOCAB_SIZE)).astype(np.float32).astype(np.float64)
+    got = runner.step(logits, {1: [], 0: []})
+    assert got[0].tolist() == logits[0].tolist() != got[1].tolist()
+
+
+def test_the_batch_alone_decides_what_is_launched() -> None:
+    """A step over slots that need nothing launches no kernel, whatever other slots need, and sends nothing."""
+    runner = Runner()
+    runner.add(0, Request(FULL, [1, 2], [3]))
+    runner.add(1, Request({}, [1, 2], [3]))
+    runner.step(np.ones((2, VOCAB_SIZE)), {0: [], 1: []})
+    slots, runner.processor._kernels = runner.processor._slots, None
+    real, logits = slots.tables.real, np.ones((1, VOCAB_SIZE))
+    assert runner.step(logits, {1: []}).tolist() == logits.tolist()
+    assert slots.tables.real is real
+
+
+def test_biases_take_the_room_of_those_that_live() -> None:
+    """Lists of any number of requests, one after the other in a slot, leave the arrays at twice what lives."""
+    slots = Runner().processor._slots
+    for number in range(20):
+        for slot in (0, 3):
+            slots.put(slot, RowParams({slot: 1.0, number: 2.0, 40: float(number)}), 0)
+        slots.flush()
+    assert len(slots.tables.bias_ids) == len(slots.tables.bias_values) == 12
+
+
+def test_counts_are_kept_for_those_that_need_them() -> None:
+    """The table of counts grows with the slots that have a frequency or presence penalty; rows are reused."""
+    runner = Runner()
+    tables = runner.processor._slots.tables
+
+    def num_rows(slot: int, **extra_args: float) -> int:
+        runner.add(slot, Request(extra_args, [1]))
+        runner.processor.apply_staged_writes()
+        return len(tables.counts)
+
+    assert num_rows(0, repetition_penalty=2.0) == 0
+    assert num_rows(1, presence_penalty=1.0) == 2
+    assert [num_rows(2, frequency_penalty=1.0), num_rows(2, presence_penalty=1.0)] == [2, 2]
+    assert num_rows(3, frequency_penalty=1.0) == NUM_SLOTS
+    assert list(tables.seen.shape) == [NUM_SLOTS, 2]
+
+
+def test_vllm_loads_the_class() -> None:
+    """vLLM's loader takes the name that the engine gives it, as a class of the V2 interface."""
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor, loader
+
+    (found,) = loader._load_v2_logitsprocs_by_fqcns(["sampling.runner_v2:SamplingProcessor"])
+    assert issubclass(found, LogitsProcessor)
+
+
+def test_the_front_end_imports_no_kernel() -> None:
+    """vLLM's front-end process imports the module to look at the class; kernels come with an object."""
+    heavy = "{'sampling.slots', 'sampling.kernels'} & sys.modules.keys()"
+    code = f"import sampling.runner_v2, sys; sys.exit(len({heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
