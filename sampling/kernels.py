@@ -5,7 +5,7 @@ tokens, so the host waits for nothing. The state in bytes a slot:
     36              parameters, always
     vocab_size / 8  which tokens were seen; allocated with the first request that has a penalty
     4 × vocab_size  times generated; only for slots with a frequency or presence penalty
-At 1024 slots and 128k tokens: 16 MiB, and 0.5 MiB for each such slot. vLLM's own: 528 MiB, always.
+At 1024 slots and 128k tokens: 16 MiB, and 0.5 MiB for each such slot. vLLM's own, made all the same: 528 MiB.
 
 Order: `take_in`, `add_bias`, `penalise`, `mask_min_p`, then vLLM's temperature. Block sizes and warps are
 reasoned, not measured: no GPU was at hand.
