@@ -1,6 +1,6 @@
 """What our transforms cost for each step, beside vLLM's own code and a plain copy of the logits, in one run.
 
-    python benchmarks/sampling.py [--json FILE] [--repeats 30]
+    python -m benchmarks.sampling [--json FILE] [--repeats 30]
 
 On the CPU: ours in torch (sampling/transforms.py) against vLLM's V1 code (apply_all_penalties). One thread,
 as the engine has on a machine of two cores. Each row has seen 512 prompt ids and 512 generated ones. Times
@@ -164,7 +164,7 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         "commit": commit.strip(),
         "date": datetime.now(UTC).date().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python -m benchmarks.sampling " + " ".join(sys.argv[1:]),
     }
 
 
