@@ -61,15 +61,13 @@ def serve(settings: Settings) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_live(app, app.state.server, listener))
     if "vllm" in sys.modules:
+        # Python's own exit takes torch apart for 4 s, and crashes in the middle of an import of it.
         sys.stdout.flush()
-        os._exit(
-            0
-        )  # Python's own exit takes torch apart for 4 s, and crashes in the middle of an import of it
+        os._exit(0)
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigurationError that says what to do about a port that is not to be
-    had."""
+    """A listening socket. Raises ConfigurationError that says what to do where there is none to be had."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

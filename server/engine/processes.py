@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import psutil
 
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes that vLLM starts
-BUILDER_THREAD = "verbatim-engine-builder"
 
 T = TypeVar("T")
 
@@ -79,5 +78,5 @@ async def in_builder_thread(work: Callable[[], T]) -> T:
         if not done.done():
             setter(value)
 
-    threading.Thread(target=run, name=BUILDER_THREAD, daemon=True).start()
+    threading.Thread(target=run, name="engine-builder", daemon=True).start()
     return await done
