@@ -50,7 +50,8 @@ class Contest:
     def enter(self, number: int, delta: Delta, output: EngineOutput) -> list[Delta]:
         """Take a candidate's delta. Returns the winners' deltas, best first, once all have finished."""
         if output.logprobs is not None:
-            for entry in output.logprobs[: delta.num_tokens]:  # one by one: the same sum however tokens arrive
+            # One by one: the same sum, however many tokens come at once.
+            for entry in output.logprobs[: delta.num_tokens]:
                 self._sums[number] += entry.logprobs[0]
         self._deltas[number].append(delta)
         if delta.finish_reason is not None:
