@@ -212,6 +212,15 @@ async def test_no_key_needed(client: httpx.AsyncClient, path: str) -> None:
     assert reply.headers["x-request-id"]
 
 
+async def test_docs_without_a_network(client: httpx.AsyncClient) -> None:
+    """All that /docs loads comes from this server, and is there."""
+    page = (await client.get("/docs")).text
+    links = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+    assert len(links) >= 3
+    assert all(link.startswith("/docs/assets/") for link in links)
+    assert [(await client.get(link)).status_code for link in links] == [200] * len(links)
+
+
 async def test_ready(directory: Path) -> None:
     """/health is 200 at once; /ready is 503 until all models can answer, and again when draining."""
     app = app_of(served(directory, Engine()))
