@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 GREEDY = 1e-5  # a temperature below it is 0, as in vLLM

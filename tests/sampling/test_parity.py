@@ -21,8 +21,7 @@ pytestmark = [
 ]
 
 MODEL = "smollm2-135m-instruct"
-# VERBATIM_TEST_SCALE=full is what docs/sampling.md reports, in six minutes on two cores and more; else a
-# fifth of it.
+# Two cores need six minutes for the 50 prompts of docs/sampling.md, and about ten more for 50,000 draws.
 FULL = os.environ.get("VERBATIM_TEST_SCALE") == "full"
 NUM_PROMPTS, NUM_TOKENS = 50 if FULL else 12, 64
 NUM_DRAWS = 50_000 if FULL else 2_000
