@@ -11,14 +11,9 @@ the machine does hits all alike.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import machine, write
 from sampling.batch import Batch, Row, RowParams
 from sampling.transforms import apply
 
@@ -59,7 +55,7 @@ def main() -> None:
                 cells.append(measure(num_rows, vocab_size, name, params, options.repeats))
     console.print(table(cells))
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1) + "\n")
+        write(options.json, {"machine": machine("sampling") | {"threads": 1}, "cells": cells})
 
 
 def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeats: int) -> dict[str, Any]:
@@ -68,7 +64,7 @@ def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeat
     prompts = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
     outputs = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
     logits = torch.randn(num_rows, vocab_size)
-    forms = {
+    forms: dict[str, Callable[[Any], Any]] = {
         "ours": ours(params, vocab_size, prompts, outputs),
         "native": native(params, vocab_size, prompts, outputs),
         "copy": lambda work: work.clone(),
@@ -144,28 +140,6 @@ def table(cells: list[dict[str, Any]]) -> Table:
         ratio = f"{ms['native'][0] / ms['ours'][0]:.1f}" if cell["params"] != "nothing" else "-"
         shown.add_row(str(cell["rows"]), str(cell["vocabulary"]), cell["params"], *texts, ratio)
     return shown
-
-
-def machine() -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        "?",
-    )
-    return {
-        "cpu": cpu,
-        "cores": str(os.cpu_count()),
-        "threads": "1",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit.strip(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": "python -m benchmarks.sampling " + " ".join(sys.argv[1:]),
-    }
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from server.errors import ConfigurationError
-from server.settings import Defaults, Limits, ModelSettings, RateLimits, Settings
+from server.settings import BestOf, Defaults, Limits, ModelSettings, RateLimits, Settings
 from server.yamlfile import YamlFile, explain, location_of, read_yaml
 
-__all__ = ["Defaults", "Limits", "ModelSettings", "RateLimits", "Settings", "load_settings"]
+__all__ = ["BestOf", "Defaults", "Limits", "ModelSettings", "RateLimits", "Settings", "load_settings"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_FILE = "models.yaml"

@@ -1,4 +1,4 @@
-"""The candidates of one request: fan out, seeds, ranking, and the end of them all.
+"""The candidates of one request: fan out, seeds, and the end of them all.
 
 Engine outputs are pushed in as they come; deltas are pulled out in batches, all that came since the last
 pull.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 
-from sampling.best_of import mean_logprob, rank
-from server.engine.base import EngineOutput, Job
+from server.contest import Contest
+from server.engine.base import EngineOutput, Job, Sink
 from server.engine.supervisor import Supervisor
 from server.errors import RequestFailure
 from server.outputs import CandidateText, Delta, PromptText
@@ -32,40 +31,6 @@ class Usage:
     @property
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
-
-
-class Contest:
-    """The candidates of one prompt when best_of > n: their deltas wait until the best are known.
-
-    first_index: of the choices that the winners become.
-    """
-
-    def __init__(self, first_index: int, params: GenerationParams) -> None:
-        self._first_index = first_index
-        self._n = params.n
-        self._deltas: list[list[Delta]] = [[] for _ in range(params.best_of)]
-        self._sums = [0.0] * params.best_of
-        self._unfinished = params.best_of
-
-    def enter(self, number: int, delta: Delta, output: EngineOutput) -> list[Delta]:
-        """Take a candidate's delta. Returns the winners' deltas, best first, once all have finished."""
-        if output.logprobs is not None:
-            # One by one: the same sum, however many tokens come at once.
-            for entry in output.logprobs[: delta.num_tokens]:
-                self._sums[number] += entry.logprobs[0]
-        self._deltas[number].append(delta)
-        if delta.finish_reason is not None:
-            self._unfinished -= 1
-        return self._winners() if self._unfinished == 0 else []
-
-    def _winners(self) -> list[Delta]:
-        lengths = [sum(delta.num_tokens for delta in deltas) for deltas in self._deltas]
-        winners = rank(list(map(mean_logprob, self._sums, lengths)), self._n)
-        return [
-            replace(delta, index=self._first_index + place)
-            for place, number in enumerate(winners)
-            for delta in self._deltas[number]
-        ]
 
 
 class Generation:
@@ -87,6 +52,7 @@ class Generation:
         self.num_choices = len(prompts) * params.n
         self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
         self._id = request_id
+        self._unique = uuid.uuid4().hex  # a client may send the same x-request-id twice at once
         self._prompts = prompts
         self._engine = engine
         self._tokenizer = tokenizer
@@ -119,28 +85,38 @@ class Generation:
         self._running.clear()
 
     def _start(self) -> None:
-        params, numbers = self.params, count()
-        unique = uuid.uuid4().hex  # a client may send the same x-request-id twice at once
-        for prompt_index, prompt in enumerate(self._prompts):
-            ranked = params.best_of > params.n
-            contest = Contest(prompt_index * params.n, params) if ranked else None
-            for number in range(params.best_of):
-                text = CandidateText(prompt_index * params.n + number, prompt, params, self._tokenizer)
-                job = self._job(f"{unique}-{next(numbers)}", prompt_index, number)
-                sink = partial(self._receive, job.id, number, text, contest)
-                if params.max_tokens == 0 and not job.prompt_logprobs:
-                    sink(EngineOutput([], finish_reason="length"))
-                    continue
-                self._running.add(job.id)
+        jobs = [started for k, prompt in enumerate(self._prompts) for started in self._candidates(k, prompt)]
+        self._running = {job.id for job, _ in jobs}
+        for job, sink in jobs:
+            if job.id not in self._running:  # an engine that answers at once has ended it before its start
+                continue
+            if self.params.max_tokens == 0 and not job.prompt_logprobs:
+                sink(EngineOutput([], finish_reason="length"))
+            else:
                 self._engine.submit(job, sink)
 
-    def _job(self, job_id: str, prompt_index: int, number: int) -> Job:
+    def _candidates(self, prompt_index: int, prompt: PromptText) -> Iterator[tuple[Job, Sink]]:
+        """The jobs of one prompt, each with the sink for its outputs."""
+        params, tokenizer, first_index = self.params, self._tokenizer, prompt_index * self.params.n
+        contest = Contest(first_index, prompt, params, tokenizer) if params.best_of > params.n else None
+        for number in range(params.best_of):
+            job = self._job(prompt_index, number)
+            if contest is not None:
+                yield job, partial(self._ranked, prompt_index, number, contest)
+            else:
+                text = CandidateText(first_index + number, prompt, params, tokenizer)
+                yield job, partial(self._returned, job.id, text)
+
+    def _job_id(self, prompt_index: int, number: int) -> str:
+        return f"{self._unique}-{prompt_index * self.params.best_of + number}"
+
+    def _job(self, prompt_index: int, number: int) -> Job:
         params = self.params
         num_logprobs = params.num_logprobs
         if num_logprobs is None and params.best_of > params.n:
             num_logprobs = 0  # ranking needs the sampled tokens' own
         return Job(
-            id=job_id,
+            id=self._job_id(prompt_index, number),
             request_id=self._id,
             prompt_ids=self._prompts[prompt_index].ids,
             params=params,
@@ -151,26 +127,36 @@ class Generation:
             prompt_logprobs=params.echo and params.num_logprobs is not None,
         )
 
-    def _receive(
-        self,
-        job_id: str,
-        number: int,
-        text: CandidateText,
-        contest: Contest | None,
-        output: EngineOutput | RequestFailure,
-    ) -> None:
+    def _returned(self, job_id: str, text: CandidateText, output: EngineOutput | RequestFailure) -> None:
+        """The sink of a candidate that is a choice."""
         self._wake.set()
         if isinstance(output, RequestFailure):
-            self._running.discard(job_id)
             self._failure = output
             return
         delta = text.push(output)
         self.usage.completion_tokens += delta.num_tokens
-        if delta.finish_reason is not None and job_id in self._running:
-            self._running.discard(job_id)
-            if output.finish_reason is None:  # a stop sequence or max_tokens 0: the engine does not know
-                self._engine.abort(job_id)
-        if contest is not None:
-            self._ready += contest.enter(number, delta, output)
-        else:
-            self._ready.append(delta)
+        self._ready.append(delta)
+        if delta.finish_reason is not None:
+            self._end(job_id)
+
+    def _ranked(
+        self, prompt_index: int, number: int, contest: Contest, output: EngineOutput | RequestFailure
+    ) -> None:
+        """The sink of a candidate that may become one."""
+        if isinstance(output, RequestFailure):
+            self._wake.set()
+            self._failure = output
+            return
+        num_tokens, ended = contest.receive(number, output)
+        self.usage.completion_tokens += num_tokens
+        for other in ended:
+            self._end(self._job_id(prompt_index, other))
+        if contest.is_over:
+            self._wake.set()
+            self._ready += contest.winners()
+
+    def _end(self, job_id: str) -> None:
+        """A candidate has ended, whether or not the engine knows."""
+        if job_id in self._running:
+            self._running.remove(job_id)
+            self._engine.abort(job_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.engine.base import EngineOutput, FinishReason, TokenLogprobs
+from server.engine.base import EngineOutput, FinishReason, TopLogprobs
 from server.params import GenerationParams
 from server.text import Detokenizer, StopMatcher, Tokenizer
 
@@ -94,9 +94,10 @@ class CandidateText:
         before = self.num_tokens
         last = len(output.token_ids) - 1
         for k, token_id in enumerate(output.token_ids):
-            entry = output.logprobs[k] if output.logprobs is not None else None
+            if logprobs is not None and output.logprobs is not None:
+                _append(logprobs, self._tokenizer, output.logprobs, k, self._length)
             ends = output.finish_reason == "stop" and k == last
-            text = self._token(token_id, entry, logprobs, hidden=ends and not self._params.include_stop)
+            text = self._token(token_id, hidden=ends and not self._params.include_stop)
             given, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
             parts.append(given)
             if stopped:
@@ -107,12 +108,8 @@ class CandidateText:
             parts.append(self._end())
         return Delta(self.index, "".join(parts), logprobs, self.finish_reason, self.num_tokens - before)
 
-    def _token(
-        self, token_id: int, entry: TokenLogprobs | None, logprobs: Logprobs | None, *, hidden: bool
-    ) -> str:
+    def _token(self, token_id: int, *, hidden: bool) -> str:
         self.num_tokens += 1
-        if logprobs is not None and entry is not None:
-            _append(logprobs, self._tokenizer, entry, self._length)
         text = "" if hidden else self._detokenizer.push(token_id)
         self._length += len(text)
         return text
@@ -126,7 +123,7 @@ class CandidateText:
         return given + self._stops.finish()
 
     def _echo(
-        self, prompt: PromptText, entries: list[TokenLogprobs | None] | None, logprobs: Logprobs | None
+        self, prompt: PromptText, prompt_logprobs: TopLogprobs | None, logprobs: Logprobs | None
     ) -> str:
         """The prompt's text, and its log-probabilities if they were asked for; the first token has none."""
         skip = self._params.skip_special_tokens
@@ -136,13 +133,14 @@ class CandidateText:
         )
         texts = [decoder.push_bytes(part) for part in parts]
         text = "".join(texts) if prompt.text is None else prompt.text
-        if logprobs is not None and entries is not None:
-            for token_id, entry, piece in zip(prompt.ids, entries, texts, strict=True):
+        if logprobs is not None and prompt_logprobs is not None:
+            for k, piece in enumerate(texts):
                 offset = min(self._length, len(text))
-                if entry is None:
-                    logprobs.extend(Logprobs([self._tokenizer.names[token_id]], [None], [None], [offset]))
+                if k == 0:
+                    name = self._tokenizer.names[prompt.ids[0]]
+                    logprobs.extend(Logprobs([name], [None], [None], [offset]))
                 else:
-                    _append(logprobs, self._tokenizer, entry, offset)
+                    _append(logprobs, self._tokenizer, prompt_logprobs, k - 1, offset)
                 self._length += len(piece)
         self._length = len(text)
         return text
@@ -164,16 +162,17 @@ def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
     return choices
 
 
-def _append(logprobs: Logprobs, tokenizer: Tokenizer, entry: TokenLogprobs, offset: int) -> None:
+def _append(logprobs: Logprobs, tokenizer: Tokenizer, top: TopLogprobs, position: int, offset: int) -> None:
     """One position: the k most likely, and the sampled token, last unless it is one of them."""
-    values = [max(value, MINUS_INFINITY) for value in entry.logprobs]
-    sampled = tokenizer.names[entry.token_ids[0]]
-    top = {
-        tokenizer.names[token_id]: value
-        for token_id, value in zip(entry.token_ids[1:], values[1:], strict=True)
+    names, start, end = tokenizer.names, position * top.width, (position + 1) * top.width
+    values = [max(value, MINUS_INFINITY) for value in top.logprobs[start:end]]
+    sampled = names[top.token_ids[start]]
+    entries = {
+        names[token_id]: value
+        for token_id, value in zip(top.token_ids[start + 1 : end], values[1:], strict=True)
     }
-    top[sampled] = values[0]
+    entries[sampled] = values[0]
     logprobs.tokens.append(sampled)
     logprobs.token_logprobs.append(values[0])
-    logprobs.top_logprobs.append(top)
+    logprobs.top_logprobs.append(entries)
     logprobs.text_offset.append(offset)

@@ -30,6 +30,7 @@ class GenerationParams:
     min_tokens: int = 0
     n: int = 1
     best_of: int = 1
+    give_up: bool = True  # end candidates that cannot be among the n best any more
     seed: int | None = None  # None: drawn by the engine
     temperature: float = 1.0
     top_p: float = 1.0
@@ -92,6 +93,7 @@ def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -
         min_tokens=min_tokens,
         n=n,
         best_of=best_of,
+        give_up=model.best_of.give_up,
         seed=request.seed,
         temperature=_first(request.temperature, defaults.temperature),
         top_p=_first(request.top_p, defaults.top_p),

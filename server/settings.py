@@ -75,6 +75,14 @@ class Limits(_Section):
     candidates: int = Field(default=4096, ge=1, description="Most prompts × best_of in one request.")
 
 
+class BestOf(_Section):
+    where = "in best_of"
+
+    give_up: bool = Field(
+        default=True, description="End candidates that cannot be among the `n` best any more."
+    )
+
+
 class ModelSettings(_Section):
     """One served model."""
 
@@ -119,6 +127,7 @@ class ModelSettings(_Section):
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU only: memory for the KV cache, GiB.")
     defaults: Defaults = Field(default=Defaults(), description="What a request gets that does not say.")
     limits: Limits = Field(default=Limits(), description="What one request may ask for.")
+    best_of: BestOf = Field(default=BestOf(), description="How the `n` best of `best_of` are found.")
     include_stop_text: bool = Field(
         default=True, description="Returned text ends with the stop sequence that was met."
     )

@@ -6,7 +6,15 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from server.config import Defaults, Limits, ModelSettings, RateLimits, Settings, load_settings
+from server.config import (
+    BestOf,
+    Defaults,
+    Limits,
+    ModelSettings,
+    RateLimits,
+    Settings,
+    load_settings,
+)
 from server.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -212,7 +220,7 @@ def test_engine_args_are_passed_through(tmp_path: Path) -> None:
     assert settings.models[0].engine_args == {"a": [1, {"b": None}]}
 
 
-@pytest.mark.parametrize("model", [Settings, RateLimits, ModelSettings, Defaults, Limits])
+@pytest.mark.parametrize("model", [Settings, RateLimits, ModelSettings, BestOf, Defaults, Limits])
 def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
     """Each key stands in the shipped models.yaml, and one that is commented out shows its default."""
     lines = (REPOSITORY / "models.yaml").read_text(encoding="utf-8").splitlines()

@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sampling.best_of import mean_logprob, rank
-from server.engine.base import EngineOutput, Job, Sink, TokenLogprobs
+from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.errors import InvalidRequest, ServiceUnavailable
 from server.generation import Generation
 from server.models import ServedModel
@@ -33,8 +30,8 @@ class Letters(Engine):
     def submit(self, job: Job, sink: Sink) -> None:
         self.jobs.append(job)
         places = [LETTERS.index(letter) for letter in self.words[number_of(job.id)]]
-        logprobs = [TokenLogprobs([66 + place], [-1.0 - place]) for place in places]
-        sink(EngineOutput([66 + place for place in places], logprobs, finish_reason="stop"))
+        ids = [66 + place for place in places]
+        sink(EngineOutput(ids, TopLogprobs(1, ids, [-1.0 - place for place in places]), None, "stop"))
 
 
 @asynccontextmanager
@@ -212,22 +209,6 @@ async def test_best_of_nothing(directory: Path) -> None:
     """Without tokens all candidates tie."""
     async with live(served(directory, Engine())) as model:
         assert texts(await choices(generation(model, n=2, best_of=3, max_tokens=0))) == ["", ""]
-
-
-@given(st.lists(st.floats(-1e9, 0), min_size=1), st.integers(1, 128))
-def test_rank(means: list[float], n: int) -> None:
-    """No candidate that is left out is better than one that is chosen; ties go to the lower number."""
-    chosen = rank(means, n)
-    keys = [(-means[number], number) for number in chosen]
-    left_out = [(-mean, number) for number, mean in enumerate(means) if number not in chosen]
-    assert keys == sorted(keys)
-    assert len(chosen) == min(n, len(means))
-    assert not left_out or keys[-1] < min(left_out)
-
-
-def test_mean() -> None:
-    """The mean is per token; no token is no reproach."""
-    assert (mean_logprob(-6.0, 3), mean_logprob(0.0, 0)) == (-2.0, 0.0)
 
 
 async def test_same_request_id_twice(directory: Path) -> None:

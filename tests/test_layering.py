@@ -42,6 +42,7 @@ ORDER = (
     "server.outputs",
     "server.models",
     "server.prompts",
+    "server.contest",
     "server.generation",
     "server.sse",
     "server.auth",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.base import EngineOutput, FinishReason, TokenLogprobs
+from server.engine.base import EngineOutput, FinishReason, TopLogprobs
 from server.outputs import CandidateText, Choice, Delta, Logprobs, PromptText, fold
 from server.params import GenerationParams
 from server.text import Tokenizer
@@ -28,14 +28,15 @@ def outputs(
         cuts.append(list(ids[start : start + size]))
         start += size
     cuts = [cut for cut in cuts if cut]
-    return [
-        EngineOutput(cut, [entry(i) for i in cut], finish_reason=end if cut is cuts[-1] else None)
-        for cut in cuts
-    ]
+    return [EngineOutput(cut, positions(cut), finish_reason=end if cut is cuts[-1] else None) for cut in cuts]
 
 
-def entry(token_id: int, logprob: float = -0.1) -> TokenLogprobs:
-    return TokenLogprobs([token_id, 5, 6], [logprob - token_id / 7, -0.5, -1.5])
+def positions(ids: Sequence[int]) -> TopLogprobs:
+    """Of each id and two others."""
+    top = TopLogprobs(3)
+    for token_id in ids:
+        top.extend(TopLogprobs(3, [token_id, 5, 6], [-0.1 - token_id / 7, -0.5, -1.5]))
+    return top
 
 
 def told(
@@ -115,7 +116,7 @@ def test_sampled_value_bit_for_bit(bytes_tokenizer: Tokenizer, value: float, amo
     if among:
         ids[1], values[1] = 7, value
     choice = told(
-        bytes_tokenizer, WITH_LOGPROBS, [EngineOutput([7], [TokenLogprobs(ids, values)], None, "length")]
+        bytes_tokenizer, WITH_LOGPROBS, [EngineOutput([7], TopLogprobs(3, ids, values), None, "length")]
     )
     assert choice.logprobs is not None
     (top,), (own,) = choice.logprobs.top_logprobs, choice.logprobs.token_logprobs
@@ -127,15 +128,15 @@ def test_sampled_value_bit_for_bit(bytes_tokenizer: Tokenizer, value: float, amo
 
 def test_minus_infinity(bytes_tokenizer: Tokenizer) -> None:
     """JSON has no infinity: a token that was impossible has -9999, as OpenAI writes it."""
-    impossible = TokenLogprobs([7, 5], [float("-inf"), float("-inf")])
-    choice = told(bytes_tokenizer, WITH_LOGPROBS, [EngineOutput([7], [impossible], None, "length")])
+    impossible = TopLogprobs(2, [7, 5], [float("-inf"), float("-inf")])
+    choice = told(bytes_tokenizer, WITH_LOGPROBS, [EngineOutput([7], impossible, None, "length")])
     assert choice.logprobs == Logprobs(["&"], [-9999.0], [{"$": -9999.0, "&": -9999.0}], [0])
 
 
 def test_own_value_only(bytes_tokenizer: Tokenizer) -> None:
     """logprobs 0 gives the sampled tokens' own values."""
-    own = TokenLogprobs([7], [-0.25])
-    choice = told(bytes_tokenizer, replace(PLAIN, num_logprobs=0), [EngineOutput([7], [own], None, "length")])
+    own = TopLogprobs(1, [7], [-0.25])
+    choice = told(bytes_tokenizer, replace(PLAIN, num_logprobs=0), [EngineOutput([7], own, None, "length")])
     assert choice.logprobs == Logprobs(["&"], [-0.25], [{"&": -0.25}], [0])
 
 
@@ -201,7 +202,7 @@ ECHO = replace(WITH_LOGPROBS, echo=True)
 
 def with_prompt(ids: list[int], completion: list[int]) -> list[EngineOutput]:
     parts = outputs(completion, [1])
-    parts[0].prompt_logprobs = [None, *map(entry, ids[1:])]
+    parts[0].prompt_logprobs = positions(ids[1:])
     return parts
 
 
@@ -255,7 +256,7 @@ def test_echo_offsets(
     """Every offset is in the text, which begins with the prompt as the client wrote it."""
     ids = bytes_tokenizer.encode(prompt)
     parts = outputs(completion, sizes)
-    parts[0].prompt_logprobs = [None, *map(entry, ids[1:])]
+    parts[0].prompt_logprobs = positions(ids[1:])
     choice = told(bytes_tokenizer, ECHO, parts, PromptText(ids, prompt))
     assert choice.text.startswith(prompt)
     assert choice.logprobs is not None

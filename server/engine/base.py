@@ -7,7 +7,7 @@ one has a finish_reason, or is a RequestFailure in its place. Nothing is pushed 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -18,28 +18,39 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(slots=True)
-class TokenLogprobs:
-    """One position. Natural logarithms of the raw model distribution, before any transform.
+class TopLogprobs:
+    """Positions, one after the other in flat lists. Natural logarithms of the raw model distribution, before
+    any transform.
 
-    token_ids, logprobs: the sampled token first, then the most likely ones, best first; 1 + k entries, so the
-    sampled token stands twice where it is among the k.
+    width: entries of a position, 1 + k: the sampled token first, then the k most likely ones, best first, so
+    that the sampled token stands twice where it is among the k. token_ids, logprobs: [num_positions × width].
     """
 
-    token_ids: list[int]
-    logprobs: list[float]
+    width: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def sampled(self) -> list[float]:
+        """Of each position's sampled token."""
+        return self.logprobs[:: self.width]
+
+    def extend(self, later: TopLogprobs) -> None:
+        self.token_ids += later.token_ids
+        self.logprobs += later.logprobs
 
 
 @dataclass(slots=True)
 class EngineOutput:
     """What an engine has to say about a candidate since its last output.
 
-    logprobs: one entry a token where asked for. prompt_logprobs: one entry a prompt token, None for the
-    first; once, with the first output, where asked for.
+    logprobs: a position for each token, where asked for. prompt_logprobs: a position for each prompt token
+    but the first, whose sampled token is the prompt's own; once, with the first output, where asked for.
     """
 
     token_ids: list[int]
-    logprobs: list[TokenLogprobs] | None = None
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    logprobs: TopLogprobs | None = None
+    prompt_logprobs: TopLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 

@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable
 
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TokenLogprobs
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TopLogprobs
 
 # (job, how many tokens it has) -> the next token's id
 Script = Callable[[Job, int], int]
@@ -56,16 +56,18 @@ class SimulatedEngine:
             self.abort(job_id)
 
     async def _run(self, job: Job, sink: Sink) -> None:
-        prompt_logprobs: list[TokenLogprobs | None] | None = None
+        prompt_logprobs = None
         if job.prompt_logprobs:
-            prompt_logprobs = [None, *(self._logprobs(job, i, t) for i, t in enumerate(job.prompt_ids[1:]))]
+            prompt_logprobs = TopLogprobs(1 + (job.num_logprobs or 0))
+            for i, token_id in enumerate(job.prompt_ids[1:]):
+                prompt_logprobs.extend(self._logprobs(job, i, token_id))
         for position in range(job.max_tokens):
             await asyncio.sleep(self.step_s)
             token_id = self._script(job, position)
             ends = not job.params.ignore_eos and token_id in job.eos_ids
             ends = (ends or token_id in job.params.stop_token_ids) and position >= job.params.min_tokens
             last = position + 1 == job.max_tokens
-            logprobs = None if job.num_logprobs is None else [self._logprobs(job, position, token_id)]
+            logprobs = None if job.num_logprobs is None else self._logprobs(job, position, token_id)
             sink(
                 EngineOutput(
                     [token_id], logprobs, prompt_logprobs, "stop" if ends else "length" if last else None
@@ -78,7 +80,7 @@ class SimulatedEngine:
     def _hashed(self, job: Job, position: int) -> int:
         return self._hash(job.seed, job.prompt_ids, position) % self.vocab_size
 
-    def _logprobs(self, job: Job, position: int, token_id: int) -> TokenLogprobs:
+    def _logprobs(self, job: Job, position: int, token_id: int) -> TopLogprobs:
         """k invented tokens of falling probability, the sampled one among them every other time."""
         k = job.num_logprobs or 0
         start = self._hash("top", job.prompt_ids, position)
@@ -87,7 +89,7 @@ class SimulatedEngine:
         if k and start % 2 and token_id not in top:
             top[0] = token_id
         own = values[top.index(token_id)] if token_id in top else -math.log(2.0) * (k + 2)
-        return TokenLogprobs([token_id, *top], [own, *values])
+        return TopLogprobs(1 + k, [token_id, *top], [own, *values])
 
     @staticmethod
     def _hash(*parts: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.engine.base import EngineOutput, Job, TokenLogprobs
+from server.engine.base import EngineOutput, Job, TopLogprobs
 from server.errors import ServiceUnavailable
 from server.params import GenerationParams
 
@@ -38,8 +38,9 @@ def sampling_params(job: Job) -> Any:
     )
 
 
-def engine_output(output: Any) -> EngineOutput:
+def engine_output(output: Any, job: Job) -> EngineOutput:
     """vLLM's RequestOutput as ours."""
+    width = 1 + (job.num_logprobs or 0)
     candidate = output.outputs[0]
     if candidate.finish_reason not in (None, "stop", "length"):
         raise ServiceUnavailable(
@@ -48,18 +49,15 @@ def engine_output(output: Any) -> EngineOutput:
     prompt = output.prompt_logprobs
     return EngineOutput(
         token_ids=list(candidate.token_ids),
-        logprobs=None if candidate.logprobs is None else _positions(candidate.logprobs),
-        prompt_logprobs=[None, *_positions(prompt)[1:]] if prompt else None,
+        # vLLM's FlatLogprobs are flat as ours; of the prompt, their first position has no entries.
+        logprobs=_flat(candidate.logprobs, width) if candidate.logprobs is not None else None,
+        prompt_logprobs=_flat(prompt, width) if prompt else None,
         finish_reason=candidate.finish_reason,
     )
 
 
-def _positions(flat: Any) -> list[TokenLogprobs]:
-    """vLLM's FlatLogprobs, whose position i is [start_indices[i], end_indices[i]) of its lists."""
-    return [
-        TokenLogprobs(flat.token_ids[start:end], flat.logprobs[start:end])
-        for start, end in zip(flat.start_indices, flat.end_indices, strict=True)
-    ]
+def _flat(positions: Any, width: int) -> TopLogprobs:
+    return TopLogprobs(width, positions.token_ids, positions.logprobs)
 
 
 def sampling_args(params: GenerationParams) -> dict[str, Any] | None:

@@ -146,7 +146,7 @@ class VLLMEngine:
                 {"type": "token", "prompt_token_ids": job.prompt_ids}, sampling_params(job), job.id
             )
             async for output in outputs:
-                sink(engine_output(output))
+                sink(engine_output(output, job))
         except asyncio.CancelledError:
             raise
         except RequestFailure as failure:

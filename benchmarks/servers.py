@@ -1,0 +1,94 @@
+"""Servers under measurement: a process each, started as their users start them, ended by its number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+START_S = 300
+END_S = 60
+
+
+@dataclass(frozen=True)
+class Server:
+    """port: on 127.0.0.1. log: all that it has said. started_s: from its start to ready, seconds."""
+
+    name: str
+    process: psutil.Process
+    port: int
+    log: Path
+    started_s: float
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running(
+    name: str,
+    command: list[str],
+    port: int,
+    ready: str,
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """The server while the block runs, from when GET `ready` answers 200. What it has started ends too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log, began = folder / f"{name}.log", time.monotonic()
+    with log.open("wb") as out:
+        process = psutil.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(environ or {})}
+        )
+    try:
+        while not _answers(f"http://127.0.0.1:{port}{ready}"):
+            if process.poll() is not None or time.monotonic() - began > START_S:
+                raise RuntimeError(f"{name} did not start; its last words:\n{log.read_text()[-3000:]}")
+            time.sleep(0.05)
+        yield Server(name, process, port, log, time.monotonic() - began)
+    finally:
+        children = process.children(recursive=True) if process.is_running() else []
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(END_S)
+            except psutil.TimeoutExpired:
+                process.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()
+
+
+@contextmanager
+def verbatim(
+    folder: Path, models: list[dict[str, Any]], *, name: str = "ours", **settings: Any
+) -> Iterator[Server]:
+    """`verbatim serve` with these models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, file = free_port(), folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({"port": port, "models": models, **settings}))
+    command = [str(Path(sys.executable).with_name("verbatim")), "serve", "--config", str(file)]
+    with running(name, command, port, "/ready", folder) as server:
+        yield server
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10).status_code == 200
+    except httpx.HTTPError:
+        return False
