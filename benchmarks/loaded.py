@@ -1,14 +1,16 @@
-"""What our processor costs an engine while no request uses it: loaded against not loaded, in one run.
+"""What our processor costs an engine while no request uses it, and what looking for NaN costs: in one run.
 
     python -m benchmarks.loaded [--json FILE] [--rounds 20]
 
-Two engines with the built-in model, alike but for the processor, generate the same 32 × 64 tokens in turn.
-The ratio of two neighbouring rounds is a sample; what is given is the median and its 95 % interval. CPU time is the engine's own, so that what else the machine does hardly matters.
+Three engines with the built-in model, alike but for that, generate the same 32 × 64 tokens in turn. The ratio
+to the bare engine in a round is a sample; what is given is the median and its 95 % interval. CPU time is the
+engine's own, so that what else the machine does hardly matters.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from benchmarks.report import machine, write
 from server.builtin import builtin_path
 
 NUM_REQUESTS, NUM_TOKENS = 32, 64
-KINDS = ("loaded", "not loaded")
+BARE, LOADED, WATCHED = KINDS = ("bare", "loaded", "loaded, NaN looked for")
 
 
 def main() -> None:
@@ -47,20 +49,23 @@ def main() -> None:
         for engine in engines.values():
             engine.stdin.close()
             engine.wait()
-    results = {name: ratio(rounds, name) for name in ("seconds", "cpu_seconds")}
+    results = {
+        f"{kind} / {BARE}, {name}": ratio(rounds, kind, name)
+        for kind in (LOADED, WATCHED)
+        for name in ("seconds", "cpu_seconds")
+    }
     for name, found in results.items():
-        Console().print(
-            f"{name}: loaded / not loaded = {found['median']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
-        )
+        Console().print(f"{name}: {found['median']:.4f} ({found['low']:.4f} to {found['high']:.4f})")
     if options.json:
-        write(options.json, {"machine": machine("loaded"), "loaded / not loaded": results, "rounds": rounds})
+        write(options.json, {"machine": machine("loaded"), "ratios": results, "rounds": rounds})
 
 
 def work(kind: str) -> None:
     """An engine that generates once for each line of standard input."""
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = str(int(kind == WATCHED))
     from vllm import LLM, SamplingParams
 
-    processors = ["sampling.runner_v1:SamplingProcessor"] if kind == "loaded" else None
+    processors = ["sampling.runner_v1:SamplingProcessor"] if kind != BARE else None
     llm = LLM(
         str(builtin_path("smollm2-135m-instruct")),
         skip_tokenizer_init=True,
@@ -94,7 +99,7 @@ def step(engine: Any) -> None:
 
 def measure(engines: dict[str, Any], number: int) -> dict[str, dict[str, float]]:
     found = {}
-    for kind in KINDS if number % 2 else reversed(KINDS):
+    for kind in KINDS[number % 3 :] + KINDS[: number % 3]:
         cpu, began = cpu_seconds(engines[kind]), time.perf_counter()
         step(engines[kind])
         found[kind] = {
@@ -109,9 +114,9 @@ def cpu_seconds(engine: Any) -> float:
     return float(sum(t.user + t.system for t in times))
 
 
-def ratio(rounds: list[dict[str, dict[str, float]]], name: str) -> dict[str, float]:
-    """The median ratio, and its 95 % interval by bootstrap."""
-    ratios = np.array([one["loaded"][name] / one["not loaded"][name] for one in rounds])
+def ratio(rounds: list[dict[str, dict[str, float]]], kind: str, name: str) -> dict[str, float]:
+    """The median ratio to the bare engine, and its 95 % interval by bootstrap."""
+    ratios = np.array([one[kind][name] / one[BARE][name] for one in rounds])
     draws = np.random.default_rng(0).choice(ratios, (5000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), (2.5, 97.5))
     return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}

@@ -87,6 +87,34 @@ def verbatim(
         yield server
 
 
+@contextmanager
+def vllm(folder: Path, model: Path, flags: list[str], *, rust: Path | None = None) -> Iterator[Server]:
+    """vLLM's own server, `vllm serve`, with its front end in Python or, if it is given, the one in Rust."""
+    port, name = free_port(), "vllm-rs" if rust else "vllm"
+    environ = {
+        "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{_named_vllm(folder)}",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    if rust:
+        environ |= {"VLLM_USE_RUST_FRONTEND": "1", "VLLM_RUST_FRONTEND_PATH": str(rust.absolute())}
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]
+    command += ["--host=127.0.0.1", f"--port={port}", *flags]
+    with running(name, command, port, "/health", folder, environ) as server:
+        yield server
+
+
+def _named_vllm(folder: Path) -> Path:
+    """A folder for PYTHONPATH with the metadata of a distribution called vllm: vLLM's command line wants one,
+    and its CPU build has none."""
+    path = folder / "metadata"
+    (path / "vllm-0.32.0+cpu.dist-info").mkdir(parents=True, exist_ok=True)
+    (path / "vllm-0.32.0+cpu.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n"
+    )
+    return path
+
+
 def _answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=10).status_code == 200

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from server import __version__, routes
 from server.auth import Keyring
-from server.border import Border, handle_failure, handle_router
-from server.errors import RequestFailure
+from server.border import API, Border
 from server.limits import RateLimits
 from server.metrics import Metrics
 from server.models import ServedModel
 from server.openapi import describe
 from server.settings import Settings
 from server.state import State
+
+
+class Application(FastAPI):
+    """FastAPI with one layer around its routes: each costs every request, and every chunk of a stream."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Border(self.router, self.state.server)
 
 
 def build_app(settings: Settings, models: list[ServedModel], metrics: Metrics | None = None) -> FastAPI:
@@ -27,15 +33,11 @@ def build_app(settings: Settings, models: list[ServedModel], metrics: Metrics | 
         limits=RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
         metrics=metrics or Metrics(),
     )
-    app = FastAPI(
+    app = Application(
         title="Verbatim", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.server = state
-    for prefix in routes.PREFIXES:
-        app.include_router(routes.api, prefix=prefix, include_in_schema=prefix == routes.PREFIXES[0])
+    app.include_router(routes.api, prefix=API)
     app.include_router(routes.operations)
     describe(app)
-    app.add_exception_handler(RequestFailure, handle_failure)
-    app.add_exception_handler(HTTPException, handle_router)
-    app.add_middleware(Border, state=state)
     return app

@@ -1,12 +1,14 @@
-"""A client that leaves ends its work."""
+"""What ends a request's work early: a client that leaves, a deadline that passes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.types import Receive
+
+from server.errors import RequestTimeout
 
 T = TypeVar("T")
 
@@ -15,23 +17,32 @@ class ClientLeft(Exception):  # noqa: N818  # nothing is wrong
     """The client closed the connection; nobody is there to answer."""
 
 
-async def unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work, which is cancelled when the client leaves first: then raises ClientLeft.
+async def unless_client_leaves(receive: Receive, work: Awaitable[T], deadline: float | None = None) -> T:
+    """The result of the work, which is cancelled, and its clean-up waited for, when the client leaves first
+    or the deadline passes: then raises ClientLeft or RequestTimeout.
 
     receive: ASGI's, of a request whose body has been read, so that all it can say is that the client left.
+    deadline: of the loop's clock.
     """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_left(receive))
+    watching.add_done_callback(lambda _: working.cancel())
+    loop = asyncio.get_running_loop()
+    timer = None if deadline is None else loop.call_at(deadline, working.cancel)
     try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientLeft
+        return await working
+    except asyncio.CancelledError:
+        if watching.done():
+            raise ClientLeft from None
+        if deadline is not None and loop.time() >= deadline:
+            raise RequestTimeout(
+                "the request took longer than this server allows (request_timeout_s)"
+            ) from None
+        raise
     finally:
         watching.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait((working,))  # its own clean-up is done when this returns
+        if timer is not None:
+            timer.cancel()
 
 
 async def _left(receive: Receive) -> None:

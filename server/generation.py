@@ -1,24 +1,29 @@
 """The candidates of one request: fan out, seeds, and the end of them all.
 
-Engine outputs are pushed in as they come; deltas are pulled out in batches, all that came since the last
-pull.
+An engine pushes outputs in as they come. Those of one step, whichever candidates they are for, are worked on
+in one go and handed on as one batch of deltas: no task is woken for a token.
 """
 
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Iterator
+import logging
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from server.contest import Contest
 from server.engine.base import EngineOutput, Job, Sink
 from server.engine.supervisor import Supervisor
-from server.errors import RequestFailure
+from server.errors import InternalError, RequestFailure
 from server.outputs import CandidateText, Delta, PromptText
 from server.params import GenerationParams, candidate_seed
 from server.text import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Take = Callable[[list[Delta]], None]
 
 
 @dataclass(slots=True)
@@ -33,12 +38,19 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-class Generation:
-    """One request on its way through an engine.
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """text: of one that is a choice. contest: of one that may become one; then number is its place there."""
 
-    Choice index = prompt number × n + rank. When it is closed, or `deltas` is left early, every candidate is
-    aborted.
-    """
+    job_id: str
+    prompt_index: int
+    number: int
+    text: CandidateText | None = None
+    contest: Contest | None = None
+
+
+class Generation:
+    """One request on its way through an engine. Choice index = prompt number × n + rank."""
 
     def __init__(
         self,
@@ -52,60 +64,48 @@ class Generation:
         self.num_choices = len(prompts) * params.n
         self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
         self._id = request_id
-        self._unique = uuid.uuid4().hex  # a client may send the same x-request-id twice at once
+        self._unique = secrets.token_hex(16)  # a client may send the same x-request-id twice at once
         self._prompts = prompts
         self._engine = engine
         self._tokenizer = tokenizer
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._take: Take = list[Delta]().extend
         self._running: set[str] = set()
-        self._ready: list[Delta] = []
-        self._failure: RequestFailure | None = None
-        self._wake = asyncio.Event()
+        self._arrived: list[tuple[Candidate, EngineOutput | RequestFailure]] = []
+        self._unfinished = self.num_choices
+        self._is_alone = len(prompts) * params.best_of == 1
 
-    async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """Batches of deltas until every choice has finished. Raises the failure that ended a candidate."""
-        unfinished = self.num_choices
-        try:
-            self._start()
-            while unfinished:
-                await self._wake.wait()
-                self._wake.clear()
-                if self._failure is not None:
-                    raise self._failure
-                batch, self._ready = self._ready, []
-                unfinished -= sum(delta.finish_reason is not None for delta in batch)
-                if batch:
-                    yield batch
-        finally:
-            self.close()
+    def start(self, take: Take) -> asyncio.Future[None]:
+        """Begin. `take` is called with each batch of deltas.
 
-    def close(self) -> None:
-        """Abort what still runs. Safe to call twice."""
-        for job_id in self._running:
-            self._engine.abort(job_id)
-        self._running.clear()
-
-    def _start(self) -> None:
+        Returns a future: done after the last batch, or with the RequestFailure that ended a candidate, and so
+        all of them.
+        """
+        self._take = take
         jobs = [started for k, prompt in enumerate(self._prompts) for started in self._candidates(k, prompt)]
         self._running = {job.id for job, _ in jobs}
         for job, sink in jobs:
-            if job.id not in self._running:  # an engine that answers at once has ended it before its start
-                continue
             if self.params.max_tokens == 0 and not job.prompt_logprobs:
                 sink(EngineOutput([], finish_reason="length"))
             else:
                 self._engine.submit(job, sink)
+        return self._ended
+
+    def close(self) -> None:
+        """Abort what still runs, and take nothing any more. Safe to call twice, and to call late."""
+        for job_id in self._running:
+            self._engine.abort(job_id)
+        self._running.clear()
 
     def _candidates(self, prompt_index: int, prompt: PromptText) -> Iterator[tuple[Job, Sink]]:
         """The jobs of one prompt, each with the sink for its outputs."""
         params, tokenizer, first_index = self.params, self._tokenizer, prompt_index * self.params.n
         contest = Contest(first_index, prompt, params, tokenizer) if params.best_of > params.n else None
         for number in range(params.best_of):
+            text = None if contest else CandidateText(first_index + number, prompt, params, tokenizer)
             job = self._job(prompt_index, number)
-            if contest is not None:
-                yield job, partial(self._ranked, prompt_index, number, contest)
-            else:
-                text = CandidateText(first_index + number, prompt, params, tokenizer)
-                yield job, partial(self._returned, job.id, text)
+            yield job, partial(self._arrive, Candidate(job.id, prompt_index, number, text, contest))
 
     def _job_id(self, prompt_index: int, number: int) -> str:
         return f"{self._unique}-{prompt_index * self.params.best_of + number}"
@@ -127,36 +127,64 @@ class Generation:
             prompt_logprobs=params.echo and params.num_logprobs is not None,
         )
 
-    def _returned(self, job_id: str, text: CandidateText, output: EngineOutput | RequestFailure) -> None:
-        """The sink of a candidate that is a choice."""
-        self._wake.set()
-        if isinstance(output, RequestFailure):
-            self._failure = output
-            return
-        delta = text.push(output)
-        self.usage.completion_tokens += delta.num_tokens
-        self._ready.append(delta)
-        if delta.finish_reason is not None:
-            self._end(job_id)
+    def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
+        """A candidate's sink. A candidate that is alone waits for no other's output of the same step."""
+        self._arrived.append((candidate, output))
+        if self._is_alone:
+            self._advance()
+        elif len(self._arrived) == 1:
+            self._loop.call_soon(self._advance)
 
-    def _ranked(
-        self, prompt_index: int, number: int, contest: Contest, output: EngineOutput | RequestFailure
-    ) -> None:
-        """The sink of a candidate that may become one."""
+    def _advance(self) -> None:
+        """Work on what has arrived. The border where a bug of ours ends its request and nothing else."""
+        arrived, self._arrived = self._arrived, []
+        deltas: list[Delta] = []
+        try:
+            for candidate, output in arrived:
+                if candidate.job_id in self._running:  # else it has ended meanwhile
+                    self._work(candidate, output, deltas)
+            if deltas:
+                self._take(deltas)
+        except RequestFailure as failure:
+            self._end_all(failure)
+        except Exception:
+            log.exception("request %s failed", self._id)
+            self._end_all(InternalError(self._id))
+        else:
+            if self._unfinished == 0:
+                self._end_all(None)
+
+    def _work(self, candidate: Candidate, output: EngineOutput | RequestFailure, deltas: list[Delta]) -> None:
+        """One candidate's output; what it adds to the choices goes to deltas."""
         if isinstance(output, RequestFailure):
-            self._wake.set()
-            self._failure = output
+            raise output
+        if candidate.text is not None:
+            delta = candidate.text.push(output)
+            self.usage.completion_tokens += delta.num_tokens
+            deltas.append(delta)
+            if delta.finish_reason is not None:
+                self._unfinished -= 1
+                self._end(candidate.job_id)
             return
-        num_tokens, ended = contest.receive(number, output)
+        assert candidate.contest is not None
+        num_tokens, ended = candidate.contest.receive(candidate.number, output)
         self.usage.completion_tokens += num_tokens
-        for other in ended:
-            self._end(self._job_id(prompt_index, other))
-        if contest.is_over:
-            self._wake.set()
-            self._ready += contest.winners()
+        for number in ended:
+            self._end(self._job_id(candidate.prompt_index, number))
+        if ended and candidate.contest.is_over:
+            self._unfinished -= self.params.n
+            deltas += candidate.contest.winners()
 
     def _end(self, job_id: str) -> None:
         """A candidate has ended, whether or not the engine knows."""
-        if job_id in self._running:
-            self._running.remove(job_id)
-            self._engine.abort(job_id)
+        self._running.remove(job_id)
+        self._engine.abort(job_id)
+
+    def _end_all(self, failure: RequestFailure | None) -> None:
+        self.close()
+        if self._ended.done():
+            return
+        if failure is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(failure)

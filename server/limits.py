@@ -22,26 +22,27 @@ class Window:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._entries: deque[tuple[float, int]] = deque()  # time, amount; oldest first
+        self._entries: deque[tuple[float, int]] = deque()  # when it ends to count, amount; oldest first
         self._total = 0
 
     def add(self, amount: int) -> None:
-        self._entries.append((self._clock(), amount))
+        self._entries.append((self._clock() + WINDOW_S, amount))
         self._total += amount
 
     def total(self) -> int:
-        start = self._clock() - WINDOW_S
-        while self._entries and self._entries[0][0] <= start:
+        now = self._clock()
+        while self._entries and self._entries[0][0] <= now:
             self._total -= self._entries.popleft()[1]
         return self._total
 
     def wait_s(self, limit: int) -> int:
         """Whole seconds, 1 to 60, until the sum is below the limit."""
-        left = self.total()
-        for moment, amount in self._entries:
+        left, now = self.total(), self._clock()
+        for end, amount in self._entries:
             left -= amount
             if left < limit:
-                return min(max(math.ceil(moment + WINDOW_S - self._clock()), 1), 60)
+                wait_s = math.ceil(end - now)
+                return min(wait_s if now + wait_s >= end else wait_s + 1, 60)  # floats round
         return 1
 
 

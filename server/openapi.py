@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
@@ -122,6 +123,17 @@ READY_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {"description": "not yet, or no longer: how far each model is", "content": {"application/json": {}}}
 }
 WITH_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
+OF_MODEL = WITH_KEY | {
+    "parameters": [
+        {
+            "name": "model_id",
+            "in": "path",
+            "required": True,
+            "description": "may contain slashes",
+            "schema": {"type": "string"},
+        }
+    ]
+}
 COMPLETION_EXTRA = WITH_KEY | {
     "requestBody": {
         "required": True,
@@ -136,8 +148,7 @@ def describe(app: FastAPI) -> None:
     assets = files("fastapi_offline") / "static"
     app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
+    async def docs(_: Request) -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url="/openapi.json",
             title="Verbatim",
@@ -145,6 +156,8 @@ def describe(app: FastAPI) -> None:
             swagger_css_url="/docs/assets/swagger-ui.css",
             swagger_favicon_url="/docs/assets/favicon.png",
         )
+
+    app.add_route("/docs", docs, include_in_schema=False)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

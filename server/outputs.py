@@ -79,10 +79,19 @@ class CandidateText:
         self._prompt: PromptText | None = prompt if params.echo else None
         self._detokenizer = Detokenizer(tokenizer, skip_special=params.skip_special_tokens)
         self._stops = StopMatcher(params.stop, include=params.include_stop)
+        # Nothing to do but to make text of tokens, until the engine ends: by far the most that happens.
+        self._is_plain = (
+            not (params.stop or params.echo or params.max_tokens == 0) and params.num_logprobs is None
+        )
         self._length = 0  # characters of text, echoed prompt included, that the tokens so far complete
 
     def push(self, output: EngineOutput) -> Delta:
         """The delta of an engine's output. Its text may be empty, held back or part of a character."""
+        if self._is_plain and output.finish_reason is None:
+            text = "".join(map(self._detokenizer.push, output.token_ids))
+            num_tokens = len(output.token_ids)
+            self.num_tokens += num_tokens
+            return Delta(self.index, text, None, None, num_tokens)
         logprobs = None if self._params.num_logprobs is None else Logprobs()
         parts = []
         if self._prompt is not None:
@@ -146,19 +155,28 @@ class CandidateText:
         return text
 
 
+def merged(deltas: list[Delta]) -> list[Delta]:
+    """One delta for each choice that has any, which says the same."""
+    found: dict[int, Delta] = {}
+    texts: dict[int, list[str]] = {}
+    for delta in deltas:
+        whole = found.setdefault(delta.index, Delta(delta.index, ""))
+        texts.setdefault(delta.index, []).append(delta.text)
+        whole.finish_reason = delta.finish_reason
+        whole.num_tokens += delta.num_tokens
+        if delta.logprobs is not None:
+            whole.logprobs = whole.logprobs or Logprobs()
+            whole.logprobs.extend(delta.logprobs)
+    for index, parts in texts.items():
+        found[index].text = "".join(parts)
+    return list(found.values())
+
+
 def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
     """The choices that a stream of deltas adds up to."""
     choices = [Choice(index) for index in range(num_choices)]
-    texts: list[list[str]] = [[] for _ in choices]
-    for delta in deltas:
-        choice = choices[delta.index]
-        texts[delta.index].append(delta.text)
-        choice.finish_reason = delta.finish_reason
-        if delta.logprobs is not None:
-            choice.logprobs = choice.logprobs or Logprobs()
-            choice.logprobs.extend(delta.logprobs)
-    for choice, parts in zip(choices, texts, strict=True):
-        choice.text = "".join(parts)
+    for delta in merged(deltas):
+        choices[delta.index] = Choice(delta.index, delta.text, delta.logprobs, delta.finish_reason)
     return choices
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import secrets
 import time
-import uuid
-from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
+from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.border import EventStream, exchange_of
 from server.contract import CompletionRequest, parse_request
 from server.disconnect import ClientLeft, unless_client_leaves
-from server.errors import ModelNotFound, RequestTimeout, RequestTooLarge
+from server.errors import ModelNotFound, RequestTooLarge
 from server.generation import Generation
 from server.models import ServedModel
 from server.openapi import (
@@ -23,6 +22,7 @@ from server.openapi import (
     COMPLETION_RESPONSES,
     MODEL_RESPONSES,
     MODELS_RESPONSES,
+    OF_MODEL,
     READY_RESPONSES,
     WITH_KEY,
     Model,
@@ -32,19 +32,38 @@ from server.outputs import Delta, fold
 from server.params import StreamParams, resolve, resolve_stream
 from server.prompts import encode_prompts
 from server.sse import Reply, Stream
-from server.state import State
+from server.state import State, exchange_of
+from server.streaming import EventStream
 
-# The hosted service answers under the first four alike; /v1 is for everyone else.
-PREFIXES = ("/v3/openai", "/v3/openai/v1", "/openai/v1", "/openai", "/v1")
 
-api = APIRouter()
-operations = APIRouter(tags=["operations"])
+class Plain(APIRoute):
+    """A route whose function takes the request and returns the response, as it is described in /openapi.json.
+
+    What FastAPI does around others, for arguments and results that ours do not have, costs more than the rest
+    of a request's way.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+api = APIRouter(route_class=Plain)
+operations = APIRouter(route_class=Plain, tags=["operations"])
 
 
 @api.post(
-    "/completions", responses=COMPLETION_RESPONSES, openapi_extra=COMPLETION_EXTRA, response_class=Response
+    "/completions",
+    responses=COMPLETION_RESPONSES,
+    openapi_extra=COMPLETION_EXTRA,
+    response_class=Response,
+    response_model=None,
 )
-async def create_completion(request: Request) -> Response:
+async def create_completion(request: Request) -> ASGIApp:
     state, exchange = state_of(request), exchange_of(request.scope)
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
     state.check_accepting()
@@ -54,10 +73,10 @@ async def create_completion(request: Request) -> Response:
     exchange.model, exchange.user = model.id, wanted.user or ""
     generation, how = await _generation(wanted, model, exchange.request_id)
     exchange.usage = generation.usage
-    reply = Reply(uuid.uuid4().hex, int(time.time()), wanted.model)
+    reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
     deadline = _deadline(state.settings.request_timeout_s)
     if how.stream:
-        return await _streamed(request, generation, reply, how, deadline)
+        return EventStream(generation, _stream(generation, reply, how), deadline)
     return await _whole(request, generation, reply, deadline)
 
 
@@ -68,10 +87,11 @@ async def list_models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": [model.entry() for model in state.models.values()]})
 
 
-@api.get("/models/{model_id:path}", response_model=Model, responses=MODEL_RESPONSES, openapi_extra=WITH_KEY)
-async def get_model(request: Request, model_id: str) -> Response:
+@api.get("/models/{model_id:path}", response_model=Model, responses=MODEL_RESPONSES, openapi_extra=OF_MODEL)
+async def get_model(request: Request) -> Response:
     state = state_of(request)
     state.keyring.authenticate(request.headers.get("authorization"))
+    model_id: str = request.path_params["model_id"]
     model = state.models.get(model_id)
     if model is None:
         raise ModelNotFound(model_id)
@@ -79,7 +99,7 @@ async def get_model(request: Request, model_id: str) -> Response:
 
 
 @operations.get("/health")
-async def health() -> Response:
+async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
@@ -115,16 +135,16 @@ async def _body(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > limit:
         raise too_large
-    parts, size = [], 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-    except ClientDisconnect:
-        raise ClientLeft from None
-    return b"".join(parts)
+    body, more = b"", True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > limit:
+            raise too_large
+    return body
 
 
 async def _generation(
@@ -138,22 +158,17 @@ async def _generation(
 
 
 async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:
-    async def collect() -> list[Delta]:
-        async with _in_time(deadline):
-            return [delta async for batch in generation.deltas() for delta in batch]
-
-    deltas = await unless_client_leaves(request.receive, collect())
+    deltas: list[Delta] = []
+    try:
+        await unless_client_leaves(request.receive, generation.start(deltas.extend), deadline)
+    finally:
+        generation.close()
     choices = fold(generation.num_choices, deltas)
     return Response(reply.body(choices, generation.usage), media_type="application/json")
 
 
-async def _streamed(
-    request: Request, generation: Generation, reply: Reply, how: StreamParams, deadline: float | None
-) -> Response:
-    """The reply starts with the first batch, so that what fails before a token has its own HTTP status."""
-    batches = generation.deltas()
-    first = await unless_client_leaves(request.receive, _next(batches, deadline))
-    stream = Stream(
+def _stream(generation: Generation, reply: Reply, how: StreamParams) -> Stream:
+    return Stream(
         reply,
         generation.num_choices,
         generation.usage.prompt_tokens,
@@ -161,34 +176,9 @@ async def _streamed(
         continuous=how.continuous_usage,
     )
 
-    async def written() -> AsyncIterator[bytes]:
-        batch = first
-        while batch:
-            if frames := stream.frames(batch):
-                yield frames
-            batch = await _next(batches, deadline)
-
-    return EventStream(written(), generation.close)
-
-
-async def _next(batches: AsyncIterator[list[Delta]], deadline: float | None) -> list[Delta]:
-    """The next batch; an empty one after the last."""
-    async with _in_time(deadline):
-        return await anext(batches, [])
-
 
 def _deadline(timeout_s: float) -> float | None:
     return asyncio.get_running_loop().time() + timeout_s if timeout_s else None
-
-
-@contextlib.asynccontextmanager
-async def _in_time(deadline: float | None) -> AsyncIterator[None]:
-    """Raises RequestTimeout in its body when the deadline, of the loop's clock, passes. None: no deadline."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise RequestTimeout("the request took longer than this server allows (request_timeout_s)") from None
 
 
 def _progress(model: ServedModel) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from server.engine.vllm import VLLMEngine
 from server.errors import ConfigurationError
 from server.metrics import Metrics
 from server.models import ServedModel, load_model
+from server.protocol import Protocol
 from server.settings import ModelSettings, Settings
 from server.state import State
 
@@ -44,7 +46,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal. Raises ConfigurationError for what the machine or the configuration does not
     allow."""
     logs.configure(settings.log_level)
-    listener = open_port(settings.host, settings.port)
+    listener = open_port(settings.host, settings.port, settings.slow_reader_timeout_s)
     with contextlib.closing(listener):
         metrics = Metrics()
 
@@ -66,14 +68,19 @@ def serve(settings: Settings) -> None:
         os._exit(0)
 
 
-def open_port(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigurationError that says what to do where there is none to be had."""
+def open_port(host: str, port: int, slow_reader_timeout_s: float) -> socket.socket:
+    """A listening socket, whose connections the kernel ends when their other side takes nothing for so long.
+
+    Raises ConfigurationError that says what to do where there is none to be had.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        timeout_ms = int(slow_reader_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)  # connections inherit it
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -98,12 +105,13 @@ async def _live(app: FastAPI, state: State, listener: socket.socket) -> None:
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,  # ours says more
             server_header=False,
+            proxy_headers=False,  # nothing here depends on the client's address
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=LAST_WORDS_S,
         )
@@ -161,6 +169,8 @@ async def _tell_progress(state: State, listener: socket.socket) -> None:
         while not state.ready:
             status.update(" · ".join(_where(model) for model in state.models.values()))
             await asyncio.sleep(0.1)
+    gc.collect()
+    gc.freeze()  # torch and vLLM are a million objects, none of which will ever be garbage
     console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
     console.print(_curl(url, next(iter(state.models))) + "\n", markup=False)
 

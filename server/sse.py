@@ -11,6 +11,9 @@ from server.generation import Usage
 from server.outputs import Choice, Delta, Logprobs
 
 DONE = b"data: [DONE]\n\n"
+FRAME_END = b"]}\n\n"
+INDEX = b'{"index":%d,"text":'
+PLAIN_END = b',"logprobs":null,"finish_reason":null}' + FRAME_END
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -19,30 +22,30 @@ HEADERS = {
 
 
 class Reply:
-    """What all messages of one reply share. created: seconds since the epoch."""
+    """What all messages of one reply share, as bytes once and for all. created: seconds since the epoch."""
 
-    __slots__ = ("_head",)
+    __slots__ = ("_chunk_head", "_head")
 
     def __init__(self, reply_id: str, created: int, model: str) -> None:
-        self._head = {"id": reply_id, "object": "text_completion", "created": created, "model": model}
+        head = {"id": reply_id, "object": "text_completion", "created": created, "model": model}
+        self._head = orjson.dumps(head)[:-1] + b',"choices":['
+        self._chunk_head = b"data: " + self._head
 
     def body(self, choices: list[Choice], usage: Usage) -> bytes:
         """The whole reply."""
-        return orjson.dumps(self._head | {"choices": [_choice(c) for c in choices], "usage": _usage(usage)})
+        return self._head + b",".join(map(_choice, choices)) + b'],"usage":' + _usage(usage) + b"}"
+
+    def plain_chunk(self, delta: Delta) -> bytes:
+        """As chunk, for a delta that is nothing but text, as nearly all are."""
+        return b"".join((self._chunk_head, INDEX % delta.index, orjson.dumps(delta.text), PLAIN_END))
 
     def chunk(self, delta: Delta, **usage: Usage | None) -> bytes:
         """One frame with one choice. usage=None writes null, no usage argument leaves the key out."""
-        return self._frame([_choice(delta)], usage)
+        return self._chunk_head + _choice(delta) + (_with_usage(usage["usage"]) if usage else FRAME_END)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The frame before [DONE] that was asked for with include_usage."""
-        return self._frame([], {"usage": usage})
-
-    def _frame(self, choices: list[dict[str, Any]], usage: dict[str, Usage | None]) -> bytes:
-        message = self._head | {"choices": choices}
-        if "usage" in usage:
-            message["usage"] = _usage(usage["usage"])
-        return frame(message)
+        return self._chunk_head + _with_usage(usage)
 
 
 def frame(message: dict[str, Any]) -> bytes:
@@ -55,32 +58,38 @@ def error_frame(failure: RequestFailure) -> bytes:
     return frame(error_body(failure))
 
 
-def _choice(choice: Choice | Delta) -> dict[str, Any]:
-    return {
-        "index": choice.index,
-        "text": choice.text,
-        "logprobs": None if choice.logprobs is None else _logprobs(choice.logprobs),
-        "finish_reason": choice.finish_reason,
-    }
+def _choice(choice: Choice | Delta) -> bytes:
+    """The text is escaped by orjson; what is around it is always the same."""
+    logprobs, reason = choice.logprobs, choice.finish_reason
+    return b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (
+        choice.index,
+        orjson.dumps(choice.text),
+        b"null" if logprobs is None else _logprobs(logprobs),
+        b"null" if reason is None else b'"%b"' % reason.encode(),
+    )
 
 
-def _logprobs(logprobs: Logprobs) -> dict[str, Any]:
-    return {
-        "tokens": logprobs.tokens,
-        "token_logprobs": logprobs.token_logprobs,
-        "top_logprobs": logprobs.top_logprobs,
-        "text_offset": logprobs.text_offset,
-    }
+def _logprobs(logprobs: Logprobs) -> bytes:
+    return orjson.dumps(
+        {
+            "tokens": logprobs.tokens,
+            "token_logprobs": logprobs.token_logprobs,
+            "top_logprobs": logprobs.top_logprobs,
+            "text_offset": logprobs.text_offset,
+        }
+    )
 
 
-def _usage(usage: Usage | None) -> dict[str, int] | None:
-    if usage is None:
-        return None
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
+def _with_usage(usage: Usage | None) -> bytes:
+    return b'],"usage":' + (b"null" if usage is None else _usage(usage)) + b"}\n\n"
+
+
+def _usage(usage: Usage) -> bytes:
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+    )
 
 
 class Stream:
@@ -106,8 +115,15 @@ class Stream:
         self._include_usage = include_usage
         self._continuous = continuous
 
+    @property
+    def is_over(self) -> bool:
+        """Whether every choice has finished, so that the frames so far are all of them."""
+        return self._unfinished == 0
+
     def frames(self, deltas: list[Delta]) -> bytes:
         """The frames of a batch of deltas; after the last choice has finished, the end of the stream too."""
+        if len(deltas) == 1 and deltas[0].finish_reason is None:
+            return self._chunk(deltas[0])
         parts = [self._chunk(delta) for delta in deltas]
         if self._unfinished == 0:
             if self._include_usage:
@@ -117,8 +133,11 @@ class Stream:
 
     def _chunk(self, delta: Delta) -> bytes:
         self._usage.completion_tokens += delta.num_tokens
-        if not delta.text and delta.logprobs is None and delta.finish_reason is None:
-            return b""
+        if delta.logprobs is None and delta.finish_reason is None:
+            if not delta.text:
+                return b""
+            if not self._include_usage:
+                return self._reply.plain_chunk(delta)
         self._unfinished -= delta.finish_reason is not None
         if self._include_usage:
             return self._reply.chunk(delta, usage=self._usage if self._continuous else None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from starlette.types import Scope, Send
+
 from server.auth import Keyring, authorize
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation import Usage
@@ -16,9 +18,14 @@ from server.settings import Settings
 
 @dataclass(slots=True)
 class Exchange:
-    """One HTTP request as the log and the metrics see it. Times are of time.monotonic, seconds."""
+    """One HTTP request as the log and the metrics see it. Times are of time.monotonic, seconds.
+
+    send: the server's own, beneath every layer of the application.
+    """
 
     request_id: str
+    path: str  # as it was asked for
+    send: Send
     started: float = field(default_factory=time.monotonic)
     first_byte: float | None = None
     status: int = 0
@@ -27,6 +34,11 @@ class Exchange:
     model: str = ""
     user: str = ""
     usage: Usage | None = None
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    exchange: Exchange = scope["exchange"]
+    return exchange
 
 
 @dataclass(slots=True)
@@ -60,14 +72,16 @@ class State:
     def record(self, exchange: Exchange) -> None:
         """Count a completion request that has ended."""
         metrics, labels = self.metrics, (exchange.model, exchange.key)
-        metrics.requests.labels(*labels, str(exchange.status)).inc()
+        metrics.of(metrics.requests, *labels, str(exchange.status)).inc()
         if exchange.reason:
-            metrics.errors.labels(*labels, exchange.reason).inc()
+            metrics.of(metrics.errors, *labels, exchange.reason).inc()
         if exchange.model:
-            metrics.seconds.labels(exchange.model).observe(time.monotonic() - exchange.started)
+            seconds = time.monotonic() - exchange.started
+            metrics.of(metrics.seconds, exchange.model).observe(seconds)
             if exchange.first_byte is not None:
-                metrics.first_seconds.labels(exchange.model).observe(exchange.first_byte - exchange.started)
+                first = exchange.first_byte - exchange.started
+                metrics.of(metrics.first_seconds, exchange.model).observe(first)
         if exchange.usage is not None:
-            metrics.prompt_tokens.labels(*labels).inc(exchange.usage.prompt_tokens)
-            metrics.completion_tokens.labels(*labels).inc(exchange.usage.completion_tokens)
+            metrics.of(metrics.prompt_tokens, *labels).inc(exchange.usage.prompt_tokens)
+            metrics.of(metrics.completion_tokens, *labels).inc(exchange.usage.completion_tokens)
             self.limits.charge(exchange.key, exchange.usage.total_tokens)

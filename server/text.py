@@ -27,7 +27,8 @@ NO_SPACE = {"prepend_scheme": "never"}
 class Tokenizer:
     """A model's tokenizer as the two tables a server needs.
 
-    table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. names: every
+    table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. texts: the same
+    as text, None where a token is not whole characters. names: every
     token as logprobs show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another
     token has the same text; unique. special: ids that skip_special_tokens leaves out of the text. eos_ids:
     ids that end a completion. strips_space: whether decoding drops one leading space (SentencePiece's dummy
@@ -36,6 +37,7 @@ class Tokenizer:
 
     encoder: tokenizers.Tokenizer
     table: tuple[bytes, ...]
+    texts: tuple[str | None, ...]
     names: tuple[str, ...]
     special: frozenset[int]
     bos_id: int | None
@@ -62,23 +64,33 @@ class Tokenizer:
 class Detokenizer:
     """Text that grows token by token and never splits a character. Bytes that are no UTF-8 become U+FFFD."""
 
-    __slots__ = ("_decode", "_skip", "_table")
+    __slots__ = ("_pending", "_skip", "_table", "_texts")
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool) -> None:
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._table = tokenizer.table
+        self._texts = tokenizer.texts
         self._skip: frozenset[int] = tokenizer.special if skip_special else frozenset()
+        self._pending = b""  # the beginning of a character
 
     def push(self, token_id: int) -> str:
         """The characters that this token completes."""
-        return "" if token_id in self._skip else self._decode(self._table[token_id])
+        if token_id in self._skip:
+            return ""
+        text = self._texts[token_id]
+        if text is not None and not self._pending:  # nearly all tokens are whole characters
+            return text
+        return self.push_bytes(self._table[token_id])
 
     def push_bytes(self, part: bytes) -> str:
-        return self._decode(part)
+        part = self._pending + part
+        text, num_bytes = codecs.utf_8_decode(part, "replace", False)
+        self._pending = part[num_bytes:]
+        return text
 
     def finish(self) -> str:
         """What is left of a character that was never completed."""
-        return self._decode(b"", True)
+        part, self._pending = self._pending, b""
+        return part.decode("utf-8", "replace")
 
 
 class StopMatcher:
@@ -165,6 +177,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     return Tokenizer(
         encoder=encoder,
         table=table,
+        texts=tuple(map(_text, table)),
         names=_names(table, {i for token, i in vocab.items() if BYTE_TOKEN.fullmatch(token)}),
         special=frozenset(i for i, token in added.items() if token.special),
         bos_id=_bos_id(names, encoder, directory),
@@ -192,6 +205,13 @@ def _sentencepiece(token: str) -> bytes:
     return token.replace("\u2581", " ").encode()
 
 
+def _text(token: bytes) -> str | None:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def _names(table: Sequence[bytes], byte_ids: set[int]) -> tuple[str, ...]:
     """A name for each token that no other has.
 
@@ -202,10 +222,7 @@ def _names(table: Sequence[bytes], byte_ids: set[int]) -> tuple[str, ...]:
     seen: set[str] = set()
     for token_id in sorted(range(len(table)), key=byte_ids.__contains__):
         token = table[token_id]
-        try:
-            name = token.decode()
-        except UnicodeDecodeError:
-            name = ""
+        name = _text(token)
         if not name or name in seen:
             name = "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
         if not token or name in seen:

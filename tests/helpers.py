@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 from fastapi import FastAPI
-from starlette.types import Message, Scope
+from starlette.types import Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from server.app import build_app
@@ -178,8 +178,8 @@ class Connection:
         self._headers = [("authorization", "Bearer key"), *headers]
         self.body_parts: list[bytes] = [body if isinstance(body, bytes) else orjson.dumps(body)]
 
-    async def run(self) -> None:
-        scope: Scope = {
+    def scope(self) -> dict[str, Any]:
+        return {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
@@ -193,7 +193,9 @@ class Connection:
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
         }
-        await self.app(scope, self.receive, self.send)
+
+    async def run(self) -> None:
+        await self.app(self.scope(), self.receive, self.send)
 
     async def receive(self) -> Message:
         if self.body_parts:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.routes import PREFIXES
+from server.border import PREFIXES
 from tests.helpers import (
     ASK,
     CONTEXT_SIZE,

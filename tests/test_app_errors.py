@@ -9,12 +9,10 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-from starlette.types import Message
 
 from server.auth import digest
-from server.border import EventStream
-from server.engine.base import Job, Sink
-from server.state import Exchange
+from server.engine.base import EngineOutput, Job, Sink
+from server.outputs import CandidateText, Delta
 from tests.helpers import (
     ASK,
     LONG,
@@ -254,7 +252,7 @@ async def test_death_in_a_stream(directory: Path) -> None:
     assert (error["code"], error["reason"]) == (503, "SERVICE_NOT_AVAILABLE")
     assert error["error"]["message"] == error["message"]
     assert all("error" not in chunk for chunk in chunks)
-    assert connection.sent[-1] == {"type": "http.response.body", "body": b""}
+    assert connection.sent[-1]["more_body"] is False
 
 
 async def test_death_before_the_reply(directory: Path) -> None:
@@ -271,27 +269,30 @@ async def test_death_before_the_reply(directory: Path) -> None:
     assert orjson.loads(connection.body)["reason"] == "SERVICE_NOT_AVAILABLE"
 
 
-async def test_our_fault_in_a_stream(caplog: pytest.LogCaptureFixture) -> None:
-    """A bug of ours after the first byte is an error frame without its secret; the log has the traceback."""
+@pytest.mark.parametrize("after", [0, 1])
+async def test_our_fault_in_a_stream(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """A bug of ours is a 500 before the first byte and an error frame after it, without its secret; the log
+    has the traceback, and the engine's work ends."""
+    model, engine = eager(directory)
+    push = CandidateText.push
 
-    async def frames() -> AsyncIterator[bytes]:
-        yield b"data: {}\n\n"
-        raise ZeroDivisionError("secret")
+    def broken(self: CandidateText, output: EngineOutput) -> Delta:
+        if self.num_tokens == after:
+            raise ZeroDivisionError("secret")
+        return push(self, output)
 
-    async def receive() -> Message:
-        await asyncio.Event().wait()
-        return {}
-
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    closed = asyncio.Event()
-    scope = {"type": "http", "exchange": Exchange("r-1")}
-    await EventStream(frames(), closed.set)(scope, receive, send)
-    body = b"".join(message.get("body", b"") for message in sent)
-    assert (events(body)[-1]["reason"], b"secret" in body) == ("INTERNAL_ERROR", False)
-    assert "r-1" in events(body)[-1]["message"]
+    monkeypatch.setattr(CandidateText, "push", broken)
+    async with running(app_of(model)) as client:
+        reply = await client.post(URL, json=LONG | {"stream": True}, headers={"x-request-id": "r-1"})
+        assert engine.running == set()
+    if after:
+        assert reply.status_code == 200
+        failure = events(reply.content)[-1]
+    else:
+        assert reply.status_code == 500
+        failure = reply.json()
+    assert (failure["reason"], "secret" in reply.text) == ("INTERNAL_ERROR", False)
+    assert "r-1" in failure["message"]
     assert "ZeroDivisionError: secret" in caplog.text
-    assert closed.is_set()

@@ -12,7 +12,7 @@ from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.errors import InvalidRequest, ServiceUnavailable
 from server.generation import Generation
 from server.models import ServedModel
-from server.outputs import Choice, PromptText, fold
+from server.outputs import Choice, Delta, PromptText, fold
 from server.params import GenerationParams, candidate_seed
 from tests.helpers import Engine, number_of, says, served, until
 
@@ -52,7 +52,9 @@ def generation(model: ServedModel, *prompts: list[int], **params: Any) -> Genera
 
 
 async def choices(made: Generation) -> list[Choice]:
-    return fold(made.num_choices, [delta async for batch in made.deltas() for delta in batch])
+    deltas: list[Delta] = []
+    await made.start(deltas.extend)
+    return fold(made.num_choices, deltas)
 
 
 def texts(found: list[Choice]) -> list[str]:
@@ -149,18 +151,13 @@ async def test_max_tokens_0(directory: Path) -> None:
 
 @pytest.mark.parametrize("batches", [0, 1])
 async def test_leaving_aborts_every_candidate(directory: Path, batches: int) -> None:
-    """Whoever stops reading ends the work of all candidates at once, whether or not anything came."""
+    """Closing ends the work of all candidates at once, whether or not anything came."""
     model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
     async with live(model):
         made = generation(model, [5], [6], n=2, best_of=2, max_tokens=10_000)
-        deltas = made.deltas()
-        reading = asyncio.ensure_future(anext(deltas))
-        await until(lambda: len(engine.running) == 4)
-        if batches:
-            await reading
-        else:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+        taken: list[Delta] = []
+        made.start(taken.extend)
+        await until(lambda: len(engine.running) == 4 and len(taken) >= batches)
         made.close()
         assert engine.running == set()
         assert sorted(map(number_of, engine.aborted)) == [0, 1, 2, 3]
@@ -247,12 +244,12 @@ async def test_engine_dies(directory: Path) -> None:
     """The engine's death in the middle of an answer is a ServiceUnavailable, which says to come again."""
     model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
     async with live(model):
-        deltas = generation(model, max_tokens=10_000).deltas()
-        await anext(deltas)
+        taken: list[Delta] = []
+        ended = generation(model, max_tokens=10_000).start(taken.extend)
+        await until(lambda: taken)
         engine.death.set()
         with pytest.raises(ServiceUnavailable) as caught:
-            async for _ in deltas:
-                pass
+            await ended
     assert caught.value.retry_after_s > 0
 
 

@@ -31,12 +31,15 @@ ORDER = (
     "server.config",
     "server.params",
     "server.text",
+    "server.eager",
     "server.engine",
     "server.engine.base",
     "server.engine.simulated",
     "server.engine.warmup",
     "server.engine.processes",
+    "server.engine.core",
     "server.engine.translate",
+    "server.engine.stats",
     "server.engine.vllm",
     "server.engine.supervisor",
     "server.outputs",
@@ -51,6 +54,8 @@ ORDER = (
     "server.logs",
     "server.state",
     "server.disconnect",
+    "server.protocol",
+    "server.streaming",
     "server.border",
     "server.openapi",
     "server.routes",
@@ -70,7 +75,13 @@ LATE = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.translate", "server.engine.vllm"}
+VLLM_IN = {
+    "sampling.runner_v1",
+    "sampling.runner_v2",
+    "server.engine.core",
+    "server.engine.stats",
+    "server.engine.vllm",
+}
 
 
 def path_of(module: str) -> Path:

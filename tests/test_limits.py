@@ -101,4 +101,5 @@ def test_no_minute_holds_more(limit: int, pauses: list[float]) -> None:
             limits.admit("a")
         assert wait_s <= 60
         admitted.append(clock.now)
-    assert all(late - early >= 60 for early, late in zip(admitted, admitted[limit:], strict=False))
+    # The clock's own numbers round: a minute is one to a microsecond.
+    assert all(late - early >= 60 - 1e-6 for early, late in zip(admitted, admitted[limit:], strict=False))

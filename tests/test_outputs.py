@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
-from server.outputs import CandidateText, Choice, Delta, Logprobs, PromptText, fold
+from server.outputs import CandidateText, Choice, Delta, Logprobs, PromptText, fold, merged
 from server.params import GenerationParams
 from server.text import Tokenizer
 from tests.helpers import VOCAB_SIZE
@@ -284,6 +284,26 @@ def test_fold() -> None:
     deltas = [Delta(1, "x"), Delta(0, "a", one), Delta(1, "y", None, "stop"), Delta(0, "b", two, "length")]
     both = Logprobs(["a", "b"], [-1.0, -2.0], [{"a": -1.0}, {"b": -2.0}], [0, 1])
     assert fold(2, deltas) == [Choice(0, "ab", both, "length"), Choice(1, "xy", None, "stop")]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Delta,
+            st.integers(0, 2),
+            st.text(max_size=3),
+            st.none() | st.builds(lambda v: Logprobs(["a"], [v], [{"a": v}], [0]), st.floats(-9, 0)),
+            num_tokens=st.integers(0, 3),
+        )
+    ),
+    st.integers(0, 20),
+)
+def test_merged(deltas: list[Delta], cut: int) -> None:
+    """Deltas merged into one a choice, some or all of them, say the same."""
+    some = [*merged(deltas[:cut]), *deltas[cut:]]
+    assert fold(3, some) == fold(3, deltas)
+    assert sum(delta.num_tokens for delta in some) == sum(delta.num_tokens for delta in deltas)
+    assert len({delta.index for delta in merged(deltas)}) == len(merged(deltas)) <= 3
 
 
 def test_fold_leaves_deltas_alone() -> None:

@@ -17,8 +17,11 @@ TOKENIZER_FILES = (
 )
 
 
-def make_tiny_llama(path: Path, tokenizer_from: Path) -> Path:
-    """Writes the model to `path`, the same weights every time, and returns it."""
+def make_tiny_llama(path: Path, tokenizer_from: Path, *, broken_id: int | None = None) -> Path:
+    """Writes the model to `path`, the same weights every time, and returns it.
+
+    broken_id: a token whose embedding is NaN, so that a prompt with it makes nothing but NaN.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -32,10 +35,14 @@ def make_tiny_llama(path: Path, tokenizer_from: Path) -> Path:
         max_position_embeddings=2048,
         bos_token_id=1,
         eos_token_id=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=broken_id is None,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    if broken_id is not None:
+        with torch.no_grad():
+            model.model.embed_tokens.weight[broken_id] = torch.nan
+    model.save_pretrained(path)
     for name in TOKENIZER_FILES:
         if (tokenizer_from / name).is_file():
             shutil.copy(tokenizer_from / name, path / name)

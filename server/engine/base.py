@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from server.errors import RequestFailure
+from server.errors import RequestFailure, ServiceUnavailable
 from server.params import GenerationParams
 
 FinishReason = Literal["stop", "length"]
@@ -110,6 +110,10 @@ Report = Callable[[Status], None]
 class Engine(Protocol):
     """A model that runs."""
 
+    @property
+    def num_running(self) -> int:
+        """Jobs that have neither ended nor been aborted."""
+
     async def start(self, report: Report) -> None:
         """Return when jobs run at full speed. Raises ConfigurationError for what no second try would mend."""
 
@@ -123,4 +127,10 @@ class Engine(Protocol):
         """Return only when the engine has died by itself, with a word on how."""
 
     async def close(self) -> None:
-        """End the engine and leave no process behind. Safe to call twice, or before start has returned."""
+        """End the engine and leave no process behind; what still runs fails. Safe to call twice, or before
+        start has returned."""
+
+
+def stopped() -> ServiceUnavailable:
+    """What a job on an engine that has stopped fails with."""
+    return ServiceUnavailable("the engine has stopped, and is being started again", retry_after_s=10)

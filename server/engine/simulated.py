@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable
 
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TopLogprobs
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TopLogprobs, stopped
 
 # (job, how many tokens it has) -> the next token's id
 Script = Callable[[Job, int], int]
@@ -27,24 +27,25 @@ class SimulatedEngine:
         self.death: asyncio.Event = asyncio.Event()
         self.aborted: list[str] = []
         self._script = script or self._hashed
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, tuple[asyncio.Task[None], Sink]] = {}
 
     @property
     def running(self) -> set[str]:
-        return set(self._tasks)
+        return set(self._running)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(job, sink))
-        self._tasks[job.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+        self._running[job.id] = asyncio.get_running_loop().create_task(self._run(job, sink)), sink
 
     def abort(self, job_id: str) -> None:
-        task = self._tasks.pop(job_id, None)
-        if task is not None:
-            task.cancel()
+        if job_id in self._running:
+            self._running.pop(job_id)[0].cancel()
             self.aborted.append(job_id)
 
     async def died(self) -> str:
@@ -52,8 +53,9 @@ class SimulatedEngine:
         return "the simulated engine was told to die"
 
     async def close(self) -> None:
-        for job_id in list(self._tasks):
+        for job_id, (_, sink) in list(self._running.items()):
             self.abort(job_id)
+            sink(stopped())
 
     async def _run(self, job: Job, sink: Sink) -> None:
         prompt_logprobs = None
@@ -67,6 +69,8 @@ class SimulatedEngine:
             ends = not job.params.ignore_eos and token_id in job.eos_ids
             ends = (ends or token_id in job.params.stop_token_ids) and position >= job.params.min_tokens
             last = position + 1 == job.max_tokens
+            if ends or last:
+                del self._running[job.id]
             logprobs = None if job.num_logprobs is None else self._logprobs(job, position, token_id)
             sink(
                 EngineOutput(

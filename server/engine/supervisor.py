@@ -6,10 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from server.engine.base import Engine, EngineOutput, Job, Phase, Sink, Status
-from server.errors import ConfigurationError, RequestFailure, ServiceUnavailable
+from server.engine.base import Engine, Job, Phase, Sink, Status, stopped
+from server.errors import ConfigurationError, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +40,11 @@ class Supervisor:
         self._make = make
         self._backoff_s = backoff_s
         self._engine: Engine | None = None
-        self._jobs: dict[str, Sink] = {}
 
     @property
     def pending(self) -> int:
         """Jobs running or waiting."""
-        return len(self._jobs)
+        return self._engine.num_running if self._engine is not None else 0
 
     async def run(self) -> None:
         """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help."""
@@ -60,11 +58,9 @@ class Supervisor:
                 self.restarts += 1
                 log.error("model %s: %s; starting it again (%d)", self.name, how, self.restarts)
                 self.report(Status(Phase.RESTARTING, detail=how))
-                self._fail_all()
                 await self._end()
         finally:
             self.report(Status(Phase.STOPPED))
-            self._fail_all()
             await self._end()
 
     def check_room(self, num_jobs: int) -> None:
@@ -80,23 +76,14 @@ class Supervisor:
     def submit(self, job: Job, sink: Sink) -> None:
         """As an engine's. A job on an engine that is not ready fails at once."""
         if self._engine is None or not self.status.ready:
-            sink(_gone(self.name))
+            sink(stopped())
             return
-        self._jobs[job.id] = sink
-        self._engine.submit(job, partial(self._forward, job.id))
+        self._engine.submit(job, sink)
 
     def abort(self, job_id: str) -> None:
         """As an engine's."""
-        if self._jobs.pop(job_id, None) is not None and self._engine is not None:
+        if self._engine is not None:
             self._engine.abort(job_id)
-
-    def _forward(self, job_id: str, output: EngineOutput | RequestFailure) -> None:
-        sink = self._jobs.get(job_id)
-        if sink is None:
-            return
-        if isinstance(output, RequestFailure) or output.finish_reason is not None:
-            del self._jobs[job_id]
-        sink(output)
 
     async def _live(self) -> str:
         """One life of an engine. Returns how it ended."""
@@ -127,14 +114,3 @@ class Supervisor:
             )
             self.phase_since = now
         self.status = status
-
-    def _fail_all(self) -> None:
-        jobs, self._jobs = self._jobs, {}
-        for sink in jobs.values():
-            sink(_gone(self.name))
-
-
-def _gone(name: str) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"the engine of model {name} has stopped and is being started again", retry_after_s=10
-    )

@@ -3,21 +3,26 @@ move."""
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
-from server.engine.base import EngineOutput, Job, TopLogprobs
-from server.errors import ServiceUnavailable
+from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
+from server.engine.core import CoreOutput, CoreParams, CoreRequest
+from server.errors import InternalError, ServiceUnavailable
 from server.params import GenerationParams
 
+log = logging.getLogger(__name__)
 
-def sampling_params(job: Job) -> Any:
-    """A job as vLLM's SamplingParams."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+NEUTRAL = GenerationParams()
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
 
+
+def core_request(job: Job) -> CoreRequest:
+    """A job as vLLM's engine takes it."""
     params = job.params
     eos = () if params.ignore_eos else job.eos_ids
-    return SamplingParams(
+    asked = CoreParams(
         max_tokens=job.max_tokens,
         min_tokens=min(params.min_tokens, job.max_tokens),
         temperature=params.temperature,
@@ -31,33 +36,45 @@ def sampling_params(job: Job) -> Any:
         ignore_eos=params.ignore_eos,
         logprobs=job.num_logprobs,
         prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
-        flat_logprobs=True,
         detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-        skip_clone=True,
     )
+    return CoreRequest(job.id, job.prompt_ids, None, asked, None, time.time())
 
 
-def engine_output(output: Any, job: Job) -> EngineOutput:
-    """vLLM's RequestOutput as ours."""
-    width = 1 + (job.num_logprobs or 0)
-    candidate = output.outputs[0]
-    if candidate.finish_reason not in (None, "stop", "length"):
-        raise ServiceUnavailable(
-            f"the engine ended the request ({candidate.finish_reason}); try again", retry_after_s=1
+def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
+    """What a step brought for a job. Raises a RequestFailure where the engine has ended it otherwise than
+    well."""
+    if output.num_nans_in_logits:
+        log.error(
+            "request %s: %d of the logits are NaN; the model may be damaged, or its dtype too small",
+            job.request_id,
+            output.num_nans_in_logits,
         )
-    prompt = output.prompt_logprobs
+        raise InternalError(job.request_id)
+    reason = output.finish_reason
+    if reason is not None and reason >= len(FINISH_REASONS):
+        raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)
     return EngineOutput(
-        token_ids=list(candidate.token_ids),
-        # vLLM's FlatLogprobs are flat as ours; of the prompt, their first position has no entries.
-        logprobs=_flat(candidate.logprobs, width) if candidate.logprobs is not None else None,
-        prompt_logprobs=_flat(prompt, width) if prompt else None,
-        finish_reason=candidate.finish_reason,
+        output.new_token_ids,
+        _narrowed(output.new_logprobs, job),
+        _narrowed(output.new_prompt_logprobs_tensors, job),
+        None if reason is None else FINISH_REASONS[reason],
     )
 
 
-def _flat(positions: Any, width: int) -> TopLogprobs:
-    return TopLogprobs(width, positions.token_ids, positions.logprobs)
+def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
+    """A step's values are as wide as its widest request's."""
+    if top is None or job.num_logprobs is None:
+        return None
+    width = 1 + job.num_logprobs
+    if top.width == width:
+        return top
+    starts = range(0, len(top.token_ids), top.width)
+    return TopLogprobs(
+        width,
+        [token_id for start in starts for token_id in top.token_ids[start : start + width]],
+        [logprob for start in starts for logprob in top.logprobs[start : start + width]],
+    )
 
 
 def sampling_args(params: GenerationParams) -> dict[str, Any] | None:
@@ -69,5 +86,4 @@ def sampling_args(params: GenerationParams) -> dict[str, Any] | None:
         "presence_penalty": params.presence_penalty,
         "min_p": params.min_p,
     }
-    neutral = GenerationParams()
-    return {name: value for name, value in given.items() if value != getattr(neutral, name)} or None
+    return {name: value for name, value in given.items() if value != getattr(NEUTRAL, name)} or None

@@ -1,7 +1,7 @@
-"""The real engine: vLLM's AsyncLLM, which runs the model in a process of its own.
+"""The real engine: vLLM, which runs the model in a process of its own.
 
-Tokens in, tokens out: vLLM's tokenizer is not even loaded. This is the only module of the server that imports
-vllm, and it does so late, because the import takes seconds and the HTTP port is to be open before.
+Tokens in, tokens out: vLLM's tokenizer is not even loaded. vllm is imported late, because the import takes
+seconds and the HTTP port is to be open before.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, stopped
+from server.engine.core import Core, CoreOutput, CoreOutputs
 from server.engine.processes import SERVER_PID, in_builder_thread, kill, with_descendants
-from server.engine.translate import engine_output, sampling_params
+from server.engine.stats import EngineStats, RequestStats
+from server.engine.translate import core_request, engine_output
 from server.engine.warmup import warm_up_jobs
-from server.errors import ConfigurationError, InternalError, RequestFailure, ServiceUnavailable
+from server.errors import ConfigurationError, RequestFailure, ServiceUnavailable
 from server.settings import ModelSettings
 from server.yamlfile import nearest
 
@@ -42,6 +44,8 @@ OFFLINE = {
     "VLLM_USE_MODELSCOPE": "0",
     # Our context length is vLLM's less one, see _engine_arguments.
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+    # A broken model's request fails instead of getting noise.
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
 }
 
 # Noise of vLLM's processes, for a log that is read: progress bars, warnings of libraries to their callers.
@@ -60,6 +64,16 @@ SHUTDOWN_S = 5.0
 _building = threading.Lock()
 
 
+@dataclass(slots=True)
+class Running:
+    """A job that the engine works on. is_quiet: its next output, unless it is the last, is but tokens."""
+
+    job: Job
+    sink: Sink
+    stats: RequestStats
+    is_quiet: bool = False
+
+
 class VLLMEngine:
     """One model on vLLM.
 
@@ -70,55 +84,64 @@ class VLLMEngine:
         self.settings = settings
         self.context_size = context_size
         self._registry = registry
-        self._llm: Any = None
+        self._core: Core | None = None
+        self._stats: EngineStats | None = None
         self._closing = False
         self._roots: list[int] = []  # processes started for this engine
         self._others: set[int | None] | None = None  # while it is being built: processes that are not its own
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, Running] = {}
+        self._aborted: list[str] = []  # not yet told to the engine
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
         await in_builder_thread(_import)
         report(Status(Phase.LOADING))
-        self._llm = await in_builder_thread(self._build)
+        self._core, self._stats = core, _ = await in_builder_thread(self._build)
+        self._serving = asyncio.create_task(self._serve(core))
         for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
             report(Status(Phase.WARMING, number, len(steps)))
             await asyncio.gather(*(self._answered(job) for job in jobs))
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:
-        task = asyncio.get_running_loop().create_task(self._run(job, sink))
-        self._tasks[job.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+        assert self._core is not None and self._stats is not None, "started"  # noqa: PT018
+        self._running[job.id] = Running(job, sink, self._stats.request(len(job.prompt_ids), job.max_tokens))
+        self._core.add(core_request(job))
 
     def abort(self, job_id: str) -> None:
-        task = self._tasks.pop(job_id, None)
-        if task is not None:
-            task.cancel()
+        if self._running.pop(job_id, None) is None:
+            return
+        if not self._aborted:  # those of one pass, a request's candidates say, go together
+            asyncio.get_running_loop().call_soon(self._tell_aborted)
+        self._aborted.append(job_id)
 
     async def died(self) -> str:
-        while self._closing or not self._llm.errored:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)  # the flag is set by a thread of vLLM's that waits for the process's end
+        assert self._serving is not None, "started"
+        await asyncio.wait((self._serving,))
         return "the engine process ended by itself"
 
     async def close(self) -> None:
         self._closing = True
-        for job_id in list(self._tasks):
-            self.abort(job_id)
+        self._fail_all()
+        if self._serving is not None:
+            self._serving.cancel()
         while (
             self._others is not None
         ):  # being built: that cannot be interrupted, but what it starts can be ended
             kill(with_descendants(self._started()))
             await asyncio.sleep(0.02)
         processes = with_descendants(self._roots)
-        llm, self._llm = self._llm, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown, timeout=SHUTDOWN_S)
+        core, self._core = self._core, None
+        if core is not None:
+            await asyncio.to_thread(core.shutdown, SHUTDOWN_S)
         kill(processes)
 
-    def _build(self) -> Any:
-        from vllm.v1.engine.async_llm import AsyncLLM
-
+    def _build(self) -> tuple[Core, EngineStats]:
         with _building, _environment(self.settings.devices):
             args = _engine_arguments(self.settings, self.context_size)
             config = args.create_engine_config()
@@ -128,7 +151,8 @@ class VLLMEngine:
                 raise ServiceUnavailable("the server is shutting down")
             self._others = {child.pid for child in multiprocessing.active_children()}
             try:
-                return AsyncLLM.from_vllm_config(config, stat_loggers=[_metrics_logger(self._registry)])
+                core = Core(config)
+                return core, EngineStats(config, core.engine_indexes, self._registry)
             finally:
                 self._roots, self._others = self._started(), None
 
@@ -139,28 +163,54 @@ class VLLMEngine:
             child.pid for child in multiprocessing.active_children() if child.pid and child.pid not in others
         ]
 
-    async def _run(self, job: Job, sink: Sink) -> None:
-        llm = self._llm
+    async def _serve(self, core: Core) -> None:
+        """Until the engine ends, however."""
         try:
-            outputs = llm.generate(
-                {"type": "token", "prompt_token_ids": job.prompt_ids}, sampling_params(job), job.id
-            )
-            async for output in outputs:
-                sink(engine_output(output, job))
+            await core.serve(self._take)
         except asyncio.CancelledError:
-            raise
-        except RequestFailure as failure:
-            sink(failure)
+            if self._closing:
+                raise
         except Exception:
-            if self._closing or llm.errored:
-                sink(
-                    ServiceUnavailable(
-                        "the engine stopped while it answered; it is being restarted", retry_after_s=10
-                    )
-                )
-                return
-            log.exception("request %s failed in the engine", job.request_id)
-            sink(InternalError(job.request_id))
+            log.exception("model %s: what its engine says cannot be read", self.settings.id)
+        finally:
+            self._fail_all()
+
+    def _take(self, outputs: CoreOutputs) -> None:
+        """Hand out what a step has brought, all of it in one pass."""
+        stats, num_tokens = self._stats, 0
+        assert stats is not None, "started"
+        for output in outputs.outputs:
+            running = self._running.get(output.request_id)
+            if running is None:
+                continue
+            num_tokens += len(output.new_token_ids)
+            running.stats.num_tokens += len(output.new_token_ids)
+            if running.is_quiet and output.is_quiet:  # as by far the most are
+                running.sink(EngineOutput(output.new_token_ids))
+            else:
+                self._hand_out(running, output, stats, outputs.timestamp)
+        stats.record(outputs, num_tokens)
+
+    def _fail_all(self) -> None:
+        running, self._running = self._running, {}
+        for one in running.values():
+            one.sink(stopped())
+
+    def _hand_out(self, running: Running, output: CoreOutput, stats: EngineStats, timestamp: float) -> None:
+        stats.note(running.stats, output, timestamp)
+        running.is_quiet = running.job.num_logprobs is None
+        if output.finish_reason is not None:
+            del self._running[output.request_id]
+        try:
+            running.sink(engine_output(running.job, output))
+        except RequestFailure as failure:
+            self.abort(output.request_id)
+            running.sink(failure)
+
+    def _tell_aborted(self) -> None:
+        aborted, self._aborted = self._aborted, []
+        if self._core is not None:
+            self._core.abort(aborted)
 
     async def _answered(self, job: Job) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -180,7 +230,7 @@ def _import() -> None:
     quiet = {} if logging.getLogger().isEnabledFor(logging.DEBUG) else QUIET
     for name, value in (OFFLINE | quiet).items():
         os.environ.setdefault(name, value)
-    import vllm.v1.engine.async_llm  # noqa: F401
+    import vllm.v1.engine.core_client  # noqa: F401
 
 
 def _engine_arguments(settings: ModelSettings, context_size: int) -> Any:
@@ -237,19 +287,3 @@ def _environment(devices: tuple[int, ...]) -> Iterator[None]:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
         elif devices:
             del os.environ["CUDA_VISIBLE_DEVICES"]
-
-
-def _metrics_logger(registry: CollectorRegistry) -> Any:
-    """vLLM's Prometheus logger on a registry of this model's own.
-
-    On the process-wide one, where vLLM puts it, each further engine would take the earlier engines' metrics
-    away.
-    """
-    from vllm.v1.metrics.loggers import PrometheusStatLogger
-
-    class MetricsLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM is not type-checked
-        _gauge_cls = partial(Gauge, registry=registry)
-        _counter_cls = partial(Counter, registry=registry)
-        _histogram_cls = partial(Histogram, registry=registry)
-
-    return MetricsLogger

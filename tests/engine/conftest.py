@@ -18,6 +18,7 @@ from server.builtin import builtin_path
 from tests.engine.reference import Reference
 from tests.engine.serving import (
     ANSWER_S,
+    BROKEN_ID,
     CAPITAL,
     SMOL,
     SMOL_MODEL,
@@ -57,8 +58,19 @@ def smol_path() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_path(smol_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tiny-llama")
-    code = f"from tests.tiny_llama import *; make_tiny_llama(Path({str(path)!r}), Path({str(smol_path)!r}))"
+    return _tiny(tmp_path_factory.mktemp("tiny-llama"), smol_path)
+
+
+@pytest.fixture(scope="session")
+def broken_path(smol_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of which one token makes NaN."""
+    return _tiny(tmp_path_factory.mktemp("broken-llama"), smol_path, broken_id=BROKEN_ID)
+
+
+def _tiny(path: Path, tokenizer_from: Path, **options: int) -> Path:
+    """In a process of its own: it imports torch."""
+    call = f"make_tiny_llama(Path({str(path)!r}), Path({str(tokenizer_from)!r}), **{options!r})"
+    code = f"from tests.tiny_llama import *; {call}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     return path
 
@@ -82,6 +94,7 @@ def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathF
         suffix_template="<suf>{suffix}<pre>{prefix}",
         limits={"n": 4, "best_of": 8, "stop": 6, "prompts": 3, "candidates": 16},
         defaults={"max_tokens": 5, "temperature": 0},
+        best_of={"give_up": False},
         allowed_keys=["alice"],
     )
     config = {

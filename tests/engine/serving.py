@@ -27,6 +27,7 @@ CAPITAL = "The capital of France is"
 CAPITAL_IDS = [504, 3575, 282, 4649, 314]
 PARIS_ID = 7042
 EOS_ID = 2
+BROKEN_ID = 40_000  # of the broken model: a token that makes NaN
 
 START_S = 240  # a start takes 40 to 80 s; a machine that is busy with something else takes longer
 END_S = 60

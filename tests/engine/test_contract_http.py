@@ -323,7 +323,8 @@ def test_best_of_above_n_is_refused_in_a_stream(client: Client) -> None:
 
 
 def test_best_of_returns_the_likeliest_candidates_first(client: Client) -> None:
-    """Of the candidates that n = 8 shows, the two of the highest mean log-probability; usage counts all."""
+    """Of the candidates that n = 8 shows, the two of the highest mean log-probability; usage counts what was
+    generated of the others too."""
     asked: dict[str, Any] = {
         "seed": 5,
         "temperature": 1.3,
@@ -336,11 +337,12 @@ def test_best_of_returns_the_likeliest_candidates_first(client: Client) -> None:
     ranked = sorted(every["choices"], key=lambda choice: -sum(choice["logprobs"]["token_logprobs"]))
     assert [choice["text"] for choice in best["choices"]] == [choice["text"] for choice in ranked[:2]]
     assert [choice["index"] for choice in best["choices"]] == [0, 1]
-    assert best["usage"]["completion_tokens"] == 8 * 6
+    assert 2 * 6 < best["usage"]["completion_tokens"] <= 8 * 6
 
 
 def test_best_of_needs_no_logprobs(client: Client) -> None:
-    """Ranking asks the engine for what the client did not ask for, and shows none of it."""
+    """Ranking asks the engine for what the client did not ask for, and shows none of it; without giving up,
+    usage counts every candidate whole."""
     reply = client.complete(model=TINY, n=1, best_of=3, temperature=1, max_tokens=4, ignore_eos=True)
     assert reply["choices"][0]["logprobs"] is None
     assert reply["usage"]["completion_tokens"] == 12

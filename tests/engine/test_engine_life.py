@@ -16,9 +16,11 @@ import httpx
 import psutil
 import pytest
 
+from server.engine.stats import WRITE_EVERY_S
 from tests.engine.conftest import KEYS, Started
 from tests.engine.serving import (
     ANSWER_S,
+    BROKEN_ID,
     CAPITAL,
     SMOL,
     SMOL_MODEL,
@@ -92,6 +94,25 @@ def test_metrics_count_by_model_and_key(client: Client) -> None:
     )
 
 
+def test_metrics_of_the_engine_count_requests(client: Client) -> None:
+    """vLLM's own counters and histograms move by what a request was."""
+    labels = f'{{engine="0",model_name="{TINY}"}}'
+    length = f'{{engine="0",finished_reason="length",model_name="{TINY}"}}'
+    moves = {
+        f"vllm:prompt_tokens_total{labels}": 2 * 5,  # each candidate has its prompt
+        f"vllm:generation_tokens_total{labels}": 14,
+        f"vllm:request_success_total{length}": 2,
+        f"vllm:time_to_first_token_seconds_count{labels}": 2,
+        f"vllm:request_time_per_output_token_seconds_count{labels}": 2,
+        f"vllm:e2e_request_latency_seconds_count{labels}": 2,
+    }
+    time.sleep(2 * WRITE_EVERY_S)
+    before = {name: client.metric(name) for name in moves}
+    client.complete(model=TINY, max_tokens=7, ignore_eos=True, n=2)
+    time.sleep(2 * WRITE_EVERY_S)
+    assert {name: client.metric(name) - before[name] for name in moves} == moves
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     "candidates", [{"n": 4}, {"n": 1, "prompt": [CAPITAL, "One", "Two"]}], ids=["n", "prompts"]
@@ -119,15 +140,20 @@ def test_stop_sequence_ends_the_engines_work(client: Client) -> None:
     wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
 
 
-# Two servers of the tiny model alone, started together to save time: one loses its engine and is then told to
-# end, the other one is killed.
+# Two servers of a tiny model each, started together to save time: one loses its engine and is then told to
+# end; the other one, whose model is broken, is killed.
 
 
 @pytest.fixture(scope="module")
-def servers(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
-    config = {"models": [tiny_model(tiny_path) | {"max_model_len": 2048}], "drain_timeout_s": 20}
+def servers(
+    tiny_path: Path, broken_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Server]]:
+    configs = [
+        {"models": [tiny_model(path) | {"max_model_len": 2048}], "drain_timeout_s": 20}
+        for path in (tiny_path, broken_path)
+    ]
     folder = tmp_path_factory.mktemp("servers")
-    with serving(folder / "mortal", config) as mortal, serving(folder / "doomed", config) as doomed:
+    with serving(folder / "mortal", configs[0]) as mortal, serving(folder / "doomed", configs[1]) as doomed:
         mortal.wait_ready()
         doomed.wait_ready()
         yield mortal, doomed
@@ -181,6 +207,24 @@ def test_sigterm_drains(mortal: Server, mortal_client: Client) -> None:
     assert mortal.process.wait(20) == 0
     assert not _engines_of(engines)
     wait_for(lambda: not _still_there(engines), 5)  # multiprocessing's own helper ends after its parent
+
+
+def test_nan_fails_its_request_alone(servers: tuple[Server, Server]) -> None:
+    """A prompt that makes NaN is a 500, streamed or not, and the log says why; what runs beside it, and comes
+    after it, is as it would be without."""
+    server = servers[1]
+    with Client(server.url(), "any") as client, ThreadPoolExecutor(8) as pool:
+        asked = {"model": TINY, "prompt": CAPITAL, "max_tokens": 60, "ignore_eos": True, "temperature": 0}
+        alone = client.choice(**asked)["text"]
+        broken = asked | {"prompt": [504, BROKEN_ID, 314]}
+        others = [pool.submit(client.choice, **asked) for _ in range(4)]
+        failed = [pool.submit(client.ask, **broken, stream=stream) for stream in (False, True, False)]
+        for response in (one.result() for one in failed):
+            assert (response.status_code, response.json()["reason"]) == (500, "INTERNAL_ERROR")
+        assert [one.result()["text"] for one in others] == [alone] * 4
+        assert client.choice(**asked)["text"] == alone
+        wait_for(lambda: client.running(TINY) == 0, LEAVES_S)
+    assert "logits are NaN" in server.said()
 
 
 def test_kill_of_the_server_takes_its_engine_along(servers: tuple[Server, Server]) -> None:

@@ -13,16 +13,16 @@ import pytest
 from sampling.reference import Transforms, probabilities
 from server.builtin import builtin_path, is_prepared
 
+# Two cores need six minutes for the 50 prompts of docs/sampling.md, and about ten more for 50,000 draws.
+FULL = os.environ.get("VERBATIM_TEST_SCALE") == "full"
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(3600 if FULL else 600),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when vLLM is imported
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
 MODEL = "smollm2-135m-instruct"
-# Two cores need six minutes for the 50 prompts of docs/sampling.md, and about ten more for 50,000 draws.
-FULL = os.environ.get("VERBATIM_TEST_SCALE") == "full"
 NUM_PROMPTS, NUM_TOKENS = 50 if FULL else 12, 64
 NUM_DRAWS = 50_000 if FULL else 2_000
 # The 0.9999 quantile of chi-square with 9 degrees of freedom: of 10,000 right samplers, one would fail. The

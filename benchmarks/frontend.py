@@ -1,0 +1,249 @@
+"""What a front end costs for each streamed token: ours, vLLM's in Python and vLLM's in Rust, in one run.
+
+    python -m benchmarks.frontend [--json FILE] [--plot FILE.png] [--rust PATH/vllm-rs] [--repeats 3]
+
+All three stand before the same engine process of vLLM with an executor that computes nothing
+(idle_executor.py), so what differs is the front end. CPU is that of the HTTP processes alone, all their
+threads, from /proc; the load client is a process of its own and not counted. `vllm-rs` lies inside the CUDA
+wheel of vllm==0.32.0 and runs without a GPU: pip download --no-deps, unzip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.idle_executor import STEP_FILE, set_step
+from benchmarks.load import percentiles
+from benchmarks.report import machine, write
+from benchmarks.servers import Server, verbatim, vllm
+from server.builtin import builtin_path
+
+MODEL = "smollm2-135m-instruct"
+NUM_TOKENS = 128
+EXECUTOR = "benchmarks.idle_executor.IdleExecutor"
+# What vLLM's command line and our engine_args both say to the engine.
+ENGINE = {"max_model_len": 2048, "max_num_seqs": 1024}
+ENGINE_ARGS = {
+    "distributed_executor_backend": EXECUTOR,
+    "async_scheduling": False,
+    "num_gpu_blocks_override": 16384,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load. streams: candidates at once. step_s: how long the engine takes for a token of each."""
+
+    kind: str
+    streams: int
+    step_s: float
+
+    def bodies(self) -> list[str]:
+        n = 4 if self.kind == "n = 4" else 1
+        fields: dict[str, Any] = {
+            "model": MODEL,
+            "max_tokens": NUM_TOKENS,
+            "ignore_eos": True,
+            "stream": self.kind != "whole",
+            "n": n,
+        }
+        if self.kind == "logprobs 5":
+            fields["logprobs"] = 5
+        if self.kind == "stop":
+            fields["stop"] = ["\n\nQuestion:", "###", "<|end|>", "Observation:"]
+        prompts = (f"Story number {k}: once upon a time there was" for k in range(self.streams // n))
+        return [json.dumps(fields | {"prompt": prompt}) for prompt in prompts]
+
+
+CELLS = (
+    *(Cell("plain", streams, 0.02) for streams in (1, 16, 64, 256, 1024)),
+    *(Cell(kind, 256, 0.02) for kind in ("logprobs 5", "stop", "n = 4", "whole")),
+    *(Cell("plain", streams, 0.0) for streams in (64, 256)),
+    Cell("logprobs 5", 256, 0.0),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--plot", type=Path, help="where to draw CPU per token over streams (PNG)")
+    parser.add_argument("--rust", type=Path, help="vLLM's Rust front end")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", help="one of: ours, vllm, vllm-rs")
+    parser.add_argument("--cells", help="kinds of load, comma separated: plain,logprobs 5,stop,n = 4,whole")
+    options = parser.parse_args()
+    kinds = options.cells.split(",") if options.cells else {cell.kind for cell in CELLS}
+    cells = [cell for cell in CELLS if cell.kind in kinds]
+    console = Console()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        set_step(folder / "step", 0.0)
+        os.environ |= {STEP_FILE: str(folder / "step"), "PYTHONPATH": str(Path(__file__).parents[1])}
+        servers = [stack.enter_context(start) for start in starts(folder, options.rust, options.only)]
+        starting = {server.name: server.started_s for server in servers}
+        measured: dict[tuple[Cell, str], list[dict[str, Any]]] = {}
+        for server in servers:
+            for cell in (cell for cell in cells if answers(server, cell)):
+                load(server, Cell(cell.kind, 16, 0.0))  # warm
+        for cell, number in itertools.product(cells, range(options.repeats)):
+            set_step(folder / "step", cell.step_s)
+            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                if not answers(server, cell):
+                    continue
+                found = load(server, cell)
+                measured.setdefault((cell, server.name), []).append(found)
+                figures = f"{found['cpu_us']:.1f} µs a token, {found['tokens_per_s']:.0f} tokens/s"
+                console.print(f"{cell.kind}, {cell.streams} at {cell.step_s} s: {server.name} {figures}")
+    rows = [summary(cell, name, found) for (cell, name), found in measured.items()]
+    console.print(table(rows))
+    if options.json:
+        write(options.json, {"machine": machine("frontend"), "ready_s": starting, "rows": rows})
+    if options.plot:
+        plot(rows, options.plot)
+
+
+def starts(folder: Path, rust: Path | None, only: str | None) -> list[Any]:
+    model = {"id": MODEL, "builtin": MODEL, **ENGINE, "engine_args": ENGINE_ARGS}
+    flags = [f"--served-model-name={MODEL}", "--no-async-scheduling", "--disable-uvicorn-access-log"]
+    flags += [f"--{name.replace('_', '-')}={value}" for name, value in ENGINE.items()]
+    flags += [f"--distributed-executor-backend={EXECUTOR}", "--num-gpu-blocks-override=16384"]
+    found = {
+        "ours": lambda: verbatim(folder, [model], log_level="warning"),
+        "vllm": lambda: vllm(folder, builtin_path(MODEL), flags),
+    }
+    if rust:
+        found["vllm-rs"] = lambda: vllm(folder, builtin_path(MODEL), flags, rust=rust)
+    return [start() for name, start in found.items() if only in (None, name)]
+
+
+def answers(server: Server, cell: Cell) -> bool:
+    """vLLM's Rust front end refuses n > 1."""
+    return (server.name, cell.kind) != ("vllm-rs", "n = 4")
+
+
+def load(server: Server, cell: Cell) -> dict[str, Any]:
+    """One run of a load against one server."""
+    spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": cell.bodies()})
+    before = cpu_seconds(server)
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"], input=spec, capture_output=True, text=True, check=False
+    )
+    cpu = cpu_seconds(server) - before
+    if ended.returncode:
+        raise RuntimeError(f"{server.name}, {cell}: {ended.stderr[-500:]}")
+    found: dict[str, Any] = json.loads(ended.stdout)
+    tokens = cell.streams * NUM_TOKENS
+    return found | {
+        "cpu_us": cpu / tokens * 1e6,
+        "tokens_per_s": tokens / found["seconds"],
+        "rss_mb": sum(process.memory_info().rss for process in http_processes(server)) / 1e6,
+        "bytes_per_chunk": found["bytes"] / max(1, found["chunks"]),
+    }
+
+
+def http_processes(server: Server) -> list[psutil.Process]:
+    """The server's processes that are not an engine's."""
+    found, queue = [], [server.process]
+    while queue:
+        process = queue.pop()
+        if not process.name().startswith("VLLM::Engine"):
+            found.append(process)
+            queue += process.children()
+    return found
+
+
+def cpu_seconds(server: Server) -> float:
+    """On the processor, all threads that live, in nanosecond resolution."""
+    return sum(
+        int((task / "schedstat").read_text().split()[0]) / 1e9
+        for process in http_processes(server)
+        for task in Path(f"/proc/{process.pid}/task").iterdir()
+    )
+
+
+def summary(cell: Cell, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the repeats; cpu_us also with its least and largest."""
+    first = percentiles([value for run in runs for value in run["first_s"]])
+    return {
+        "kind": cell.kind,
+        "streams": cell.streams,
+        "step_s": cell.step_s,
+        "server": name,
+        "cpu_us": median(run["cpu_us"] for run in runs),
+        "cpu_us_range": [min(run["cpu_us"] for run in runs), max(run["cpu_us"] for run in runs)],
+        "tokens_per_s": median(run["tokens_per_s"] for run in runs),
+        "first_ms": {name: value * 1000 for name, value in first.items()},
+        "gap_p99_ms": median(run["gap_s"].get("p99", 0.0) for run in runs) * 1000,
+        "rss_mb": max(run["rss_mb"] for run in runs),
+        "bytes_per_chunk": median(run["bytes_per_chunk"] for run in runs),
+        "chunks": median(run["chunks"] for run in runs),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    shown = Table(title="front ends: CPU per token, and what a client sees")
+    for column in ("load", "streams", "step ms", "server", "µs/token", "tokens/s", "TTFT p50", "TTFT p99"):
+        shown.add_column(column, justify="right")
+    for column in ("gap p99", "MB", "bytes/chunk"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(
+            row["kind"],
+            str(row["streams"]),
+            f"{row['step_s'] * 1000:.0f}",
+            row["server"],
+            f"{row['cpu_us']:.1f}",
+            f"{row['tokens_per_s']:.0f}",
+            *(f"{row['first_ms'].get(p, 0):.0f}" for p in ("p50", "p99")),
+            f"{row['gap_p99_ms']:.0f}",
+            f"{row['rss_mb']:.0f}",
+            f"{row['bytes_per_chunk']:.0f}",
+        )
+    return shown
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """CPU per token over streams, plain streams at steps of 20 ms."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    labels = {"ours": "Verbatim", "vllm": "vLLM, Python", "vllm-rs": "vLLM, Rust"}
+    for server, label in labels.items():
+        points = [
+            (row["streams"], row["cpu_us"], *row["cpu_us_range"])
+            for row in rows
+            if (row["server"], row["kind"]) == (server, "plain") and row["step_s"] > 0
+        ]
+        if points:
+            streams, middle, low, high = zip(*sorted(points), strict=True)
+            axes.plot(streams, middle, marker="o", label=label)
+            axes.fill_between(streams, low, high, alpha=0.2)
+    axes.set(xscale="log", yscale="log", xlabel="streams at once", ylabel="CPU per token, µs")
+    axes.set_xticks(streams, [str(count) for count in streams])
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A vLLM executor that computes nothing: every request whose prompt is in gets one random token a step.
+
+What is around it is real: the scheduler, the engine process, the transport, the front end. So what a front
+end costs shows by itself. engine_args puts it in place:
+`distributed_executor_backend: benchmarks.idle_executor.IdleExecutor`. How long a step takes is read from the
+file in VERBATIM_IDLE_STEP, a float64 of seconds, so that a benchmark can change it while the engine runs.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+
+STEP_FILE = "VERBATIM_IDLE_STEP"
+FIRST_ID, LAST_ID = 1000, 40_000  # ordinary words of the built-in model's vocabulary
+
+
+def set_step(file: Path, seconds: float) -> None:
+    """How long a step takes from now on."""
+    with file.open("r+b" if file.exists() else "wb") as stream:
+        stream.write(struct.pack("d", seconds))
+
+
+class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
+    """One process, no worker, no model."""
+
+    def _init_executor(self) -> None:
+        with Path(os.environ[STEP_FILE]).open("r+b") as file:
+            self._step = mmap.mmap(file.fileno(), 8)
+        self._prompt_len: dict[str, int] = {}
+        self._num_logprobs: dict[str, int] = {}
+        self._draw = np.random.default_rng(0)
+
+    def determine_available_memory(self) -> list[int]:
+        return [2**30]
+
+    def get_kv_cache_specs(self) -> list[dict[str, Any]]:
+        block_size = self.cache_config.block_size
+        spec = FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=8, dtype=torch.bfloat16)
+        return [{"layer": spec}]
+
+    def get_supported_kv_cache_layouts(self) -> list[list[str]]:
+        return [["LBNHC"]]
+
+    def collective_rpc(self, method: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        return [None]
+
+    def initialize_from_config(self, kv_cache_configs: Any) -> None:
+        pass
+
+    def compile_or_warm_up_model(self) -> None:
+        pass
+
+    @property
+    def supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    def check_health(self) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        pass
+
+    def execute_model(self, scheduler_output: Any, non_block: bool = False) -> Any:
+        until = time.monotonic() + struct.unpack("d", self._step[:8])[0]
+        output = self._output(scheduler_output)
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(left)
+        if not non_block:
+            return output
+        done: Future[ModelRunnerOutput] = Future()
+        done.set_result(output)
+        return done
+
+    def _output(self, scheduled: Any) -> ModelRunnerOutput:
+        for req_id in scheduled.finished_req_ids:
+            self._prompt_len.pop(req_id, None)
+            self._num_logprobs.pop(req_id, None)
+        computed = {}
+        for new in scheduled.scheduled_new_reqs:
+            self._prompt_len[new.req_id] = len(new.prompt_token_ids)
+            if new.sampling_params.logprobs is not None:
+                self._num_logprobs[new.req_id] = new.sampling_params.logprobs
+            computed[new.req_id] = new.num_computed_tokens
+        cached = scheduled.scheduled_cached_reqs
+        computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        req_ids = list(scheduled.num_scheduled_tokens)
+        tokens = self._draw.integers(FIRST_ID, LAST_ID, len(req_ids)).tolist()
+        sampled = [
+            [token] if computed[r] + scheduled.num_scheduled_tokens[r] >= self._prompt_len[r] else []
+            for r, token in zip(req_ids, tokens, strict=True)
+        ]
+        return ModelRunnerOutput(
+            req_ids=req_ids,
+            req_id_to_index={r: k for k, r in enumerate(req_ids)},
+            sampled_token_ids=sampled,
+            logprobs=self._logprobs(tokens) if self._num_logprobs else None,
+        )
+
+    def _logprobs(self, tokens: list[int]) -> LogprobsLists:
+        """Falling random values, the sampled token's own first; as wide as the widest request wants."""
+        shape = (len(tokens), 1 + max(self._num_logprobs.values()))
+        token_ids = self._draw.integers(FIRST_ID, LAST_ID, shape, np.int32)
+        token_ids[:, 0] = tokens
+        values = -np.sort(self._draw.exponential(3.0, shape), axis=1).astype(np.float32)
+        return LogprobsLists(token_ids, values, np.ones(len(tokens), np.int32))

@@ -1,0 +1,170 @@
+"""What server/engine relies on of vLLM's inner interface, held against the vLLM that is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from server.engine.base import Job, TopLogprobs
+from server.engine.core import ADD, DEAD, CoreOutput, CoreOutputs, CoreParams, CoreRequest, Decoder
+from server.engine.stats import COUNTED
+from server.engine.translate import FINISH_REASONS, core_request, engine_output
+from server.errors import InternalError, ServiceUnavailable
+from server.params import GenerationParams
+
+pytest.importorskip("vllm")
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when vLLM is imported
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def job(**params: Any) -> Job:
+    given = GenerationParams(**params)
+    return Job("id", "r", [5, 6], given, (2,), max_tokens=7, seed=9, num_logprobs=given.num_logprobs)
+
+
+def test_fields_are_in_vllms_order() -> None:
+    """What travels is told by position: our structs are beginnings of vLLM's."""
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
+
+    pairs = [
+        (CoreOutput, EngineCoreOutput),
+        (CoreOutputs, EngineCoreOutputs),
+        (CoreRequest, EngineCoreRequest),
+    ]
+    for ours, theirs in pairs:
+        names = ours.__struct_fields__
+        assert theirs.__struct_fields__[: len(names)] == names  # type: ignore[attr-defined]
+
+
+def test_params_have_vllms_names_and_defaults() -> None:
+    """A field that we leave out has the same value at the other end."""
+    from vllm import SamplingParams
+
+    theirs = dict(zip(SamplingParams.__struct_fields__, SamplingParams.__struct_defaults__, strict=True))
+    ours = dict(zip(CoreParams.__struct_fields__, CoreParams.__struct_defaults__, strict=True))
+    assert {name: theirs[name] for name in ours} == ours
+
+
+def test_signs() -> None:
+    """The bytes and numbers that stand for something are vLLM's."""
+    from vllm.v1.engine import EngineCoreRequestType, FinishReason
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.metrics.stats import SchedulerStats
+
+    assert EngineCoreRequestType.ADD.value == ADD
+    assert EngineCoreProc.ENGINE_CORE_DEAD == DEAD
+    assert tuple(str(FinishReason(number)) for number in range(len(FINISH_REASONS))) == FINISH_REASONS
+    assert set(COUNTED) < set(SchedulerStats.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "logit_bias": {7: -100.0}},
+        {"repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": -0.5, "num_logprobs": 3},
+        {"stop_token_ids": (4, 4, 2), "min_tokens": 3},
+        {"ignore_eos": True, "num_logprobs": 0},
+    ],
+)
+def test_requests_arrive(params: dict[str, Any]) -> None:
+    """The engine reads of our bytes what it would of vLLM's own, and what it checks passes."""
+    from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    sent = core_request(job(**params))
+    read = MsgpackDecoder(EngineCoreRequest).decode(MsgpackEncoder().encode(sent))
+    given = {
+        name: value
+        for name in CoreParams.__struct_fields__
+        if (value := getattr(sent.sampling_params, name)) is not None
+    }
+    assert read.sampling_params == SamplingParams(**given)
+    assert (read.request_id, read.prompt_token_ids, read.client_index) == ("id", [5, 6], 0)
+    assert read.sampling_params.max_tokens == 7
+    neutral = SamplingParams()
+    for name in ("repetition_penalty", "frequency_penalty", "presence_penalty", "min_p", "logit_bias"):
+        assert getattr(read.sampling_params, name) == getattr(neutral, name), "vLLM's own would act as well"
+
+
+@pytest.mark.parametrize("positions", [1, 200])  # 200: too large to be in the message
+def test_outputs_arrive(positions: int) -> None:
+    """Tokens, log-probabilities and the end of a request, as vLLM's engine sends them."""
+    import torch
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+    from vllm.v1.outputs import LogprobsLists, LogprobsTensors
+    from vllm.v1.serial_utils import MsgpackEncoder
+
+    ids = np.arange(3 * positions, dtype=np.int32).reshape(-1, 3)
+    values = -np.arange(3 * positions, dtype=np.float32).reshape(-1, 3) / 7
+    ranks = np.ones(positions, np.int32)
+    tensors = LogprobsTensors(
+        torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(values), torch.from_numpy(ranks)
+    )
+    sent = EngineCoreOutputs(
+        outputs=[
+            EngineCoreOutput("a", [7]),
+            EngineCoreOutput("b", [8], LogprobsLists(ids, values, ranks), tensors),
+            EngineCoreOutput("c", [], finish_reason=FinishReason.LENGTH, num_nans_in_logits=3),
+        ]
+    )
+    frames = MsgpackEncoder().encode(sent)
+    assert (len(frames) > 1) == (positions == 200)
+    first, second, third = Decoder(None).decode(frames).outputs
+    flat = TopLogprobs(3, ids.ravel().tolist(), values.ravel().tolist())
+    assert (first.request_id, first.new_token_ids, first.is_quiet) == ("a", [7], True)
+    assert (second.new_logprobs, second.new_prompt_logprobs_tensors) == (flat, flat)
+    assert (third.finish_reason, third.num_nans_in_logits, third.is_quiet) == (1, 3, False)
+
+
+def test_answers_to_calls_are_vllms_own() -> None:
+    """A message that is no step's goes to vLLM's decoder."""
+    from vllm.v1.engine import EngineCoreOutputs, UtilityOutput
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+    sent = EngineCoreOutputs(utility_output=UtilityOutput(4, failure_message="no"))
+    read = Decoder(MsgpackDecoder(EngineCoreOutputs)).decode(MsgpackEncoder().encode(sent))
+    assert read.utility_output == sent.utility_output
+
+
+def test_nothing_pickled_is_read() -> None:
+    """An extension that would run code when it is read is refused."""
+    message = msgspec.msgpack.encode([0, [["a", [1], msgspec.msgpack.Ext(1, b"cos\nsystem\n")]]])
+    with pytest.raises(ValueError, match="pickled"):
+        Decoder(None).decode([message])
+
+
+# --- what an output means for its job ----------------------------------------------------------------------
+
+
+def test_values_are_as_wide_as_the_job_asked() -> None:
+    """In a step whose widest request asked for 3, one that asked for 1 gets the sampled and the likeliest."""
+    wide = TopLogprobs(4, [1, 2, 3, 4, 5, 6, 7, 8], [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0])
+    output = CoreOutput("id", [1, 5], wide, wide)
+    narrow = TopLogprobs(2, [1, 2, 5, 6], [-1.0, -2.0, -5.0, -6.0])
+    found = engine_output(job(num_logprobs=1), output)
+    assert (found.logprobs, found.prompt_logprobs) == (narrow, narrow)
+    assert engine_output(job(num_logprobs=3), output).logprobs is wide
+    assert engine_output(job(), output).logprobs is None
+
+
+@pytest.mark.parametrize(("number", "reason"), [(None, None), (0, "stop"), (1, "length")])
+def test_finish_reasons(number: int | None, reason: str | None) -> None:
+    """Of vLLM's reasons to end, two are a reply's."""
+    assert engine_output(job(), CoreOutput("id", [1], finish_reason=number)).finish_reason == reason
+
+
+def test_ends_that_are_failures() -> None:
+    """An engine that gave up is a 503; NaN among the logits is our fault."""
+    with pytest.raises(ServiceUnavailable):
+        engine_output(job(), CoreOutput("id", [], finish_reason=2))
+    with pytest.raises(InternalError):
+        engine_output(job(), CoreOutput("id", [1], num_nans_in_logits=1))
