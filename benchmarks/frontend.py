@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -124,7 +125,7 @@ def starts(folder: Path, rust: Path | None, only: str | None) -> list[Any]:
     flags = [f"--served-model-name={MODEL}", "--no-async-scheduling", "--disable-uvicorn-access-log"]
     flags += [f"--{name.replace('_', '-')}={value}" for name, value in ENGINE.items()]
     flags += [f"--distributed-executor-backend={EXECUTOR}", "--num-gpu-blocks-override=16384"]
-    found = {
+    found: dict[str, Callable[[], Any]] = {
         "ours": lambda: verbatim(folder, [model], log_level="warning"),
         "vllm": lambda: vllm(folder, builtin_path(MODEL), flags),
     }

@@ -45,8 +45,9 @@ class Reply:
 
 def ask(port: int, path: str, bodies: list[str]) -> dict[str, Any]:
     """Send all requests at once and read all replies to their ends."""
-    epoll, replies, gaps = select.epoll(), {}, []
-    sockets = {}
+    epoll, gaps = select.epoll(), list[float]()
+    sockets: dict[int, socket.socket] = {}
+    replies: dict[int, Reply] = {}
     for _ in bodies:
         connection = socket.create_connection(("127.0.0.1", port))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,6 +3,7 @@
 Resolves with uv in a throw-away virtual environment, for the oldest Python that is supported: the list then
 serves the newer ones too. First everything at once (engine, ours, tools; for CUDA, which pins more), then
 each list with those versions as constraints, so that a package has one version whichever lists name it.
+With --keep the versions that the lists have now are constraints as well: for adding a package.
 """
 
 import argparse
@@ -59,12 +60,25 @@ def exact_torch(listing: str) -> str:
     return re.sub(r"^(torch(?:vision)?)==", r"\1===", listing, flags=re.MULTILINE)
 
 
+def present_versions() -> str:
+    """The pins of the lists as they are, but for those that differ between them."""
+    lists = [(ROOT / f"requirements/{kind}.txt").read_text().splitlines() for kind in LEAVE_OUT]
+    pinned = {line for lines in lists for line in lines if "==" in line and not DIFFERS.match(line)}
+    return "".join(f"{line}\n" for line in sorted(pinned))
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="only add what is missing; upgrade nothing")
+    keep = parser.parse_args().keep
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         compiler = Compiler(folder)
-        everything = compiler.compile(["cuda", "dev"], folder / "everything.txt", local_files=False)
+        present = folder / "present.txt"
+        present.write_text(present_versions() if keep else "")
+        everything = compiler.compile(
+            ["cuda", "dev", "bundle"], folder / "everything.txt", "-c", str(present), local_files=False
+        )
         constraints = folder / "constraints.txt"
         constraints.write_text(
             "".join(f"{line}\n" for line in everything.splitlines() if not DIFFERS.match(line))
@@ -72,7 +86,12 @@ def main() -> None:
         for kind, packages in LEAVE_OUT.items():
             options = [f"--no-emit-package={package}" for package in packages]
             listing = compiler.compile(
-                [kind], folder / f"{kind}.txt", "-c", str(constraints), *options, local_files=kind != "cuda"
+                [kind, "bundle"],
+                folder / f"{kind}.txt",
+                "-c",
+                str(constraints),
+                *options,
+                local_files=kind != "cuda",
             )
             (ROOT / "requirements" / f"{kind}.txt").write_text(
                 exact_torch(listing) if kind == "cuda" else listing

@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from server import __version__, routes
+from server.attestation import Attestation
 from server.auth import Keyring
 from server.border import API, Border
 from server.limits import RateLimits
@@ -23,7 +24,12 @@ class Application(FastAPI):
         return Border(self.router, self.state.server)
 
 
-def build_app(settings: Settings, models: list[ServedModel], metrics: Metrics | None = None) -> FastAPI:
+def build_app(
+    settings: Settings,
+    models: list[ServedModel],
+    metrics: Metrics | None = None,
+    attestation: Attestation | None = None,
+) -> FastAPI:
     """The application over models whose engines somebody else runs. app.state.server holds the one State."""
     limits = settings.rate_limits
     state = State(
@@ -32,6 +38,7 @@ def build_app(settings: Settings, models: list[ServedModel], metrics: Metrics | 
         keyring=Keyring(settings.api_keys, settings.api_keys_file),
         limits=RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
         metrics=metrics or Metrics(),
+        attestation=attestation,
     )
     app = Application(
         title="Verbatim", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False

@@ -178,7 +178,7 @@ def verify_checksums(directory: Path, configured: Mapping[str, str], report: Rep
         path = directory / name
         if not path.resolve().is_relative_to(directory.resolve()) and not path.is_symlink():
             raise ConfigurationError(f"sha256 names {name}, which is outside of {directory}.")
-        actual = _sha256(path, report)
+        actual = digest_of(path, report)
         if actual != digest.lower():
             raise ConfigurationError(
                 f"{path} is not the expected file: its SHA-256 is {actual}, not {digest.lower()}."
@@ -187,7 +187,8 @@ def verify_checksums(directory: Path, configured: Mapping[str, str], report: Rep
     return len(expected)
 
 
-def _sha256(path: Path, report: Report | None) -> str:
+def digest_of(path: Path, report: Report | None = None) -> str:
+    """A file's SHA-256. Raises ConfigurationError for one that cannot be read."""
     digest, done = hashlib.sha256(), 0
     try:
         total = path.stat().st_size

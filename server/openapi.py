@@ -119,6 +119,9 @@ COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 MODEL_RESPONSES = _errors(401, 404)
 MODELS_RESPONSES = _errors(401)
+ATTESTATION_RESPONSES = _errors(401, 503) | {
+    404: {"model": ErrorBody, "description": "NOT_FOUND: the configuration has no `attest: true`"}
+}
 READY_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {"description": "not yet, or no longer: how far each model is", "content": {"application/json": {}}}
 }

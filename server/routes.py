@@ -12,12 +12,14 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.attestation import document_of
 from server.contract import CompletionRequest, parse_request
 from server.disconnect import ClientLeft, unless_client_leaves
 from server.errors import ModelNotFound, RequestTooLarge
 from server.generation import Generation
 from server.models import ServedModel
 from server.openapi import (
+    ATTESTATION_RESPONSES,
     COMPLETION_EXTRA,
     COMPLETION_RESPONSES,
     MODEL_RESPONSES,
@@ -110,6 +112,13 @@ async def ready(request: Request) -> Response:
     status = "draining" if state.draining else "ready" if state.ready else "starting"
     headers = {} if state.ready else {"retry-after": "5"}
     return JSONResponse({"status": status, "models": models}, 200 if state.ready else 503, headers)
+
+
+@operations.get("/attestation", responses=ATTESTATION_RESPONSES, openapi_extra=WITH_KEY)
+async def attestation(request: Request) -> Response:
+    state = state_of(request)
+    state.keyring.authenticate(request.headers.get("authorization"))
+    return JSONResponse(document_of(state.attestation))
 
 
 @operations.get("/metrics", response_class=PlainTextResponse)

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from server import __version__, logs
 from server.app import build_app
+from server.attestation import Attestation, installation_root
 from server.checkpoint import verify_checksums
 from server.engine.base import Engine, Phase, Status
 from server.engine.simulated import SimulatedEngine
@@ -42,9 +44,9 @@ KEEP_ALIVE_S = (
 LAST_WORDS_S = 5  # for replies that the drain has cut off to send their error frame
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal. Raises ConfigurationError for what the machine or the configuration does not
-    allow."""
+def serve(settings: Settings, file: Path | None = None) -> None:
+    """Serve until a signal. `file` is where the settings come from. Raises ConfigurationError for what the
+    machine or the configuration does not allow."""
     logs.configure(settings.log_level)
     listener = open_port(settings.host, settings.port, settings.slow_reader_timeout_s)
     with contextlib.closing(listener):
@@ -59,7 +61,10 @@ def serve(settings: Settings) -> None:
         models = [
             load_model(model, make_engine, max_pending=settings.max_pending) for model in settings.models
         ]
-        app = build_app(settings, models, metrics)
+        attestation = Attestation(settings, file, installation_root()) if settings.attest else None
+        if attestation:
+            attestation.start()
+        app = build_app(settings, models, metrics, attestation)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_live(app, app.state.server, listener))
     if "vllm" in sys.modules:
@@ -120,7 +125,7 @@ async def _live(app: FastAPI, state: State, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    engines = [asyncio.create_task(_run_model(model)) for model in state.models.values()]
+    engines = [asyncio.create_task(_run_model(model, state.attestation)) for model in state.models.values()]
     telling = asyncio.create_task(_tell_progress(state, listener))
     stop = asyncio.create_task(signals.get())
     try:
@@ -140,9 +145,12 @@ async def _live(app: FastAPI, state: State, listener: socket.socket) -> None:
     log.info("stopped")
 
 
-async def _run_model(model: ServedModel) -> None:
+async def _run_model(model: ServedModel, attestation: Attestation | None) -> None:
     model.engine.report(Status(Phase.VERIFYING))
-    await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
+    if attestation:
+        await asyncio.to_thread(attestation.verify_model, model.settings)
+    else:
+        await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
     await model.engine.run()
 
 

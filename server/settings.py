@@ -233,6 +233,9 @@ class Settings(_Section):
         default="nested", description="`flat` leaves the `error` object out."
     )
     rate_limits: RateLimits = Field(default=RateLimits(), description="Per API key.")
+    attest: bool = Field(
+        default=False, description="Verify every weight file at start; show digests on `GET /attestation`."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )

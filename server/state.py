@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope, Send
 
+from server.attestation import Attestation
 from server.auth import Keyring, authorize
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation import Usage
@@ -50,6 +51,7 @@ class State:
     keyring: Keyring
     limits: RateLimits
     metrics: Metrics = field(default_factory=Metrics)
+    attestation: Attestation | None = None
     draining: bool = False
     in_flight: int = 0
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("sampling", "server")
+PACKAGES = ("bundle", "sampling", "server")
 MAX_LINES = 320
 
 # The reading order: each module imports only from those above it.
@@ -23,12 +24,26 @@ ORDER = (
     "sampling.runner_v2",
     "server",
     "server.errors",
+    "bundle",
+    "bundle.site",
+    "bundle.site.ed25519",
+    "bundle.site.manifest",
+    "bundle.site.payload",
+    "bundle.site.signature",
+    "bundle.site.target",
+    "bundle.site.installation",
+    "bundle.site.console",
+    "bundle.site.packages",
+    "bundle.site.install",
+    "bundle.site.cli",
     "server.yamlfile",
     "server.contract",
     "server.builtin",
     "server.checkpoint",
     "server.settings",
     "server.config",
+    "server.versions",
+    "server.attestation",
     "server.params",
     "server.text",
     "server.eager",
@@ -63,6 +78,24 @@ ORDER = (
     "server.serve",
     "server.client",
     "server.complete",
+    "bundle.bars",
+    "bundle.profile",
+    "bundle.have",
+    "bundle.pip",
+    "bundle.plan",
+    "bundle.wheels",
+    "bundle.prune",
+    "bundle.models",
+    "bundle.order",
+    "bundle.sbom",
+    "bundle.signing",
+    "bundle.sealing",
+    "bundle.work",
+    "bundle.contents",
+    "bundle.make",
+    "bundle.weighing",
+    "bundle.run",
+    "bundle.cli",
     "server.cli",
     "server.docs",
 )
@@ -72,6 +105,11 @@ LATE = {
     ("sampling.runner_v2", "sampling.kernels"),  # Triton and torch, which the class's readers do without
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.serve"),  # half a second of imports that no other command needs
+    (
+        "bundle.cli",
+        "bundle.run",
+    ),  # scripts/, which only a checkout has, and packages that a site does without
+    ("bundle.cli", "bundle.signing"),
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
@@ -145,6 +183,16 @@ def test_few_know_vllm() -> None:
     """vLLM is imported in the named files alone."""
     roots = {module: {name.split(".")[0] for name in imports_of(tree_of(module))} for module in ORDER}
     assert {module for module, names in roots.items() if "vllm" in names} == VLLM_IN
+
+
+def test_the_installer_needs_nothing() -> None:
+    """What runs at a site before anything is installed imports the standard library, and itself, alone."""
+    site = [module for module in ORDER if module.startswith("bundle.site") or module == "bundle"]
+    for module in (*site, "server.errors"):
+        outside = {name.split(".")[0] for name in imports_of(tree_of(module))} - sys.stdlib_module_names
+        assert outside <= {"bundle", "server"}
+        ours = {name for name in imports_of(tree_of(module)) if is_ours(name)}
+        assert ours <= {*site, "server.errors"}
 
 
 def test_the_server_starts_light() -> None:

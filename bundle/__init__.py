@@ -1,0 +1,1 @@
+"""One sealed bundle: made where there is a network, checked and installed where there is none."""

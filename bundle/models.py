@@ -1,0 +1,156 @@
+"""The models of a configuration, and the configuration as the site will read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bundle.site.manifest import MODELS, SAFE_PATH
+from server.builtin import is_prepared
+from server.checkpoint import PICKLES, check_checkpoint, expected_checksums, read_config
+from server.config import DEFAULT_MODEL, config_file, load_settings
+from server.errors import ConfigurationError
+from server.settings import ModelSettings
+from server.yamlfile import read_yaml
+
+CHECKSUMS = "checksums.json"
+SENSES = ("vision_config", "audio_config")  # of models that also see or hear
+KEYS_FILE = "../.."  # from versions/ID: the place of the API keys, which stay when the version changes
+ANYTHING = {"VERBATIM_API_KEYS": "given-at-the-site"}  # a host other than loopback is only valid with a key
+
+Hash = Callable[[Path], str]  # a file's SHA-256
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """text: models.yaml for the site. directories: of each model, here, by its place in the bundle.
+
+    digests: by the same place, SHA-256 by file name, as far as the configuration itself names them.
+    """
+
+    text: str
+    directories: Mapping[str, Path]
+    digests: Mapping[str, Mapping[str, str]]
+
+    @property
+    def model_keys(self) -> set[str]:
+        """The keys of every model's config.json, and of the text part of those that have one."""
+        configs = [read_config(directory) for directory in self.directories.values()]
+        inner = [config["text_config"] for config in configs if isinstance(config.get("text_config"), dict)]
+        return {key for config in (*configs, *inner) for key in config}
+
+
+def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Configuration:
+    """The configuration that `serve` would read, its paths as they are at the site.
+
+    Raises ConfigurationError for a model that could not be served.
+    """
+    path = config_file(given, environ)
+    text = path.read_text("utf-8-sig") if path and path.is_file() else ""
+    settings = load_settings(path, {}, ANYTHING)
+    places = {model.id: place_of(model) for model in settings.models}
+    for model in settings.models:
+        check(model)
+    directories = {places[model.id]: model.directory for model in settings.models}
+    digests = {places[model.id]: model.sha256 for model in settings.models}
+    text = (
+        at_site(path, text, places)
+        if path
+        else f"models:\n  - id: {DEFAULT_MODEL}\n    builtin: {DEFAULT_MODEL}\n"
+    )
+    return Configuration(text, directories, digests)
+
+
+def place_of(model: ModelSettings) -> str:
+    """The model's directory in the bundle. Built-in ones keep theirs, looked for under VERBATIM_CACHE."""
+    if model.builtin is not None:
+        return f"{MODELS}/{model.directory.name}"
+    return f"{MODELS}/{re.sub(r'[^A-Za-z0-9._-]+', '--', model.id).strip('.') or 'model'}"
+
+
+def check(model: ModelSettings) -> None:
+    if model.builtin is not None and not is_prepared(model.builtin):
+        raise ConfigurationError(f"the built-in model {model.builtin} is not prepared yet; run `make setup`.")
+    check_checkpoint(model.directory, weights=model.engine != "simulated")
+
+
+def refuse_senses(configuration: Configuration) -> None:
+    """Raises ConfigurationError for a model that a text profile cannot serve."""
+    for directory in configuration.directories.values():
+        found = [key for key in SENSES if key in read_config(directory)]
+        if found:
+            raise ConfigurationError(
+                f"the model in {directory} has a {found[0]}: it does more than text, and the profile text"
+                " leaves out"
+                " what that needs. Use --profile full."
+            )
+
+
+def at_site(path: Path, text: str, places: Mapping[str, str]) -> str:
+    """The same file, comments and all, with the paths that models and keys have at the site."""
+    root = read_yaml(path).root
+    changes: dict[tuple[int, int], str] = {}
+    for key, node in _entries(root):
+        if key == "api_keys_file" and node.value not in ("null", "~", ""):
+            changes[_span(node)] = f"{KEYS_FILE}/{Path(node.value).name}"
+        for model in node.value if key == "models" else []:
+            fields = dict(_entries(model))
+            if "path" in fields and fields["path"].value not in ("null", "~", ""):
+                changes[_span(fields["path"])] = places[fields["id"].value]
+    for (start, end), value in sorted(changes.items(), reverse=True):
+        text = text[:start] + json.dumps(value, ensure_ascii=False) + text[end:]
+    if not _leads(text, places):
+        raise ConfigurationError(
+            f"{path.name}: the `path` of a model is written with a YAML anchor, alias or merge, and would"
+            " lead to"
+            " another model's place; write the path out in each."
+        )
+    return text
+
+
+def _leads(text: str, places: Mapping[str, str]) -> bool:
+    """Whether the path of each model, where it has one, is its place."""
+    try:
+        models = yaml.safe_load(text)["models"]
+    except yaml.YAMLError:
+        return False
+    return all(model.get("path") in (None, places[model["id"]]) for model in models)
+
+
+def _entries(node: yaml.Node) -> Iterator[tuple[str, Any]]:
+    assert isinstance(node, yaml.MappingNode)
+    return ((str(key.value), value) for key, value in node.value)
+
+
+def _span(node: Any) -> tuple[int, int]:
+    return node.start_mark.index, node.end_mark.index
+
+
+def model_files(directory: Path) -> Iterator[str]:
+    """What a model's directory brings: all but hidden files, and pickles, which this server never reads."""
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if not hidden and path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
+            if not SAFE_PATH.fullmatch(name.as_posix()):
+                raise ConfigurationError(f"{path} has a name that not every carrier can hold; rename it.")
+            yield name.as_posix()
+
+
+def checksums(directory: Path, configured: Mapping[str, str], hash_file: Hash) -> dict[str, str]:
+    """SHA-256 of every file of a model. Raises ConfigurationError for one that is not the expected file."""
+    found = {name: hash_file(directory / name) for name in model_files(directory)}
+    for name, digest in expected_checksums(directory, configured).items():
+        if found.get(name) != digest.lower():
+            raise ConfigurationError(
+                f"{directory / name} is not the expected file: its SHA-256 is"
+                f" {found.get(name, 'unknown, it is missing')},"
+                f" not {digest.lower()}. Copy or download it again before it goes into a bundle."
+            )
+    return found

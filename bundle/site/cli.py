@@ -1,0 +1,100 @@
+"""The options of install.sh."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shlex
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+from bundle.site import installation
+from bundle.site.console import Console
+from bundle.site.install import check_bundle, install
+from bundle.site.signature import read_public_key
+from server.errors import BundleError, Failure
+
+PREFIX = "/opt/verbatim"
+HOW = """Installs Verbatim from the folder that this file lies in, without any network.
+
+Every digest is checked before anything is installed. Safe to run twice, and to run again after it was
+interrupted.
+"""
+
+
+def main() -> None:
+    os.umask(0o022)  # the server may run as somebody else
+    console = Console()
+    try:
+        run(options(), console)
+    except Failure as failure:
+        first, *lines = failure.message.split("\n")
+        console.say()
+        sys.stderr.write("\n".join([*_wrapped(f"install.sh: {first}"), *lines]) + "\n")
+        sys.exit(1 if isinstance(failure, BundleError) else 2)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else f"{error.filename}: {error.strerror}"
+        console.say()
+        sys.stderr.write(
+            f"install.sh: {what}. Nothing that was installed before has changed; run it again.\n"
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command starts the installation again")
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="install.sh", description=HOW, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prefix", metavar="DIR", default=PREFIX, help=f"where to install; default {PREFIX}")
+    parser.add_argument("--python", metavar="PYTHON", help="the interpreter to install for")
+    parser.add_argument(
+        "--require-signature", metavar="PUBKEY", action="append", default=[],
+        help="refuse a bundle without a signature of this key; of one of them, when given more than once",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="check the bundle and install nothing")
+    parser.add_argument(
+        "--rollback", action="store_true", help="make the version before the current one again"
+    )
+    parser.add_argument("--bundle", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def run(chosen: argparse.Namespace, console: Console) -> None:
+    bundle, prefix = Path(chosen.bundle), Path(chosen.prefix).expanduser().absolute()
+    keys = [read_public_key(Path(name)) for name in chosen.require_signature]
+    if chosen.rollback:
+        with installation.only_one(prefix):
+            version = installation.roll_back(prefix)
+        console.say(f"{prefix / installation.CURRENT} is {version.name} again. Restart the server.")
+    elif chosen.check:
+        manifest = check_bundle(bundle, keys, console)
+        console.say(f"whole: {len(manifest.files)} files, {manifest.num_bytes / 1e6:.0f} MB")
+    else:
+        version = install(bundle, prefix, keys, console)
+        console.say(farewell(version, prefix, console))
+
+
+def farewell(version: Path, prefix: Path, console: Console) -> str:
+    command = shlex.quote(str(prefix / installation.CURRENT / "bin/verbatim"))
+    keys, place = shlex.quote(str(prefix / "api-keys.txt")), shlex.quote(str(prefix))
+    return f"""
+{version.name} is installed in {prefix} ({time.monotonic() - console.started_at:.0f} s). Start it with
+
+    {command} serve
+
+which listens on this machine alone. For others, make a key first:
+
+    {command} keys new NAME --file {keys}
+    {command} serve --host 0.0.0.0 --api-keys-file {keys}
+
+`{command} verify {place}` checks it at any time."""
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 110, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,186 @@
+"""What an installation looks like on the disk, and how one version takes the place of another.
+
+PREFIX/current            -> versions/ID   the one that runs; changed in one rename
+PREFIX/previous           -> versions/ID   the one before, for --rollback
+PREFIX/versions/ID/                        ID: version and the first digits of the manifest's digest
+    bin/verbatim                           the command
+    models.yaml, models/                   configuration and weights
+    venv/                                  the packages
+    manifest.json, manifest.json.sig, …    where all of it came from
+    installed.json                         digest of every file, written last: without it nothing is installed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bundle.site import manifest as manifests
+from bundle.site.manifest import Entry, Manifest
+from bundle.site.payload import CHUNK_BYTES, Counter, Problems, Report, silent
+from bundle.site.signature import PublicKey, read_sealed, require_signature
+from server.errors import BundleError, ConfigurationError
+
+VERSIONS, CURRENT, PREVIOUS, INSTALLED = "versions", "current", "previous", "installed.json"
+
+
+@contextmanager
+def only_one(prefix: Path) -> Iterator[int]:
+    """A lock that pip inherits: held until the pip of a killed installation has ended too."""
+    try:
+        (prefix / VERSIONS).mkdir(parents=True, exist_ok=True)
+        file = (prefix / ".lock").open("w")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {error.filename or prefix}: {error.strerror}. Run as a user who may, or name"
+            " another place"
+            " with --prefix."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another installation in the same place to end", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def complete_versions(prefix: Path) -> list[Path]:
+    return sorted(path.parent for path in (prefix / VERSIONS).glob(f"*/{INSTALLED}"))
+
+
+def target_of(link: Path) -> Path | None:
+    """The version that `current` or `previous` leads to, if it is there."""
+    return link.resolve() if link.is_symlink() and (link / INSTALLED).is_file() else None
+
+
+def switch(prefix: Path, version: Path) -> None:
+    """Make a version the current one. Killed in between, the links still lead to whole versions."""
+    before = target_of(prefix / CURRENT)
+    if before == version.resolve():
+        return
+    if before:
+        _point(prefix / PREVIOUS, before)
+    _point(prefix / CURRENT, version)
+
+
+def roll_back(prefix: Path) -> Path:
+    """Make the version before the current one. Raises ConfigurationError when there is none."""
+    current, previous = target_of(prefix / CURRENT), target_of(prefix / PREVIOUS)
+    if previous is None or previous == current:
+        raise ConfigurationError(
+            f"{prefix} has no version before the current one, so there is nothing to go back to."
+        )
+    switch(prefix, previous)
+    return previous
+
+
+def _point(link: Path, version: Path) -> None:
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(Path(VERSIONS) / version.name)
+    temporary.replace(link)
+
+
+def seal(version: Path, identity: str, report: Report = silent) -> None:
+    """Write down every file of a finished installation, last of all."""
+    paths = list(_walk(version))
+    counter = Counter(report, sum(path.lstat().st_size for path in paths))
+    listed = {str(path.relative_to(version)): _mark(path, counter) for path in paths}
+    temporary = version / f".{INSTALLED}.new"
+    temporary.write_text(json.dumps({"manifest": identity, "files": listed}, indent=0, sort_keys=True) + "\n")
+    os.sync()  # after a power cut, what the list names is there
+    temporary.replace(version / INSTALLED)
+
+
+def _walk(version: Path) -> Iterator[Path]:
+    """Every file and link, but for the list itself; links are not followed."""
+    for folder, folders, names in os.walk(version):
+        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in (*names, *linked):
+            path = Path(folder) / name
+            if path.parent != version or name not in (INSTALLED, f".{INSTALLED}.new"):
+                yield path
+
+
+def _mark(path: Path, counter: Counter) -> list[Any]:
+    """What has to stay the same: a link's target, or a file's size and digest."""
+    if path.is_symlink():
+        return ["link", str(path.readlink())]
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            counter.add(len(chunk))
+    return [size, digest.hexdigest()]
+
+
+def find_version(folder: Path) -> Path | None:
+    """The version that a folder is, or whose `current` it has. None for a folder that is no installation."""
+    if (folder / INSTALLED).is_file():
+        return folder
+    return target_of(folder / CURRENT)
+
+
+def check_installation(version: Path, keys: list[PublicKey], report: Report = silent) -> Problems:
+    """What is wrong with an installed version, every byte of it looked at.
+
+    Its models, configuration and further files of the bundle have to be what the manifest says, and
+    everything
+    what it was when the installation ended. Raises BundleError when the manifest itself cannot be believed.
+    """
+    data, text = read_sealed(version)
+    if keys:
+        require_signature(data, text, keys)
+    manifest, listed = manifests.parse(data), _read_list(version, manifests.identity(data))
+    promised = {entry.path: entry for entry in kept(manifest)}
+    paths = {str(path.relative_to(version)): path for path in _walk(version)}
+    counter = Counter(report, sum(path.lstat().st_size for path in paths.values()))
+    problems: Problems = {}
+    for name in sorted(listed.keys() | promised.keys() | paths.keys()):
+        if name not in paths:
+            problems[name] = "missing"
+        elif name not in listed:
+            problems[name] = "not part of the installation"
+        elif problem := _compare(paths[name], listed[name], promised.get(name), counter):
+            problems[name] = problem
+    return problems
+
+
+def _compare(path: Path, listed: list[Any], promised: Entry | None, counter: Counter) -> str | None:
+    try:
+        found = _mark(path, counter)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if promised and found != [promised.size, promised.sha256]:
+        return "altered: it is not the file of the manifest"
+    return None if found == listed else "altered since the installation"
+
+
+def kept(manifest: Manifest) -> list[Entry]:
+    """The files of a bundle that stay as they are: all but the wheels, which pip unpacks."""
+    return [
+        entry
+        for entry in manifest.loose + manifest.files
+        if not entry.path.startswith(f"{manifests.WHEELS}/")
+    ]
+
+
+def _read_list(version: Path, identity: str) -> dict[str, list[Any]]:
+    try:
+        content = json.loads((version / INSTALLED).read_bytes())
+        if content["manifest"] != identity:
+            raise BundleError(f"{INSTALLED}: altered, it belongs to another manifest.")
+        listed: dict[str, list[Any]] = content["files"]
+        return dict(listed)
+    except OSError as error:
+        raise BundleError(f"{INSTALLED}: cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{INSTALLED}: altered, it is not a list of files.") from error

@@ -1,0 +1,97 @@
+"""The packages of a bundle, into a virtual environment of their own: by pip, from the bundle alone.
+
+pip comes out of the bundle too, as a wheel that runs without being installed: the interpreter needs neither
+pip
+nor ensurepip, and the finished environment holds no installer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bundle.site.console import Console
+from bundle.site.manifest import REQUIREMENTS, WHEELS
+from server.errors import BundleError, ConfigurationError
+
+HAVE_PATHS = "verbatim-have.pth"
+
+
+def make_environment(folder: Path) -> None:
+    """An empty virtual environment, without pip."""
+    venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(folder)
+
+
+def let_see(folder: Path, have_paths: Iterable[str]) -> None:
+    """Packages of other folders, after its own. When pip has ended: it would not install what it sees."""
+    if paths := list(have_paths):
+        (site_packages(folder) / HAVE_PATHS).write_text("".join(f"{path}\n" for path in paths))
+
+
+def site_packages(folder: Path) -> Path:
+    return folder / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+
+
+def install_packages(environment: Path, source: Path, num_packages: int, lock: int, console: Console) -> None:
+    """Every wheel of `source` that its requirements name. Raises BundleError with pip's words."""
+    pip = next((source / WHEELS).glob("pip-*.whl")) / "pip"
+    temporary = environment / "tmp"  # not /tmp, which is small on many machines
+    temporary.mkdir()
+    command = [
+        str(environment / "bin/python"), "-I", str(pip), "--isolated", "--disable-pip-version-check",
+        "install", "--no-index", "--no-deps", "--no-cache-dir", "--no-compile", "--no-input",
+        "--require-hashes", "--find-links", str(source / WHEELS), "-r", str(source / REQUIREMENTS),
+    ]  # fmt: skip
+    log = environment / "pip.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=clean_environ({"TMPDIR": str(temporary)}),
+            pass_fds=(lock,),
+        )  # fmt: skip
+        _wait(process, environment, num_packages, console)
+    if process.returncode:
+        said = log.read_text(errors="replace")
+        if "No space left on device" in said:
+            raise ConfigurationError(
+                "the disk filled up during the installation. Free some space and run it again."
+            )
+        lines = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()[-3:]
+        raise BundleError(
+            f"pip could not install the packages: {' '.join(lines)} All that it said is in {log}."
+        )
+    log.unlink()
+    shutil.rmtree(temporary)
+
+
+def _wait(process: subprocess.Popen[bytes], environment: Path, num_packages: int, console: Console) -> None:
+    try:
+        while process.poll() is None:
+            done = sum(1 for _ in site_packages(environment).glob("*.dist-info"))
+            console.step(f"installing packages: {done} of {num_packages}")
+            time.sleep(0.2)
+    finally:
+        process.kill()  # only when this program is interrupted has it not ended
+        process.wait()
+
+
+def compile_packages(environment: Path, lock: int) -> None:
+    """Byte code, on all cores: the start is faster, and nothing is written here later."""
+    command = [str(environment / "bin/python"), "-I", "-m", "compileall", "-q", "-j", "0"]
+    # a package may ship a file for another Python: it fails to compile, and nobody imports it
+    subprocess.run(
+        [*command, str(site_packages(environment))],
+        check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environ({}),
+        pass_fds=(lock,),
+    )  # fmt: skip
+
+
+def clean_environ(more: Mapping[str, str]) -> dict[str, str]:
+    """The environment less what would lead Python or pip elsewhere."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    return {**kept, **more}

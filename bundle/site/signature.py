@@ -1,0 +1,132 @@
+"""Who made a bundle: its manifest's signatures, and the public keys that a site trusts.
+
+manifest.json.sig begins with the line `sha256 - HEX`, the digest of manifest.json, so that damage shows
+without
+any key. Then a line for each signature, `ed25519 KEY-ID BASE64`, over the bytes of manifest.json; two of them
+while one key takes over from another. Keys are PEM files, as openssl makes and reads them too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bundle.site import ed25519
+from bundle.site.manifest import MANIFEST, SIGNATURE, read_bytes
+from server.errors import BundleError, ConfigurationError
+
+ALGORITHM = "ed25519"
+DER_PREFIX = bytes.fromhex(
+    "302a300506032b6570032100"
+)  # a SubjectPublicKeyInfo of Ed25519, up to the key itself
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """One key, and where it was read."""
+
+    raw: bytes
+    file: str
+
+    @property
+    def id(self) -> str:
+        return key_id(self.raw)
+
+
+def key_id(raw: bytes) -> str:
+    """A short name of a public key, for people to compare."""
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def read_public_key(path: Path) -> PublicKey:
+    """A public key from its PEM file. Raises ConfigurationError for anything else."""
+    try:
+        lines = path.read_text("ascii").split("\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the public key {path}: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        lines = []
+    inner = [line.strip() for line in lines if line.strip() and not line.startswith("-----")]
+    try:
+        der = base64.b64decode("".join(inner), validate=True)
+    except binascii.Error:
+        der = b""
+    if "PRIVATE KEY" in "".join(lines):
+        raise ConfigurationError(
+            f"{path} is a private key. A site needs the public one, NAME.pub; keep the private one away from"
+            " it."
+        )
+    if len(der) != len(DER_PREFIX) + 32 or not der.startswith(DER_PREFIX):
+        raise ConfigurationError(
+            f"{path} is not an Ed25519 public key in PEM; `verbatim bundle keygen NAME` makes NAME.pub."
+        )
+    return PublicKey(der[len(DER_PREFIX) :], str(path))
+
+
+def digest_line(manifest: bytes) -> str:
+    return f"sha256 - {hashlib.sha256(manifest).hexdigest()}\n"
+
+
+def signature_line(raw_key: bytes, signature: bytes) -> str:
+    return f"{ALGORITHM} {key_id(raw_key)} {base64.b64encode(signature).decode()}\n"
+
+
+def read_sealed(folder: Path) -> tuple[bytes, str]:
+    """The bytes of manifest.json, which are what manifest.json.sig says, and the text of the latter."""
+    manifest = read_bytes(folder)
+    try:
+        text = (folder / SIGNATURE).read_text("ascii", errors="replace")
+    except FileNotFoundError:
+        raise BundleError(f"{SIGNATURE}: missing") from None
+    except OSError as error:
+        raise BundleError(f"cannot read {folder / SIGNATURE}: {error.strerror}.") from error
+    if not text.startswith(digest_line(manifest)):
+        raise BundleError(
+            f"{MANIFEST}: altered, or {SIGNATURE} is: the digest in the one is not that of the other. Copy"
+            " both again."
+        )
+    return manifest, text
+
+
+def signers(text: str) -> list[str]:
+    """The ids of the keys that a signature file names; whether they signed is not looked at."""
+    return [key for key, _ in _signatures(text)]
+
+
+def _signatures(text: str) -> Iterator[tuple[str, bytes]]:
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == ALGORITHM:
+            try:
+                yield words[1], base64.b64decode(words[2], validate=True)
+            except binascii.Error:
+                continue
+
+
+def require_signature(manifest: bytes, text: str, keys: Iterable[PublicKey]) -> PublicKey:
+    """The key among those trusted whose signature is on the manifest. Raises BundleError when none is."""
+    trusted, named = list(keys), list(_signatures(text))
+    for key in trusted:
+        for _, signature in named:
+            if ed25519.verify(key.raw, manifest, signature):
+                return key
+    wanted = " or ".join(f"{key.file} ({key.id})" for key in trusted)
+    if not named:
+        raise BundleError(f"{SIGNATURE}: this bundle is not signed, and a signature of {wanted} is required.")
+    ours = {key.id for key in trusted} & {key for key, _ in named}
+    if ours:
+        raise BundleError(
+            f"{SIGNATURE}: the signature of key {', '.join(sorted(ours))} is not one of this {MANIFEST}. One"
+            " of the"
+            " two was damaged or exchanged."
+        )
+    found = ", ".join(key for key, _ in named)
+    raise BundleError(
+        f"{SIGNATURE}: signed by {found}, and a signature of {wanted} is required. Either the bundle is"
+        " another"
+        " maker's, or its maker has a new key: ask for the public key, on a way that the bundle did not take."
+    )

@@ -1,0 +1,144 @@
+"""One bundle, one installation, one server for all tests of this directory: on the real engine, on the CPU.
+
+Where namespaces can be made, the site is one that has no network. Elsewhere it is installed all the same, to
+show that the text profile is enough, and the tests of silence say why they are skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bundle.signing import make_keys
+from tests.airgap.namespace import Namespace, why_not
+from tests.engine.serving import SMOL_MODEL, wait_for
+
+HERE = Path(__file__).parent
+CLIENT_S = 600
+
+
+@dataclass
+class Site:
+    """What an air-gapped site saw. packets: that left it; None where nothing could be captured."""
+
+    prefix: Path
+    installed: str
+    answers: dict[str, Any]
+    log: str
+    exit_code: int
+    packets: list[str] | None
+
+
+@pytest.fixture(scope="session")
+def namespace() -> Iterator[Namespace | None]:
+    if why_not():
+        yield None
+        return
+    with Namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text profile for the CPU with the built-in model, in parts and signed; made with a network."""
+    subprocess.run([sys.executable, "-m", "server.builtin"], check=True)
+    folder = tmp_path_factory.mktemp("bundle")
+    make_keys(folder / "maker")
+    config = {"port": 0, "attest": True, "models": [SMOL_MODEL]}
+    (folder / "models.yaml").write_text(yaml.safe_dump(config))
+    command = [Path(sys.executable).with_name("verbatim"), "bundle", "--config", folder / "models.yaml"]
+    command += ["--device", "cpu", "--profile", "text", "--out", folder / "bundle", "--part-size", "60MiB"]
+    command += ["--sign", folder / "maker.key"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return folder / "bundle"
+
+
+def clean(home: Path) -> dict[str, str]:
+    """An environment that says nothing of this project, nor of any cache."""
+    home.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LD_LIBRARY_PATH")}
+    return {**kept, "HOME": str(home)}
+
+
+@pytest.fixture(scope="session")
+def site(bundle: Path, namespace: Namespace | None, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Installs, serves, answers and stops, at a site without a network where one can be made."""
+    folder = tmp_path_factory.mktemp("site")
+    if namespace is None:
+        return visit(bundle, None, folder)
+    with namespace.captured(folder / "capture") as capture:
+        seen = visit(bundle, namespace, folder)
+    seen.packets = capture.packets()  # now that tcpdump has ended, and written down all
+    return seen
+
+
+def visit(bundle: Path, namespace: Namespace | None, folder: Path) -> Site:
+    def inside(*command: str) -> list[str]:
+        return namespace.inside(*command) if namespace else list(command)
+
+    environ = clean(folder / "home")
+    install = ["sh", str(bundle / "install.sh"), "--prefix", str(folder / "verbatim")]
+    install += ["--python", sys.executable, "--require-signature", str(bundle.parent / "maker.pub")]
+    ran = subprocess.run(inside(*install), env=environ, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    command, log = str(folder / "verbatim/current/bin/verbatim"), folder / "log"
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            inside(command, "serve"), env=environ, stdout=out, stderr=subprocess.STDOUT, cwd=folder
+        )
+    try:
+        found = wait_for(lambda: re.search(r"listens on (http://\S+)", log.read_text()), 180)
+        client = [sys.executable, str(HERE / "client.py"), found[1]]
+        asked = subprocess.run(
+            inside(*client), env=environ, capture_output=True, text=True, timeout=CLIENT_S, check=False
+        )
+        assert asked.returncode == 0, asked.stderr + log.read_text()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            exit_code = server.wait(120)
+        finally:
+            server.kill()
+            server.wait()
+    answers = json.loads(asked.stdout)
+    return Site(folder / "verbatim", ran.stdout, answers, log.read_text("utf-8", "replace"), exit_code, None)
+
+
+@pytest.fixture(scope="session")
+def talkative(namespace: Namespace | None, tmp_path_factory: pytest.TempPathFactory) -> list[str] | None:
+    """What leaves such a site when plain vLLM starts there with its defaults, its default model too.
+
+    Its usage report would be caught as well, but only its CUDA build sends one.
+    """
+    if namespace is None:
+        return None
+    folder = tmp_path_factory.mktemp("plain")
+    code = "from vllm import LLM, EngineArgs; LLM(EngineArgs.model)"
+    environ = clean(folder / "home")
+    with namespace.captured(folder / "capture") as capture, (folder / "log").open("wb") as out:
+        process = subprocess.Popen(
+            namespace.inside(sys.executable, "-c", f"if __name__ == '__main__':\n    {code}"),
+            env=environ, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            while not capture.packets() and process.poll() is None:
+                time.sleep(0.5)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return capture.packets()

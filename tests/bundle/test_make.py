@@ -1,0 +1,329 @@
+"""`verbatim bundle` and `verbatim verify` as commands, in a checkout with lists of a few tiny packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from bundle.order import ROOT
+from bundle.site.manifest import SBOM, Manifest, parse, read_bytes
+from tests.bundle.tiny import PYTHON, flip, make_wheel
+from tests.helpers import byte_level, model_directory
+
+TEXT_PROFILE = """
+[packages]
+tiny-video = "video"
+[packages.cpu]
+[packages.cuda]
+[[files]]
+package = "tinydep"
+paths = ["tinydep/tests/*"]
+reason = "tests"
+"""
+Ran = subprocess.CompletedProcess[str]
+
+
+@dataclass
+class Checkout:
+    """A copy of ours whose lists are tiny. run: `verbatim WORDS` in it, pip without any network."""
+
+    root: Path
+    links: Path
+
+    def run(self, *words: str, **environ: str) -> Ran:
+        command = [sys.executable, "-c", "from server.cli import main; main()", *words]
+        offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.links), "PIP_CONFIG_FILE": os.devnull}
+        environment = {**os.environ, **offline, "PYTHONPATH": str(self.root), **environ}
+        return subprocess.run(
+            command, cwd=self.root, env=environment, capture_output=True, text=True, check=False
+        )
+
+    def bundle(self, *options: str, **environ: str) -> Ran:
+        words = ("bundle", "--device", "cpu", "--config", "c.yaml", "--out", "out", *options)
+        return self.run(*words, **environ)
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    @property
+    def manifest(self) -> Manifest:
+        return parse(read_bytes(self.out))
+
+    def contents(self) -> dict[str, bytes]:
+        """Every file of the bundle."""
+        files = (path for path in self.out.rglob("*") if path.is_file())
+        return {path.relative_to(self.out).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="session")
+def links(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pip finds: tiny packages, and itself as the set-up has installed it, in name."""
+    folder = tmp_path_factory.mktemp("links")
+    make_wheel(folder, "tinydep", {"tinydep/a.py": "x = 1\n", "tinydep/tests/t.py": "t = 1\n" * 100})
+    make_wheel(folder, "tiny_video", {"tiny_video.py": "x = 1\n"})
+    make_wheel(folder, "pip", {"pip/__main__.py": ""}, version=metadata.version("pip"))
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, links: Path) -> Checkout:
+    root = tmp_path / "checkout"
+    for name in ("bundle", "sampling", "scripts", "server"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "requirements").mkdir()
+    for device in ("cpu", "cuda"):
+        (root / f"requirements/{device}.txt").write_text("tinydep==1.0\ntiny-video==1.0\n")
+    (root / "requirements/text.toml").write_text(TEXT_PROFILE)
+    model_directory(root / "weights", byte_level())
+    (root / "c.yaml").write_text("models: [{id: sim, path: weights, engine: simulated}]\n")
+    return Checkout(root, links)
+
+
+def ok(ran: Ran) -> Ran:
+    assert ran.returncode == 0, ran.stderr
+    return ran
+
+
+def test_what_a_bundle_holds(checkout: Checkout) -> None:
+    """Our wheel, the packages', pip, models with digests, configuration, installer and SBOM."""
+    ran = ok(checkout.bundle())
+    names = set(checkout.contents())
+    wheels = {name.split("-")[0] for name in names if name.startswith("wheels/")}
+    assert wheels == {"wheels/verbatim", "wheels/tinydep", "wheels/tiny_video", "wheels/pip"}
+    assert {"install.sh", "install.pyz", "manifest.json", "manifest.json.sig", SBOM, "models.yaml"} <= names
+    assert {"models/sim/config.json", "models/sim/tokenizer.json", "models/sim/checksums.json"} <= names
+    target = checkout.manifest.target
+    assert (target.device, target.python, target.profile) == ("cpu", PYTHON, "full")
+    assert "in all: cpu" in ran.stdout
+    assert ran.stdout.index("in all") < ran.stdout.index("files, ")
+    ok(checkout.run("verify", "out"))
+
+
+def test_the_text_profile_leaves_out_what_it_says(checkout: Checkout) -> None:
+    """Packages, and files of packages; the SBOM tells of both digests."""
+    ran = ok(checkout.bundle("--profile", "text"))
+    assert "left out by the profile: 1 packages" in ran.stdout
+    assert "with profile full it would be" in ran.stdout
+    names = set(checkout.contents())
+    assert not [name for name in names if "tiny_video" in name]
+    bill = json.loads(checkout.contents()[SBOM])
+    (tinydep,) = [one for one in bill["components"] if one["name"] == "tinydep"]
+    properties = {one["name"]: one["value"] for one in tinydep["properties"]}
+    assert properties["verbatim:left-out"] == "tinydep/tests/t.py"
+    assert properties["verbatim:published-sha256"] != tinydep["hashes"][0]["content"]
+
+
+def test_the_bill_of_materials_is_valid(checkout: Checkout) -> None:
+    """CycloneDX 1.6 by its own schema; every wheel and every model file is in it under its digest."""
+    ok(checkout.bundle())
+    text = checkout.contents()[SBOM].decode()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    inner = [part for one in bill["components"] for part in one.get("components", [])]
+    digests = {part["hashes"][0]["content"] for part in (*bill["components"], *inner) if "hashes" in part}
+    ours = [entry for entry in checkout.manifest.files if entry.path.startswith(("wheels/", "models/"))]
+    left = {
+        entry.path
+        for entry in ours
+        if entry.sha256 not in digests and "/verbatim-" not in entry.path  # the bill's own subject
+    }
+    assert left == {"models/sim/checksums.json"}
+
+
+def test_a_second_run_does_nothing(checkout: Checkout) -> None:
+    """All is there: nothing is looked up, and no byte changes. Not even an index is needed."""
+    ok(checkout.bundle())
+    before = checkout.contents()
+    second = ok(checkout.bundle(PIP_FIND_LINKS=""))
+    assert "nothing to do" in second.stdout
+    assert checkout.contents() == before
+
+
+@pytest.mark.parametrize("parts", [(), ("--part-size", "1MiB")])
+def test_a_second_run_mends(checkout: Checkout, parts: tuple[str, ...]) -> None:
+    """What was altered or lost is made again, to the byte."""
+    ok(checkout.bundle(*parts))
+    before = checkout.contents()
+    names = sorted(name for name in before if name not in ("manifest.json", "manifest.json.sig"))
+    flip(checkout.out / names[0], 7)
+    (checkout.out / names[-1]).unlink()
+    assert checkout.run("verify", "out").returncode == 1
+    ok(checkout.bundle(*parts))
+    assert checkout.contents() == before
+
+
+def test_an_interrupted_run_is_continued(checkout: Checkout) -> None:
+    """Wheels that had arrived are not fetched again: the second run needs the others alone."""
+    wheel = next(checkout.links.glob("tinydep-*"))
+    aside = checkout.root / "aside"
+    shutil.copytree(checkout.links, aside)
+    # planned with everything there, fetched with one wheel gone
+    script = """
+import bundle.wheels
+fetch = bundle.wheels.fetch
+import bundle.contents
+def cut(wheels, folder, *more):
+    fetch([one for one in wheels if one.name != "tinydep"], folder, *more)
+    raise SystemExit(9)
+bundle.contents.fetch = cut
+from server.cli import main
+main()
+"""
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "bundle",
+        "--device",
+        "cpu",
+        "--config",
+        "c.yaml",
+        "--out",
+        "out",
+    ]
+    environ = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(aside), "PIP_CONFIG_FILE": os.devnull}
+    first = subprocess.run(
+        command,
+        cwd=checkout.root,
+        env={**os.environ, **environ, "PYTHONPATH": str(checkout.root)},
+        check=False,
+    )
+    assert first.returncode == 9
+    assert not (checkout.out / "manifest.json").exists()
+    only = checkout.root / "only"
+    only.mkdir()
+    shutil.copy(wheel, only)
+    ok(checkout.bundle(PIP_FIND_LINKS=str(only)))
+    ok(checkout.run("verify", "out"))
+
+
+def test_parts_are_small_and_nothing_else_is_large(checkout: Checkout) -> None:
+    """Each part, and what lies beside the first one together with it, is within the size."""
+    (checkout.root / "weights/model.safetensors").write_bytes(os.urandom(3_000_000))
+    ok(checkout.bundle("--part-size", "1MiB"))
+    sizes = {name: len(data) for name, data in checkout.contents().items()}
+    parts = {name: size for name, size in sizes.items() if name.startswith("part-")}
+    assert len(parts) >= 3
+    assert max(parts.values()) <= 1 << 20
+    beside = sum(size for name, size in sizes.items() if name not in parts)
+    assert beside + parts["part-0001"] <= 1 << 20
+    ok(checkout.run("verify", "out"))
+
+
+def test_signing_and_verifying(checkout: Checkout) -> None:
+    """keygen, --sign with two keys while one takes over, and verify with either; with a third it fails."""
+    for name in ("old", "new", "other"):
+        assert f"{name}.pub: public" in ok(checkout.run("bundle", "keygen", name)).stdout
+    ok(checkout.bundle("--sign", "old.key", "--sign", "new.key"))
+    for name in ("old", "new"):
+        ok(checkout.run("verify", "out", "--require-signature", f"{name}.pub"))
+    other = checkout.run("verify", "out", "--require-signature", "other.pub")
+    assert (other.returncode, "another maker" in other.stderr) == (1, True)
+    again = ok(checkout.bundle("--sign", "new.key", PIP_FIND_LINKS=""))  # the same, signed otherwise
+    assert "complete: signed anew" in again.stdout
+    old = checkout.run("verify", "out", "--require-signature", "old.pub")
+    assert old.returncode == 1
+
+
+def test_verify_names_every_bad_file(checkout: Checkout) -> None:
+    """On standard output, a line each, and exit code 1; a folder that is no bundle is told as well."""
+    ok(checkout.bundle())
+    flip(checkout.out / "models.yaml", 2)
+    (checkout.out / SBOM).unlink()
+    ran = checkout.run("verify", "out")
+    assert ran.returncode == 1
+    assert sorted(line.split(":")[0] for line in ran.stdout.splitlines()) == ["models.yaml", SBOM]
+    nothing = checkout.run("verify", "server")
+    assert (nothing.returncode, "neither a bundle nor an installation" in nothing.stderr) == (1, True)
+
+
+def _another_bundle(checkout: Checkout) -> None:
+    ok(checkout.bundle())
+
+
+def _file_in_the_way(checkout: Checkout) -> None:
+    checkout.out.write_text("")
+
+
+def _no_lists(checkout: Checkout) -> None:
+    (checkout.root / "requirements/cpu.txt").unlink()
+
+
+def _lost_model(checkout: Checkout) -> None:
+    (checkout.root / "weights/config.json").unlink()
+
+
+def _nothing(checkout: Checkout) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "words"),
+    [
+        (_another_bundle, ("--profile", "text"), "has something else in it"),
+        (_file_in_the_way, (), "cannot write"),
+        (_no_lists, (), "is made in a checkout"),
+        (_lost_model, (), "has no config.json"),
+        (_nothing, ("--python", "3.7"), "between 3.11 and 3.14"),
+        (_nothing, ("--have", "tinydep==1.0,other==2"), "other would not be in the bundle"),
+        (_nothing, ("--sign", "none.key"), "cannot read"),
+        (_nothing, ("--part-size", "60"), "the least is 1MiB"),
+        (_nothing, ("--gpu", "9.0"), "--device cuda"),
+        (_nothing, ("--config", "none.yaml"), "none.yaml"),
+    ],
+)
+def test_a_mistake_is_one_paragraph(
+    checkout: Checkout, before: Callable[[Checkout], None], options: tuple[str, ...], words: str
+) -> None:
+    """What is wrong and what to do, exit code 2, never a traceback."""
+    before(checkout)
+    ran = checkout.bundle(*options)
+    assert ran.returncode == 2, ran.stderr
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_wheel_that_is_nowhere_is_told(checkout: Checkout) -> None:
+    """The package, the Python and the system that it has no wheel for."""
+    (checkout.root / "requirements/cpu.txt").write_text("tinydep==1.0\nsource-only==3.0\n")
+    ran = checkout.bundle()
+    assert ran.returncode == 2
+    assert "no wheel of source-only==3.0 for Python" in ran.stderr
+
+
+def test_what_the_target_has_is_not_carried(checkout: Checkout) -> None:
+    """It stands in the manifest instead, for install.sh to look for."""
+    ran = ok(checkout.bundle("--have", "tinydep==0.9"))
+    assert dict(checkout.manifest.target.have) == {"tinydep": "0.9"}
+    assert "warning: tinydep 0.9 of the target stands in for 1.0" in ran.stdout
+    assert not [name for name in checkout.contents() if "tinydep" in name]
+
+
+def test_a_dry_run_leaves_nothing(checkout: Checkout) -> None:
+    """It says what the bundle would weigh."""
+    assert "in all: cpu" in ok(checkout.bundle("--dry-run")).stdout
+    assert not checkout.out.exists()
+
+
+def test_our_wheel_is_the_same_every_time(checkout: Checkout) -> None:
+    """Two bundles of one order differ in nothing but the time they were made at."""
+    ok(checkout.bundle())
+    first = {entry.path: entry.sha256 for entry in checkout.manifest.files}
+    shutil.rmtree(checkout.out)
+    ok(checkout.bundle())
+    second = {entry.path: entry.sha256 for entry in checkout.manifest.files}
+    assert {path for path in first if first[path] != second[path]} <= {SBOM}

@@ -1,0 +1,134 @@
+"""A bundle like a real one, but tiny: a command that tells a version, a package, a model of a few bytes."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import ensurepip
+import hashlib
+import io
+import platform
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bundle.make import seal_text
+from bundle.sealing import Item, cut, entry_of, install_script, installer, place_whole
+from bundle.site import manifest as manifests
+from bundle.site.manifest import Entry, Manifest, Target
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ".".join(platform.python_version_tuple()[:2])
+MODEL = "models/tiny"
+SAYS = "verbatim 0 of a tiny bundle"
+
+
+def make_wheel(
+    folder: Path, name: str, files: Mapping[str, str], entry_points: str = "", version: str = "1.0"
+) -> Path:
+    """A wheel of pure Python."""
+    info = f"{name}-{version}.dist-info"
+    content = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    if entry_points:
+        content[f"{info}/entry_points.txt"] = entry_points
+    record = io.StringIO()
+    rows = csv.writer(record)
+    for path, text in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+        rows.writerow([path, f"sha256={digest}", len(text.encode())])
+    rows.writerow([f"{info}/RECORD", "", ""])
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in (*content.items(), (f"{info}/RECORD", record.getvalue())):
+            archive.writestr(zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0)), text)
+    return wheel
+
+
+def pip_wheel() -> Path:
+    """The pip that comes with Python: no network is needed for it."""
+    return next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+
+
+def tiny_items(work: Path, weights: bytes = b"weights" * 1000) -> list[Item]:
+    """The payload."""
+    source = work / "source"
+    (source / "wheels").mkdir(parents=True)
+    (source / MODEL).mkdir(parents=True)
+    command = {"tinycommand.py": f"def main():\n    print({SAYS!r})\n"}
+    make_wheel(source / "wheels", "verbatim", command, "[console_scripts]\nverbatim = tinycommand:main\n")
+    make_wheel(source / "wheels", "tinydep", {"tinydep.py": "x = 1\n" * 500})
+    shutil.copy(pip_wheel(), source / "wheels")
+    (source / MODEL / "model.safetensors").write_bytes(weights)
+    (source / MODEL / "config.json").write_bytes(b"{}")
+    (source / MODEL / "empty.txt").write_bytes(b"")
+    (source / "models.yaml").write_text("models: []\n")
+    pins = [
+        f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for name in ("tinydep", "verbatim")
+        for path in (source / "wheels").glob(f"{name}-*")
+    ]
+    (source / "requirements.txt").write_text("".join(pins))
+    paths = sorted(path for path in source.rglob("*") if path.is_file())
+    return [Item(entry_of(str(path.relative_to(source)), path.read_bytes()), path) for path in paths]
+
+
+def tiny_bundle(
+    work: Path,
+    *,
+    part_bytes: int = 0,
+    keys: Sequence[Ed25519PrivateKey] = (),
+    weights: bytes = b"weights" * 1000,
+    created: str = "2026-01-01T00:00:00+00:00",
+    **target: object,
+) -> Path:
+    """The folder of a bundle that is made under `work`."""
+    items, out = tiny_items(work, weights), work / "bundle"
+    out.mkdir()
+    pyz = installer(ROOT)
+    loose = {"install.pyz": pyz, "install.sh": install_script(ROOT, pyz, PYTHON)}
+    for name, data in loose.items():
+        (out / name).write_bytes(data)
+    parts: Sequence[Entry] = ()
+    if part_bytes:
+        parts = cut(items, out, every(part_bytes), lambda _: None)
+    else:
+        place_whole(items, out, lambda _: None)
+    manifest = Manifest(
+        version="0",
+        created=created,
+        recipe="",
+        target=Target(
+            **{"device": "cpu", "python": PYTHON, "machine": platform.machine(), "glibc": "2.17"}
+            | {"profile": "full"}
+            | target  # type: ignore[arg-type]
+        ),
+        num_packages=2,
+        installed_bytes=sum(item.entry.size for item in items),
+        environment={"VERBATIM_TINY": "it's set"},
+        loose=tuple(entry_of(name, data) for name, data in loose.items()),
+        files=tuple(item.entry for item in items),
+        parts=tuple(parts),
+    )
+    data = manifests.to_bytes(manifest)
+    (out / manifests.MANIFEST).write_bytes(data)
+    (out / manifests.SIGNATURE).write_text(seal_text(data, keys))
+    return out
+
+
+def every(size: int) -> Iterator[int]:
+    while True:
+        yield size
+
+
+def flip(path: Path, index: int) -> None:
+    """Alter one bit of one byte."""
+    data = bytearray(path.read_bytes())
+    data[index] ^= 1
+    path.write_bytes(data)
