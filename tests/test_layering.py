@@ -51,9 +51,11 @@ ORDER = (
     "server.engine.base",
     "server.engine.simulated",
     "server.engine.warmup",
-    "server.engine.processes",
-    "server.engine.core",
+    "server.engine.wire",
     "server.engine.translate",
+    "server.engine.processes",
+    "server.engine.host",
+    "server.engine.link",
     "server.engine.stats",
     "server.engine.vllm",
     "server.engine.supervisor",
@@ -113,13 +115,7 @@ LATE = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {
-    "sampling.runner_v1",
-    "sampling.runner_v2",
-    "server.engine.core",
-    "server.engine.stats",
-    "server.engine.vllm",
-}
+VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.host"}
 
 
 def path_of(module: str) -> Path:

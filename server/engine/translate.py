@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
-from server.engine.core import CoreOutput, CoreParams, CoreRequest
+from server.engine.wire import CoreOutput, CoreParams, CoreRequest
 from server.errors import InternalError, ServiceUnavailable
 from server.params import GenerationParams
 

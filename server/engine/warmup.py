@@ -8,7 +8,9 @@ from dataclasses import replace
 from server.engine.base import Job
 from server.params import GenerationParams
 
-PLAIN = GenerationParams(max_tokens=4, ignore_eos=True)
+# A prompt, and one token after another.
+PLAIN = GenerationParams(max_tokens=2, ignore_eos=True)
+LONG_PROMPT = 300
 
 
 def warm_up_jobs(context_size: int) -> list[list[Job]]:
@@ -24,12 +26,12 @@ def warm_up_jobs(context_size: int) -> list[list[Job]]:
         replace(PLAIN, top_k=5, top_p=0.9),
         replace(PLAIN, min_p=0.1),
         replace(PLAIN, logit_bias={0: -1.0}),
-        replace(PLAIN, min_tokens=2, ignore_eos=False),
+        replace(PLAIN, min_tokens=1, ignore_eos=False),
     ]
     alone = [[_job(f"{number}", params)] for number, params in enumerate(kinds)]
     together = [_job(f"all-{number}", params) for number, params in enumerate(kinds)]
     echo = [_job("echo", replace(PLAIN, num_logprobs=5, echo=True), prompt_logprobs=True)]
-    long = _job("long", PLAIN, prompt_length=min(1000, context_size - PLAIN.max_tokens))
+    long = _job("long", PLAIN, prompt_length=min(LONG_PROMPT, context_size - PLAIN.max_tokens))
     return [*alone, echo, [long, *together]]
 
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
+from server.engine import stats
 from server.engine.base import Job, TopLogprobs
-from server.engine.core import ADD, DEAD, CoreOutput, CoreOutputs, CoreParams, CoreRequest, Decoder
-from server.engine.stats import COUNTED
 from server.engine.translate import FINISH_REASONS, core_request, engine_output
+from server.engine.wire import (
+    ABORT,
+    ADD,
+    DEAD,
+    CoreOutput,
+    CoreOutputs,
+    CoreParams,
+    CoreRequest,
+    decode,
+    encode,
+)
 from server.errors import InternalError, ServiceUnavailable
 from server.params import GenerationParams
 
@@ -53,14 +65,14 @@ def test_params_have_vllms_names_and_defaults() -> None:
 
 def test_signs() -> None:
     """The bytes and numbers that stand for something are vLLM's."""
-    from vllm.v1.engine import EngineCoreRequestType, FinishReason
+    from vllm.v1.engine import EngineCoreEventType, EngineCoreRequestType, FinishReason
     from vllm.v1.engine.core import EngineCoreProc
-    from vllm.v1.metrics.stats import SchedulerStats
 
-    assert EngineCoreRequestType.ADD.value == ADD
+    assert (EngineCoreRequestType.ADD.value, EngineCoreRequestType.ABORT.value) == (ADD, ABORT)
     assert EngineCoreProc.ENGINE_CORE_DEAD == DEAD
-    assert tuple(str(FinishReason(number)) for number in range(len(FINISH_REASONS))) == FINISH_REASONS
-    assert set(COUNTED) < set(SchedulerStats.__dataclass_fields__)
+    assert tuple(map(str, FinishReason)) == stats.REASONS
+    assert stats.REASONS[: len(FINISH_REASONS)] == FINISH_REASONS
+    assert [event.value for event in EngineCoreEventType] == [stats.QUEUED, stats.SCHEDULED, stats.PREEMPTED]
 
 
 @pytest.mark.parametrize(
@@ -78,10 +90,10 @@ def test_requests_arrive(params: dict[str, Any]) -> None:
     """The engine reads of our bytes what it would of vLLM's own, and what it checks passes."""
     from vllm import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
-    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+    from vllm.v1.serial_utils import MsgpackDecoder
 
     sent = core_request(job(**params))
-    read = MsgpackDecoder(EngineCoreRequest).decode(MsgpackEncoder().encode(sent))
+    read = MsgpackDecoder(EngineCoreRequest).decode([encode(sent)])
     given = {
         name: value
         for name in CoreParams.__struct_fields__
@@ -118,28 +130,74 @@ def test_outputs_arrive(positions: int) -> None:
     )
     frames = MsgpackEncoder().encode(sent)
     assert (len(frames) > 1) == (positions == 200)
-    first, second, third = Decoder(None).decode(frames).outputs
+    first, second, third = decode(frames).outputs
     flat = TopLogprobs(3, ids.ravel().tolist(), values.ravel().tolist())
     assert (first.request_id, first.new_token_ids, first.is_quiet) == ("a", [7], True)
     assert (second.new_logprobs, second.new_prompt_logprobs_tensors) == (flat, flat)
     assert (third.finish_reason, third.num_nans_in_logits, third.is_quiet) == (1, 3, False)
 
 
-def test_answers_to_calls_are_vllms_own() -> None:
-    """A message that is no step's goes to vLLM's decoder."""
-    from vllm.v1.engine import EngineCoreOutputs, UtilityOutput
-    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+def test_aborts_arrive() -> None:
+    """The ids of requests to end, as vLLM's engine reads them."""
+    from vllm.v1.serial_utils import MsgpackDecoder
 
-    sent = EngineCoreOutputs(utility_output=UtilityOutput(4, failure_message="no"))
-    read = Decoder(MsgpackDecoder(EngineCoreOutputs)).decode(MsgpackEncoder().encode(sent))
-    assert read.utility_output == sent.utility_output
+    assert MsgpackDecoder().decode([encode(["a", "b"])]) == ["a", "b"]
+
+
+def test_the_state_of_an_engine_arrives() -> None:
+    """What the metrics read of a step's statistics has the names that vLLM gives it."""
+    from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs
+    from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
+    from vllm.v1.serial_utils import MsgpackEncoder
+
+    registry = CollectorRegistry()
+    metrics = stats.EngineMetrics(registry).of("m")
+    state = SchedulerStats(
+        num_running_reqs=3, num_waiting_reqs=2, num_skipped_waiting_reqs=1, kv_cache_usage=0.5
+    )
+    state.prefix_cache_stats = PrefixCacheStats(queries=10, hits=4)
+    events = [
+        EngineCoreEvent(EngineCoreEventType.QUEUED, 1.0),
+        EngineCoreEvent(EngineCoreEventType.SCHEDULED, 2.0),
+        EngineCoreEvent(EngineCoreEventType.PREEMPTED, 2.5),
+    ]
+    sent = EngineCoreOutputs(outputs=[EngineCoreOutput("a", [7], events=events)], scheduler_stats=state)
+    read = decode(MsgpackEncoder().encode(sent))
+    request = stats.RequestStats(5)
+    metrics.note(request, read.outputs[0], 3.0)
+    metrics.record(read, 1)
+
+    def value(name: str) -> float | None:
+        return registry.get_sample_value(f"vllm:{name}", {"model_name": "m", "engine": "0"})
+
+    assert (request.queued, request.scheduled, request.first_token) == (1.0, 2.0, 3.0)
+    assert (value("num_requests_running"), value("num_requests_waiting")) == (3, 3)
+    assert (value("kv_cache_usage_perc"), value("num_preemptions_total")) == (0.5, 1)
+    assert (value("prefix_cache_queries_total"), value("prefix_cache_hits_total")) == (10, 4)
+    assert (value("prompt_tokens_total"), value("generation_tokens_total")) == (5, 1)
+
+
+def test_metrics_have_vllms_names_and_buckets() -> None:
+    """Every family is one that vLLM has too, so that a dashboard for vLLM finds it, with vLLM's buckets."""
+    from vllm.v1.metrics import buckets, loggers
+
+    source = Path(loggers.__file__).read_text("utf-8")
+    registry = CollectorRegistry()
+    stats.EngineMetrics(registry)
+    families = {family.name for family in registry.collect()}
+    assert len(families) > 15
+    assert [name for name in families if f'name="{name}"' not in source] == []
+    assert stats.FIRST_TOKEN_S == buckets.TIME_TO_FIRST_TOKEN_BUCKETS
+    assert stats.TOKEN_S == buckets.INTER_TOKEN_LATENCY_BUCKETS
+    assert stats.REQUEST_S == buckets.REQUEST_LATENCY_BUCKETS
+    assert stats.STEP_TOKENS == buckets.ITERATION_TOKENS_BUCKETS
 
 
 def test_nothing_pickled_is_read() -> None:
     """An extension that would run code when it is read is refused."""
     message = msgspec.msgpack.encode([0, [["a", [1], msgspec.msgpack.Ext(1, b"cos\nsystem\n")]]])
     with pytest.raises(ValueError, match="pickled"):
-        Decoder(None).decode([message])
+        decode([message])
 
 
 # --- what an output means for its job ----------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""Our server against vLLM's own, on one machine with the same engine arguments: what a client sees.
+
+    python -m benchmarks.serving [--dummy-8b] [--streams 1,16,64] [--prompt 512] [--output 256] [--json FILE]
+
+On a GPU: --dummy-8b, a Llama of 8 billion random parameters. On the CPU, the built-in model and a small load:
+--streams 1,8,32 --prompt 32 --output 64. Three loads: plain; with all penalties on; four candidates for each
+stream, of which ours returns the best (best_of) and vLLM's, which has no best_of, all (n). Prompts are random
+token ids, all different. The servers run one after the other where a GPU has no room for two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import percentiles
+from benchmarks.report import machine, write
+from benchmarks.servers import Server, verbatim, vllm
+from server.builtin import builtin_path
+
+MODEL = "m"
+LOADS = ("plain", "penalties", "best of 4")
+PENALTIES = {"repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": 0.2, "min_p": 0.02}
+# As Llama 3 8B, of random numbers.
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+NUM_WORDS = 40_000  # ids that both models' tokenizer knows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--dummy-8b", action="store_true", help="a Llama of 8B random parameters")
+    parser.add_argument("--streams", default="1,16,64,256,512")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of each prompt")
+    parser.add_argument("--output", type=int, default=256, help="tokens generated for each stream")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--loads", default=",".join(LOADS))
+    parser.add_argument("--engine-args", type=json.loads, default={}, help="of vLLM, as JSON, for both")
+    options = parser.parse_args()
+    streams = [int(count) for count in options.streams.split(",")]
+    console, rows, ready = Console(), list[dict[str, Any]](), dict[str, float]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = (
+            dummy_model(folder / "llama-8b") if options.dummy_8b else builtin_path("smollm2-135m-instruct")
+        )
+        arguments = {"max_num_seqs": max(256, *streams), **options.engine_args}
+        if options.dummy_8b:
+            arguments["load_format"] = "dummy"
+        for start in starts(folder, model, arguments, options.prompt + options.output):
+            with start() as server:
+                ready[server.name] = server.started_s
+                for load in options.loads.split(","):
+                    for count in streams:
+                        runs = [measure(server, load, count, options, k) for k in range(options.repeats + 1)]
+                        rows.append(summary(server.name, load, count, runs[1:]))  # the first warms
+                        console.print(
+                            f"{server.name}, {load}, {count}: {rows[-1]['tokens_per_s']:.0f} tokens/s"
+                        )
+    console.print(table(rows))
+    console.print({name: f"ready after {seconds:.1f} s" for name, seconds in ready.items()})
+    if options.json:
+        write(options.json, {"machine": machine("serving"), "ready_s": ready, "rows": rows})
+
+
+def dummy_model(path: Path) -> Path:
+    """A directory without weights."""
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(LLAMA_8B))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((builtin_path("smollm2-135m-instruct") / name).read_bytes())
+    return path
+
+
+def starts(
+    folder: Path, model: Path, arguments: dict[str, Any], context: int
+) -> list[Callable[[], AbstractContextManager[Server]]]:
+    ours = {"id": MODEL, "path": str(model), "max_num_seqs": arguments["max_num_seqs"]}
+    more = {name: value for name, value in arguments.items() if name != "max_num_seqs"}
+    flags = [f"--served-model-name={MODEL}", "--disable-uvicorn-access-log"]
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        flags += [flag if value is True else f"--no-{flag[2:]}" if value is False else f"{flag}={value}"]
+    return [
+        lambda: verbatim(folder, [ours | {"engine_args": more}], log_level="warning"),
+        lambda: vllm(folder, model, flags),
+    ]
+
+
+def measure(server: Server, load: str, streams: int, options: Any, run: int) -> dict[str, Any]:
+    draw = np.random.default_rng([run, streams, LOADS.index(load)])
+    fields: dict[str, Any] = {
+        "model": MODEL,
+        "max_tokens": options.output,
+        "ignore_eos": True,
+        "stream": load != "best of 4",
+        "temperature": 0.8,
+    }
+    if load == "penalties":
+        fields |= PENALTIES
+    if load == "best of 4":
+        fields |= {"n": 1, "best_of": 4} if server.name == "ours" else {"n": 4}
+    prompts = draw.integers(1000, NUM_WORDS, (streams, options.prompt)).tolist()
+    bodies = [json.dumps(fields | {"prompt": prompt}) for prompt in prompts]
+    spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": bodies})
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"], input=spec, capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        raise RuntimeError(f"{server.name}, {load}, {streams}: {ended.stderr[-500:]}")
+    found: dict[str, Any] = json.loads(ended.stdout)
+    candidates = 4 if load == "best of 4" else 1
+    return found | {"tokens_per_s": streams * candidates * options.output / found["seconds"]}
+
+
+def summary(server: str, load: str, streams: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    first = percentiles([value for run in runs for value in run["first_s"]])
+    return {
+        "server": server,
+        "load": load,
+        "streams": streams,
+        "tokens_per_s": median(run["tokens_per_s"] for run in runs),
+        "first_ms": {name: value * 1000 for name, value in first.items()},
+        "gap_ms": {
+            name: median(run["gap_s"].get(name, 0.0) for run in runs) * 1000 for name in ("p50", "p99")
+        },
+        "seconds": median(run["seconds"] for run in runs),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    shown = Table(title="servers: tokens a second, and what a client sees (ms)")
+    for column in ("load", "streams", "server", "tokens/s", "TTFT p50", "TTFT p99", "gap p50", "gap p99"):
+        shown.add_column(column, justify="right")
+    for row in sorted(rows, key=lambda row: (LOADS.index(row["load"]), row["streams"])):
+        shown.add_row(
+            row["load"],
+            str(row["streams"]),
+            row["server"],
+            f"{row['tokens_per_s']:.0f}",
+            *(f"{row['first_ms'].get(p, 0):.0f}" for p in ("p50", "p99")),
+            *(f"{row['gap_ms'][p]:.1f}" for p in ("p50", "p99")),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What travels between the server and vLLM's engine: requests in; for each step, one message of outputs out.
+
+The shapes are vLLM's own, an inner interface of it: the order of the fields, and how arrays travel.
+tests/engine/test_wire.py holds them against the vLLM that is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from server.engine.base import TopLogprobs
+
+ADD, ABORT = b"\x00", b"\x01"  # vLLM's EngineCoreRequestType
+DEAD = b"ENGINE_CORE_DEAD"  # what an engine says last when it fails
+RAW_VIEW = 3  # the msgpack extension that holds an array's bytes
+FORMATS = {"<i4": "i", "<i8": "q", "<f4": "f", "int32": "i", "int64": "q", "float32": "f"}
+
+
+class CoreParams(msgspec.Struct, omit_defaults=True):
+    """What we say of vLLM's SamplingParams, by its names, with its defaults. The engine checks it again."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    detokenize: bool = True
+    extra_args: dict[str, Any] | None = None
+
+
+class CoreRequest(msgspec.Struct, array_like=True):
+    """The first fields of vLLM's EngineCoreRequest, in its order."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    mm_features: None
+    sampling_params: CoreParams
+    pooling_params: None
+    arrival_time: float
+    lora_request: None = None
+    cache_salt: None = None
+    data_parallel_rank: int | None = None
+    prompt_embeds: None = None
+    prompt_is_token_ids: None = None
+    client_index: int = 0
+    current_wave: int = 0
+
+
+class CoreOutput(msgspec.Struct, array_like=True, gc=False):
+    """What a step brought for one request: the first fields of vLLM's EngineCoreOutput, in its order."""
+
+    request_id: str
+    new_token_ids: list[int]
+    new_logprobs: Any = None  # TopLogprobs once decoded, as wide as the widest of the step's requests
+    new_prompt_logprobs_tensors: Any = None  # TopLogprobs once decoded
+    pooling_output: Any = None
+    finish_reason: int | None = None
+    stop_reason: Any = None
+    events: Any = None
+    kv_transfer_params: Any = None
+    ec_transfer_params: Any = None
+    trace_headers: Any = None
+    prefill_stats: Any = None
+    routed_experts: Any = None
+    num_nans_in_logits: int = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Tokens, and nothing else to be said."""
+        return self.finish_reason is None and self.events is None and not self.num_nans_in_logits
+
+
+class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
+    """One step of the engine: the first fields of vLLM's EngineCoreOutputs, in its order."""
+
+    engine_index: int = 0
+    outputs: list[CoreOutput] = []
+    scheduler_stats: Any = None
+    timestamp: float = 0.0  # time.monotonic
+
+
+def encode(message: Any) -> bytes:
+    """A CoreRequest, or a list of the ids of requests."""
+    return _encode(message)
+
+
+def decode(frames: Sequence[Any]) -> CoreOutputs:
+    """frames: the message, then the arrays that are too large to be in it. Raises msgspec.DecodeError."""
+    outputs = _decode(frames[0])
+    for output in outputs.outputs:
+        if output.new_logprobs is not None:
+            output.new_logprobs = _top_logprobs(output.new_logprobs, frames)
+        if output.new_prompt_logprobs_tensors is not None:
+            prompt = _top_logprobs(output.new_prompt_logprobs_tensors, frames)
+            output.new_prompt_logprobs_tensors = prompt
+    return outputs
+
+
+def _raw_view(code: int, data: memoryview) -> memoryview:
+    if code != RAW_VIEW:
+        raise ValueError(f"the engine sent something pickled (extension {code}), which is not read")
+    return data
+
+
+def _top_logprobs(arrays: Sequence[Any], frames: Sequence[Any]) -> TopLogprobs:
+    """vLLM's LogprobsLists or LogprobsTensors: token ids and values [num_positions, width], ranks, …"""
+    token_ids, logprobs = arrays[0], arrays[1]
+    return TopLogprobs(logprobs[1][1], _flat(token_ids, frames), _flat(logprobs, frames))
+
+
+def _flat(array: Sequence[Any], frames: Sequence[Any]) -> list[Any]:
+    """array: type, shape, and its bytes or the number of the frame that has them."""
+    kind, _, data = array
+    view = memoryview(frames[data]) if isinstance(data, int) else data
+    values: list[Any] = view.cast("B").cast(FORMATS[kind]).tolist()  # type: ignore[call-overload]
+    return values
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(CoreOutputs, ext_hook=_raw_view).decode
