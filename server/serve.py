@@ -35,9 +35,8 @@ from server.state import State
 log = logging.getLogger("verbatim")
 
 BACKLOG = 2048  # connections that arrive at once wait here instead of being refused
-KEEP_ALIVE_S = (
-    75  # longer than the 60 s of usual load balancers, so that they close first and never meet a closed one
-)
+# Longer than the 60 s of usual load balancers, so that they close first and never meet a closed one.
+KEEP_ALIVE_S = 75
 LAST_WORDS_S = 5  # for replies that the drain has cut off to send their error frame
 
 

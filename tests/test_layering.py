@@ -57,6 +57,7 @@ ORDER = (
     "server.engine.host",
     "server.engine.link",
     "server.engine.stats",
+    "server.engine.running",
     "server.engine.vllm",
     "server.engine.supervisor",
     "server.outputs",

@@ -26,6 +26,7 @@ from server.versions import CPU_BUILD, installed
 
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
 THREADS = "OMP_NUM_THREADS"
+SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
 
 # Set before vllm is imported: nothing asks the network for anything.
 OFFLINE = {
@@ -133,10 +134,11 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
         # One small function of vLLM's is compiled even so, 2 s for a gain that cannot be measured.
         chosen["TORCH_COMPILE_DISABLE"] = "1"
     if len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) <= 1:
-        # One thread a core, because they wait for each other in each layer; one core is for everything else.
-        # On a machine with several memory nodes vLLM places its threads itself.
+        # One thread a core, because they wait for each other in each layer; and for a short time only, so
+        # that what else wants a core gets it. On a machine with several memory nodes vLLM places its threads
+        # itself.
         cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
-        chosen[THREADS] = str(max(1, cores - 1))
+        chosen |= {THREADS: str(cores), SPIN: "1000"}
     return chosen
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass, field
 
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, stopped
+from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status
 from server.engine.link import Link
 from server.engine.processes import EngineProcess, News, Order
-from server.engine.stats import EngineStats, RequestStats
-from server.engine.translate import core_request, engine_output
+from server.engine.running import RunningJobs
+from server.engine.stats import EngineStats
+from server.engine.translate import core_request
 from server.engine.warmup import warm_up_jobs
-from server.engine.wire import CoreOutput, CoreOutputs
 from server.errors import ConfigurationError, RequestFailure
 from server.settings import ModelSettings
 
@@ -24,18 +23,6 @@ log = logging.getLogger(__name__)
 
 # How long an engine may take to end by itself, then its processes are killed; vLLM's own default.
 SHUTDOWN_S = 5.0
-
-
-@dataclass(slots=True)
-class Running:
-    """A job that the engine works on. is_quiet: its next output, unless it is the last, is but tokens. held:
-    tokens that are handed out with later ones."""
-
-    job: Job
-    sink: Sink
-    stats: RequestStats
-    is_quiet: bool = False
-    held: list[int] = field(default_factory=list)
 
 
 class EngineFailed(Exception):  # noqa: N818  # it says what it is
@@ -56,7 +43,7 @@ class VLLMEngine:
         self._news = News()  # the last that it said
         self._link: Link | None = None
         self._is_ready = False
-        self._running: dict[str, Running] = {}
+        self._running = RunningJobs(stats, self.abort)
         self._aborted: list[str] = []  # not yet told to the engine
         self._watching: asyncio.Task[str] | None = None  # the life of the process
 
@@ -76,7 +63,7 @@ class VLLMEngine:
         )
         self._watching = asyncio.create_task(self._watch(order, report))
         await self._connected(link, self._watching)
-        link.listen(self._take, self._process.kill)
+        link.listen(self._running.take, self._process.kill)
         for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
             report(Status(Phase.WARMING, number, len(steps)))
             await asyncio.gather(*(self._answered(job) for job in jobs))
@@ -85,11 +72,11 @@ class VLLMEngine:
 
     def submit(self, job: Job, sink: Sink) -> None:
         assert self._link is not None, "started"
-        self._running[job.id] = Running(job, sink, RequestStats(len(job.prompt_ids)))
+        self._running.add(job, sink)
         self._link.add(core_request(job))
 
     def abort(self, job_id: str) -> None:
-        if self._running.pop(job_id, None) is None:
+        if not self._running.discard(job_id):
             return
         if not self._aborted:  # those of one pass, a request's candidates say, go together
             asyncio.get_running_loop().call_soon(self._tell_aborted)
@@ -100,7 +87,7 @@ class VLLMEngine:
         return await asyncio.shield(self._watching)
 
     async def close(self) -> None:
-        self._fail_all()
+        self._running.fail()
         # One that is still starting has nothing to tidy up, and would not listen.
         await self._process.stop(SHUTDOWN_S if self._is_ready else 0)
         if self._watching is not None:
@@ -128,50 +115,9 @@ class VLLMEngine:
             if news.loading:
                 report(Status(Phase.LOADING))
         how = await self._process.ended()
-        self._fail_all()
+        self._running.fail()
         self._stats.stopped()
         return f"{how}: {self._news.error}" if self._news.error else how
-
-    def _take(self, steps: list[CoreOutputs]) -> None:
-        """Hand out what has come, all of it in one pass; of several steps, a job's tokens together."""
-        behind: dict[str, Running] | None = {} if len(steps) > 1 else None
-        for outputs in steps:
-            num_tokens = 0
-            for output in outputs.outputs:
-                running = self._running.get(output.request_id)
-                if running is None:
-                    continue
-                num_tokens += len(output.new_token_ids)
-                running.stats.num_tokens += len(output.new_token_ids)
-                if not (running.is_quiet and output.is_quiet):  # as by far the most are
-                    self._hand_out(running, output, outputs.timestamp)
-                elif behind is None:
-                    running.sink(EngineOutput(output.new_token_ids))
-                else:
-                    running.held += output.new_token_ids
-                    behind[output.request_id] = running
-            self._stats.record(outputs, num_tokens)
-        for running in (behind or {}).values():
-            if running.held and running.job.id in self._running:
-                held, running.held = running.held, []
-                running.sink(EngineOutput(held))
-
-    def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
-        output.new_token_ids[:0], running.held = running.held, []
-        self._stats.note(running.stats, output, timestamp)
-        running.is_quiet = running.job.num_logprobs is None
-        if output.finish_reason is not None:
-            del self._running[output.request_id]
-        try:
-            running.sink(engine_output(running.job, output))
-        except RequestFailure as failure:
-            self.abort(output.request_id)
-            running.sink(failure)
-
-    def _fail_all(self) -> None:
-        running, self._running = self._running, {}
-        for one in running.values():
-            one.sink(stopped())
 
     def _tell_aborted(self) -> None:
         aborted, self._aborted = self._aborted, []
