@@ -17,7 +17,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
 ASKED: list[dict[str, Any]] = [
     GREEDY,
     {"echo": True, "logprobs": 2, **GREEDY},
-    {"n": 3, "temperature": 1.2, "seed": 7, "logprobs": 1, "max_tokens": 12},
+    {"model": TINY, "n": 3, "temperature": 1.2, "seed": 7, "logprobs": 1, "max_tokens": 12},
     {"model": TINY, "n": 4, "temperature": 1, "seed": 1, "logprobs": 0, "max_tokens": 100},
     {"model": TINY, "prompt": [[5], [6, 7], [8]], "n": 2, "temperature": 1, "seed": 2, "max_tokens": 9},
     {"stop": ["ris.", "x"], "logprobs": 1, **GREEDY},
@@ -26,7 +26,15 @@ ASKED: list[dict[str, Any]] = [
     {"max_tokens": 0, "echo": True, "logprobs": 1},
     {"max_tokens": 0},
     {"logit_bias": {"2": 100}, **GREEDY},
-    {"prompt": ["naïve 🦊", "日本語"], "echo": True, "logprobs": 3, "seed": 1, "max_tokens": 10},
+    {
+        "model": TINY,
+        "prompt": ["naïve 🦊", "日本語"],
+        "echo": True,
+        "logprobs": 3,
+        "temperature": 1,
+        "seed": 1,
+        "max_tokens": 10,
+    },
 ]
 
 
@@ -47,12 +55,27 @@ def fold(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [choices[index] for index in sorted(choices)]
 
 
+def assert_alike(left: Any, right: Any) -> None:
+    """Equal; log-probabilities but for the last bits, which depend on what else a step computes."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        assert list(left) == list(right)
+        left, right = list(left.values()), list(right.values())
+    if isinstance(left, list):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_alike(one, other)
+    elif isinstance(left, float):
+        assert left == pytest.approx(right, abs=1e-5)
+    else:
+        assert left == right
+
+
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_folded_stream_is_the_reply(client: Client, asked: dict[str, Any]) -> None:
     """Field by field, for the same seed; the usage too."""
     reply = client.complete(**asked)
     chunks = client.chunks(**asked)
-    assert fold(chunks) == reply["choices"]
+    assert_alike(fold(chunks), reply["choices"])
     assert chunks[-1]["usage"] == reply["usage"]
 
 
