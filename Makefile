@@ -38,7 +38,7 @@ test-hostgpu:
 	  echo '$(FAKE_GPU)/run is missing: a command that runs another one with vLLM'\''s CUDA build and libraries that'; \
 	  echo 'pretend to be CUDA. make-env.sh DIR of the fake-gpu kit makes it in about 2 minutes and 5 GB; then'; \
 	  echo 'make test-hostgpu FAKE_GPU=DIR'; exit 2; }
-	@$(SETUP) runtime dev
+	@$(SETUP) runtime dev model
 	@FAKE_GPU=$(FAKE_GPU) $(BIN)/python -m pytest tests/hostgpu $(ARGS)
 
 check:

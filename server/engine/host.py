@@ -39,6 +39,7 @@ def main() -> None:
 
         say(News(loading=True))
         config, executor = engine_config(order.model, order.context_size)
+        say(News(runner="V2" if config.use_v2_model_runner else "V1"))
         threading.Thread(target=_answer_handshake, args=(order,), daemon=True).start()
         with contextlib.suppress(SystemExit):  # vLLM's way to end
             EngineCoreProc.run_engine_core(

@@ -66,10 +66,11 @@ class Order(BaseModel):
 
 
 class News(BaseModel):
-    """What an engine process says. loading: it has imported vLLM. is_final: no other try would help, and the
-    error says what to change."""
+    """What an engine process says. loading: it has imported vLLM. runner: which of vLLM's model runners it
+    takes. is_final: no other try would help, and the error says what to change."""
 
     loading: bool = False
+    runner: str = ""
     error: str = ""
     is_final: bool = False
 

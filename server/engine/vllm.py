@@ -114,6 +114,8 @@ class VLLMEngine:
             self._news = news
             if news.loading:
                 report(Status(Phase.LOADING))
+            if news.runner:
+                log.info("model %s: on vLLM's %s model runner", self.settings.id, news.runner)
         how = await self._process.ended()
         self._running.fail()
         self._stats.stopped()

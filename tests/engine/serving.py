@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +92,25 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Server]:
+def serving(
+    folder: Path,
+    config: dict[str, Any],
+    *flags: str,
+    verbatim: Sequence[str | Path] = (Path(sys.executable).with_name("verbatim"),),
+    environ: Mapping[str, str] = os.environ,
+) -> Iterator[Server]:
     """`verbatim serve` with this configuration on a free port. Ends it, shows its log when the body fails."""
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder / "models.yaml", folder / "log.txt"
     file.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0} | config))
     environ = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environ.items()
         if not name.startswith("VERBATIM_") or name == "VERBATIM_CACHE"
     }
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [Path(sys.executable).with_name("verbatim"), "serve", "--config", file, *flags],
+            [*verbatim, "serve", "--config", file, *flags],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environ,
