@@ -17,7 +17,7 @@ help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, an environment of its own: FAKE_GPU=DIR'
-	@echo 'make check         ruff, mypy and the layering test'
+	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean         remove .venv and what tools leave behind'
@@ -46,6 +46,7 @@ check:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy $(CODE)
+	@$(BIN)/hadolint Dockerfile.cuda
 	@$(BIN)/python -m pytest -q tests/test_layering.py
 
 requirements:

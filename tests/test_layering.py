@@ -18,6 +18,7 @@ ORDER = (
     "sampling.batch",
     "sampling.transforms",
     "sampling.kernels",
+    "sampling.launcher",
     "sampling.slots",
     "sampling.best_of",
     "sampling.runner_v1",

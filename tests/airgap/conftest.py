@@ -1,4 +1,4 @@
-"""One bundle, one installation, one server for all tests of this directory: on the real engine, on the CPU.
+"""One installation of one bundle, one server for all tests of this directory: on the real engine, on the CPU.
 
 Where namespaces can be made, the site is one that has no network. Elsewhere it is installed all the same, to
 show that the text profile is enough, and the tests of silence say why they are skipped.
@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from bundle.signing import make_keys
 from tests.airgap.namespace import Namespace, why_not
-from tests.engine.serving import SMOL_MODEL, wait_for
+from tests.engine.serving import wait_for
 
 HERE = Path(__file__).parent
 CLIENT_S = 600
@@ -49,22 +47,6 @@ def namespace() -> Iterator[Namespace | None]:
         return
     with Namespace() as namespace:
         yield namespace
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The text profile for the CPU with the built-in model, in parts and signed; made with a network."""
-    subprocess.run([sys.executable, "-m", "server.builtin"], check=True)
-    folder = tmp_path_factory.mktemp("bundle")
-    make_keys(folder / "maker")
-    config = {"port": 0, "attest": True, "models": [SMOL_MODEL]}
-    (folder / "models.yaml").write_text(yaml.safe_dump(config))
-    command = [Path(sys.executable).with_name("verbatim"), "bundle", "--config", folder / "models.yaml"]
-    command += ["--device", "cpu", "--profile", "text", "--out", folder / "bundle", "--part-size", "60MiB"]
-    command += ["--sign", folder / "maker.key"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    return folder / "bundle"
 
 
 def clean(home: Path) -> dict[str, str]:
