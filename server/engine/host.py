@@ -8,6 +8,7 @@ the order names.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import sys
@@ -21,7 +22,10 @@ import zmq
 from server.engine.processes import THREADS, News, Order, follow_server
 from server.errors import ConfigurationError
 from server.settings import ModelSettings
+from server.versions import CPU_BUILD, installed
 from server.yamlfile import nearest
+
+NUMA = "libnuma.so.1"
 
 # Engine arguments by which a user says how the model is spread over processes.
 PARALLEL = {"distributed_executor_backend", "data_parallel_size"}
@@ -35,6 +39,7 @@ def main() -> None:
     follow_server()
     order = Order.model_validate_json(line)
     try:
+        check_libraries()
         from vllm.v1.engine.core import EngineCoreProc
 
         say(News(loading=True))
@@ -55,6 +60,20 @@ def main() -> None:
     except Exception as error:
         say(News(error=f"{type(error).__name__}: {error}"))
         raise
+
+
+def check_libraries() -> None:
+    """Raises ConfigurationError where the system lacks what vLLM's CPU build loads, of which vLLM says
+    nothing."""
+    if not installed(CPU_BUILD):
+        return
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        raise ConfigurationError(
+            f"vLLM's CPU build needs {NUMA}, which this system lacks. Install it from the system's own"
+            " packages (Debian and Ubuntu: libnuma1; RHEL: numactl-libs)."
+        ) from None
 
 
 def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]:
