@@ -23,7 +23,7 @@ def machine(name: str) -> dict[str, Any]:
         "gpu": _gpu(),
         "python": platform.python_version(),
         "versions": {d: version for d in DISTRIBUTIONS if (version := _version(d))},
-        "commit": _output("git", "rev-parse", "HEAD") + ("+" if _output("git", "status", "--short") else ""),
+        "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]),
     }
@@ -32,6 +32,13 @@ def machine(name: str) -> dict[str, Any]:
 def write(path: Path, results: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _commit() -> str:
+    """With + for a changed working tree. Where there is no git: what VERBATIM_COMMIT says."""
+    if commit := _output("git", "rev-parse", "HEAD"):
+        return commit + ("+" if _output("git", "status", "--short") else "")
+    return os.environ.get("VERBATIM_COMMIT", "?")
 
 
 def _cpu() -> str:

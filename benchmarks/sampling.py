@@ -3,9 +3,9 @@
     python -m benchmarks.sampling [--json FILE] [--repeats 30]
 
 On the CPU: ours in torch (sampling/transforms.py) against vLLM's V1 code (apply_all_penalties). One thread,
-as the engine has on a machine of two cores. Each row has seen 512 prompt ids and 512 generated ones. Times
-are medians, with the 10th and 90th percentile; every form gets the same logits, in turn, so that what else
-the machine does hits all alike.
+as the engine has on a machine of two cores. On a GPU: the Triton kernels of both (sampling_cuda.py). Each row
+has seen 512 prompt ids and 512 generated ones. Times are medians, with the 10th and 90th percentile; every
+form gets the same logits, in turn, so that what else the machine does hits all alike.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import sampling_cuda
 from benchmarks.report import machine, write
 from sampling.batch import Batch, Row, RowParams
 from sampling.transforms import apply
@@ -46,13 +47,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console = Console()
+    console, on_gpu = Console(), torch.cuda.is_available()
     cells = []
     for vocab_size in VOCABULARIES:
         for num_rows in ROWS:
             for name, params in PARAMS.items():
                 console.print(f"{num_rows} rows × {vocab_size}, {name}", style="dim")
-                cells.append(measure(num_rows, vocab_size, name, params, options.repeats))
+                cell = (num_rows, vocab_size, name, params, options.repeats)
+                cells.append(sampling_cuda.measure(*cell, NUM_SEEN) if on_gpu else measure(*cell))
     console.print(table(cells))
     if options.json:
         write(options.json, {"machine": machine("sampling") | {"threads": 1}, "cells": cells})

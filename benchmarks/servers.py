@@ -18,6 +18,8 @@ import httpx
 import psutil
 import yaml
 
+from server.versions import installed
+
 START_S = 300
 END_S = 60
 
@@ -91,11 +93,9 @@ def verbatim(
 def vllm(folder: Path, model: Path, flags: list[str], *, rust: Path | None = None) -> Iterator[Server]:
     """vLLM's own server, `vllm serve`, with its front end in Python or, if it is given, the one in Rust."""
     port, name = free_port(), "vllm-rs" if rust else "vllm"
-    environ = {
-        "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{_named_vllm(folder)}",
-        "HF_HUB_OFFLINE": "1",
-    }
-    environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environ = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    if installed("vllm") is None:
+        environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}:{_named_vllm(folder)}"
     if rust:
         environ |= {"VLLM_USE_RUST_FRONTEND": "1", "VLLM_RUST_FRONTEND_PATH": str(rust.absolute())}
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model)]

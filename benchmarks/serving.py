@@ -4,8 +4,12 @@
 
 On a GPU: --dummy-8b, a Llama of 8 billion random parameters. On the CPU, the built-in model and a small load:
 --streams 1,8,32 --prompt 32 --output 64. Three loads: plain; with all penalties on; four candidates for each
-stream, of which ours returns the best (best_of) and vLLM's, which has no best_of, all (n). Prompts are random
-token ids, all different. The servers run one after the other where a GPU has no room for two.
+stream, of which ours returns the best (best_of) and vLLM's, which has no best_of, all (n); tokens a second
+count all four whole, also where ours has given one up. Prompts are random token ids, all different. The
+servers run one after the other, for a GPU has no room for two. Each run is preceded by one of 16 tokens.
+
+FILE is written after each run's end, and what is in it already, of the same command, is not measured again:
+an interrupted measurement is continued by the same command.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ from benchmarks.load import percentiles
 from benchmarks.report import machine, write
 from benchmarks.servers import Server, verbatim, vllm
 from server.builtin import builtin_path
+from server.settings import OWN_KEYS
+from server.versions import CPU_BUILD, installed
 
 MODEL = "m"
 LOADS = ("plain", "penalties", "best of 4")
@@ -54,6 +60,7 @@ LLAMA_8B = {
     "eos_token_id": 2,
 }
 NUM_WORDS = 40_000  # ids that both models' tokenizer knows
+WARM_TOKENS = 16
 
 
 def main() -> None:
@@ -70,29 +77,57 @@ def main() -> None:
     parser.add_argument("--engine-args", type=json.loads, default={}, help="of vLLM, as JSON, for both")
     options = parser.parse_args()
     streams = [int(count) for count in options.streams.split(",")]
-    console, rows, ready = Console(), list[dict[str, Any]](), dict[str, float]()
+    cells = [(load, count) for load in options.loads.split(",") for count in streams]
+    results = begun(options)
+    console, rows = Console(), results["rows"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = (
-            dummy_model(folder / "llama-8b") if options.dummy_8b else builtin_path("smollm2-135m-instruct")
-        )
-        arguments = {"max_num_seqs": max(256, *streams), **options.engine_args}
-        if options.dummy_8b:
-            arguments["load_format"] = "dummy"
-        for start in starts(folder, model, arguments, options.prompt + options.output):
+        smol = builtin_path("smollm2-135m-instruct")
+        model = dummy_model(folder / "llama-8b") if options.dummy_8b else smol
+        for server_name, start in starts(folder, model, engine_arguments(options, max(streams))).items():
+            done = {(row["load"], row["streams"]) for row in rows if row["server"] == server_name}
+            if not (left := [cell for cell in cells if cell not in done]):
+                continue
             with start() as server:
-                ready[server.name] = server.started_s
-                for load in options.loads.split(","):
-                    for count in streams:
-                        runs = [measure(server, load, count, options, k) for k in range(options.repeats + 1)]
-                        rows.append(summary(server.name, load, count, runs[1:]))  # the first warms
-                        console.print(
-                            f"{server.name}, {load}, {count}: {rows[-1]['tokens_per_s']:.0f} tokens/s"
-                        )
+                results["ready_s"][server_name] = server.started_s
+                for load, count in left:
+                    measure(server, load, count, options, 0, WARM_TOKENS)
+                    runs = [
+                        measure(server, load, count, options, 1 + run, options.output)
+                        for run in range(options.repeats)
+                    ]
+                    rows.append(summary(server_name, load, count, runs))
+                    console.print(f"{server_name}, {load}, {count}: {rows[-1]['tokens_per_s']:.0f} tokens/s")
+                    if options.json:
+                        write(options.json, results)
     console.print(table(rows))
-    console.print({name: f"ready after {seconds:.1f} s" for name, seconds in ready.items()})
-    if options.json:
-        write(options.json, {"machine": machine("serving"), "ready_s": ready, "rows": rows})
+    console.print({name: f"ready after {seconds:.1f} s" for name, seconds in results["ready_s"].items()})
+
+
+def begun(options: argparse.Namespace) -> dict[str, Any]:
+    """The results of the same command that an interruption has left, or none yet."""
+    here = machine("serving")
+    if options.json and options.json.is_file():
+        found: dict[str, Any] = json.loads(options.json.read_text())
+        if _compared(found["machine"]) == _compared(here):
+            return found
+    return {"machine": here, "ready_s": {}, "rows": []}
+
+
+def _compared(machine: dict[str, Any]) -> dict[str, Any]:
+    """Without what may differ in between: the day, and a working tree that has the results in it."""
+    return {**machine, "date": None, "commit": machine["commit"].rstrip("+")}
+
+
+def engine_arguments(options: argparse.Namespace, most_streams: int) -> dict[str, Any]:
+    """vLLM's, for both servers. Where our server has defaults of its own, they are vLLM's too."""
+    arguments: dict[str, Any] = {"max_num_seqs": max(256, most_streams), "gpu_memory_utilization": 0.9}
+    if installed(CPU_BUILD):
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
+    if options.dummy_8b:
+        arguments["load_format"] = "dummy"
+    arguments.update(options.engine_args)
+    return arguments
 
 
 def dummy_model(path: Path) -> Path:
@@ -105,25 +140,29 @@ def dummy_model(path: Path) -> Path:
 
 
 def starts(
-    folder: Path, model: Path, arguments: dict[str, Any], context: int
-) -> list[Callable[[], AbstractContextManager[Server]]]:
-    ours = {"id": MODEL, "path": str(model), "max_num_seqs": arguments["max_num_seqs"]}
-    more = {name: value for name, value in arguments.items() if name != "max_num_seqs"}
+    folder: Path, model: Path, arguments: dict[str, Any]
+) -> dict[str, Callable[[], AbstractContextManager[Server]]]:
+    own = {name: value for name, value in arguments.items() if name in OWN_KEYS}
+    more = {name: value for name, value in arguments.items() if name not in OWN_KEYS}
+    ours = {"id": MODEL, "path": str(model), "engine_args": more} | own
     flags = [f"--served-model-name={MODEL}", "--disable-uvicorn-access-log"]
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
-        flags += [flag if value is True else f"--no-{flag[2:]}" if value is False else f"{flag}={value}"]
-    return [
-        lambda: verbatim(folder, [ours | {"engine_args": more}], log_level="warning"),
-        lambda: vllm(folder, model, flags),
-    ]
+        text = json.dumps(value) if isinstance(value, dict) else value
+        flags.append(flag if value is True else f"--no-{flag[2:]}" if value is False else f"{flag}={text}")
+    return {
+        "ours": lambda: verbatim(folder, [ours], log_level="warning"),
+        "vllm": lambda: vllm(folder, model, flags),
+    }
 
 
-def measure(server: Server, load: str, streams: int, options: Any, run: int) -> dict[str, Any]:
+def measure(
+    server: Server, load: str, streams: int, options: argparse.Namespace, run: int, num_tokens: int
+) -> dict[str, Any]:
     draw = np.random.default_rng([run, streams, LOADS.index(load)])
     fields: dict[str, Any] = {
         "model": MODEL,
-        "max_tokens": options.output,
+        "max_tokens": num_tokens,
         "ignore_eos": True,
         "stream": load != "best of 4",
         "temperature": 0.8,
@@ -142,7 +181,7 @@ def measure(server: Server, load: str, streams: int, options: Any, run: int) -> 
         raise RuntimeError(f"{server.name}, {load}, {streams}: {ended.stderr[-500:]}")
     found: dict[str, Any] = json.loads(ended.stdout)
     candidates = 4 if load == "best of 4" else 1
-    return found | {"tokens_per_s": streams * candidates * options.output / found["seconds"]}
+    return found | {"tokens_per_s": streams * candidates * num_tokens / found["seconds"]}
 
 
 def summary(server: str, load: str, streams: int, runs: list[dict[str, Any]]) -> dict[str, Any]:

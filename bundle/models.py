@@ -77,7 +77,7 @@ def place_of(model: ModelSettings) -> str:
 def check(model: ModelSettings) -> None:
     if model.builtin is not None and not is_prepared(model.builtin):
         raise ConfigurationError(f"the built-in model {model.builtin} is not prepared yet; run `make setup`.")
-    check_checkpoint(model.directory, weights=model.engine != "simulated")
+    check_checkpoint(model.directory, weights=model.needs_weights)
 
 
 def refuse_senses(configuration: Configuration) -> None:

@@ -120,13 +120,14 @@ def _check_model(model: ModelSettings, report: Report) -> str:
     checkpoint = _inspect(model)
     count = verify_checksums(model.directory, model.sha256, report)
     digests = f"{count} checksums match" if count else "no checksums to compare"
-    return f"{checkpoint.architecture}, {checkpoint.num_bytes / 1e6:.0f} MB of weights, {digests}"
+    weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
+    return f"{checkpoint.architecture}, {weights}, {digests}"
 
 
 def _inspect(model: ModelSettings) -> Checkpoint:
     if model.builtin is not None and not is_prepared(model.builtin):
         raise ConfigurationError(f"the built-in model {model.builtin} is not prepared yet; run `make setup`.")
-    checkpoint = check_checkpoint(model.directory, weights=model.engine != "simulated")
+    checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
     # vLLM refuses it as well, a minute later; arguments such as rope scaling may make it right.
     if (model.max_model_len or 0) > checkpoint.context_length and not model.engine_args:
         raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from server.engine.supervisor import Supervisor
 from server.errors import ConfigurationError
 from server.settings import ModelSettings
 from server.text import Tokenizer, load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,9 @@ def load_model(
     make_engine: (settings, context size, vocabulary size) -> engine.
     Raises ConfigurationError for a directory that cannot be served.
     """
-    checkpoint = check_checkpoint(settings.directory, weights=settings.engine != "simulated")
+    checkpoint = check_checkpoint(settings.directory, weights=settings.needs_weights)
+    if settings.engine != "simulated" and not settings.needs_weights:
+        log.warning("model %s: load_format is dummy, so its weights are random: noise", settings.id)
     context_size = settings.max_model_len or checkpoint.context_length
     if context_size > checkpoint.context_length and not settings.engine_args:  # which may scale the positions
         raise ConfigurationError(

@@ -141,13 +141,20 @@ class ModelSettings(_Section):
         default=None, description="Fill-in-the-middle text with {prefix} and {suffix}."
     )
     engine_args: dict[str, Any] = Field(
-        default={}, description="Further vLLM engine arguments, passed on as they are."
+        default={},
+        description="Further vLLM engine arguments, passed on as they are;"
+        " `load_format: dummy` needs no weights, and serves noise.",
     )
 
     @property
     def directory(self) -> Path:
         """Where the weights are."""
         return self.path if self.path is not None else builtin_path(str(self.builtin))
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the engine reads them: vLLM's load format `dummy` takes random numbers instead."""
+        return self.engine != "simulated" and self.engine_args.get("load_format") != "dummy"
 
     @model_validator(mode="before")
     @classmethod

@@ -123,6 +123,15 @@ def test_check_fails(tmp_path: Path, directory: Path, more: str, words: str) -> 
     assert "ok      b: " in result.stdout
 
 
+def test_check_of_made_up_weights(tmp_path: Path, directory: Path) -> None:
+    """A directory without weights passes where the engine takes random numbers for them."""
+    (directory / "model.safetensors").unlink()
+    text = f"models: [{{id: a, path: {directory}, engine_args: {{load_format: dummy}}}}]"
+    result = verbatim("check", "--config", config(tmp_path, text))
+    assert result.exit_code == 0
+    assert "LlamaForCausalLM, no weights" in result.stdout
+
+
 def test_check_reads_the_key_file(tmp_path: Path, directory: Path) -> None:
     """A bad key file fails the check."""
     (tmp_path / "keys").write_text("alice\n")

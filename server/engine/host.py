@@ -83,6 +83,7 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.executor import Executor
 
     known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
@@ -94,7 +95,8 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
             )
     arguments = engine_arguments(settings, context_size, on_cpu=current_platform.is_cpu())
     try:
-        config = AsyncEngineArgs(**arguments).create_engine_config()
+        # vLLM's defaults depend on who asks: without a context a step has 2048 tokens, on any GPU.
+        config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             f"model {settings.id}: vLLM refuses the engine arguments: {error}"

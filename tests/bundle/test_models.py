@@ -56,6 +56,16 @@ def test_the_sites_configuration_loads_there(tmp_path: Path, weights: Path) -> N
     assert settings.api_keys_file.resolve() == tmp_path / "site/k.txt"
 
 
+def test_weights_that_the_engine_makes_up_are_not_missed(tmp_path: Path, weights: Path) -> None:
+    """A model with `load_format: dummy` travels without weights; without that, it is refused."""
+    (weights / "model.safetensors").unlink()
+    text = f"models: [{{id: m, path: {weights}%s}}]\n"
+    with pytest.raises(ConfigurationError, match="no weights"):
+        read_configuration(config(tmp_path, text % ""), {})
+    found = read_configuration(config(tmp_path, text % ", engine_args: {load_format: dummy}"), {})
+    assert list(model_files(found.directories["models/m"])) == ["config.json", "tokenizer.json"]
+
+
 def test_a_host_for_others_needs_no_key_yet(tmp_path: Path, weights: Path) -> None:
     """Keys are made at the site, so that a configuration without one can be bundled."""
     text = f"host: 0.0.0.0\nmodels: [{{id: m, path: {weights}}}]\n"

@@ -20,6 +20,7 @@ from tests.engine.serving import (
     ANSWER_S,
     BROKEN_ID,
     CAPITAL,
+    ON_GPU,
     SMOL,
     SMOL_MODEL,
     TINY,
@@ -129,6 +130,15 @@ def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathF
 def client(started: Started) -> Iterator[Client]:
     with Client(started.url, KEYS["alice"]) as client:
         yield client
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With a GPU, the tests of this directory are tests of the CUDA engine: `pytest -m gpu` runs them too."""
+    if ON_GPU:
+        for item in items:
+            if item.path.parent == Path(__file__).parent:
+                item.add_marker(pytest.mark.gpu)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,6 +19,9 @@ import httpx
 import psutil
 import yaml
 
+from server.versions import CPU_BUILD, installed
+from tests.gpu import nvml
+
 SMOL = "smollm2-135m-instruct"  # the built-in model: makes sense
 TINY = "tests/tiny-llama"  # random weights: fast, varied, 256 tokens of context and settings of its own
 VOCAB_SIZE = 49152  # of both
@@ -34,18 +37,31 @@ END_S = 60
 # On a busy disk the import of torch holds the interpreter while it waits for its libraries' pages.
 ANSWER_S = 120
 
-SMOL_MODEL: dict[str, Any] = {"id": SMOL, "builtin": SMOL, "kv_cache_gib": 0.5}
+ON_GPU = nvml.num_gpus() > 0 and installed(CPU_BUILD) is None  # what the engines of these tests compute on
+# On a GPU, several engines beside each other: vLLM sizes its KV cache by what is free, which another engine
+# that starts meanwhile changes; a size that is given is taken as it is. The share has to be free, no more.
+BESIDE_OTHERS: dict[str, Any] = {"gpu_memory_utilization": 0.05}
+SMOL_MODEL: dict[str, Any] = {
+    "id": SMOL,
+    "builtin": SMOL,
+    "kv_cache_gib": 0.5,
+    "engine_args": {"kv_cache_memory_bytes": 2**29},
+    **BESIDE_OTHERS,
+}
 SIMULATED_MODEL: dict[str, Any] = SMOL_MODEL | {"engine": "simulated"}
 
 
 def tiny_model(path: Path, **settings: Any) -> dict[str, Any]:
-    """float32, so that a text does not depend on what else the engine computes in the same step."""
+    """float32, so that a text does not depend on what else the engine computes in the same step; eager, also
+    on a GPU, where the built-in model has vLLM's CUDA graphs."""
     return {
         "id": TINY,
         "path": str(path),
         "dtype": "float32",
         "max_model_len": CONTEXT_SIZE,
         "kv_cache_gib": 0.25,
+        "engine_args": {"enforce_eager": True, "kv_cache_memory_bytes": 2**28},
+        **BESIDE_OTHERS,
         **settings,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.serving import CAPITAL, SMOL, TINY, Client, frames
+from tests.engine.serving import CAPITAL, ON_GPU, SMOL, TINY, Client, frames
 
 pytestmark = pytest.mark.engine
 
@@ -56,7 +56,8 @@ def fold(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def assert_alike(left: Any, right: Any) -> None:
-    """Equal; log-probabilities but for the last bits, which depend on what else a step computes."""
+    """Equal; log-probabilities but for the last bits, which depend on what else a step computes, and of which
+    a GPU's attention cuts off more (test_logprobs_hf.py)."""
     if isinstance(left, dict) and isinstance(right, dict):
         assert list(left) == list(right)
         left, right = list(left.values()), list(right.values())
@@ -65,7 +66,7 @@ def assert_alike(left: Any, right: Any) -> None:
         for one, other in zip(left, right, strict=True):
             assert_alike(one, other)
     elif isinstance(left, float):
-        assert left == pytest.approx(right, abs=1e-5)
+        assert left == pytest.approx(right, abs=2e-3 if ON_GPU else 1e-5)
     else:
         assert left == right
 

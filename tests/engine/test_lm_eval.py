@@ -16,13 +16,14 @@ import pytest
 
 from tests.engine.reference import Reference
 from tests.engine.serving import CAPITAL_IDS, CONTEXT_SIZE, PARIS_ID, SMOL, TINY, Client
+from tests.engine.test_logprobs_hf import TOLERANCES as FORWARD_PASS
 
 pytestmark = pytest.mark.engine
 
 BERLIN_IDS = [10498]
 LONG_IDS = [[(11 * k) % 900 + 20 for k in range(60)], [(13 * k) % 900 + 20 for k in range(90)]]
 # Per token of the continuation; test_logprobs_hf.py has the measurement behind them.
-TOLERANCES = {TINY: 1e-5, SMOL: 0.5}
+TOLERANCES = {model: largest for model, (largest, _) in FORWARD_PASS.items()}
 
 
 def loglikelihoods(

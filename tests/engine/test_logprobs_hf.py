@@ -5,6 +5,10 @@ model in float32 0.000001 (0.0000002), the built-in one in bfloat16 0.23 (0.03).
 pass of the built-in model differs from its float32 pass by 0.33: so much is the rounding of 8 bits of
 mantissa through 30 layers, not an error of anybody's. (2 cores of a Xeon with AMX, vLLM 0.32.0, torch 2.13.0,
 2026-11-22.)
+
+On a GPU, vLLM's attention for float32 is a Triton kernel whose products are TF32, 10 bits. The tiny model's
+forward pass with such an attention differs from the float32 one by 0.001 (the texts' own tokens: 0.0003, mean
+0.0001), computed on the CPU by cutting the operands.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import pytest
 
 from server.text import load_tokenizer
 from tests.engine.reference import Reference
-from tests.engine.serving import SMOL, TINY, VOCAB_SIZE, Client
+from tests.engine.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client
 
 pytestmark = pytest.mark.engine
 
@@ -28,8 +32,8 @@ TEXTS = [
 ]
 # Max and mean. float32: ten times what was measured, for other kernels add in another order. bfloat16:
 # 1.5 times transformers' own rounding; a mistake (a shifted position, a transform, a wrong token) costs
-# whole nats.
-TOLERANCES = {TINY: (1e-5, 2e-6), SMOL: (0.5, 0.1)}
+# whole nats. TF32: twice and three times what was computed.
+TOLERANCES = {TINY: (2e-3, 3e-4) if ON_GPU else (1e-5, 2e-6), SMOL: (0.5, 0.1)}
 
 
 def differences(measured: list[float], expected: list[float]) -> np.ndarray:
@@ -75,13 +79,17 @@ def test_generated_tokens_have_the_forward_passes_values(
 def test_the_likeliest_tokens_are_the_forward_passes(
     client: Client, references: dict[str, Reference], smol_path: Path
 ) -> None:
-    """The five of top_logprobs, by name and value, at every position of the prompt; there are no ties."""
+    """The five of top_logprobs, by name and value, at every position of the prompt where a sixth is less
+    likely by more than the tolerance: on the CPU, everywhere."""
     tokenizer = load_tokenizer(smol_path, VOCAB_SIZE)
     ids = tokenizer.encode(TEXTS[0])
     logprobs = client.choice(model=TINY, prompt=ids, echo=True, logprobs=5, max_tokens=0)["logprobs"]
     rows = references[TINY](ids)
     for top, own, row in zip(logprobs["top_logprobs"][1:], logprobs["tokens"][1:], rows[:-1], strict=True):
-        best = {tokenizer.names[i]: float(row[i]) for i in np.argsort(-row)[:5]}
+        *order, sixth = np.argsort(-row)[:6]
+        if row[order[-1]] - row[sixth] < 2 * TOLERANCES[TINY][0]:
+            continue
+        best = {tokenizer.names[i]: float(row[i]) for i in order}
         assert set(top) - {own} <= set(best)
         assert len(best.keys() & top.keys()) == 5
         assert_close(TINY, [top[name] for name in best], list(best.values()))

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from server.engine import stats
 from server.engine.base import Job, TopLogprobs
+from server.engine.host import engine_config
 from server.engine.translate import FINISH_REASONS, core_request, engine_output
 from server.engine.wire import (
     ABORT,
@@ -26,6 +27,7 @@ from server.engine.wire import (
 )
 from server.errors import InternalError, ServiceUnavailable
 from server.params import GenerationParams
+from server.settings import ModelSettings
 
 pytest.importorskip("vllm")
 pytestmark = [
@@ -61,6 +63,17 @@ def test_params_have_vllms_names_and_defaults() -> None:
     theirs = dict(zip(SamplingParams.__struct_fields__, SamplingParams.__struct_defaults__, strict=True))
     ours = dict(zip(CoreParams.__struct_fields__, CoreParams.__struct_defaults__, strict=True))
     assert {name: theirs[name] for name in ours} == ours
+
+
+def test_a_step_is_as_large_as_in_vllms_own_server(smol_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vLLM makes depend on who asks, the tokens of a step, is what its server gets."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    defaults = ({UsageContext.OPENAI_API_SERVER: 3072}, {UsageContext.OPENAI_API_SERVER: 7})
+    monkeypatch.setattr(EngineArgs, "get_batch_defaults", lambda self, world_size: defaults)
+    config, _ = engine_config(ModelSettings(id="m", path=smol_path), 1024)
+    assert config.scheduler_config.max_num_batched_tokens == 3072
 
 
 def test_signs() -> None:
