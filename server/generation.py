@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -129,15 +129,19 @@ class Generation:
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
         """A candidate's sink. A candidate that is alone waits for no other's output of the same step."""
-        self._arrived.append((candidate, output))
         if self._is_alone:
-            self._advance()
-        elif len(self._arrived) == 1:
-            self._loop.call_soon(self._advance)
+            self._advance(((candidate, output),))
+            return
+        self._arrived.append((candidate, output))
+        if len(self._arrived) == 1:
+            self._loop.call_soon(self._advance_all)
 
-    def _advance(self) -> None:
-        """Work on what has arrived. The border where a bug of ours ends its request and nothing else."""
+    def _advance_all(self) -> None:
         arrived, self._arrived = self._arrived, []
+        self._advance(arrived)
+
+    def _advance(self, arrived: Sequence[tuple[Candidate, EngineOutput | RequestFailure]]) -> None:
+        """Work on what has arrived. The border where a bug of ours ends its request and nothing else."""
         deltas: list[Delta] = []
         try:
             for candidate, output in arrived:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
 from server.params import GenerationParams
 from server.text import Detokenizer, StopMatcher, Tokenizer
@@ -30,8 +32,7 @@ class Logprobs:
         self.text_offset += other.text_offset
 
 
-@dataclass(slots=True)
-class Delta:
+class Delta(msgspec.Struct, gc=False):
     """What is new about a choice. num_tokens: generated for it; the prompt's do not count.
 
     Without text as long as a character, or what may be the start of a stop sequence, is not complete.

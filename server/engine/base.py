@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
+import msgspec
+
 from server.errors import RequestFailure, ServiceUnavailable
 from server.params import GenerationParams
 
@@ -40,8 +42,7 @@ class TopLogprobs:
         self.logprobs += later.logprobs
 
 
-@dataclass(slots=True)
-class EngineOutput:
+class EngineOutput(msgspec.Struct, gc=False):
     """What an engine has to say about a candidate since its last output.
 
     logprobs: a position for each token, where asked for. prompt_logprobs: a position for each prompt token

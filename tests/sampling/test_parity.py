@@ -52,7 +52,7 @@ def llm() -> Iterator[Any]:
     yield engine
     core = engine.llm_engine.engine_core
     core.shutdown()
-    # vLLM leaves its sockets' context to the garbage collector, whose warning would fail whichever test runs then.
+    # vLLM leaves its sockets' context to the garbage collector, whose warning would fail some later test.
     core.output_queue_thread.join(10)
     core.ctx.destroy(linger=0)
 
