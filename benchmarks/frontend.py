@@ -1,4 +1,5 @@
-"""What a front end costs for each streamed token: ours, vLLM's in Python and vLLM's in Rust, in one run.
+"""What a front end costs for each streamed token: ours, in one process and in several, vLLM's in Python and
+vLLM's in Rust, in one run.
 
     python -m benchmarks.frontend [--json FILE] [--plot FILE.png] [--rust PATH/vllm-rs] [--repeats 3]
 
@@ -36,6 +37,7 @@ from server.builtin import builtin_path
 
 MODEL = "smollm2-135m-instruct"
 NUM_TOKENS = 128
+SEVERAL = "ours, 2 workers"
 EXECUTOR = "benchmarks.idle_executor.IdleExecutor"
 # What vLLM's command line and our engine_args both say to the engine.
 ENGINE = {"max_model_len": 2048, "max_num_seqs": 1024}
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw CPU per token over streams (PNG)")
     parser.add_argument("--rust", type=Path, help="vLLM's Rust front end")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", help="one of: ours, vllm, vllm-rs")
+    parser.add_argument("--only", help="one of: ours; ours, 2 workers; vllm; vllm-rs")
     parser.add_argument("--cells", help="kinds of load, comma separated: plain,logprobs 5,stop,n = 4,whole")
     options = parser.parse_args()
     kinds = options.cells.split(",") if options.cells else {cell.kind for cell in CELLS}
@@ -127,6 +129,7 @@ def starts(folder: Path, rust: Path | None, only: str | None) -> list[Any]:
     flags += [f"--distributed-executor-backend={EXECUTOR}", "--num-gpu-blocks-override=16384"]
     found: dict[str, Callable[[], Any]] = {
         "ours": lambda: verbatim(folder, [model], log_level="warning"),
+        SEVERAL: lambda: verbatim(folder, [model], name=SEVERAL, log_level="warning", workers=2),
         "vllm": lambda: vllm(folder, builtin_path(MODEL), flags),
     }
     if rust:
@@ -228,7 +231,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    labels = {"ours": "Verbatim", "vllm": "vLLM, Python", "vllm-rs": "vLLM, Rust"}
+    labels = {
+        "ours": "Verbatim",
+        SEVERAL: "Verbatim, 2 workers",
+        "vllm": "vLLM, Python",
+        "vllm-rs": "vLLM, Rust",
+    }
     for server, label in labels.items():
         points = [
             (row["streams"], row["cpu_us"], *row["cpu_us_range"])

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from server import __version__, routes
-from server.attestation import Attestation
+from server.attestation import Attestation, AttestedElsewhere
 from server.auth import Keyring
 from server.border import API, Border
 from server.limits import RateLimits
@@ -28,7 +28,7 @@ def build_app(
     settings: Settings,
     models: list[ServedModel],
     metrics: Metrics | None = None,
-    attestation: Attestation | None = None,
+    attestation: Attestation | AttestedElsewhere | None = None,
 ) -> FastAPI:
     """The application over models whose engines somebody else runs. app.state.server holds the one State."""
     limits = settings.rate_limits

@@ -81,9 +81,13 @@ class Attestation:
         self._verified_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._waiting.discard(what)
 
+    @property
+    def is_complete(self) -> bool:
+        return not self._waiting
+
     def document(self) -> dict[str, Any]:
         """As GET /attestation shows it. Raises ServiceUnavailable while it is not complete."""
-        if self._waiting:
+        if not self.is_complete:
             raise ServiceUnavailable(f"still verifying {', '.join(sorted(self._waiting))}", retry_after_s=5)
         return {
             "object": "attestation",
@@ -93,6 +97,22 @@ class Attestation:
             "models": self._models,
             "installation": self._installation,
         }
+
+
+class AttestedElsewhere:
+    """What a worker shows: the process that runs the engines has looked."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] | None = None
+
+    def tell(self, document: dict[str, Any]) -> None:
+        self._document = document
+
+    def document(self) -> dict[str, Any]:
+        """As Attestation's."""
+        if self._document is None:
+            raise ServiceUnavailable("still verifying", retry_after_s=5)
+        return self._document
 
 
 def _look(root: Path) -> dict[str, Any]:
@@ -118,7 +138,7 @@ def installation_root() -> Path | None:
     return root if (root / INSTALLED).is_file() else None
 
 
-def document_of(attestation: Attestation | None) -> dict[str, Any]:
+def document_of(attestation: Attestation | AttestedElsewhere | None) -> dict[str, Any]:
     if attestation is None:
         raise NotFound("this server attests nothing: `attest: true` in its configuration turns it on")
     return attestation.document()

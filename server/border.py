@@ -62,13 +62,13 @@ class Border:
                 MutableHeaders(scope=message)["x-request-id"] = exchange.request_id
             await send(message)
 
-        self.state.in_flight += 1
+        self.state.count(+1)
         try:
             response = await self._answered(scope, receive, send_with_id, exchange)
             if response is not None:
                 await response(scope, receive, send_with_id)
         finally:
-            self.state.in_flight -= 1
+            self.state.count(-1)
             self._note(scope, exchange)
 
     async def _answered(

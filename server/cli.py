@@ -59,6 +59,9 @@ def serve(
     config: Config = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer requests, on the same engines.")
+    ] = None,
     api_keys_file: Annotated[Path | None, typer.Option(help="File of `verbatim keys new`.")] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(help="How long running requests may finish after SIGTERM, s.")
@@ -69,6 +72,7 @@ def serve(
     overrides = {
         "host": host,
         "port": port,
+        "workers": workers,
         "api_keys_file": api_keys_file,
         "drain_timeout_s": drain_timeout,
         "log_level": log_level,

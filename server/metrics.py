@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+    values,
+)
 
+from server.engine.processes import SHARED_METRICS
 from server.engine.stats import EngineMetrics
 
 M = TypeVar("M", Counter, Histogram)
@@ -14,9 +25,16 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """The registry of this process."""
+    """The registry of this process; or of all that share a folder, each of which can show the sum.
 
-    def __init__(self) -> None:
+    shared: the folder. Makes every metric of this process one of them.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
+        if shared is not None:
+            os.environ[SHARED_METRICS] = str(shared)
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         self._children: dict[tuple[object, ...], object] = {}
         self._registry = registry = CollectorRegistry()
         self.engines = EngineMetrics(registry)
@@ -48,12 +66,25 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.in_flight = Gauge("verbatim_requests_in_flight", "Requests being answered", registry=registry)
+        self.in_flight = Gauge(
+            "verbatim_requests_in_flight",
+            "Requests being answered",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.ready = Gauge(
-            "verbatim_model_ready", "1 when the model can answer", ("model",), registry=registry
+            "verbatim_model_ready",
+            "1 when the model can answer",
+            ("model",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         self.restarts = Gauge(
-            "verbatim_engine_restarts", "Times the engine was started again", ("model",), registry=registry
+            "verbatim_engine_restarts",
+            "Times the engine was started again",
+            ("model",),
+            registry=registry,
+            multiprocess_mode="livemax",
         )
 
     def of(self, metric: M, *labels: str) -> M:
@@ -66,4 +97,13 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything in Prometheus's text format."""
-        return generate_latest(self._registry)
+        if self._shared is None:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+def forget(shared: Path, pid: int) -> None:
+    """A process has ended that shared the folder: its gauges count no more, its counters do."""
+    multiprocess.mark_process_dead(pid, str(shared))  # type: ignore[no-untyped-call]

@@ -1,21 +1,17 @@
-"""The life of the server process: open the port, start the engines, serve, drain, leave nothing behind."""
+"""`verbatim serve`: the process that runs the engines, answers requests, and has workers beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import gc
 import json
-import logging
-import signal
+import math
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
-import uvicorn
 import uvloop
-from fastapi import FastAPI
 from rich.console import Console
 
 from server import __version__, logs
@@ -25,117 +21,47 @@ from server.checkpoint import verify_checksums
 from server.engine.base import Engine, Phase, Status
 from server.engine.simulated import SimulatedEngine
 from server.engine.vllm import VLLMEngine
-from server.errors import ConfigurationError
+from server.http import live, open_ports
 from server.metrics import Metrics
 from server.models import ServedModel, load_model
-from server.protocol import Protocol
 from server.settings import ModelSettings, Settings
 from server.state import State
-
-log = logging.getLogger("verbatim")
-
-BACKLOG = 2048  # connections that arrive at once wait here instead of being refused
-# Longer than the 60 s of usual load balancers, so that they close first and never meet a closed one.
-KEEP_ALIVE_S = 75
-# Python's own first number, 700, looks for cycles every few requests: a twentieth of a request's cost.
-GC_THRESHOLD = (50_000, 20, 100)
-LAST_WORDS_S = 5  # for replies that the drain has cut off to send their error frame
+from server.workers import Workers
 
 
 def serve(settings: Settings, file: Path | None = None) -> None:
     """Serve until a signal. `file` is where the settings come from. Raises ConfigurationError for what the
     machine or the configuration does not allow."""
     logs.configure(settings.log_level)
-    listener = open_port(settings.host, settings.port, settings.slow_reader_timeout_s)
-    with contextlib.closing(listener):
-        metrics = Metrics()
+    with contextlib.ExitStack() as stack:
+        ports = open_ports(settings.host, settings.port, settings.slow_reader_timeout_s, settings.workers)
+        for port in ports:
+            stack.enter_context(port)
+        workers = stack.enter_context(Workers(settings, ports[1:]))
+        metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
+        numbers = {model.id: number for number, model in enumerate(settings.models)}
 
         def make_engine(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
             if model.engine == "simulated":
                 return SimulatedEngine(vocab_size, step_s=0.01)
-            return VLLMEngine(model, context_size, metrics.engines.of(model.id))
+            links = workers.links(numbers[model.id])
+            return VLLMEngine(model, context_size, metrics.engines.of(model.id), links)
 
-        models = [
-            load_model(model, make_engine, max_pending=settings.max_pending) for model in settings.models
-        ]
+        share = math.ceil(settings.max_pending / settings.workers)
+        models = [load_model(model, make_engine, max_pending=share) for model in settings.models]
+        for model in models:
+            model.engine.on_status = partial(workers.tell_status, model.id)
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None
         if attestation:
             attestation.start()
         app = build_app(settings, models, metrics, attestation)
+        state: State = app.state.server
+        beside = [_run_model(model, attestation) for model in models]
+        beside += [workers.run(), _tell_progress(state, ports[0])]
+        if attestation:
+            beside.append(_tell_attestation(attestation, workers))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_live(app, app.state.server, listener))
-
-
-def open_port(host: str, port: int, slow_reader_timeout_s: float) -> socket.socket:
-    """A listening socket, whose connections the kernel ends when their other side takes nothing for so long.
-
-    Raises ConfigurationError that says what to do where there is none to be had.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        timeout_ms = int(slow_reader_timeout_s * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)  # connections inherit it
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"port {port} on {host} is taken by another program. Choose another one:"
-                f" `verbatim serve --port {port + 1}` or `make serve PORT={port + 1}`."
-            ) from None
-        raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}.") from None
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would cut replies off and exit with the signal's status."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
-
-
-async def _live(app: FastAPI, state: State, listener: socket.socket) -> None:
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=Protocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,  # ours says more
-            server_header=False,
-            proxy_headers=False,  # nothing here depends on the client's address
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=LAST_WORDS_S,
-        )
-    )
-    signals: asyncio.Queue[str] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    engines = [asyncio.create_task(_run_model(model, state.attestation)) for model in state.models.values()]
-    telling = asyncio.create_task(_tell_progress(state, listener))
-    stop = asyncio.create_task(signals.get())
-    try:
-        done, _ = await asyncio.wait({serving, stop, *engines}, return_when=asyncio.FIRST_COMPLETED)
-        telling.cancel()
-        if stop in done:
-            await _drain(state, stop.result(), signals)
-        for task in done & set(engines):
-            task.result()
-    finally:
-        state.draining = True
-        for task in (*engines, telling, stop):
-            task.cancel()
-        await asyncio.gather(*engines, telling, stop, return_exceptions=True)
-        server.should_exit = True
-        await serving
-    log.info("stopped")
+            runner.run(live(app, state, ports[0], beside, workers))
 
 
 async def _run_model(model: ServedModel, attestation: Attestation | None) -> None:
@@ -145,19 +71,6 @@ async def _run_model(model: ServedModel, attestation: Attestation | None) -> Non
     else:
         await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
     await model.engine.run()
-
-
-async def _drain(state: State, name: str, signals: asyncio.Queue[str]) -> None:
-    """Wait for running requests, until the time is up or a second signal comes."""
-    state.draining = True
-    log.info(
-        "%s: no new requests; %d running may take %g s", name, state.in_flight, state.settings.drain_timeout_s
-    )
-    end = time.monotonic() + state.settings.drain_timeout_s
-    while state.in_flight and signals.empty() and time.monotonic() < end:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    if state.in_flight:
-        log.warning("%d requests are cut off", state.in_flight)
 
 
 async def _tell_progress(state: State, listener: socket.socket) -> None:
@@ -170,11 +83,16 @@ async def _tell_progress(state: State, listener: socket.socket) -> None:
         while not state.ready:
             status.update(" · ".join(_where(model) for model in state.models.values()))
             await asyncio.sleep(0.1)
-    gc.collect()
-    gc.freeze()  # what the start has made lives as long as the process
-    gc.set_threshold(*GC_THRESHOLD)
     console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
     console.print(_curl(url, next(iter(state.models))) + "\n", markup=False)
+    await asyncio.Event().wait()
+
+
+async def _tell_attestation(attestation: Attestation, workers: Workers) -> None:
+    while not attestation.is_complete:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    workers.tell_attestation(attestation.document())
+    await asyncio.Event().wait()
 
 
 def _where(model: ServedModel) -> str:

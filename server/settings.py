@@ -223,6 +223,12 @@ class Settings(_Section):
     api_keys_file: Path | None = Field(
         default=None, strict=False, description="Keys by name and SHA-256, read anew on change."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that answer requests, all of them on the same engines.",
+    )
     max_body_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1024, description="Largest request body; more is a 413."
     )
@@ -270,6 +276,12 @@ class Settings(_Section):
                 " `verbatim keys new NAME --file api-keys.txt`, then start with"
                 " `--api-keys-file api-keys.txt` (or set VERBATIM_API_KEYS), or listen on 127.0.0.1",
                 "host",
+            )
+        if self.workers > 1 and self.rate_limits != RateLimits():
+            raise MisplacedError(
+                f"workers is {self.workers}, but rate_limits are counted in one process; use workers: 1, or"
+                " have the load balancer limit requests",
+                "workers",
             )
         return self
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope, Send
 
-from server.attestation import Attestation
+from server.attestation import Attestation, AttestedElsewhere
 from server.auth import Keyring, authorize
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation import Usage
@@ -51,7 +51,7 @@ class State:
     keyring: Keyring
     limits: RateLimits
     metrics: Metrics = field(default_factory=Metrics)
-    attestation: Attestation | None = None
+    attestation: Attestation | AttestedElsewhere | None = None
     draining: bool = False
     in_flight: int = 0
 
@@ -70,6 +70,11 @@ class State:
     @property
     def ready(self) -> bool:
         return not self.draining and all(model.engine.status.ready for model in self.models.values())
+
+    def count(self, change: int) -> None:
+        """A request has begun or ended."""
+        self.in_flight += change
+        self.metrics.in_flight.set(self.in_flight)
 
     def record(self, exchange: Exchange) -> None:
         """Count a completion request that has ended."""

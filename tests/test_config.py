@@ -175,6 +175,12 @@ def test_loopback_needs_no_key(tmp_path: Path, host: str) -> None:
     assert load(tmp_path, ONE, host=host).host == host
 
 
+def test_limits_are_counted_in_one_process(tmp_path: Path) -> None:
+    """With several workers a key could have several times its limit."""
+    with pytest.raises(ConfigurationError, match="workers is 2, but rate_limits are counted in one process"):
+        load(tmp_path, ONE + "rate_limits: {requests_per_minute: 9}\nworkers: 2\n")
+
+
 def test_keys_of_the_environment(tmp_path: Path) -> None:
     """VERBATIM_API_KEYS is split at commas, and its keys appear in no printed settings."""
     settings = load(tmp_path, ONE, {"VERBATIM_API_KEYS": " one, two ,"})

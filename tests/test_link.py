@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import zmq
 
-from server.engine.link import SEND_TOGETHER, Link
+from server.engine.link import SEND_TOGETHER, Link, inputs_of, outputs_of
 from server.engine.wire import ABORT, ADD, DEAD, CoreOutput, CoreOutputs, CoreParams, CoreRequest
 from tests.helpers import until
 
@@ -21,8 +22,8 @@ def engine(link: Link) -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
     with zmq.Context() as context, context.socket(zmq.DEALER) as inputs, context.socket(zmq.PUSH) as outputs:
         inputs.identity = b"\x00\x00"
         inputs.rcvtimeo, outputs.linger = 5000, 0
-        inputs.connect(link.inputs)
-        outputs.connect(link.outputs)
+        inputs.connect(inputs_of(link.folder))
+        outputs.connect(outputs_of(link.folder))
         inputs.send(b"")
         yield inputs, outputs
 
@@ -49,6 +50,25 @@ async def test_requests_arrive_in_order_and_whole() -> None:
     assert [kind for kind, _ in frames] == [ADD] * count + [ABORT]
     assert [msgspec.msgpack.decode(data)[0] for _, data in frames[:-1]] == [str(n) for n in range(count)]
     assert msgspec.msgpack.decode(frames[-1][1]) == ["0", "1"]
+
+
+async def test_reached() -> None:
+    """A link that was not there when the engine started, or follows another one at its place, can send to it,
+    and hears of what it sent."""
+    with TemporaryDirectory() as name:
+        first, calls = Link(Path(name)), list[list[CoreOutputs]]()
+        with engine(first) as (inputs, outputs):
+            await asyncio.wait_for(first.reached(), 5)
+            first.close()
+            second = Link(Path(name))
+            await asyncio.wait_for(second.reached(), 5)
+            second.listen(calls.append, lambda: None)
+            second.add(request("a"))
+            outputs.send(step("a"))
+            await until(lambda: bool(calls))
+            kinds = [inputs.recv_multipart()[0] for _ in range(3)]
+        second.close()
+    assert kinds == [ABORT, ABORT, ADD]  # the first two abort nothing
 
 
 async def test_steps_that_wait_come_together() -> None:
@@ -83,7 +103,7 @@ async def test_a_dead_engine_is_heard_after_its_last_step() -> None:
 async def test_closing_leaves_nothing_and_may_be_repeated() -> None:
     """The folder of the sockets goes; what is sent afterwards is dropped."""
     link = Link()
-    folder = Path(link.inputs.removeprefix("ipc://")).parent
+    folder = link.folder
     assert folder.stat().st_mode & 0o077 == 0
     link.close()
     link.close()

@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from server.http import open_port
 from server.protocol import Protocol
-from server.serve import open_port
 from tests.helpers import LONG, URL, app_of, eager, events, running, talking, until
 
 STREAM = LONG | {"stream": True}
@@ -81,6 +81,20 @@ async def test_same_bytes(directory: Path) -> None:
                 bodies.append(replies(await said(port, request(STREAM | {"logprobs": 1}))))
     assert bodies[0] == bodies[1]
     assert len(events(bodies[0][0])) > 5
+
+
+async def test_body_comes_later(directory: Path) -> None:
+    """A request whose body comes after its head, and in pieces, is answered as any other."""
+    app = app_of(talking(directory, "he"))
+    async with running(app), listening(app, Protocol) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head, body = request(STREAM).split(b"\r\n\r\n")
+        for part in (head + b"\r\n\r\n", body[:10], body[10:]):
+            writer.write(part)
+            await asyncio.sleep(0.02)
+        received = await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
+        writer.close()
+    assert received.startswith(b"HTTP/1.1 200 OK")
 
 
 async def test_one_connection_many_requests(directory: Path) -> None:

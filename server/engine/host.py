@@ -157,7 +157,7 @@ def _answer_handshake(order: Order) -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.bind(order.handshake)
         engine, _ = socket.recv_multipart()
-        addresses = {"inputs": [order.inputs], "outputs": [order.outputs]}
+        addresses = {"inputs": order.inputs, "outputs": order.outputs}
         answer = msgspec.msgpack.encode({"addresses": addresses, "parallel_config": {}})
         socket.send_multipart([engine, answer])
         socket.recv_multipart()  # READY

@@ -12,18 +12,20 @@ import zmq
 
 from server.engine.wire import ABORT, ADD, DEAD, CoreOutputs, CoreRequest, decode, encode
 
+ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
+POLL_S = 0.02
 SEND_TOGETHER = 16  # more would let the engine wait for the first of them
 
 
 class Link:
-    """inputs, outputs, handshake: addresses, for the engine's order."""
+    """folder: where the sockets are; without, one of its own, which ends with it."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="verbatim-")
+    def __init__(self, folder: Path | None = None) -> None:
+        self._own_folder = None if folder else tempfile.TemporaryDirectory(prefix="verbatim-")
+        self.folder = folder or Path(self._own_folder.name)  # type: ignore[union-attr]  # one of them is there
         self._context = zmq.Context()
-        self._inputs, self.inputs = self._socket(zmq.ROUTER, "in")
-        self._outputs, self.outputs = self._socket(zmq.PULL, "out")
-        self.handshake = self._address("handshake")
+        self._inputs = self._socket(zmq.ROUTER, inputs_of(self.folder))
+        self._outputs = self._socket(zmq.PULL, outputs_of(self.folder))
         self._engine = b""  # the name that the engine has given itself
         self._unsent: list[tuple[bytes, bytes]] = []
         self._loop = asyncio.get_running_loop()
@@ -44,6 +46,22 @@ class Link:
             await arrived
         finally:
             self._loop.remove_reader(self._inputs.FD)
+
+    async def reached(self) -> None:
+        """Return when an engine can be sent to that has started, and has perhaps said so to another process
+        that was here before."""
+        self._engine = ENGINE
+        self._inputs.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or what cannot be sent is dropped
+        while True:
+            try:
+                self._inputs.send_multipart((ENGINE, ABORT, encode([])), zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                await asyncio.sleep(POLL_S)
+            else:
+                break
+        self._inputs.setsockopt(zmq.ROUTER_MANDATORY, 0)
 
     def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
         """Hand over what steps bring, from within the event loop's reading of it: of one step, or of several
@@ -87,7 +105,8 @@ class Link:
                 self._loop.remove_reader(socket.FD)
                 socket.close(linger=0)
         self._context.term()
-        self._folder.cleanup()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
 
     def _send(self, kind: bytes, payload: bytes) -> None:
         if not self._unsent:
@@ -103,11 +122,23 @@ class Link:
         for kind, payload in unsent:
             self._inputs.send_multipart((self._engine, kind, payload), zmq.NOBLOCK)
 
-    def _socket(self, kind: int, name: str) -> tuple[zmq.Socket[bytes], str]:
-        socket, address = self._context.socket(kind), self._address(name)
+    def _socket(self, kind: int, address: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
         socket.sndhwm = socket.rcvhwm = 0  # nothing is ever dropped, or waited for
         socket.bind(address)
-        return socket, address
+        return socket
 
-    def _address(self, name: str) -> str:
-        return f"ipc://{Path(self._folder.name, name)}"
+
+def inputs_of(folder: Path) -> str:
+    """The address of a link's socket for requests."""
+    return f"ipc://{folder / 'in'}"
+
+
+def outputs_of(folder: Path) -> str:
+    """The address of a link's socket for what comes of them."""
+    return f"ipc://{folder / 'out'}"
+
+
+def handshake_of(folder: Path) -> str:
+    """The address where the engine's own process answers it."""
+    return f"ipc://{folder / 'handshake'}"

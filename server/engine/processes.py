@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from server.settings import ModelSettings
 from server.versions import CPU_BUILD, installed
 
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
 THREADS = "OMP_NUM_THREADS"
 SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
@@ -56,12 +57,12 @@ QUIET = {
 
 class Order(BaseModel):
     """What an engine process is told. context_size: most tokens of prompt and completion together. inputs,
-    outputs, handshake: addresses of sockets."""
+    outputs: addresses of sockets, one of each for every client. handshake: an address too."""
 
     model: ModelSettings
     context_size: int
-    inputs: str
-    outputs: str
+    inputs: list[str]
+    outputs: list[str]
     handshake: str
 
 
@@ -124,6 +125,7 @@ def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, st
     quiet = {} if logging.getLogger().isEnabledFor(logging.DEBUG) else QUIET
     on_cpu = _on_cpu(model) if installed(CPU_BUILD) else {}
     chosen = {**OFFLINE, **quiet, **on_cpu, **server, SERVER_PID: str(os.getpid())}
+    chosen.pop(SHARED_METRICS, None)  # ours, not vLLM's
     if model.devices:
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, model.devices))
     return chosen

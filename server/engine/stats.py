@@ -54,6 +54,8 @@ class EngineMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def family(kind: Any, name: str, text: str, *more_labels: str, **options: Any) -> Any:
+            if kind is Gauge:  # of several processes, the engine tells one at a time
+                options["multiprocess_mode"] = "livemostrecent"
             return kind(f"vllm:{name}", text, (*LABELS, *more_labels), registry=registry, **options)
 
         def seconds(name: str, text: str) -> Any:

@@ -21,7 +21,8 @@ class Supervisor:
     """The engine of one model, whichever process it is at the moment.
 
     make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request
-    is refused.
+    is refused. backoff_s: waits before the first start, and before each after a failure. on_status: told how
+    far the engine is.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class Supervisor:
         self.phase_since = time.monotonic()
         self.restarts = 0
         self.max_pending = max_pending
+        self.backoff_s = backoff_s
+        self.on_status: Callable[[Status], None] = lambda status: None
         self._make = make
-        self._backoff_s = backoff_s
         self._engine: Engine | None = None
 
     @property
@@ -51,7 +53,7 @@ class Supervisor:
         failures = 0
         try:
             while True:
-                await asyncio.sleep(self._backoff_s[min(failures, len(self._backoff_s) - 1)])
+                await asyncio.sleep(self.backoff_s[min(failures, len(self.backoff_s) - 1)])
                 how = await self._live()
                 stable = self.status.ready and time.monotonic() - self.phase_since > STABLE_S
                 failures = 1 if stable else failures + 1
@@ -114,3 +116,4 @@ class Supervisor:
             )
             self.phase_since = now
         self.status = status
+        self.on_status(status)

@@ -18,8 +18,8 @@ NEUTRAL = GenerationParams()
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
 
 
-def core_request(job: Job) -> CoreRequest:
-    """A job as vLLM's engine takes it."""
+def core_request(job: Job, client: int = 0) -> CoreRequest:
+    """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
     params = job.params
     eos = () if params.ignore_eos else job.eos_ids
     asked = CoreParams(
@@ -38,7 +38,7 @@ def core_request(job: Job) -> CoreRequest:
         prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
         detokenize=False,
     )
-    return CoreRequest(job.id, job.prompt_ids, None, asked, None, time.time())
+    return CoreRequest(job.id, job.prompt_ids, None, asked, None, time.time(), client_index=client)
 
 
 def engine_output(job: Job, output: CoreOutput) -> EngineOutput:

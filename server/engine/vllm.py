@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status
-from server.engine.link import Link
+from server.engine.client import EngineClient
+from server.engine.link import Link, handshake_of, inputs_of, outputs_of
 from server.engine.processes import EngineProcess, News, Order
-from server.engine.running import RunningJobs
 from server.engine.stats import EngineStats
-from server.engine.translate import core_request
 from server.engine.warmup import warm_up_jobs
 from server.errors import ConfigurationError, RequestFailure
 from server.settings import ModelSettings
@@ -32,38 +33,42 @@ class EngineFailed(Exception):  # noqa: N818  # it says what it is
 class VLLMEngine:
     """One model on vLLM.
 
-    context_size: most tokens of prompt and completion together. stats: the model's metrics.
+    context_size: most tokens of prompt and completion together. stats: the model's metrics. workers: the
+    folders of the links of other processes, which are clients of the engine too.
     """
 
-    def __init__(self, settings: ModelSettings, context_size: int, stats: EngineStats) -> None:
+    def __init__(
+        self, settings: ModelSettings, context_size: int, stats: EngineStats, workers: Sequence[Path] = ()
+    ) -> None:
         self.settings = settings
         self.context_size = context_size
         self._stats = stats
         self._process = EngineProcess()
         self._news = News()  # the last that it said
-        self._link: Link | None = None
+        self._workers = workers
+        self._client: EngineClient | None = None
         self._is_ready = False
-        self._running = RunningJobs(stats, self.abort)
-        self._aborted: list[str] = []  # not yet told to the engine
         self._watching: asyncio.Task[str] | None = None  # the life of the process
 
     @property
     def num_running(self) -> int:
-        return len(self._running)
+        return self._client.num_running if self._client is not None else 0
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
-        self._link = link = Link()
+        link = Link()
+        self._client = client = EngineClient(link, self._stats)
+        clients = [link.folder, *self._workers]
         order = Order(
             model=self.settings,
             context_size=self.context_size,
-            inputs=link.inputs,
-            outputs=link.outputs,
-            handshake=link.handshake,
+            inputs=[inputs_of(folder) for folder in clients],
+            outputs=[outputs_of(folder) for folder in clients],
+            handshake=handshake_of(link.folder),
         )
-        self._watching = asyncio.create_task(self._watch(order, report))
+        self._watching = asyncio.create_task(self._watch(order, report, client))
         await self._connected(link, self._watching)
-        link.listen(self._running.take, self._process.kill)
+        client.listen(self._process.kill)
         for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
             report(Status(Phase.WARMING, number, len(steps)))
             await asyncio.gather(*(self._answered(job) for job in jobs))
@@ -71,29 +76,26 @@ class VLLMEngine:
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:
-        assert self._link is not None, "started"
-        self._running.add(job, sink)
-        self._link.add(core_request(job))
+        assert self._client is not None, "started"
+        self._client.submit(job, sink)
 
     def abort(self, job_id: str) -> None:
-        if not self._running.discard(job_id):
-            return
-        if not self._aborted:  # those of one pass, a request's candidates say, go together
-            asyncio.get_running_loop().call_soon(self._tell_aborted)
-        self._aborted.append(job_id)
+        if self._client is not None:
+            self._client.abort(job_id)
 
     async def died(self) -> str:
         assert self._watching is not None, "started"
         return await asyncio.shield(self._watching)
 
     async def close(self) -> None:
-        self._running.fail()
+        if self._client is not None:
+            self._client.fail()
         # One that is still starting has nothing to tidy up, and would not listen.
         await self._process.stop(SHUTDOWN_S if self._is_ready else 0)
         if self._watching is not None:
             self._watching.cancel()
-        if self._link is not None:
-            self._link.close()
+        if self._client is not None:
+            self._client.close()
 
     async def _connected(self, link: Link, watching: asyncio.Task[str]) -> None:
         """Until the engine has started. Raises ConfigurationError or EngineFailed where it ends instead."""
@@ -108,7 +110,7 @@ class VLLMEngine:
                 raise ConfigurationError(self._news.error)
             raise EngineFailed(watching.result())
 
-    async def _watch(self, order: Order, report: Report) -> str:
+    async def _watch(self, order: Order, report: Report, client: EngineClient) -> str:
         """The life of the process: start it, hear what it says, and return how it has ended."""
         async for news in self._process.start(order):
             self._news = news
@@ -117,14 +119,9 @@ class VLLMEngine:
             if news.runner:
                 log.info("model %s: on vLLM's %s model runner", self.settings.id, news.runner)
         how = await self._process.ended()
-        self._running.fail()
+        client.fail()
         self._stats.stopped()
         return f"{how}: {self._news.error}" if self._news.error else how
-
-    def _tell_aborted(self) -> None:
-        aborted, self._aborted = self._aborted, []
-        if self._link is not None:
-            self._link.abort(aborted)
 
     async def _answered(self, job: Job) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

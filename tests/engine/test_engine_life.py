@@ -149,6 +149,7 @@ def servers(
         {"models": [tiny_model(path) | {"max_model_len": 2048}], "drain_timeout_s": 20}
         for path in (tiny_path, broken_path)
     ]
+    configs[1]["workers"] = 2
     folder = tmp_path_factory.mktemp("servers")
     with serving(folder / "mortal", configs[0]) as mortal, serving(folder / "doomed", configs[1]) as doomed:
         mortal.wait_ready()
@@ -222,6 +223,27 @@ def test_nan_fails_its_request_alone(servers: tuple[Server, Server]) -> None:
         assert client.choice(**asked)["text"] == alone
         wait_for(lambda: client.running(TINY) == 0, LEAVES_S)
     assert "logits are NaN" in server.said()
+
+
+def test_workers_share_an_engine(servers: tuple[Server, Server]) -> None:
+    """Whichever process has a connection: the same seed, the same text; a client that leaves stops its work;
+    when the engine dies all are told, and all are served by the next one."""
+    server, seeded = servers[1], BUSY | {"max_tokens": 40}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        clients = [stack.enter_context(Client(server.url(), "any")) for _ in range(16)]
+        texts = pool.map(lambda client: client.choice(**seeded)["text"], clients)
+        assert len(set(texts)) == 1
+        for client in clients[:6]:
+            with _asking(client, BUSY):
+                wait_for(lambda: clients[-1].running(TINY) == 1, 10)
+            wait_for(lambda: clients[-1].running(TINY) == 0, LEAVES_S)
+        running = [pool.submit(client.ask, **BUSY) for client in clients]
+        wait_for(lambda: clients[-1].running(TINY) == 16, 10)
+        _engine_process(server.engines()).kill()
+        for one in running:
+            _assert_unavailable(one.result(10))
+        wait_for(lambda: all(client.get("/ready").status_code == 200 for client in clients), 60)
+        assert [client.ask(**seeded).status_code for client in clients] == [200] * 16
 
 
 def test_kill_of_the_server_takes_its_engine_along(servers: tuple[Server, Server]) -> None:

@@ -1,0 +1,83 @@
+"""A further process that answers requests: python -m server.worker
+
+Standard input has its order, one line of JSON, and then, a line each, how far the engines are (workers.py).
+The engines are another process's; everything else is as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import socket
+import sys
+from typing import Any
+
+import uvloop
+
+from server import logs
+from server.app import build_app
+from server.attestation import AttestedElsewhere
+from server.engine.attached import AttachedEngine, Feed
+from server.engine.base import Engine, Status
+from server.engine.processes import follow_server
+from server.engine.simulated import SimulatedEngine
+from server.errors import ConfigurationError
+from server.http import live
+from server.metrics import Metrics
+from server.models import load_model
+from server.settings import ModelSettings
+from server.workers import WorkerNews, WorkerOrder, link_folder
+
+
+def main() -> None:
+    follow_server()
+    pipe = os.fdopen(0, "rb", buffering=0)  # what comes after the order is left there
+    order = WorkerOrder.model_validate_json(pipe.readline())
+    settings = order.settings.model_copy(update={"api_keys": order.api_keys})
+    logs.configure(settings.log_level)
+    for name in ("server.engine.supervisor", "server.http"):  # the other process says the rest
+        logging.getLogger(name).setLevel(logging.WARNING)
+    metrics = Metrics(shared=order.folder)
+    feeds = {model.id: Feed() for model in settings.models}
+    numbers = {model.id: number for number, model in enumerate(settings.models)}
+
+    def make_engine(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
+        if model.engine == "simulated":
+            return SimulatedEngine(vocab_size, step_s=0.01)
+        link = link_folder(order.folder, numbers[model.id], order.number)
+        return AttachedEngine(feeds[model.id], link, order.number, metrics.engines.of(model.id))
+
+    share = math.ceil(settings.max_pending / settings.workers)
+    models = [load_model(model, make_engine, max_pending=share) for model in settings.models]
+    for model in models:
+        model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
+    attestation = AttestedElsewhere() if settings.attest else None
+    app = build_app(settings, models, metrics, attestation)
+
+    def hear(news: WorkerNews) -> None:
+        if news.attestation is None:
+            feeds[news.model].tell(Status(news.phase, news.done, news.total, news.detail))
+        elif attestation is not None:
+            attestation.tell(news.attestation)
+
+    with socket.socket(fileno=order.listener) as listener:
+        beside = [listen(pipe, hear), *(model.engine.run() for model in models)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(live(app, app.state.server, listener, beside, listens_early=False))
+
+
+async def listen(pipe: Any, hear: Any) -> None:
+    """Hand over what the other process says, until it ends."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    async for line in reader:
+        hear(WorkerNews.model_validate_json(line))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ConfigurationError as error:
+        sys.exit(f"verbatim: {error.message}")
