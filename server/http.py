@@ -141,13 +141,14 @@ async def live(
             task.result()
     finally:
         state.draining = True
-        if others is not None:
-            await others.close(LAST_WORDS_S + 1)
+        closing = asyncio.ensure_future(others.close(LAST_WORDS_S + 1)) if others is not None else None
         for task in (*running, settling, stop):
             task.cancel()
         await asyncio.gather(*running, settling, stop, return_exceptions=True)
         server.should_exit = True
         await serving
+        if closing is not None:
+            await closing
     log.info("stopped")
 
 

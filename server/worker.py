@@ -27,15 +27,17 @@ from server.errors import ConfigurationError
 from server.http import live
 from server.metrics import Metrics
 from server.models import load_model
-from server.settings import ModelSettings
+from server.settings import ModelSettings, Settings
 from server.workers import WorkerNews, WorkerOrder, link_folder
+
+MAX_LINE_BYTES = 1 << 26  # an attestation names every file of weights
 
 
 def main() -> None:
     follow_server()
     pipe = os.fdopen(0, "rb", buffering=0)  # what comes after the order is left there
     order = WorkerOrder.model_validate_json(pipe.readline())
-    settings = order.settings.model_copy(update={"api_keys": order.api_keys})
+    settings = Settings.model_validate_json(order.settings)
     logs.configure(settings.log_level)
     for name in ("server.engine.supervisor", "server.http"):  # the other process says the rest
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -63,14 +65,16 @@ def main() -> None:
             attestation.tell(news.attestation)
 
     with socket.socket(fileno=order.listener) as listener:
+        # One that follows another has its socket already, with connections that wait.
+        listens = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
         beside = [listen(pipe, hear), *(model.engine.run() for model in models)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(live(app, app.state.server, listener, beside, listens_early=False))
+            runner.run(live(app, app.state.server, listener, beside, listens_early=listens))
 
 
 async def listen(pipe: Any, hear: Any) -> None:
     """Hand over what the other process says, until it ends."""
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     async for line in reader:
         hear(WorkerNews.model_validate_json(line))

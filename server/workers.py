@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -35,11 +36,10 @@ AGAIN_S, AGAIN_AT_MOST_S = 1.0, 60.0
 
 
 class WorkerOrder(BaseModel):
-    """What a worker is told first. api_keys: which settings leave out. listener: a file descriptor. number:
-    1 and up; the process that runs the engines is 0. folder: what the processes share."""
+    """What a worker is told first. settings: as JSON, with the keys that it leaves out. listener: a file
+    descriptor. number: 1 and up; the process that runs the engines is 0. folder: what the processes share."""
 
-    settings: Settings
-    api_keys: tuple[str, ...]
+    settings: str
     listener: int
     number: int
     folder: Path
@@ -55,6 +55,11 @@ class WorkerNews(BaseModel):
     total: int = 0
     detail: str = ""
     attestation: dict[str, Any] | None = None
+
+
+def settings_text(settings: Settings) -> str:
+    """All of them, for Settings.model_validate_json."""
+    return json.dumps(settings.model_dump(mode="json") | {"api_keys": settings.api_keys})
 
 
 def link_folder(shared: Path, model_number: int, worker: int) -> Path:
@@ -74,15 +79,17 @@ class Workers:
         self._is_stopping = False
 
     def __enter__(self) -> Workers:
-        self._temporary = tempfile.TemporaryDirectory(prefix="verbatim-")
-        self.folder = Path(self._temporary.name)
+        self._stack = contextlib.ExitStack()
+        if self._listeners:
+            name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="verbatim-"))
+            self.folder = Path(name)
         for model in range(len(self._settings.models)):
             for link in self.links(model):
                 link.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+        self._stack.close()
 
     def links(self, model_number: int) -> list[Path]:
         """The folders of the workers' sockets to a model's engine."""
@@ -108,15 +115,15 @@ class Workers:
         self._tell("", WorkerNews(attestation=document))
 
     def stop(self) -> None:
-        """Have them take no new requests, and end when those that run have ended; a second time: end now."""
-        self._is_stopping = True
-        for process in self._processes.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+        """Have them take no new requests, and end when those that run have ended."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._signal(signal.SIGTERM)
 
     async def close(self, patience_s: float) -> None:
         """End them, of themselves within that time or else by force."""
         self.stop()
+        self._signal(signal.SIGINT)  # their second one; two of a kind might arrive as one
         processes = list(self._processes.values())
         ended = [asyncio.ensure_future(process.wait()) for process in processes]
         if ended:
@@ -130,22 +137,38 @@ class Workers:
         wait_s = AGAIN_S
         while not self._is_stopping:
             began = time.monotonic()
-            process = self._processes[number] = await self._start(number, listener)
-            code = await process.wait()
-            del self._processes[number]
-            forget(self.folder, process.pid)
+            try:
+                how = await self._one(number, listener)
+            except OSError as error:  # no process, or file descriptor, to be had now
+                how = f"not started, {error.strerror}"
             if not self._is_stopping:
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 wait_s = AGAIN_S if time.monotonic() - began > AGAIN_AT_MOST_S else wait_s
                 log.error("worker %d ended, %s; starting another one in %g s", number, how, wait_s)
+                if wait_s > AGAIN_S:  # the second in a row: what waits for it may wait for ever
+                    with contextlib.suppress(OSError):
+                        listener.shutdown(socket.SHUT_RDWR)  # listens no more; the next one may
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, AGAIN_AT_MOST_S)
         listener.close()  # nobody would take what waits there
 
+    async def _one(self, number: int, listener: socket.socket) -> str:
+        """The life of a process. Returns how it ended."""
+        process = self._processes[number] = await self._start(number, listener)
+        if self._is_stopping:  # since a moment ago
+            process.send_signal(signal.SIGTERM)
+        code = await process.wait()
+        del self._processes[number]
+        forget(self.folder, process.pid)
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
     async def _start(self, number: int, listener: socket.socket) -> asyncio.subprocess.Process:
         order = WorkerOrder(
-            settings=self._settings,
-            api_keys=self._settings.api_keys,
+            settings=settings_text(self._settings),
             listener=listener.fileno(),
             number=number,
             folder=self.folder,

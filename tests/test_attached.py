@@ -16,6 +16,7 @@ from server.engine.attached import AttachedEngine, Feed
 from server.engine.base import EngineOutput, Job, Phase, Status
 from server.engine.stats import EngineMetrics
 from server.engine.supervisor import Supervisor
+from server.engine.wire import ABORT
 from server.errors import RequestFailure, ServiceUnavailable
 from server.params import GenerationParams
 from tests.helpers import until
@@ -100,3 +101,15 @@ async def test_jobs_fail_when_the_engine_stops(attached: Attached) -> None:
             assert isinstance(got[0], ServiceUnavailable)
             await until(lambda: len(attached.engines) == 2 and supervisor.status.ready)
     assert supervisor.restarts == 1
+
+
+async def test_work_for_nobody_is_given_up(attached: Attached) -> None:
+    """What a process that was killed has left in the engine goes on for nobody: its successor ends it."""
+    attached.feed.tell(Status(Phase.READY))
+    async with running(attached) as supervisor:
+        with engine(attached.engines[0]._client.link) as (inputs, outputs):
+            await until(lambda: supervisor.status.ready)
+            outputs.send(step("left", "behind"))
+            await asyncio.sleep(0.05)
+            _, (kind, data) = inputs.recv_multipart(), inputs.recv_multipart()
+    assert (kind, msgspec.msgpack.decode(data)) == (ABORT, ["left", "behind"])

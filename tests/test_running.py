@@ -110,3 +110,14 @@ def test_tokens_are_counted_however_they_come() -> None:
     bench.jobs.take([step(a=[2]), step(a=([3], STOP))])
     labels = {"model_name": "m", "engine": "0"}
     assert bench.registry.get_sample_value("vllm:generation_tokens_total", labels) == 3
+
+
+def test_strangers() -> None:
+    """Jobs that are not known, as those of a process that was here before, are told once a pass, unless they
+    end by themselves."""
+    told: list[list[str]] = []
+    jobs = RunningJobs(EngineStats(EngineMetrics(CollectorRegistry()), "m"), lambda _: None, told.append)
+    jobs.add(job("ours"), lambda _: None)
+    jobs.take([step(ours=[3], a=[3], ended=([3], STOP)), step(a=[3], b=[4])])
+    jobs.take([step(ours=[3])])
+    assert told == [["a", "b"]]

@@ -14,8 +14,11 @@ import psutil
 import pytest
 
 from server.builtin import is_prepared
+from server.config import load_settings
 from server.errors import ConfigurationError
 from server.http import open_port, open_ports
+from server.settings import Settings
+from server.workers import settings_text
 from tests.engine.serving import SIMULATED_MODEL, SMOL, Client, Server, serving, wait_for
 
 NUM_WORKERS = 3
@@ -113,6 +116,26 @@ def test_kill_of_the_server_takes_its_workers_along(server: Server) -> None:
     server.process.kill()
     psutil.wait_procs(workers, timeout=5)
     assert not any(worker.is_running() for worker in workers)
+
+
+def test_settings_arrive_whole(tmp_path: Path) -> None:
+    """With the keys of the environment, which are in no printed settings."""
+    file = tmp_path / "models.yaml"
+    file.write_text("host: 0.0.0.0\nworkers: 2\nmodels: [{id: a, path: weights}]\n")
+    settings = load_settings(file, {}, {"VERBATIM_API_KEYS": "one,two"})
+    arrived = Settings.model_validate_json(settings_text(settings))
+    assert (arrived, arrived.api_keys) == (settings, ("one", "two"))
+
+
+def test_one_that_fails_again_takes_no_connections(server: Server) -> None:
+    """The socket of a worker that has ended twice listens no more until the next one does."""
+    url, known = server.url(), {worker.pid for worker in server.engines()}
+    server.engines()[0].kill()
+    (again,) = wait_for(lambda: [one for one in server.engines() if one.pid not in known], 10)
+    again.kill()
+    wait_for(lambda: num_listening(url) == NUM_WORKERS - 1, 1.5)
+    assert all(ask(url, max_tokens=1) for _ in range(10))
+    wait_for(lambda: num_listening(url) == NUM_WORKERS, 20)
 
 
 def test_only_the_first_listens_at_first() -> None:

@@ -18,7 +18,8 @@ class EngineClient:
     def __init__(self, link: Link, stats: EngineStats, number: int = 0) -> None:
         self.link = link
         self._number = number
-        self._running = RunningJobs(stats, self.abort)
+        # A worker may have followed one that was killed, whose jobs the engine still works on.
+        self._running = RunningJobs(stats, self.abort, link.abort if number else None)
         self._aborted: list[str] = []  # not yet told to the engine
 
     @property

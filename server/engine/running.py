@@ -25,9 +25,16 @@ class Running:
 
 
 class RunningJobs:
-    """abort: called with the id of a job that the engine has to be told to give up."""
+    """abort: called with the id of a job that the engine has to be told to give up. strangers: called with
+    the ids of jobs that the engine works on for nobody here."""
 
-    def __init__(self, stats: EngineStats, abort: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        stats: EngineStats,
+        abort: Callable[[str], None],
+        strangers: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        self._strangers = strangers
         self._stats = stats
         self._abort = abort
         self._running: dict[str, Running] = {}
@@ -48,11 +55,14 @@ class RunningJobs:
     def take(self, steps: list[CoreOutputs]) -> None:
         """Hand out what has come, all of it in one pass; of several steps, a job's tokens together."""
         behind: dict[str, Running] | None = {} if len(steps) > 1 else None
+        strangers: dict[str, None] = {}
         for outputs in steps:
             num_tokens = 0
             for output in outputs.outputs:
                 running = self._running.get(output.request_id)
                 if running is None:
+                    if output.finish_reason is None:
+                        strangers[output.request_id] = None
                     continue
                 num_tokens += len(output.new_token_ids)
                 running.stats.num_tokens += len(output.new_token_ids)
@@ -64,6 +74,8 @@ class RunningJobs:
                     running.held += output.new_token_ids
                     behind[output.request_id] = running
             self._stats.record(outputs, num_tokens)
+        if strangers and self._strangers is not None:
+            self._strangers(list(strangers))
         for running in (behind or {}).values():
             if running.held and running.job.id in self._running:
                 held, running.held = running.held, []

@@ -56,6 +56,7 @@ class VLLMEngine:
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
+        self._stats.stopped()  # its gauges are there from the beginning
         link = Link()
         self._client = client = EngineClient(link, self._stats)
         clients = [link.folder, *self._workers]
