@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any
 
 from server.checkpoint import check_checkpoint
 from server.engine.base import Engine
+from server.engine.simulated import SimulatedEngine
 from server.engine.supervisor import Supervisor
 from server.errors import ConfigurationError
-from server.settings import ModelSettings
+from server.settings import ModelSettings, Settings
 from server.text import Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,25 @@ class ServedModel:
             "input_token_price_per_m": 0,
             "output_token_price_per_m": 0,
         }
+
+
+def load_models(
+    settings: Settings, make_vllm: Callable[[int, ModelSettings, int], Engine]
+) -> list[ServedModel]:
+    """All models of this process, which takes its share of max_pending.
+
+    make_vllm: (number of the model, its settings, context size) -> a real engine. Raises as load_model.
+    """
+
+    def one(number: int, model: ModelSettings) -> ServedModel:
+        def make(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
+            if model.engine == "simulated":
+                return SimulatedEngine(vocab_size, step_s=0.01)
+            return make_vllm(number, model, context_size)
+
+        return load_model(model, make, max_pending=math.ceil(settings.max_pending / settings.workers))
+
+    return [one(number, model) for number, model in enumerate(settings.models)]
 
 
 def load_model(

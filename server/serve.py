@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 import socket
 import time
 from functools import partial
@@ -19,11 +18,10 @@ from server.app import build_app
 from server.attestation import Attestation, installation_root
 from server.checkpoint import verify_checksums
 from server.engine.base import Engine, Phase, Status
-from server.engine.simulated import SimulatedEngine
 from server.engine.vllm import VLLMEngine
 from server.http import live, open_ports
 from server.metrics import Metrics
-from server.models import ServedModel, load_model
+from server.models import ServedModel, load_models
 from server.settings import ModelSettings, Settings
 from server.state import State
 from server.workers import Workers
@@ -39,16 +37,11 @@ def serve(settings: Settings, file: Path | None = None) -> None:
             stack.enter_context(port)
         workers = stack.enter_context(Workers(settings, ports[1:]))
         metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
-        numbers = {model.id: number for number, model in enumerate(settings.models)}
 
-        def make_engine(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
-            if model.engine == "simulated":
-                return SimulatedEngine(vocab_size, step_s=0.01)
-            links = workers.links(numbers[model.id])
-            return VLLMEngine(model, context_size, metrics.engines.of(model.id), links)
+        def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
+            return VLLMEngine(model, context_size, metrics.engines.of(model.id), workers.links(number))
 
-        share = math.ceil(settings.max_pending / settings.workers)
-        models = [load_model(model, make_engine, max_pending=share) for model in settings.models]
+        models = load_models(settings, make_vllm)
         for model in models:
             model.engine.on_status = partial(workers.tell_status, model.id)
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None

@@ -7,12 +7,12 @@ The engines are another process's; everything else is as there.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
-import math
 import os
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
 
 import uvloop
 
@@ -22,11 +22,10 @@ from server.attestation import AttestedElsewhere
 from server.engine.attached import AttachedEngine, Feed
 from server.engine.base import Engine, Status
 from server.engine.processes import follow_server
-from server.engine.simulated import SimulatedEngine
 from server.errors import ConfigurationError
 from server.http import live
 from server.metrics import Metrics
-from server.models import load_model
+from server.models import load_models
 from server.settings import ModelSettings, Settings
 from server.workers import WorkerNews, WorkerOrder, link_folder
 
@@ -43,16 +42,12 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     metrics = Metrics(shared=order.folder)
     feeds = {model.id: Feed() for model in settings.models}
-    numbers = {model.id: number for number, model in enumerate(settings.models)}
 
-    def make_engine(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
-        if model.engine == "simulated":
-            return SimulatedEngine(vocab_size, step_s=0.01)
-        link = link_folder(order.folder, numbers[model.id], order.number)
+    def make_attached(number: int, model: ModelSettings, context_size: int) -> Engine:
+        link = link_folder(order.folder, number, order.number)
         return AttachedEngine(feeds[model.id], link, order.number, metrics.engines.of(model.id))
 
-    share = math.ceil(settings.max_pending / settings.workers)
-    models = [load_model(model, make_engine, max_pending=share) for model in settings.models]
+    models = load_models(settings, make_attached)
     for model in models:
         model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
     attestation = AttestedElsewhere() if settings.attest else None
@@ -67,12 +62,12 @@ def main() -> None:
     with socket.socket(fileno=order.listener) as listener:
         # One that follows another has its socket already, with connections that wait.
         listens = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        beside = [listen(pipe, hear), *(model.engine.run() for model in models)]
+        beside = [hear_all(pipe, hear), *(model.engine.run() for model in models)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, app.state.server, listener, beside, listens_early=listens))
 
 
-async def listen(pipe: Any, hear: Any) -> None:
+async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], None]) -> None:
     """Hand over what the other process says, until it ends."""
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)

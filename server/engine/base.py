@@ -42,7 +42,7 @@ class TopLogprobs:
         self.logprobs += later.logprobs
 
 
-class EngineOutput(msgspec.Struct, gc=False):
+class EngineOutput(msgspec.Struct, gc=False):  # made for each token, in a third of a dataclass's time
     """What an engine has to say about a candidate since its last output.
 
     logprobs: a position for each token, where asked for. prompt_logprobs: a position for each prompt token
