@@ -33,7 +33,7 @@ from benchmarks.idle_executor import STEP_FILE, set_step
 from benchmarks.load import percentiles
 from benchmarks.report import machine, write
 from benchmarks.servers import Server, verbatim, vllm
-from server.builtin import builtin_path
+from server.weights.builtin import builtin_path
 
 MODEL = "smollm2-135m-instruct"
 NUM_TOKENS = 128

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.report import machine, write
-from server.builtin import builtin_path
+from server.weights.builtin import builtin_path
 
 NUM_REQUESTS, NUM_TOKENS = 32, 64
 BARE, LOADED, WATCHED = KINDS = ("bare", "loaded", "loaded, NaN looked for")

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import yaml
 
-from server.versions import installed
+from server.observe.versions import installed
 
 START_S = 300
 END_S = 60

@@ -32,9 +32,9 @@ from rich.table import Table
 from benchmarks.load import percentiles
 from benchmarks.report import machine, write
 from benchmarks.servers import Server, verbatim, vllm
-from server.builtin import builtin_path
-from server.settings import OWN_KEYS
-from server.versions import CPU_BUILD, installed
+from server.config.settings import OWN_KEYS
+from server.observe.versions import CPU_BUILD, installed
+from server.weights.builtin import builtin_path
 
 MODEL = "m"
 LOADS = ("plain", "penalties", "best of 4")

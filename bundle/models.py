@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from bundle.site.manifest import MODELS, SAFE_PATH
-from server.builtin import is_prepared
-from server.checkpoint import PICKLES, check_checkpoint, expected_checksums, read_config
-from server.config import DEFAULT_MODEL, config_file, load_settings
+from server.config.loading import DEFAULT_MODEL, config_file, load_settings
+from server.config.settings import ModelSettings
+from server.config.yamlfile import read_yaml
 from server.errors import ConfigurationError
-from server.settings import ModelSettings
-from server.yamlfile import read_yaml
+from server.weights.builtin import is_prepared
+from server.weights.checkpoint import PICKLES, check_checkpoint, expected_checksums, read_config
 
 CHECKSUMS = "checksums.json"
 SENSES = ("vision_config", "audio_config")  # of models that also see or hear

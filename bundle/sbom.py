@@ -16,7 +16,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from bundle.plan import Wheel
-from server.builtin import BUILTIN_MODELS
+from server.weights.builtin import BUILTIN_MODELS
 
 
 def bill(

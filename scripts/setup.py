@@ -183,7 +183,7 @@ def set_up(targets: list[str], wanted_device: str, this_python: bool) -> None:
         for name in names:
             install(name, note, lock)
     if "model" in targets:
-        made = subprocess.run([VENV / "bin/python", "-m", "server.builtin"], cwd=ROOT, check=False)
+        made = subprocess.run([VENV / "bin/python", "-m", "server.weights.builtin"], cwd=ROOT, check=False)
         if made.returncode:
             sys.exit(made.returncode)
 

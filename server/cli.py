@@ -16,13 +16,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from bundle.cli import bundle, verify
-from server.auth import Keyring, new_key, parse_day
-from server.builtin import is_prepared
-from server.checkpoint import Checkpoint, Report, check_checkpoint, verify_checksums
-from server.complete import complete
-from server.config import ModelSettings, Settings, config_file, load_settings
+from server.access.keys import Keyring, new_key, parse_day
+from server.client.complete import complete
+from server.config.loading import ModelSettings, Settings, config_file, load_settings
 from server.errors import ConfigurationError
-from server.versions import versions
+from server.observe.versions import versions
+from server.weights.builtin import is_prepared
+from server.weights.checkpoint import Checkpoint, Report, check_checkpoint, verify_checksums
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Config = Annotated[
@@ -80,7 +80,7 @@ def serve(
     with configuration_errors():
         settings = load_settings(config, overrides, os.environ)
         # Late: the application brings half a second of imports that no other command needs.
-        from server.serve import serve as run
+        from server.process.serve import serve as run
 
         run(settings, config_file(config, os.environ))
 

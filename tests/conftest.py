@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bundle.signing import make_keys
-from server.text import Tokenizer, load_tokenizer
+from server.text.tokenizer import Tokenizer, load_tokenizer
 from tests.engine.serving import SMOL_MODEL
 from tests.helpers import VOCAB_SIZE, byte_level, model_directory
 
@@ -39,7 +39,7 @@ def bytes_tokenizer(directory: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The text profile for the CPU with the built-in model, in parts and signed; made with a network."""
-    subprocess.run([sys.executable, "-m", "server.builtin"], check=True)
+    subprocess.run([sys.executable, "-m", "server.weights.builtin"], check=True)
     folder = tmp_path_factory.mktemp("bundle")
     make_keys(folder / "maker")
     config = {"port": 0, "attest": True, "models": [SMOL_MODEL]}

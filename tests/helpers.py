@@ -15,13 +15,13 @@ from fastapi import FastAPI
 from starlette.types import Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from server.app import build_app
+from server.config.settings import ModelSettings, Settings
 from server.engine.base import Job, Sink
-from server.engine.simulated import Script, SimulatedEngine
+from server.engine.served import ServedModel
+from server.engine.simulated.engine import Script, SimulatedEngine
 from server.engine.supervisor import Supervisor
-from server.models import ServedModel
-from server.settings import ModelSettings, Settings
-from server.text import load_tokenizer
+from server.http.app import build_app
+from server.text.tokenizer import load_tokenizer
 
 URL = "/v3/openai/completions"
 CONTEXT_SIZE = 64

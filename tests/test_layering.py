@@ -11,109 +11,44 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("bundle", "sampling", "server")
 MAX_LINES = 320
 
-# The reading order: each module imports only from those above it.
-ORDER = (
-    "sampling",
-    "sampling.reference",
-    "sampling.batch",
-    "sampling.transforms",
-    "sampling.kernels",
-    "sampling.launcher",
-    "sampling.slots",
-    "sampling.best_of",
-    "sampling.runner_v1",
-    "sampling.runner_v2",
-    "server",
-    "server.errors",
-    "bundle",
-    "bundle.site",
-    "bundle.site.ed25519",
-    "bundle.site.manifest",
-    "bundle.site.payload",
-    "bundle.site.signature",
-    "bundle.site.target",
-    "bundle.site.installation",
-    "bundle.site.console",
-    "bundle.site.packages",
-    "bundle.site.install",
-    "bundle.site.cli",
-    "server.yamlfile",
-    "server.contract",
-    "server.builtin",
-    "server.checkpoint",
-    "server.settings",
-    "server.config",
-    "server.versions",
-    "server.attestation",
-    "server.params",
-    "server.text",
-    "server.eager",
-    "server.engine",
-    "server.engine.base",
-    "server.engine.simulated",
-    "server.engine.warmup",
-    "server.engine.wire",
-    "server.engine.translate",
-    "server.engine.processes",
-    "server.engine.host",
-    "server.engine.link",
-    "server.engine.stats",
-    "server.engine.running",
-    "server.engine.client",
-    "server.engine.vllm",
-    "server.engine.attached",
-    "server.engine.supervisor",
-    "server.outputs",
-    "server.models",
-    "server.prompts",
-    "server.contest",
-    "server.generation",
-    "server.sse",
-    "server.auth",
-    "server.limits",
-    "server.metrics",
-    "server.logs",
-    "server.state",
-    "server.disconnect",
-    "server.protocol",
-    "server.streaming",
-    "server.border",
-    "server.openapi",
-    "server.routes",
-    "server.app",
-    "server.http",
-    "server.workers",
-    "server.worker",
-    "server.serve",
-    "server.client",
-    "server.complete",
-    "bundle.bars",
-    "bundle.profile",
-    "bundle.have",
-    "bundle.pip",
-    "bundle.plan",
-    "bundle.wheels",
-    "bundle.prune",
-    "bundle.models",
-    "bundle.order",
-    "bundle.sbom",
-    "bundle.signing",
-    "bundle.sealing",
-    "bundle.work",
-    "bundle.contents",
-    "bundle.make",
-    "bundle.weighing",
-    "bundle.run",
-    "bundle.cli",
-    "server.cli",
-    "server.docs",
-)
+# The rooms, and in each its files, in reading order: a room imports only from rooms above it in this list, a
+# file only from files above it. A room is a folder; its __init__ says in a sentence what belongs there.
+ROOMS = {
+    "sampling": "reference batch transforms kernels launcher slots best_of runner_v1 runner_v2",
+    "server": "errors",
+    "bundle.site": ("ed25519 manifest payload signature target installation console packages install cli"),
+    "server.weights": "builtin checkpoint",
+    "server.config": "yamlfile settings loading",
+    "server.text": "tokenizer detokenizer stops",
+    "server.contract": "request reply params",
+    "server.observe": "logs versions attestation",
+    "server.access": "keys limits",
+    "server.engine": "base supervisor",
+    "server.engine.simulated": "engine",
+    "server.engine.vllm": "warmup wire translate processes host link stats running client engine attached",
+    "server.engine.served": "",  # a file, above the engines: which of them a model gets
+    "server.generation": "outputs prompts contest candidates",
+    "server.http": ("eager sse metrics state disconnect protocol streaming border openapi routes app"),
+    "server.process": "port workers worker serve",
+    "server.client": "endpoint printer complete",
+    "bundle": (
+        "bars profile have pip plan wheels prune models order sbom signing sealing work contents make"
+        " weighing run cli"
+    ),
+    "server.cli": "",  # a file, above everything
+}
+ROOM_OF = {
+    name: room
+    for room, files in ROOMS.items()
+    for name in (room, *(f"{room}.{file}" for file in files.split()))
+}
+ORDER = tuple(ROOM_OF)
 
 # Imports of our own inside a function, and why they are there.
 LATE = {
     ("sampling.runner_v2", "sampling.kernels"),  # Triton and torch, which the class's readers do without
     ("sampling.runner_v2", "sampling.slots"),
-    ("server.cli", "server.serve"),  # half a second of imports that no other command needs
+    ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     (
         "bundle.cli",
         "bundle.run",
@@ -122,7 +57,7 @@ LATE = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.host"}
+VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
 
 
 def path_of(module: str) -> Path:
@@ -162,11 +97,31 @@ def test_every_module_has_a_place() -> None:
     assert sorted(ORDER) == sorted(found)
 
 
+def test_rooms_stand_on_those_above() -> None:
+    """A room imports only from rooms above it in the list: no arrow runs back, so none goes in a circle."""
+    rooms = list(ROOMS)
+    arrows = {
+        (ROOM_OF[module], ROOM_OF[name])
+        for module in ORDER
+        for name in imports_of(tree_of(module))
+        if is_ours(name) and name not in PACKAGES
+    }
+    assert {(room, other) for room, other in arrows if rooms.index(other) > rooms.index(room)} == set()
+
+
 @pytest.mark.parametrize("module", ORDER)
-def test_imports_go_up(module: str) -> None:
-    """A module imports only from modules above it in the reading order."""
+def test_files_stand_on_those_above(module: str) -> None:
+    """A file imports only from files above it in the list."""
     above = ORDER[: ORDER.index(module)]
     assert [name for name in imports_of(tree_of(module)) if is_ours(name) and name not in above] == []
+
+
+@pytest.mark.parametrize("room", [room for room, files in ROOMS.items() if files])
+def test_a_room_says_what_belongs_there(room: str) -> None:
+    """The __init__ of a room is its sentence, and nothing else."""
+    (sentence,) = tree_of(room).body[:1]
+    assert isinstance(sentence, ast.Expr)
+    assert room == "server" or len(tree_of(room).body) == 1
 
 
 def test_no_late_imports() -> None:
@@ -215,9 +170,9 @@ def test_files_are_short(module: str) -> None:
 
 def test_bytes_are_made_in_one_place() -> None:
     """Nothing but sse.py frames events, and nothing below the contract knows of HTTP."""
-    below = ORDER[ORDER.index("server.params") : ORDER.index("server.sse")]
+    below = ORDER[ORDER.index("server") : ORDER.index("server.http")]
     for module in below:
         roots = {name.split(".")[0] for name in imports_of(tree_of(module))}
         assert not roots & {"fastapi", "starlette", "uvicorn"}, module
     framing = {module for module in ORDER if 'b"data: "' in path_of(module).read_text(encoding="utf-8")}
-    assert framing <= {"server.sse", "server.client"}
+    assert framing <= {"server.http.sse", "server.client.endpoint"}

@@ -51,6 +51,6 @@ def make_tiny_llama(path: Path, tokenizer_from: Path, *, broken_id: int | None =
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from server.builtin import prepare
+    from server.weights.builtin import prepare
 
     make_tiny_llama(Path(sys.argv[1]), prepare("smollm2-135m-instruct", lambda text, _: print(text)))

@@ -1,1 +1,1 @@
-"""Engines: token ids in, token ids and log-probabilities out. Text is none of their business."""
+"""What runs a model: tokens in, tokens out. Text and HTTP have no place here."""

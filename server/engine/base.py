@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from server.contract.params import GenerationParams
 from server.errors import RequestFailure, ServiceUnavailable
-from server.params import GenerationParams
 
 FinishReason = Literal["stop", "length"]
 

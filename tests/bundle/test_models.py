@@ -9,7 +9,7 @@ import pytest
 
 from bundle.models import checksums, model_files, read_configuration, refuse_senses
 from bundle.wheels import sha256_of
-from server.config import load_settings
+from server.config.loading import load_settings
 from server.errors import ConfigurationError
 
 

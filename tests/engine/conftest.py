@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.builtin import builtin_path
+from server.weights.builtin import builtin_path
 from tests.engine.reference import Reference
 from tests.engine.serving import (
     ANSWER_S,
@@ -53,7 +53,7 @@ class Started:
 @pytest.fixture(scope="session")
 def smol_path() -> Path:
     """The built-in model, prepared by `make setup` or now, in a process of its own: it imports torch."""
-    subprocess.run([sys.executable, "-m", "server.builtin"], check=True)
+    subprocess.run([sys.executable, "-m", "server.weights.builtin"], check=True)
     return builtin_path(SMOL)
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import machine
-from server.builtin import builtin_path
-from server.text import load_tokenizer
+from server.text.tokenizer import load_tokenizer
+from server.weights.builtin import builtin_path
 from tests.engine.serving import SMOL, SMOL_MODEL, VOCAB_SIZE, Client, serving
 
 FILE = Path(__file__).with_name("greedy.json")

@@ -19,7 +19,7 @@ import httpx
 import psutil
 import yaml
 
-from server.versions import CPU_BUILD, installed
+from server.observe.versions import CPU_BUILD, installed
 from tests.gpu import nvml
 
 SMOL = "smollm2-135m-instruct"  # the built-in model: makes sense

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.text import load_tokenizer
+from server.text.tokenizer import load_tokenizer
 from tests.engine.conftest import Started
 from tests.engine.greedy import FILE, LEAD, NUM_TOKENS, PROMPTS, greedy
 from tests.engine.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.text import load_tokenizer
+from server.text.tokenizer import load_tokenizer
 from tests.engine.reference import Reference
 from tests.engine.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client
 

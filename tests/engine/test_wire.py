@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.engine import stats
+from server.config.settings import ModelSettings
+from server.contract.params import GenerationParams
 from server.engine.base import Job, TopLogprobs
-from server.engine.host import engine_config
-from server.engine.translate import FINISH_REASONS, core_request, engine_output
-from server.engine.wire import (
+from server.engine.vllm import stats
+from server.engine.vllm.host import engine_config
+from server.engine.vllm.translate import FINISH_REASONS, core_request, engine_output
+from server.engine.vllm.wire import (
     ABORT,
     ADD,
     DEAD,
@@ -26,8 +28,6 @@ from server.engine.wire import (
     encode,
 )
 from server.errors import InternalError, ServiceUnavailable
-from server.params import GenerationParams
-from server.settings import ModelSettings
 
 pytest.importorskip("vllm")
 pytestmark = [

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from server.builtin import builtin_path
+from server.weights.builtin import builtin_path
 from tests.engine.serving import SMOL, wait_for
 from tests.packaging.engine import START, SUITES, Buildah, Built, Container, storage, why_not
 

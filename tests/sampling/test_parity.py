@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sampling.reference import Transforms, probabilities
-from server.builtin import builtin_path, is_prepared
+from server.weights.builtin import builtin_path, is_prepared
 
 # Two cores need six minutes for the 50 prompts of docs/sampling.md, and about ten more for 50,000 draws.
 FULL = os.environ.get("VERBATIM_TEST_SCALE") == "full"

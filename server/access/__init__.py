@@ -1,0 +1,1 @@
+"""Who may ask, and how much: keys and limits. Nothing of HTTP beyond the Authorization header's text."""

@@ -1,0 +1,139 @@
+"""`verbatim complete`: one request to a running server, each field of the contract a flag.
+
+Text goes to stdout and everything else to stderr, so that the command can be piped. Nothing here is shared
+with the server: it is a client like any other, and works with the hosted endpoint as well.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from server.client.endpoint import ClientError, Endpoint, events
+from server.client.printer import Printer
+
+Text = typer.Option
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def complete(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The text to continue; - reads standard input.")
+    ] = None,
+    prompt_json: Annotated[
+        str | None,
+        Text(help="Instead: any prompt of the contract, such as '[504, 3575]' or '[\"a\", \"b\"]'."),
+    ] = None,
+    url: Annotated[
+        str, Text(envvar="VERBATIM_URL", help="The server, or a base URL with its path.")
+    ] = DEFAULT_URL,
+    api_key: Annotated[
+        str, Text(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False)
+    ] = "none",
+    model: Annotated[str | None, Text(help="Default: the server's first model.")] = None,
+    max_tokens: Annotated[int | None, Text(help="Tokens to generate.")] = None,
+    n: Annotated[int | None, Text("--n", help="Choices to return.")] = None,
+    best_of: Annotated[int | None, Text(help="Candidates to generate, of which the n best return.")] = None,
+    seed: Annotated[int | None, Text(help="Same seed, same text.")] = None,
+    temperature: Annotated[float | None, Text(help="0 to 2; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, Text(help="Above 0, to 1.")] = None,
+    top_k: Annotated[int | None, Text(help="1 to 128; 0 is off.")] = None,
+    min_p: Annotated[float | None, Text(help="0 to 1.")] = None,
+    frequency_penalty: Annotated[float | None, Text(help="-2 to 2.")] = None,
+    presence_penalty: Annotated[float | None, Text(help="-2 to 2.")] = None,
+    repetition_penalty: Annotated[float | None, Text(help="Above 0, to 2.")] = None,
+    stop: Annotated[list[str] | None, Text(help="A stop sequence; may be repeated.")] = None,
+    logit_bias: Annotated[str | None, Text(metavar="JSON", help="Such as '{\"50256\": -100}'.")] = None,
+    logprobs: Annotated[int | None, Text(help="0 to 5; shown as a table on standard error.")] = None,
+    echo: Annotated[bool | None, Text(help="The prompt before the completion.")] = None,
+    suffix: Annotated[str | None, Text(help="What follows the completion.")] = None,
+    user: Annotated[str | None, Text(help="For the server's request log.")] = None,
+    ignore_eos: Annotated[bool | None, Text(help="Go on after the end-of-text token.")] = None,
+    min_tokens: Annotated[int | None, Text(help="No end before so many tokens.")] = None,
+    stop_token_id: Annotated[list[int] | None, Text(help="A token that ends it; may be repeated.")] = None,
+    skip_special_tokens: Annotated[bool | None, Text(help="Leave special tokens out of the text.")] = None,
+    include_stop_str_in_output: Annotated[bool | None, Text(help="The stop sequence ends the text.")] = None,
+    truncate_prompt_tokens: Annotated[int | None, Text(help="Keep the prompt's last so many tokens.")] = None,
+    stream: Annotated[
+        bool | None, Text(help="Text as it comes; default, except with --json or best_of above n.")
+    ] = None,
+    stream_options: Annotated[
+        str | None, Text(metavar="JSON", help="Such as '{\"include_usage\": true}'.")
+    ] = None,
+    raw: Annotated[bool, Text("--json", help="Print the reply as it is.")] = False,
+) -> None:
+    """Send one request to a running server and print the completion.
+
+    Exit code 1 when the server answers with an error or not at all.
+    """
+    flags = dict(locals())  # every parameter by name, before anything else is defined
+    try:
+        body = request_body(flags)
+        send(Endpoint(url, api_key), body, raw)
+    except ClientError as error:
+        print(f"verbatim: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+# Flags that are no field, or have another name there.
+NO_FIELD = {"prompt", "prompt_json", "url", "api_key", "raw", "stream", "stop_token_id"}
+JSON_FIELDS = {"logit_bias", "stream_options"}
+
+
+def request_body(flags: dict[str, Any]) -> dict[str, Any]:
+    """The request that the flags describe; what was not given is left to the server."""
+    body: dict[str, Any] = {"model": flags["model"], "prompt": _prompt(flags["prompt"], flags["prompt_json"])}
+    for name, value in flags.items():
+        if name not in NO_FIELD and value is not None and value != []:
+            body[name] = _json(name, value) if name in JSON_FIELDS else value
+    if flags["stop_token_id"]:
+        body["stop_token_ids"] = flags["stop_token_id"]
+    ranked = (flags["best_of"] or 1) > (flags["n"] or 1)
+    stream = flags["stream"]
+    body["stream"] = not (flags["raw"] or ranked) if stream is None else stream
+    return body
+
+
+def _prompt(text: str | None, as_json: str | None) -> Any:
+    if (text is None) == (as_json is None):
+        raise ClientError("give a prompt, or --prompt-json instead of it")
+    if as_json is not None:
+        return _json("prompt_json", as_json)
+    return sys.stdin.read() if text == "-" else text
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ClientError(f"--{name.replace('_', '-')} is not valid JSON: {error}") from None
+
+
+def send(endpoint: Endpoint, body: dict[str, Any], raw: bool) -> None:
+    body["model"] = body["model"] or endpoint.first_model()
+    with endpoint.open("POST", "/completions", body) as response:
+        if raw:
+            _copy(response)
+        elif body["stream"]:
+            printer = Printer(sys.stdout, sys.stderr)
+            for event in events(response):
+                printer.add(event)
+            printer.finish()
+        else:
+            printer = Printer(sys.stdout, sys.stderr)
+            printer.add(endpoint.read_json(response))
+            printer.finish()
+
+
+def _copy(response: http.client.HTTPResponse) -> None:
+    """Line by line as they come, which for a reply that is not streamed is all at once."""
+    line = b""
+    for line in iter(response.readline, b""):
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    if not line.endswith(b"\n"):
+        sys.stdout.buffer.write(b"\n")

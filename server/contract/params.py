@@ -1,0 +1,196 @@
+"""(request, model) -> GenerationParams: the one place where a default is resolved.
+
+Precedence: request > model (models.yaml) > contract. After this a value is never None where a neutral value
+exists, and nobody checks it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from server.config.settings import ModelSettings
+from server.contract.request import CompletionRequest, shown
+from server.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """What every candidate of a request shares. Neutral: penalties 0 and 1, top_p 1, top_k 0, min_p 0."""
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    n: int = 1
+    best_of: int = 1
+    give_up: bool = True  # end candidates that cannot be among the n best any more
+    seed: int | None = None  # None: drawn by the engine
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    num_logprobs: int | None = None  # None: not asked; 0: the sampled token's own
+    echo: bool = False
+    stop: tuple[str, ...] = ()
+    include_stop: bool = True
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None  # -1: to what fits
+
+
+@dataclass(frozen=True, slots=True)
+class StreamParams:
+    """How the reply travels. include_usage None: the usage rides on the last chunk that has a choice."""
+
+    stream: bool = False
+    include_usage: bool | None = None
+    continuous_usage: bool = False
+
+
+def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -> GenerationParams:
+    """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge."""
+    if request.model_extra:
+        _unknown_fields(list(request.model_extra), strict=model.strict_fields)
+    defaults, limits = model.defaults, model.limits
+    n = _bounded("n", _first(request.n, 1), limits.n)
+    best_of = n if request.best_of is None else _bounded("best_of", request.best_of, limits.best_of)
+    if best_of < n:
+        raise InvalidRequest(
+            f"best_of (current value: {best_of}) must be between n ({n}) and {limits.best_of}", "best_of"
+        )
+    if best_of > n and request.stream:
+        raise InvalidRequest(
+            f"best_of (current value: {best_of}) must be n ({n}) in a stream: ranking waits for every end",
+            "best_of",
+        )
+    max_tokens = _first(request.max_tokens, defaults.max_tokens)
+    min_tokens = _first(request.min_tokens, 0)
+    if min_tokens > max_tokens:
+        raise InvalidRequest(
+            f"min_tokens (current value: {min_tokens}) must be between 0 and max_tokens ({max_tokens})",
+            "min_tokens",
+        )
+    if request.suffix and model.suffix_template is None:
+        raise InvalidRequest(
+            f"suffix (current value: {shown(request.suffix)}) must be empty: model {model.id} has no "
+            "fill-in-the-middle template",
+            "suffix",
+        )
+    return GenerationParams(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        n=n,
+        best_of=best_of,
+        give_up=model.best_of.give_up,
+        seed=request.seed,
+        temperature=_first(request.temperature, defaults.temperature),
+        top_p=_first(request.top_p, defaults.top_p),
+        top_k=max(0, _first(request.top_k, defaults.top_k)),
+        min_p=_first(request.min_p, defaults.min_p),
+        frequency_penalty=_first(request.frequency_penalty, defaults.frequency_penalty),
+        presence_penalty=_first(request.presence_penalty, defaults.presence_penalty),
+        repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty),
+        logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
+        num_logprobs=request.logprobs,
+        echo=bool(request.echo),
+        stop=_stops(request.stop, limits.stop),
+        include_stop=_first(request.include_stop_str_in_output, model.include_stop_text),
+        stop_token_ids=_stop_token_ids(request.stop_token_ids or [], vocab_size),
+        ignore_eos=bool(request.ignore_eos),
+        skip_special_tokens=_first(request.skip_special_tokens, True),
+        truncate_prompt_tokens=_truncation(request.truncate_prompt_tokens),
+    )
+
+
+def resolve_stream(request: CompletionRequest) -> StreamParams:
+    """How the reply travels. Raises InvalidRequest for stream_options without stream."""
+    options = request.stream_options
+    if options is None:
+        return StreamParams(stream=bool(request.stream))
+    if not request.stream:
+        raise InvalidRequest("stream_options must be null unless stream is true", "stream_options")
+    return StreamParams(
+        True, options.include_usage, bool(options.include_usage and options.continuous_usage_stats)
+    )
+
+
+def candidate_seed(seed: int | None, prompt_index: int, candidate_index: int) -> int | None:
+    """The seed of one candidate: 62 bits of a hash, so that no two candidates share a stream of draws.
+
+    seed + i would not do: seed 42's second candidate would be seed 43's first.
+    """
+    if seed is None:
+        return None
+    text = f"{seed}/{prompt_index}/{candidate_index}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 2
+
+
+def _first(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
+def _bounded(name: str, value: int, limit: int) -> int:
+    if value > limit:
+        raise InvalidRequest(f"{name} (current value: {value}) must be between 1 and {limit}", name)
+    return value
+
+
+def _stops(stop: str | list[str] | None, limit: int) -> tuple[str, ...]:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if len(stops) > limit:
+        raise InvalidRequest(
+            f"stop (current value: {shown(stop)}) must have at most {limit} sequences", "stop"
+        )
+    if "" in stops:
+        raise InvalidRequest(f"stop (current value: {shown(stop)}) must not contain an empty string", "stop")
+    return tuple(stops)
+
+
+def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
+    for key in bias:
+        if not DECIMAL.fullmatch(key) or int(key) >= vocab_size:
+            raise InvalidRequest(
+                f"logit_bias (current key: {shown(key)}) must have token ids between 0 and {vocab_size - 1} "
+                "as keys, written as decimal strings",
+                "logit_bias",
+            )
+    return {int(key): value for key, value in bias.items()}
+
+
+def _stop_token_ids(ids: list[int], vocab_size: int) -> tuple[int, ...]:
+    for token_id in ids:
+        if token_id >= vocab_size:
+            raise InvalidRequest(
+                f"stop_token_ids (current value: {token_id}) must be between 0 and {vocab_size - 1}",
+                "stop_token_ids",
+            )
+    return tuple(dict.fromkeys(ids))
+
+
+def _truncation(value: int | None) -> int | None:
+    if value == 0:
+        raise InvalidRequest(
+            "truncate_prompt_tokens (current value: 0) must be 1 or more, or -1 for what fits",
+            "truncate_prompt_tokens",
+        )
+    return value
+
+
+def _unknown_fields(names: list[str], *, strict: bool) -> None:
+    if strict:
+        raise InvalidRequest(
+            f"{names[0]} is not a field of this endpoint, and this model's strict_fields is on", names[0]
+        )
+    log.debug("ignored unknown fields: %s", ", ".join(names))

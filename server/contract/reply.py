@@ -1,0 +1,76 @@
+"""The shapes of what goes out, for the description in /openapi.json. The bytes are made in http/sse.py."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LogprobsOut(_Out):
+    tokens: list[str] = Field(description="a token that is not whole UTF-8 by itself is written bytes:\\xNN…")
+    token_logprobs: list[float | None] = Field(
+        description="natural logarithms; null for the first token of a prompt"
+    )
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int] = Field(description="characters of the returned text")
+
+
+class ChoiceOut(_Out):
+    index: int = Field(description="prompt number × n + rank")
+    text: str
+    logprobs: LogprobsOut | None
+    finish_reason: Literal["stop", "length"]
+
+
+class UsageOut(_Out):
+    prompt_tokens: int
+    completion_tokens: int = Field(description="of every candidate, returned or not")
+    total_tokens: int
+
+
+class Completion(_Out):
+    id: str = Field(pattern="^[0-9a-f]{32}$")
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[ChoiceOut]
+    usage: UsageOut
+
+
+class Model(_Out):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    title: str
+    description: str
+    context_size: int
+    input_token_price_per_m: int
+    output_token_price_per_m: int
+
+
+class ModelList(_Out):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class NestedError(_Out):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(_Out):
+    code: int = Field(description="the HTTP status")
+    reason: str
+    message: str
+    metadata: dict[str, str]
+    error: NestedError | None = Field(
+        None, description="for SDKs that read only this; left out with error_format: flat"
+    )

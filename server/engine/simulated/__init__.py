@@ -1,0 +1,1 @@
+"""An engine that makes tokens up, by the same protocol as the real one."""

@@ -1,0 +1,67 @@
+"""An engine that another process of this server runs, as a worker has it (server/process/worker.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from server.engine.base import Job, Phase, Report, Sink, Status
+from server.engine.vllm.client import EngineClient
+from server.engine.vllm.link import Link
+from server.engine.vllm.stats import EngineStats
+
+
+class Feed:
+    """What a worker is told of an engine: how far it is, and that it has stopped."""
+
+    def __init__(self) -> None:
+        self.status = Status(Phase.WAITING)
+        self.life = 0  # how often it has stopped
+        self._changed = asyncio.Event()
+
+    def tell(self, status: Status) -> None:
+        if self.status.ready and not status.ready:
+            self.life += 1
+        self.status = status
+        self._changed.set()
+
+    async def change(self) -> None:
+        """Return when something has been told since the last time."""
+        await self._changed.wait()
+        self._changed.clear()
+
+
+class AttachedEngine:
+    """folder: of this worker's sockets, which the engine has been told. number: as EngineClient's."""
+
+    def __init__(self, feed: Feed, folder: Path, number: int, stats: EngineStats) -> None:
+        self._feed = feed
+        self._client = EngineClient(Link(folder), stats, number)
+        self._life = 0
+
+    @property
+    def num_running(self) -> int:
+        return self._client.num_running
+
+    async def start(self, report: Report) -> None:
+        while not self._feed.status.ready:
+            report(self._feed.status)
+            await self._feed.change()
+        self._life = self._feed.life
+        await self._client.link.reached()
+        self._client.listen(lambda: None)  # the process that runs it hears that too, and tells the feed
+        report(Status(Phase.READY))
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        self._client.submit(job, sink)
+
+    def abort(self, job_id: str) -> None:
+        self._client.abort(job_id)
+
+    async def died(self) -> str:
+        while self._feed.life == self._life:
+            await self._feed.change()
+        return "the engine has stopped"
+
+    async def close(self) -> None:
+        self._client.close()

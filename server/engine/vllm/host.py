@@ -1,0 +1,167 @@
+"""The engine's process, and the only one that imports vLLM: python -m server.engine.vllm.host
+
+Standard input has its order, one line of JSON. Standard output says how far it is and what has gone wrong, a
+line of JSON each; what vLLM prints goes to standard error. Requests and outputs travel over the sockets that
+the order names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import zmq
+
+from server.config.settings import ModelSettings
+from server.config.yamlfile import nearest
+from server.engine.vllm.processes import THREADS, News, Order, follow_server
+from server.errors import ConfigurationError
+from server.observe.versions import CPU_BUILD, installed
+
+NUMA = "libnuma.so.1"
+
+# Engine arguments by which a user says how the model is spread over processes.
+PARALLEL = {"distributed_executor_backend", "data_parallel_size"}
+
+
+def main() -> None:
+    say = _own_standard_output()
+    line = sys.stdin.readline()
+    if not line:  # the server has gone
+        return
+    follow_server()
+    order = Order.model_validate_json(line)
+    try:
+        check_libraries()
+        from vllm.v1.engine.core import EngineCoreProc
+
+        say(News(loading=True))
+        config, executor = engine_config(order.model, order.context_size)
+        say(News(runner="V2" if config.use_v2_model_runner else "V1"))
+        threading.Thread(target=_answer_handshake, args=(order,), daemon=True).start()
+        with contextlib.suppress(SystemExit):  # vLLM's way to end
+            EngineCoreProc.run_engine_core(
+                vllm_config=config,
+                executor_class=executor,
+                log_stats=True,
+                handshake_address=order.handshake,
+                local_client=True,
+            )
+    except ConfigurationError as error:
+        say(News(error=error.message, is_final=True))
+        sys.exit(2)
+    except Exception as error:
+        say(News(error=f"{type(error).__name__}: {error}"))
+        raise
+
+
+def check_libraries() -> None:
+    """Raises ConfigurationError where the system lacks what vLLM's CPU build loads, of which vLLM says
+    nothing."""
+    if not installed(CPU_BUILD):
+        return
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        raise ConfigurationError(
+            f"vLLM's CPU build needs {NUMA}, which this system lacks. Install it from the system's own"
+            " packages (Debian and Ubuntu: libnuma1; RHEL: numactl-libs)."
+        ) from None
+
+
+def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]:
+    """vLLM's configuration and the class of its executor.
+
+    Raises ConfigurationError for an engine argument that vLLM does not know, or refuses.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.executor import Executor
+
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    for name in settings.engine_args:
+        if name not in known:
+            raise ConfigurationError(
+                f'model {settings.id}: engine_args has "{name}", which is not an engine argument of vLLM'
+                f"{nearest(name, known)}"
+            )
+    arguments = engine_arguments(settings, context_size, on_cpu=current_platform.is_cpu())
+    try:
+        # vLLM's defaults depend on who asks: without a context a step has 2048 tokens, on any GPU.
+        config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"model {settings.id}: vLLM refuses the engine arguments: {error}"
+        ) from error
+    if config.parallel_config.data_parallel_size > 1:
+        raise ConfigurationError(
+            f"model {settings.id}: data_parallel_size must be 1 here, an engine is not several; use"
+            " tensor_parallel_size, or several servers with a load balancer in front."
+        )
+    runner = "runner_v2" if config.use_v2_model_runner else "runner_v1"
+    config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
+    return config, Executor.get_class(config)
+
+
+def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool) -> dict[str, Any]:
+    """What vLLM's AsyncEngineArgs are made with."""
+    arguments: dict[str, Any] = {
+        "model": str(settings.directory),
+        "served_model_name": settings.id,
+        "skip_tokenizer_init": True,  # text is ours
+        "dtype": settings.dtype,
+        # One more than ours: vLLM always generates, and a request that only scores a prompt may fill the
+        # context.
+        "max_model_len": context_size + 1,
+        "max_num_seqs": settings.max_num_seqs,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "quantization": settings.quantization,
+        "load_format": "safetensors",
+        "enable_log_requests": False,
+    }
+    if on_cpu:
+        # Compiling takes 45 s and gains a tenth (engine-facts); reserving memory by share would take the
+        # whole machine's.
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
+    if on_cpu and THREADS in os.environ and not settings.engine_args.keys() & PARALLEL:
+        # vLLM would have the model in a further process, so that its threads can be set up; here they are
+        # already (processes.py). A start takes half the time without it.
+        arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    return arguments | settings.engine_args
+
+
+def _own_standard_output() -> Callable[[News], None]:
+    """The way to say something, on what was standard output; which is standard error from now on."""
+    news = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(what: News) -> None:
+        news.write(what.model_dump_json() + "\n")
+        news.flush()
+
+    return say
+
+
+def _answer_handshake(order: Order) -> None:
+    """vLLM's engine asks its client for the addresses, and tells it when it is ready; here, this process."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.bind(order.handshake)
+        engine, _ = socket.recv_multipart()
+        addresses = {"inputs": order.inputs, "outputs": order.outputs}
+        answer = msgspec.msgpack.encode({"addresses": addresses, "parallel_config": {}})
+        socket.send_multipart([engine, answer])
+        socket.recv_multipart()  # READY
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The way to an engine: two sockets in a folder that is this user's alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+
+from server.engine.vllm.wire import ABORT, ADD, DEAD, CoreOutputs, CoreRequest, decode, encode
+
+ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
+POLL_S = 0.02
+SEND_TOGETHER = 16  # more would let the engine wait for the first of them
+
+
+class Link:
+    """folder: where the sockets are; without, one of its own, which ends with it."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._own_folder = None if folder else tempfile.TemporaryDirectory(prefix="verbatim-")
+        self.folder = folder or Path(self._own_folder.name)  # type: ignore[union-attr]  # one of them is there
+        self._context = zmq.Context()
+        self._inputs = self._socket(zmq.ROUTER, inputs_of(self.folder))
+        self._outputs = self._socket(zmq.PULL, outputs_of(self.folder))
+        self._engine = b""  # the name that the engine has given itself
+        self._unsent: list[tuple[bytes, bytes]] = []
+        self._loop = asyncio.get_running_loop()
+
+    async def connected(self) -> None:
+        """Return when the engine has started and can be sent to."""
+        arrived = self._loop.create_future()
+
+        def read() -> None:
+            with contextlib.suppress(zmq.Again):
+                self._engine, _ = self._inputs.recv_multipart(zmq.NOBLOCK)
+                if not arrived.done():
+                    arrived.set_result(None)
+
+        self._loop.add_reader(self._inputs.FD, read)
+        read()
+        try:
+            await arrived
+        finally:
+            self._loop.remove_reader(self._inputs.FD)
+
+    async def reached(self) -> None:
+        """Return when an engine can be sent to that has started, and has perhaps said so to another process
+        that was here before."""
+        self._engine = ENGINE
+        self._inputs.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or what cannot be sent is dropped
+        while True:
+            try:
+                self._inputs.send_multipart((ENGINE, ABORT, encode([])), zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                await asyncio.sleep(POLL_S)
+            else:
+                break
+        self._inputs.setsockopt(zmq.ROUTER_MANDATORY, 0)
+
+    def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
+        """Hand over what steps bring, from within the event loop's reading of it: of one step, or of several
+        where the engine is faster than this process.
+
+        dead: called when the engine says that it has failed.
+        """
+
+        def read() -> None:
+            steps = []
+            # The descriptor tells of a change, not of a state: all there is has to be read.
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    frames = self._outputs.recv_multipart(zmq.NOBLOCK)
+                    if frames[0] == DEAD:
+                        dead()
+                    else:
+                        steps.append(decode(frames))
+            if steps:
+                take(steps)
+
+        self._loop.add_reader(self._outputs.FD, read)
+        read()
+
+    def add(self, request: CoreRequest) -> None:
+        """Begin a request.
+
+        Those that come at once are sent a few together: each time the transport's thread is woken costs as
+        much as a whole message.
+        """
+        self._send(ADD, encode(request))
+
+    def abort(self, request_ids: list[str]) -> None:
+        """Unknown ids are ignored."""
+        self._send(ABORT, encode(request_ids))
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        for socket in (self._inputs, self._outputs):
+            if not socket.closed:
+                self._loop.remove_reader(socket.FD)
+                socket.close(linger=0)
+        self._context.term()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+
+    def _send(self, kind: bytes, payload: bytes) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._send_all)
+        self._unsent.append((kind, payload))
+        if len(self._unsent) >= SEND_TOGETHER:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._inputs.closed:
+            return
+        for kind, payload in unsent:
+            self._inputs.send_multipart((self._engine, kind, payload), zmq.NOBLOCK)
+
+    def _socket(self, kind: int, address: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.sndhwm = socket.rcvhwm = 0  # nothing is ever dropped, or waited for
+        socket.bind(address)
+        return socket
+
+
+def inputs_of(folder: Path) -> str:
+    """The address of a link's socket for requests."""
+    return f"ipc://{folder / 'in'}"
+
+
+def outputs_of(folder: Path) -> str:
+    """The address of a link's socket for what comes of them."""
+    return f"ipc://{folder / 'out'}"
+
+
+def handshake_of(folder: Path) -> str:
+    """The address where the engine's own process answers it."""
+    return f"ipc://{folder / 'handshake'}"

@@ -1,0 +1,180 @@
+"""The engine's process as the server sees it: how it is started, what it is told and says, and its end.
+
+No engine process outlives its server, however the server ends: after a kill -9 of the server, vLLM's would
+keep their memory for ever. So each of them runs `follow_server`, as a plugin of vLLM's (an entry point in
+pyproject.toml).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel
+
+from server.config.settings import ModelSettings
+from server.observe.versions import CPU_BUILD, installed
+
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
+SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
+THREADS = "OMP_NUM_THREADS"
+SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
+
+# Set before vllm is imported: nothing asks the network for anything.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_USE_MODELSCOPE": "0",
+    # Our context length is vLLM's less one, see host.py.
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+    # A broken model's request fails instead of getting noise.
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
+}
+
+# Noise of vLLM's processes, for a log that is read: progress bars, warnings of libraries to their callers. A
+# line of vLLM's own log, a hundred at a start, is for those who ask for debugging.
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+class Order(BaseModel):
+    """What an engine process is told. context_size: most tokens of prompt and completion together. inputs,
+    outputs: addresses of sockets, one of each for every client. handshake: an address too."""
+
+    model: ModelSettings
+    context_size: int
+    inputs: list[str]
+    outputs: list[str]
+    handshake: str
+
+
+class News(BaseModel):
+    """What an engine process says. loading: it has imported vLLM. runner: which of vLLM's model runners it
+    takes. is_final: no other try would help, and the error says what to change."""
+
+    loading: bool = False
+    runner: str = ""
+    error: str = ""
+    is_final: bool = False
+
+
+class EngineProcess:
+    """One engine's process, and whatever it starts itself."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, order: Order) -> AsyncIterator[News]:
+        """Start it. Gives what it says until it ends."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "server.engine.vllm.host"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment(os.environ, order.model),
+        )
+        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
+        process.stdin.write(order.model_dump_json().encode() + b"\n")
+        async for line in process.stdout:
+            yield News.model_validate_json(line)
+
+    async def ended(self) -> str:
+        """Return when it has ended, with a word on how."""
+        assert self._process is not None, "started"
+        code = await self._process.wait()
+        return f"the engine process ended, {f'by signal {-code}' if code < 0 else f'with exit code {code}'}"
+
+    async def stop(self, patience_s: float) -> None:
+        """End it, and all that it has started: of itself within that time, or else by force."""
+        if self._process is None:
+            return
+        processes = with_descendants([self._process.pid])
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), patience_s)
+        kill(processes)
+        await self._process.wait()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            kill(with_descendants([self._process.pid]))
+
+
+def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, str]:
+    """What an engine process finds in its environment. What a user has set in the server's stays."""
+    quiet = {} if logging.getLogger().isEnabledFor(logging.DEBUG) else QUIET
+    on_cpu = _on_cpu(model) if installed(CPU_BUILD) else {}
+    chosen = {**OFFLINE, **quiet, **on_cpu, **server, SERVER_PID: str(os.getpid())}
+    chosen.pop(SHARED_METRICS, None)  # ours, not vLLM's
+    if model.devices:
+        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, model.devices))
+    return chosen
+
+
+def _on_cpu(model: ModelSettings) -> dict[str, str]:
+    chosen = {}
+    if model.engine_args.get("enforce_eager", True) and "compilation_config" not in model.engine_args:
+        # One small function of vLLM's is compiled even so, 2 s for a gain that cannot be measured.
+        chosen["TORCH_COMPILE_DISABLE"] = "1"
+    if len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) <= 1:
+        # One thread a core, because they wait for each other in each layer; and for a short time only, so
+        # that what else wants a core gets it. On a machine with several memory nodes vLLM places its threads
+        # itself.
+        cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+        chosen |= {THREADS: str(cores), SPIN: "1000"}
+    return chosen
+
+
+def follow_server() -> None:
+    """Plugin of vLLM's: end this process when the server has ended."""
+    server = int(os.environ.get(SERVER_PID, "0"))
+    if server == 0:
+        return
+    try:
+        server_fd = os.pidfd_open(server)
+    except OSError:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return
+    threading.Thread(target=_end_with, args=(server_fd,), name="follow-server", daemon=True).start()
+
+
+def _end_with(server_fd: int) -> None:
+    select.select([server_fd], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def with_descendants(pids: Iterable[int]) -> list[psutil.Process]:
+    """These processes and all that they started. Those that have ended are passed over."""
+    found: list[psutil.Process] = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]
+    return found
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """End processes at once; psutil knows a process from a later one that got its number."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -1,0 +1,100 @@
+"""The jobs that vLLM's engine works on, and the handing out of what its steps bring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from server.engine.base import EngineOutput, Job, Sink, stopped
+from server.engine.vllm.stats import EngineStats, RequestStats
+from server.engine.vllm.translate import engine_output
+from server.engine.vllm.wire import CoreOutput, CoreOutputs
+from server.errors import RequestFailure
+
+
+@dataclass(slots=True)
+class Running:
+    """A job. is_quiet: its next output, unless it is the last, is but tokens. held: tokens that are handed
+    out with later ones."""
+
+    job: Job
+    sink: Sink
+    stats: RequestStats
+    is_quiet: bool = False
+    held: list[int] = field(default_factory=list)
+
+
+class RunningJobs:
+    """abort: called with the id of a job that the engine has to be told to give up. strangers: called with
+    the ids of jobs that the engine works on for nobody here."""
+
+    def __init__(
+        self,
+        stats: EngineStats,
+        abort: Callable[[str], None],
+        strangers: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        self._strangers = strangers
+        self._stats = stats
+        self._abort = abort
+        self._running: dict[str, Running] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._running
+
+    def add(self, job: Job, sink: Sink) -> None:
+        self._running[job.id] = Running(job, sink, RequestStats(len(job.prompt_ids)))
+
+    def discard(self, job_id: str) -> bool:
+        """Hand nothing more out to it. Returns whether it was there."""
+        return self._running.pop(job_id, None) is not None
+
+    def take(self, steps: list[CoreOutputs]) -> None:
+        """Hand out what has come, all of it in one pass; of several steps, a job's tokens together."""
+        behind: dict[str, Running] | None = {} if len(steps) > 1 else None
+        strangers: dict[str, None] = {}
+        for outputs in steps:
+            num_tokens = 0
+            for output in outputs.outputs:
+                running = self._running.get(output.request_id)
+                if running is None:
+                    if output.finish_reason is None:
+                        strangers[output.request_id] = None
+                    continue
+                num_tokens += len(output.new_token_ids)
+                running.stats.num_tokens += len(output.new_token_ids)
+                if not (running.is_quiet and output.is_quiet):  # as by far the most are
+                    self._hand_out(running, output, outputs.timestamp)
+                elif behind is None:
+                    running.sink(EngineOutput(output.new_token_ids))
+                else:
+                    running.held += output.new_token_ids
+                    behind[output.request_id] = running
+            self._stats.record(outputs, num_tokens)
+        if strangers and self._strangers is not None:
+            self._strangers(list(strangers))
+        for running in (behind or {}).values():
+            if running.held and running.job.id in self._running:
+                held, running.held = running.held, []
+                running.sink(EngineOutput(held))
+
+    def fail(self) -> None:
+        """The engine has stopped: so have they all."""
+        running, self._running = self._running, {}
+        for one in running.values():
+            one.sink(stopped())
+
+    def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
+        output.new_token_ids[:0], running.held = running.held, []
+        self._stats.note(running.stats, output, timestamp)
+        running.is_quiet = running.job.num_logprobs is None
+        if output.finish_reason is not None:
+            del self._running[output.request_id]
+        try:
+            running.sink(engine_output(running.job, output))
+        except RequestFailure as failure:
+            self._abort(output.request_id)
+            running.sink(failure)

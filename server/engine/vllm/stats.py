@@ -1,0 +1,172 @@
+"""What an engine does, as Prometheus metrics under vLLM's own names, so that dashboards made for vLLM work.
+
+Recorded once a step and once a request. What would be recorded for each token is left out:
+vllm:inter_token_latency_seconds; how far apart a request's tokens were is in
+vllm:request_time_per_output_token_seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from server.engine.vllm.wire import CoreOutput, CoreOutputs
+
+LABELS = ("model_name", "engine")
+ENGINE = "0"  # vLLM's number of an engine: there is one for each model here
+QUEUED, SCHEDULED, PREEMPTED = 1, 2, 3  # vLLM's EngineCoreEventType
+REASONS = ("stop", "length", "abort", "error", "repetition")  # vLLM's FinishReason
+
+# vLLM's buckets, v1/metrics/buckets.py.
+FIRST_TOKEN_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+TOKEN_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+REQUEST_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+REQUEST_TOKENS = tuple(mantissa * 10**k for k in range(6) for mantissa in (1, 2, 5))
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(slots=True)
+class RequestStats:
+    """One request as the metrics see it. Times of time.monotonic, seconds; 0: not yet."""
+
+    num_prompt_tokens: int
+    num_tokens: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+    queued: float = 0.0
+    scheduled: float = 0.0
+    first_token: float = 0.0
+
+
+class EngineMetrics:
+    """The families, in a registry; each model's engines have their own labels in them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def family(kind: Any, name: str, text: str, *more_labels: str, **options: Any) -> Any:
+            if kind is Gauge:  # of several processes, the engine tells one at a time
+                options["multiprocess_mode"] = "livemostrecent"
+            return kind(f"vllm:{name}", text, (*LABELS, *more_labels), registry=registry, **options)
+
+        def seconds(name: str, text: str) -> Any:
+            return family(Histogram, f"{name}_seconds", text, buckets=REQUEST_S)
+
+        self.running = family(Gauge, "num_requests_running", "Requests in the model's batches")
+        self.waiting = family(Gauge, "num_requests_waiting", "Requests that wait to be processed")
+        self.kv_usage = family(Gauge, "kv_cache_usage_perc", "KV cache in use; 1 is all of it")
+        self.queries = family(Counter, "prefix_cache_queries", "Tokens looked up in the prefix cache")
+        self.hits = family(Counter, "prefix_cache_hits", "Tokens found in the prefix cache")
+        self.preemptions = family(Counter, "num_preemptions", "Requests put off for lack of KV cache")
+        self.prompt_tokens = family(Counter, "prompt_tokens", "Tokens of prompts processed")
+        self.tokens = family(Counter, "generation_tokens", "Tokens generated")
+        self.ended = family(Counter, "request_success", "Requests that ended well", "finished_reason")
+        self.step_tokens = family(Histogram, "iteration_tokens_total", "Of a step", buckets=STEP_TOKENS)
+        self.first_s = family(
+            Histogram, "time_to_first_token_seconds", "To a request's first token", buckets=FIRST_TOKEN_S
+        )
+        self.token_s = family(
+            Histogram,
+            "request_time_per_output_token_seconds",
+            "Between a request's tokens, on average",
+            buckets=TOKEN_S,
+        )
+        self.request_s = seconds("e2e_request_latency", "Of a request, from its arrival to its last token")
+        self.queue_s = seconds("request_queue_time", "Of a request, until it was scheduled")
+        self.prefill_s = seconds("request_prefill_time", "Of a request, from scheduled to its first token")
+        self.decode_s = seconds("request_decode_time", "Of a request, from its first token to its last")
+        self.inference_s = seconds("request_inference_time", "Of a request, from scheduled to its last token")
+        self.request_prompt = family(
+            Histogram, "request_prompt_tokens", "Of a request's prompt", buckets=REQUEST_TOKENS
+        )
+        self.request_tokens = family(
+            Histogram, "request_generation_tokens", "Generated for a request", buckets=REQUEST_TOKENS
+        )
+
+    def of(self, model: str) -> EngineStats:
+        return EngineStats(self, model)
+
+
+class EngineStats:
+    """The metrics of one model's engines, one after another."""
+
+    def __init__(self, metrics: EngineMetrics, model: str) -> None:
+        labels = (model, ENGINE)
+        self._running, self._waiting = metrics.running.labels(*labels), metrics.waiting.labels(*labels)
+        self._kv_usage = metrics.kv_usage.labels(*labels)
+        self._queries, self._hits = metrics.queries.labels(*labels), metrics.hits.labels(*labels)
+        self._preemptions = metrics.preemptions.labels(*labels)
+        self._prompt_tokens, self._tokens = (
+            metrics.prompt_tokens.labels(*labels),
+            metrics.tokens.labels(*labels),
+        )
+        self._ended = [metrics.ended.labels(*labels, reason) for reason in REASONS]
+        self._step_tokens = metrics.step_tokens.labels(*labels)
+        self._first_s, self._token_s = metrics.first_s.labels(*labels), metrics.token_s.labels(*labels)
+        self._request_s, self._queue_s = metrics.request_s.labels(*labels), metrics.queue_s.labels(*labels)
+        self._prefill_s, self._decode_s = metrics.prefill_s.labels(*labels), metrics.decode_s.labels(*labels)
+        self._inference_s = metrics.inference_s.labels(*labels)
+        self._request_prompt = metrics.request_prompt.labels(*labels)
+        self._request_tokens = metrics.request_tokens.labels(*labels)
+
+    def note(self, request: RequestStats, output: CoreOutput, timestamp: float) -> None:
+        """An output that is more than one of many: a request's first, its last, or one with events.
+
+        timestamp: the engine's, of time.monotonic.
+        """
+        for event in output.events or ():
+            if event["type"] == QUEUED:
+                request.queued = event["timestamp"]
+            elif event["type"] == SCHEDULED:
+                request.scheduled = request.scheduled or event["timestamp"]  # not when it is resumed
+            elif event["type"] == PREEMPTED:
+                self._preemptions.inc()
+        if not request.first_token:
+            request.first_token = timestamp
+            self._first_s.observe(time.monotonic() - request.arrived)
+            self._prompt_tokens.inc(request.num_prompt_tokens)
+        if output.finish_reason is not None:
+            self._finish(request, output.finish_reason, timestamp)
+
+    def record(self, outputs: CoreOutputs, num_tokens: int) -> None:
+        """The end of a step that generated so many tokens."""
+        if num_tokens:
+            self._tokens.inc(num_tokens)
+            self._step_tokens.observe(num_tokens)
+        stats = outputs.scheduler_stats
+        if stats is not None:
+            self._running.set(stats["num_running_reqs"])
+            self._waiting.set(stats["num_waiting_reqs"] + stats["num_skipped_waiting_reqs"])
+            self._kv_usage.set(stats["kv_cache_usage"])
+            cache = stats["prefix_cache_stats"]
+            if cache["queries"]:
+                self._queries.inc(cache["queries"])
+                self._hits.inc(cache["hits"])
+
+    def stopped(self) -> None:
+        """The engine has ended: nothing runs there any more."""
+        for gauge in (self._running, self._waiting, self._kv_usage):
+            gauge.set(0)
+
+    def _finish(self, request: RequestStats, reason: int, last: float) -> None:
+        self._ended[reason].inc()
+        self._request_prompt.observe(request.num_prompt_tokens)
+        self._request_tokens.observe(request.num_tokens)
+        decode_s = last - request.first_token
+        if request.num_tokens > 1:
+            self._token_s.observe(decode_s / (request.num_tokens - 1))
+        self._request_s.observe(time.monotonic() - request.arrived)
+        self._decode_s.observe(decode_s)
+        if request.scheduled:
+            self._queue_s.observe(request.scheduled - request.queued)
+            self._prefill_s.observe(request.first_token - request.scheduled)
+            self._inference_s.observe(last - request.scheduled)

@@ -1,0 +1,89 @@
+"""Our jobs and outputs in vLLM's terms and back. The seam that a new version of vLLM is most likely to
+move."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from server.contract.params import GenerationParams
+from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
+from server.engine.vllm.wire import CoreOutput, CoreParams, CoreRequest
+from server.errors import InternalError, ServiceUnavailable
+
+log = logging.getLogger(__name__)
+
+NEUTRAL = GenerationParams()
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
+
+
+def core_request(job: Job, client: int = 0) -> CoreRequest:
+    """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
+    params = job.params
+    eos = () if params.ignore_eos else job.eos_ids
+    asked = CoreParams(
+        max_tokens=job.max_tokens,
+        min_tokens=min(params.min_tokens, job.max_tokens),
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        # The penalties, the bias and min_p are ours (sampling/); vLLM's own stay neutral, or they would act
+        # twice.
+        extra_args=sampling_args(params),
+        seed=job.seed,
+        stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),
+        ignore_eos=params.ignore_eos,
+        logprobs=job.num_logprobs,
+        prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
+        detokenize=False,
+    )
+    return CoreRequest(job.id, job.prompt_ids, None, asked, None, time.time(), client_index=client)
+
+
+def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
+    """What a step brought for a job. Raises a RequestFailure where the engine has ended it otherwise than
+    well."""
+    if output.num_nans_in_logits:
+        log.error(
+            "request %s: %d of the logits are NaN; the model may be damaged, or its dtype too small",
+            job.request_id,
+            output.num_nans_in_logits,
+        )
+        raise InternalError(job.request_id)
+    reason = output.finish_reason
+    if reason is not None and reason >= len(FINISH_REASONS):
+        raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)
+    return EngineOutput(
+        output.new_token_ids,
+        _narrowed(output.new_logprobs, job),
+        _narrowed(output.new_prompt_logprobs_tensors, job),
+        None if reason is None else FINISH_REASONS[reason],
+    )
+
+
+def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
+    """A step's values are as wide as its widest request's."""
+    if top is None or job.num_logprobs is None:
+        return None
+    width = 1 + job.num_logprobs
+    if top.width == width:
+        return top
+    starts = range(0, len(top.token_ids), top.width)
+    return TopLogprobs(
+        width,
+        [token_id for start in starts for token_id in top.token_ids[start : start + width]],
+        [logprob for start in starts for logprob in top.logprobs[start : start + width]],
+    )
+
+
+def sampling_args(params: GenerationParams) -> dict[str, Any] | None:
+    """What sampling.batch.RowParams finds in a request's extra_args: its fields that are not neutral."""
+    given = {
+        "logit_bias": params.logit_bias,
+        "repetition_penalty": params.repetition_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+        "min_p": params.min_p,
+    }
+    return {name: value for name, value in given.items() if value != getattr(NEUTRAL, name)} or None

@@ -1,0 +1,51 @@
+"""Jobs that reach every path of an engine which compiles or allocates on first use, so that no user waits for
+it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.contract.params import GenerationParams
+from server.engine.base import Job
+
+# A prompt, and one token after another.
+PLAIN = GenerationParams(max_tokens=2, ignore_eos=True)
+LONG_PROMPT = 300
+
+
+def warm_up_jobs(context_size: int) -> list[list[Job]]:
+    """Steps of jobs that run together: each kind alone, all kinds in one batch, and a long prompt beside
+    short ones."""
+    kinds = [
+        replace(PLAIN, temperature=0.0),
+        PLAIN,
+        replace(PLAIN, seed=1),
+        replace(PLAIN, num_logprobs=5),
+        replace(PLAIN, temperature=0.0, num_logprobs=0),
+        replace(PLAIN, repetition_penalty=1.1, frequency_penalty=0.1, presence_penalty=0.1),
+        replace(PLAIN, top_k=5, top_p=0.9),
+        replace(PLAIN, min_p=0.1),
+        replace(PLAIN, logit_bias={0: -1.0}),
+        replace(PLAIN, min_tokens=1, ignore_eos=False),
+    ]
+    alone = [[_job(f"{number}", params)] for number, params in enumerate(kinds)]
+    together = [_job(f"all-{number}", params) for number, params in enumerate(kinds)]
+    echo = [_job("echo", replace(PLAIN, num_logprobs=5, echo=True), prompt_logprobs=True)]
+    long = _job("long", PLAIN, prompt_length=min(LONG_PROMPT, context_size - PLAIN.max_tokens))
+    return [*alone, echo, [long, *together]]
+
+
+def _job(
+    name: str, params: GenerationParams, *, prompt_length: int = 3, prompt_logprobs: bool = False
+) -> Job:
+    return Job(
+        id=f"warm-up-{name}",
+        request_id=f"warm-up-{name}",
+        prompt_ids=[(7 * k) % 100 for k in range(max(1, prompt_length))],
+        params=params,
+        eos_ids=(0,),
+        max_tokens=params.max_tokens,
+        seed=params.seed,
+        num_logprobs=params.num_logprobs,
+        prompt_logprobs=prompt_logprobs,
+    )

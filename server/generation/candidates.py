@@ -1,0 +1,194 @@
+"""The candidates of one request: fan out, seeds, and the end of them all.
+
+An engine pushes outputs in as they come. Those of one step, whichever candidates they are for, are worked on
+in one go and handed on as one batch of deltas: no task is woken for a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from server.contract.params import GenerationParams, candidate_seed
+from server.engine.base import EngineOutput, Job, Sink
+from server.engine.supervisor import Supervisor
+from server.errors import InternalError, RequestFailure
+from server.generation.contest import Contest
+from server.generation.outputs import CandidateText, Delta, PromptText
+from server.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Take = Callable[[list[Delta]], None]
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens. Each prompt counts once; every candidate's completion counts, returned or not."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """text: of one that is a choice. contest: of one that may become one; then number is its place there."""
+
+    job_id: str
+    prompt_index: int
+    number: int
+    text: CandidateText | None = None
+    contest: Contest | None = None
+
+
+class Generation:
+    """One request on its way through an engine. Choice index = prompt number × n + rank."""
+
+    def __init__(
+        self,
+        request_id: str,
+        prompts: list[PromptText],
+        params: GenerationParams,
+        engine: Supervisor,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self.params = params
+        self.num_choices = len(prompts) * params.n
+        self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
+        self._id = request_id
+        self._unique = secrets.token_hex(16)  # a client may send the same x-request-id twice at once
+        self._prompts = prompts
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._take: Take = list[Delta]().extend
+        self._running: set[str] = set()
+        self._arrived: list[tuple[Candidate, EngineOutput | RequestFailure]] = []
+        self._unfinished = self.num_choices
+        self._is_alone = len(prompts) * params.best_of == 1
+
+    def start(self, take: Take) -> asyncio.Future[None]:
+        """Begin. `take` is called with each batch of deltas.
+
+        Returns a future: done after the last batch, or with the RequestFailure that ended a candidate, and so
+        all of them.
+        """
+        self._take = take
+        jobs = [started for k, prompt in enumerate(self._prompts) for started in self._candidates(k, prompt)]
+        self._running = {job.id for job, _ in jobs}
+        for job, sink in jobs:
+            if self.params.max_tokens == 0 and not job.prompt_logprobs:
+                sink(EngineOutput([], finish_reason="length"))
+            else:
+                self._engine.submit(job, sink)
+        return self._ended
+
+    def close(self) -> None:
+        """Abort what still runs, and take nothing any more. Safe to call twice, and to call late."""
+        for job_id in self._running:
+            self._engine.abort(job_id)
+        self._running.clear()
+
+    def _candidates(self, prompt_index: int, prompt: PromptText) -> Iterator[tuple[Job, Sink]]:
+        """The jobs of one prompt, each with the sink for its outputs."""
+        params, tokenizer, first_index = self.params, self._tokenizer, prompt_index * self.params.n
+        contest = Contest(first_index, prompt, params, tokenizer) if params.best_of > params.n else None
+        for number in range(params.best_of):
+            text = None if contest else CandidateText(first_index + number, prompt, params, tokenizer)
+            job = self._job(prompt_index, number)
+            yield job, partial(self._arrive, Candidate(job.id, prompt_index, number, text, contest))
+
+    def _job_id(self, prompt_index: int, number: int) -> str:
+        return f"{self._unique}-{prompt_index * self.params.best_of + number}"
+
+    def _job(self, prompt_index: int, number: int) -> Job:
+        params = self.params
+        num_logprobs = params.num_logprobs
+        if num_logprobs is None and params.best_of > params.n:
+            num_logprobs = 0  # ranking needs the sampled tokens' own
+        return Job(
+            id=self._job_id(prompt_index, number),
+            request_id=self._id,
+            prompt_ids=self._prompts[prompt_index].ids,
+            params=params,
+            eos_ids=self._tokenizer.eos_ids,
+            max_tokens=max(1, params.max_tokens),
+            seed=candidate_seed(params.seed, prompt_index, number),
+            num_logprobs=num_logprobs,
+            prompt_logprobs=params.echo and params.num_logprobs is not None,
+        )
+
+    def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
+        """A candidate's sink. A candidate that is alone waits for no other's output of the same step."""
+        if self._is_alone:
+            self._advance(((candidate, output),))
+            return
+        self._arrived.append((candidate, output))
+        if len(self._arrived) == 1:
+            self._loop.call_soon(self._advance_all)
+
+    def _advance_all(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        self._advance(arrived)
+
+    def _advance(self, arrived: Sequence[tuple[Candidate, EngineOutput | RequestFailure]]) -> None:
+        """Work on what has arrived. The border where a bug of ours ends its request and nothing else."""
+        deltas: list[Delta] = []
+        try:
+            for candidate, output in arrived:
+                if candidate.job_id in self._running:  # else it has ended meanwhile
+                    self._work(candidate, output, deltas)
+            if deltas:
+                self._take(deltas)
+        except RequestFailure as failure:
+            self._end_all(failure)
+        except Exception:
+            log.exception("request %s failed", self._id)
+            self._end_all(InternalError(self._id))
+        else:
+            if self._unfinished == 0:
+                self._end_all(None)
+
+    def _work(self, candidate: Candidate, output: EngineOutput | RequestFailure, deltas: list[Delta]) -> None:
+        """One candidate's output; what it adds to the choices goes to deltas."""
+        if isinstance(output, RequestFailure):
+            raise output
+        if candidate.text is not None:
+            delta = candidate.text.push(output)
+            self.usage.completion_tokens += delta.num_tokens
+            deltas.append(delta)
+            if delta.finish_reason is not None:
+                self._unfinished -= 1
+                self._end(candidate.job_id)
+            return
+        assert candidate.contest is not None
+        num_tokens, ended = candidate.contest.receive(candidate.number, output)
+        self.usage.completion_tokens += num_tokens
+        for number in ended:
+            self._end(self._job_id(candidate.prompt_index, number))
+        if ended and candidate.contest.is_over:
+            self._unfinished -= self.params.n
+            deltas += candidate.contest.winners()
+
+    def _end(self, job_id: str) -> None:
+        """A candidate has ended, whether or not the engine knows."""
+        self._running.remove(job_id)
+        self._engine.abort(job_id)
+
+    def _end_all(self, failure: RequestFailure | None) -> None:
+        self.close()
+        if self._ended.done():
+            return
+        if failure is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(failure)

@@ -1,0 +1,117 @@
+"""The candidates of one prompt when best_of > n.
+
+Until the best are known they are token ids and sums; only the winners become text.
+
+A candidate that cannot win any more is given up, which changes nothing but the time (sampling/best_of.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from sampling.best_of import Ranking, best_mean, mean_logprob
+from server.contract.params import GenerationParams
+from server.engine.base import EngineOutput, FinishReason, TopLogprobs
+from server.generation.outputs import CandidateText, Delta, PromptText
+from server.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Contestant:
+    """A candidate. scanner: finds an end that the engine does not know, a stop sequence say, for which there
+    has to be text; None: there is no such end.
+
+    finish_reason: the engine's; None where a stop sequence has ended it before.
+    """
+
+    scanner: CandidateText | None
+    token_ids: list[int] = field(default_factory=list)
+    logprob_sum: float = 0.0
+    logprobs: TopLogprobs | None = None
+    prompt_logprobs: TopLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+    def take(self, output: EngineOutput, *, keep_logprobs: bool) -> tuple[int, bool]:
+        """Take in an engine's output. Returns how many of its tokens belong to the candidate, and whether it
+        ends with them."""
+        num_tokens, ends = len(output.token_ids), output.finish_reason is not None
+        if self.scanner is not None:
+            delta = self.scanner.push(output)
+            num_tokens, ends = delta.num_tokens, delta.finish_reason is not None
+        if num_tokens == len(output.token_ids):
+            self.finish_reason = output.finish_reason
+        self.token_ids += output.token_ids[:num_tokens]
+        if output.logprobs is not None:
+            for value in output.logprobs.sampled[:num_tokens]:  # one by one: the same sum however they come
+                self.logprob_sum += value
+            if keep_logprobs:
+                self.logprobs = self.logprobs or TopLogprobs(output.logprobs.width)
+                self.logprobs.extend(output.logprobs)  # what is beyond the end is not looked at
+        self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
+        return num_tokens, ends
+
+
+class Contest:
+    """best_of candidates, of which n win. first_index: of the choices that the winners become."""
+
+    def __init__(
+        self, first_index: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer
+    ) -> None:
+        self._first_index = first_index
+        self._prompt = prompt
+        self._params = params
+        self._tokenizer = tokenizer
+        self._ranking = Ranking(params.n)
+        self._finished: dict[int, Contestant] = {}  # those that lead
+        self._running = {number: Contestant(self._scanner()) for number in range(params.best_of)}
+
+    @property
+    def is_over(self) -> bool:
+        return not self._running
+
+    def receive(self, number: int, output: EngineOutput) -> tuple[int, list[int]]:
+        """An engine's output for a candidate that runs.
+
+        Returns how many of its tokens count, and the numbers of candidates that end with it: this one if it
+        has finished, and those that cannot win any more.
+        """
+        candidate = self._running[number]
+        num_tokens, ends = candidate.take(output, keep_logprobs=self._params.num_logprobs is not None)
+        if ends:
+            del self._running[number]
+            self._finish(number, candidate)
+            hopeless = list(filter(self._is_hopeless, self._running))
+        else:
+            hopeless = [number] if self._is_hopeless(number) else []
+        for loser in hopeless:
+            del self._running[loser]
+        return num_tokens, [number, *hopeless] if ends else hopeless
+
+    def winners(self) -> list[Delta]:
+        """Whole choices, best first. To be called once, when the contest is over."""
+        return [
+            self._text(self._first_index + place, self._finished[number])
+            for place, number in enumerate(self._ranking.winners)
+        ]
+
+    def _finish(self, number: int, candidate: Contestant) -> None:
+        self._finished[number] = candidate
+        loser = self._ranking.finish(number, mean_logprob(candidate.logprob_sum, len(candidate.token_ids)))
+        if loser is not None:
+            del self._finished[loser]
+
+    def _is_hopeless(self, number: int) -> bool:
+        params = self._params
+        if not params.give_up or params.max_tokens == 0:
+            return False
+        return self._ranking.excludes(number, best_mean(self._running[number].logprob_sum, params.max_tokens))
+
+    def _scanner(self) -> CandidateText | None:
+        if not self._params.stop and self._params.max_tokens:
+            return None
+        silent = replace(self._params, echo=False, num_logprobs=None)
+        return CandidateText(0, self._prompt, silent, self._tokenizer)
+
+    def _text(self, index: int, winner: Contestant) -> Delta:
+        whole = EngineOutput(winner.token_ids, winner.logprobs, winner.prompt_logprobs, winner.finish_reason)
+        return CandidateText(index, self._prompt, self._params, self._tokenizer).push(whole)

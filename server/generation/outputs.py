@@ -1,0 +1,199 @@
+"""EngineOutput -> Delta, one object a candidate; and the fold of deltas that is the whole reply.
+
+The stream and the reply are made from the same deltas, so they cannot differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from server.contract.params import GenerationParams
+from server.engine.base import EngineOutput, FinishReason, TopLogprobs
+from server.text.detokenizer import Detokenizer
+from server.text.stops import StopMatcher
+from server.text.tokenizer import Tokenizer
+
+MINUS_INFINITY = -9999.0  # as JSON has no infinity; OpenAI's value
+
+
+@dataclass(slots=True)
+class Logprobs:
+    """Four arrays with one entry a token, as on the wire. text_offset: in characters of the returned text."""
+
+    tokens: list[str] = field(default_factory=list)
+    token_logprobs: list[float | None] = field(default_factory=list)
+    top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
+    text_offset: list[int] = field(default_factory=list)
+
+    def extend(self, other: Logprobs) -> None:
+        self.tokens += other.tokens
+        self.token_logprobs += other.token_logprobs
+        self.top_logprobs += other.top_logprobs
+        self.text_offset += other.text_offset
+
+
+class Delta(msgspec.Struct, gc=False):  # made for each token, in a third of a dataclass's time
+    """What is new about a choice. num_tokens: generated for it; the prompt's do not count.
+
+    Without text as long as a character, or what may be the start of a stop sequence, is not complete.
+    """
+
+    index: int
+    text: str
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+    num_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Choice:
+    """A fold of deltas."""
+
+    index: int
+    text: str = ""
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptText:
+    """A prompt for echo. text: as the client wrote it, or None where it sent ids or had it truncated."""
+
+    ids: list[int]
+    text: str | None = None
+
+
+class CandidateText:
+    """One candidate's text so far: detokenized, searched for stop sequences, with offsets.
+
+    num_tokens counts the tokens that belong to it; what an engine sends after the end is not looked at.
+    """
+
+    def __init__(
+        self, index: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer
+    ) -> None:
+        self.index = index
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._params = params
+        self._tokenizer = tokenizer
+        self._prompt: PromptText | None = prompt if params.echo else None
+        self._detokenizer = Detokenizer(tokenizer, skip_special=params.skip_special_tokens)
+        self._stops = StopMatcher(params.stop, include=params.include_stop)
+        # Nothing to do but to make text of tokens, until the engine ends: by far the most that happens.
+        self._is_plain = (
+            not (params.stop or params.echo or params.max_tokens == 0) and params.num_logprobs is None
+        )
+        self._length = 0  # characters of text, echoed prompt included, that the tokens so far complete
+
+    def push(self, output: EngineOutput) -> Delta:
+        """The delta of an engine's output. Its text may be empty, held back or part of a character."""
+        if self._is_plain and output.finish_reason is None:
+            text = "".join(map(self._detokenizer.push, output.token_ids))
+            num_tokens = len(output.token_ids)
+            self.num_tokens += num_tokens
+            return Delta(self.index, text, None, None, num_tokens)
+        logprobs = None if self._params.num_logprobs is None else Logprobs()
+        parts = []
+        if self._prompt is not None:
+            parts.append(self._echo(self._prompt, output.prompt_logprobs, logprobs))
+            self._prompt = None
+        if self._params.max_tokens == 0:
+            self.finish_reason = "length"
+            return Delta(self.index, "".join(parts), logprobs, self.finish_reason)
+        before = self.num_tokens
+        last = len(output.token_ids) - 1
+        for k, token_id in enumerate(output.token_ids):
+            if logprobs is not None and output.logprobs is not None:
+                _append(logprobs, self._tokenizer, output.logprobs, k, self._length)
+            ends = output.finish_reason == "stop" and k == last
+            text = self._token(token_id, hidden=ends and not self._params.include_stop)
+            given, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
+            parts.append(given)
+            if stopped:
+                self.finish_reason = "stop"
+                return Delta(self.index, "".join(parts), logprobs, "stop", self.num_tokens - before)
+        if output.finish_reason is not None:
+            self.finish_reason = output.finish_reason
+            parts.append(self._end())
+        return Delta(self.index, "".join(parts), logprobs, self.finish_reason, self.num_tokens - before)
+
+    def _token(self, token_id: int, *, hidden: bool) -> str:
+        self.num_tokens += 1
+        text = "" if hidden else self._detokenizer.push(token_id)
+        self._length += len(text)
+        return text
+
+    def _end(self) -> str:
+        """Text left over when the engine has ended: half a character, or the start of a stop sequence."""
+        given, stopped = self._stops.push(self._detokenizer.finish())
+        if stopped:
+            self.finish_reason = "stop"
+            return given
+        return given + self._stops.finish()
+
+    def _echo(
+        self, prompt: PromptText, prompt_logprobs: TopLogprobs | None, logprobs: Logprobs | None
+    ) -> str:
+        """The prompt's text, and its log-probabilities if they were asked for; the first token has none."""
+        skip = self._params.skip_special_tokens
+        parts = self._tokenizer.prompt_bytes(prompt.ids, skip_special=skip)
+        decoder = (
+            self._detokenizer if prompt.text is None else Detokenizer(self._tokenizer, skip_special=skip)
+        )
+        texts = [decoder.push_bytes(part) for part in parts]
+        text = "".join(texts) if prompt.text is None else prompt.text
+        if logprobs is not None and prompt_logprobs is not None:
+            for k, piece in enumerate(texts):
+                offset = min(self._length, len(text))
+                if k == 0:
+                    name = self._tokenizer.names[prompt.ids[0]]
+                    logprobs.extend(Logprobs([name], [None], [None], [offset]))
+                else:
+                    _append(logprobs, self._tokenizer, prompt_logprobs, k - 1, offset)
+                self._length += len(piece)
+        self._length = len(text)
+        return text
+
+
+def merged(deltas: list[Delta]) -> list[Delta]:
+    """One delta for each choice that has any, which says the same."""
+    found: dict[int, Delta] = {}
+    texts: dict[int, list[str]] = {}
+    for delta in deltas:
+        whole = found.setdefault(delta.index, Delta(delta.index, ""))
+        texts.setdefault(delta.index, []).append(delta.text)
+        whole.finish_reason = delta.finish_reason
+        whole.num_tokens += delta.num_tokens
+        if delta.logprobs is not None:
+            whole.logprobs = whole.logprobs or Logprobs()
+            whole.logprobs.extend(delta.logprobs)
+    for index, parts in texts.items():
+        found[index].text = "".join(parts)
+    return list(found.values())
+
+
+def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
+    """The choices that a stream of deltas adds up to."""
+    choices = [Choice(index) for index in range(num_choices)]
+    for delta in merged(deltas):
+        choices[delta.index] = Choice(delta.index, delta.text, delta.logprobs, delta.finish_reason)
+    return choices
+
+
+def _append(logprobs: Logprobs, tokenizer: Tokenizer, top: TopLogprobs, position: int, offset: int) -> None:
+    """One position: the k most likely, and the sampled token, last unless it is one of them."""
+    names, start, end = tokenizer.names, position * top.width, (position + 1) * top.width
+    values = [max(value, MINUS_INFINITY) for value in top.logprobs[start:end]]
+    sampled = names[top.token_ids[start]]
+    entries = {
+        names[token_id]: value
+        for token_id, value in zip(top.token_ids[start + 1 : end], values[1:], strict=True)
+    }
+    entries[sampled] = values[0]
+    logprobs.tokens.append(sampled)
+    logprobs.token_logprobs.append(values[0])
+    logprobs.top_logprobs.append(entries)
+    logprobs.text_offset.append(offset)

@@ -1,0 +1,4 @@
+"""Between a connection and a generation: routes, errors as bodies, bytes, streams.
+
+No engine's inner workings.
+"""

@@ -1,0 +1,51 @@
+"""build_app wires everything; nothing else does."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from server import __version__
+from server.access.keys import Keyring
+from server.access.limits import RateLimits
+from server.config.settings import Settings
+from server.engine.served import ServedModel
+from server.http import routes
+from server.http.border import API, Border
+from server.http.metrics import Metrics
+from server.http.openapi import describe
+from server.http.state import State
+from server.observe.attestation import Attestation, AttestedElsewhere
+
+
+class Application(FastAPI):
+    """FastAPI with one layer around its routes: each costs every request, and every chunk of a stream."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Border(self.router, self.state.server)
+
+
+def build_app(
+    settings: Settings,
+    models: list[ServedModel],
+    metrics: Metrics | None = None,
+    attestation: Attestation | AttestedElsewhere | None = None,
+) -> FastAPI:
+    """The application over models whose engines somebody else runs. app.state.server holds the one State."""
+    limits = settings.rate_limits
+    state = State(
+        settings=settings,
+        models={model.id: model for model in models},
+        keyring=Keyring(settings.api_keys, settings.api_keys_file),
+        limits=RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
+        metrics=metrics or Metrics(),
+        attestation=attestation,
+    )
+    app = Application(
+        title="Verbatim", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.server = state
+    app.include_router(routes.api, prefix=API)
+    app.include_router(routes.operations)
+    describe(app)
+    return app

@@ -1,0 +1,148 @@
+"""The border between the application and HTTP: request ids, errors as bodies, log and metrics.
+
+A broad except stands here, for what fails before a generation has begun; the other one is in generation.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RequestFailure,
+    RequestTooLarge,
+    error_body,
+)
+from server.http.disconnect import ClientLeft
+from server.http.state import Exchange, State
+from server.observe.logs import log_request
+
+log = logging.getLogger(__name__)
+
+# The hosted service answers under the first four alike; /v1 is for everyone else. Inside, all are the first.
+PREFIXES = ("/v3/openai", "/v3/openai/v1", "/openai/v1", "/openai", "/v1")
+API = PREFIXES[0]
+PREFIX = re.compile(f"({'|'.join(PREFIXES)})(?=/(?:completions|models)(?:/|$))")
+
+MAX_REQUEST_ID_CHARS = 128
+CLIENT_LEFT = 499  # nginx's number, for the log alone: nobody is there to read it
+
+
+class Border:
+    """The outermost layer, as plain ASGI, and the only one around the routes."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self.app = app
+        self.state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(_request_id(scope), scope["path"], send)
+        scope["exchange"] = exchange
+        if match := PREFIX.match(exchange.path):
+            scope["path"] = API + exchange.path[match.end() :]
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status, exchange.first_byte = message["status"], time.monotonic()
+                MutableHeaders(scope=message)["x-request-id"] = exchange.request_id
+            await send(message)
+
+        self.state.count(+1)
+        try:
+            response = await self._answered(scope, receive, send_with_id, exchange)
+            if response is not None:
+                await response(scope, receive, send_with_id)
+        finally:
+            self.state.count(-1)
+            self._note(scope, exchange)
+
+    async def _answered(
+        self, scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    ) -> Response | None:
+        """Has the application answer. Returns what is to be sent where it has failed to."""
+        try:
+            await self.app(scope, receive, send)
+        except ClientLeft:
+            exchange.status, exchange.reason = CLIENT_LEFT, "CLIENT_LEFT"
+        except RequestFailure as failure:
+            return self._failed(exchange, failure)
+        except HTTPException as error:
+            refusal = of_router(error, scope["method"], exchange.path)
+            return self._failed(exchange, refusal, error.headers)
+        except Exception:
+            log.exception("request %s failed", exchange.request_id)
+            if exchange.first_byte is None:
+                return self._failed(exchange, InternalError(exchange.request_id))
+        return None
+
+    def _failed(
+        self, exchange: Exchange, failure: RequestFailure, more_headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """A failure before the reply's first byte."""
+        exchange.reason = failure.reason
+        headers = dict(more_headers or {})
+        if failure.retry_after_s:
+            headers["retry-after"] = str(failure.retry_after_s)
+        if failure.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if isinstance(failure, RequestTooLarge):
+            headers["connection"] = "close"  # the rest of the body is not waited for
+        body = error_body(failure, nested=self.state.settings.error_format == "nested")
+        return JSONResponse(body, failure.status, headers)
+
+    def _note(self, scope: Scope, exchange: Exchange) -> None:
+        path = exchange.path
+        if path.endswith("/completions"):
+            self.state.record(exchange)
+        elif path in ("/health", "/ready", "/metrics"):
+            return  # probes would fill the log
+        usage = exchange.usage
+        log_request(
+            id=exchange.request_id,
+            method=scope["method"],
+            path=path,
+            status=exchange.status,
+            reason=exchange.reason,
+            key=exchange.key,
+            model=exchange.model,
+            user=exchange.user,
+            prompt_tokens=usage and usage.prompt_tokens,
+            completion_tokens=usage and usage.completion_tokens,
+            seconds=time.monotonic() - exchange.started,
+        )
+
+
+def of_router(error: HTTPException, method: str, path: str) -> RequestFailure:
+    """What the router itself refuses: the path, or the method."""
+    if error.status_code == 405:
+        return MethodNotAllowed(f"{method} is not a method of {path}")
+    if error.status_code == 404:
+        return NotFound(f"there is nothing at {path}")
+    return InvalidRequest(str(error.detail))
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own if it is at most 128 printable ASCII characters, else a new one."""
+    for name, value in scope["headers"]:
+        if (
+            name == b"x-request-id"
+            and 0 < len(value) <= MAX_REQUEST_ID_CHARS
+            and all(0x20 <= byte < 0x7F for byte in value)
+        ):
+            return str(value, "ascii")
+    return secrets.token_hex(16)

@@ -1,0 +1,111 @@
+"""What /openapi.json says of the contract, and /docs, which shows it with assets from this server alone.
+
+The schemas are the contract's own (contract/request.py, contract/reply.py).
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from server.contract.reply import Completion, ErrorBody
+from server.contract.request import CompletionRequest
+
+REF = "#/components/schemas/{model}"
+EVENT = (
+    'data: {"id":"…","object":"text_completion","created":1790000000,"model":"…","choices":[{"index":0,'
+    '"text":" Paris","logprobs":null,"finish_reason":"stop"}],"usage":{…}}\n\ndata: [DONE]\n\n'
+)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    named = {
+        400: "INVALID_REQUEST_BODY: the message names field, value and allowed range",
+        401: "INVALID_API_KEY: no or malformed Authorization header; FAILED_TO_AUTH: wrong or expired key",
+        403: "ACCESS_DENY: the key may not use this model",
+        404: "MODEL_NOT_FOUND",
+        413: "REQUEST_TOO_LARGE",
+        429: "RATE_LIMIT_EXCEEDED or TOKEN_LIMIT_EXCEEDED, with Retry-After",
+        500: "INTERNAL_ERROR",
+        503: "SERVICE_NOT_AVAILABLE: model loading, queue full or server shutting down, with Retry-After",
+        504: "TIMEOUT: the configured deadline passed",
+    }
+    return {status: {"model": ErrorBody, "description": named[status]} for status in statuses}
+
+
+COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Completion,
+        "description": "The reply; with stream: true, server-sent events of chunks, ended by `data: [DONE]`",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENT}},
+    },
+    **_errors(400, 401, 403, 404, 413, 429, 500, 503, 504),
+}
+MODEL_RESPONSES = _errors(401, 404)
+MODELS_RESPONSES = _errors(401)
+ATTESTATION_RESPONSES = _errors(401, 503) | {
+    404: {"model": ErrorBody, "description": "NOT_FOUND: the configuration has no `attest: true`"}
+}
+READY_RESPONSES: dict[int | str, dict[str, Any]] = {
+    503: {"description": "not yet, or no longer: how far each model is", "content": {"application/json": {}}}
+}
+WITH_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
+OF_MODEL = WITH_KEY | {
+    "parameters": [
+        {
+            "name": "model_id",
+            "in": "path",
+            "required": True,
+            "description": "may contain slashes",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+COMPLETION_EXTRA = WITH_KEY | {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": REF.format(model="CompletionRequest")}}},
+    }
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Give the application its /openapi.json and /docs."""
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    assets = files("fastapi_offline") / "static"
+    app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
+
+    async def docs(_: Request) -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Verbatim",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon.png",
+        )
+
+    app.add_route("/docs", docs, include_in_schema=False)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        components = document.setdefault("components", {})
+        request = CompletionRequest.model_json_schema(ref_template=REF)
+        components.setdefault("schemas", {}).update(request.pop("$defs", {}), CompletionRequest=request)
+        for operation in (operation for path in document["paths"].values() for operation in path.values()):
+            operation["responses"].pop("422", None)  # FastAPI's own refusal, which our routes never send
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(unused, None)
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,201 @@
+"""The routes. Each is a paragraph: find the model, build the parameters, start, respond."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.contract.params import StreamParams, resolve, resolve_stream
+from server.contract.reply import Model, ModelList
+from server.contract.request import CompletionRequest, parse_request
+from server.engine.served import ServedModel
+from server.errors import ModelNotFound, RequestTooLarge
+from server.generation.candidates import Generation
+from server.generation.outputs import Delta, fold
+from server.generation.prompts import encode_prompts
+from server.http.disconnect import ClientLeft, unless_client_leaves
+from server.http.openapi import (
+    ATTESTATION_RESPONSES,
+    COMPLETION_EXTRA,
+    COMPLETION_RESPONSES,
+    MODEL_RESPONSES,
+    MODELS_RESPONSES,
+    OF_MODEL,
+    READY_RESPONSES,
+    WITH_KEY,
+)
+from server.http.sse import Reply, Stream
+from server.http.state import State, exchange_of
+from server.http.streaming import EventStream
+from server.observe.attestation import document_of
+
+
+class Plain(APIRoute):
+    """A route whose function takes the request and returns the response, as it is described in /openapi.json.
+
+    What FastAPI does around others, for arguments and results that ours do not have, costs more than the rest
+    of a request's way.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = self._answer
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+api = APIRouter(route_class=Plain)
+operations = APIRouter(route_class=Plain, tags=["operations"])
+
+
+@api.post(
+    "/completions",
+    responses=COMPLETION_RESPONSES,
+    openapi_extra=COMPLETION_EXTRA,
+    response_class=Response,
+    response_model=None,
+)
+async def create_completion(request: Request) -> ASGIApp:
+    state, exchange = state_of(request), exchange_of(request.scope)
+    exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
+    state.check_accepting()
+    state.limits.admit(exchange.key)
+    wanted = parse_request(await _body(request, state.settings.max_body_bytes))
+    model = state.model(wanted.model, exchange.key)
+    exchange.model, exchange.user = model.id, wanted.user or ""
+    generation, how = await _generation(wanted, model, exchange.request_id)
+    exchange.usage = generation.usage
+    reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
+    deadline = _deadline(state.settings.request_timeout_s)
+    if how.stream:
+        return EventStream(generation, _stream(generation, reply, how), deadline)
+    return await _whole(request, generation, reply, deadline)
+
+
+@api.get("/models", response_model=ModelList, responses=MODELS_RESPONSES, openapi_extra=WITH_KEY)
+async def list_models(request: Request) -> Response:
+    state = state_of(request)
+    state.keyring.authenticate(request.headers.get("authorization"))
+    return JSONResponse({"object": "list", "data": [model.entry() for model in state.models.values()]})
+
+
+@api.get("/models/{model_id:path}", response_model=Model, responses=MODEL_RESPONSES, openapi_extra=OF_MODEL)
+async def get_model(request: Request) -> Response:
+    state = state_of(request)
+    state.keyring.authenticate(request.headers.get("authorization"))
+    model_id: str = request.path_params["model_id"]
+    model = state.models.get(model_id)
+    if model is None:
+        raise ModelNotFound(model_id)
+    return JSONResponse(model.entry())
+
+
+@operations.get("/health")
+async def health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+@operations.get("/ready", responses=READY_RESPONSES)
+async def ready(request: Request) -> Response:
+    state = state_of(request)
+    models = {model.id: _progress(model) for model in state.models.values()}
+    status = "draining" if state.draining else "ready" if state.ready else "starting"
+    headers = {} if state.ready else {"retry-after": "5"}
+    return JSONResponse({"status": status, "models": models}, 200 if state.ready else 503, headers)
+
+
+@operations.get("/attestation", responses=ATTESTATION_RESPONSES, openapi_extra=WITH_KEY)
+async def attestation(request: Request) -> Response:
+    state = state_of(request)
+    state.keyring.authenticate(request.headers.get("authorization"))
+    return JSONResponse(document_of(state.attestation))
+
+
+@operations.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    state = state_of(request)
+    for model in state.models.values():
+        state.metrics.ready.labels(model.id).set(model.engine.status.ready)
+        state.metrics.restarts.labels(model.id).set(model.engine.restarts)
+    return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def state_of(request: Request) -> State:
+    state: State = request.app.state.server
+    return state
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, refused before it is read whole when it is over the limit."""
+    too_large = RequestTooLarge(
+        f"the body is over the limit of {limit} bytes", metadata={"max_body_bytes": str(limit)}
+    )
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length) > limit:
+        raise too_large
+    body, more = b"", True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > limit:
+            raise too_large
+    return body
+
+
+async def _generation(
+    wanted: CompletionRequest, model: ServedModel, request_id: str
+) -> tuple[Generation, StreamParams]:
+    params = resolve(wanted, model.settings, model.vocab_size)
+    how = resolve_stream(wanted)
+    prompts = await encode_prompts(wanted, params, model)
+    model.engine.check_room(len(prompts) * params.best_of)
+    return Generation(request_id, prompts, params, model.engine, model.tokenizer), how
+
+
+async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:
+    deltas: list[Delta] = []
+    try:
+        await unless_client_leaves(request.receive, generation.start(deltas.extend), deadline)
+    finally:
+        generation.close()
+    choices = fold(generation.num_choices, deltas)
+    return Response(reply.body(choices, generation.usage), media_type="application/json")
+
+
+def _stream(generation: Generation, reply: Reply, how: StreamParams) -> Stream:
+    return Stream(
+        reply,
+        generation.num_choices,
+        generation.usage.prompt_tokens,
+        include_usage=how.include_usage,
+        continuous=how.continuous_usage,
+    )
+
+
+def _deadline(timeout_s: float) -> float | None:
+    return asyncio.get_running_loop().time() + timeout_s if timeout_s else None
+
+
+def _progress(model: ServedModel) -> dict[str, object]:
+    status = model.engine.status
+    progress: dict[str, object] = {
+        "phase": status.phase,
+        "seconds": round(time.monotonic() - model.engine.phase_since, 1),
+    }
+    if status.total:
+        progress |= {"done": status.done, "total": status.total}
+    if status.detail:
+        progress["detail"] = status.detail
+    return progress

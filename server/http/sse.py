@@ -1,0 +1,146 @@
+"""Bytes: the reply, the chunks of a stream and the frames around them; pure functions, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from server.errors import RequestFailure, error_body
+from server.generation.candidates import Usage
+from server.generation.outputs import Choice, Delta, Logprobs
+
+DONE = b"data: [DONE]\n\n"
+FRAME_END = b"]}\n\n"
+INDEX = b'{"index":%d,"text":'
+PLAIN_END = b',"logprobs":null,"finish_reason":null}' + FRAME_END
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+class Reply:
+    """What all messages of one reply share, as bytes once and for all. created: seconds since the epoch."""
+
+    __slots__ = ("_chunk_head", "_head")
+
+    def __init__(self, reply_id: str, created: int, model: str) -> None:
+        head = {"id": reply_id, "object": "text_completion", "created": created, "model": model}
+        self._head = orjson.dumps(head)[:-1] + b',"choices":['
+        self._chunk_head = b"data: " + self._head
+
+    def body(self, choices: list[Choice], usage: Usage) -> bytes:
+        """The whole reply."""
+        return self._head + b",".join(map(_choice, choices)) + b'],"usage":' + _usage(usage) + b"}"
+
+    def plain_chunk(self, delta: Delta) -> bytes:
+        """As chunk, for a delta that is nothing but text, as nearly all are."""
+        return b"".join((self._chunk_head, INDEX % delta.index, orjson.dumps(delta.text), PLAIN_END))
+
+    def chunk(self, delta: Delta, **usage: Usage | None) -> bytes:
+        """One frame with one choice. usage=None writes null, no usage argument leaves the key out."""
+        return self._chunk_head + _choice(delta) + (_with_usage(usage["usage"]) if usage else FRAME_END)
+
+    def usage_chunk(self, usage: Usage) -> bytes:
+        """The frame before [DONE] that was asked for with include_usage."""
+        return self._chunk_head + _with_usage(usage)
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """One server-sent event. JSON has no line break outside its strings, and none unescaped inside."""
+    return b"data: " + orjson.dumps(message) + b"\n\n"
+
+
+def error_frame(failure: RequestFailure) -> bytes:
+    """A failure after the first byte, when the status is sent: the flat error and the object SDKs read."""
+    return frame(error_body(failure))
+
+
+def _choice(choice: Choice | Delta) -> bytes:
+    """The text is escaped by orjson; what is around it is always the same."""
+    logprobs, reason = choice.logprobs, choice.finish_reason
+    return b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (
+        choice.index,
+        orjson.dumps(choice.text),
+        b"null" if logprobs is None else _logprobs(logprobs),
+        b"null" if reason is None else b'"%b"' % reason.encode(),
+    )
+
+
+def _logprobs(logprobs: Logprobs) -> bytes:
+    return orjson.dumps(
+        {
+            "tokens": logprobs.tokens,
+            "token_logprobs": logprobs.token_logprobs,
+            "top_logprobs": logprobs.top_logprobs,
+            "text_offset": logprobs.text_offset,
+        }
+    )
+
+
+def _with_usage(usage: Usage | None) -> bytes:
+    return b'],"usage":' + (b"null" if usage is None else _usage(usage)) + b"}\n\n"
+
+
+def _usage(usage: Usage) -> bytes:
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+    )
+
+
+class Stream:
+    """The frames of one streamed reply, and its usage so far.
+
+    include_usage: True, one more frame with the usage, and "usage": null before it; None, the usage on the
+    last frame that has a choice; False, none. continuous: the usage so far on every frame, with
+    include_usage.
+    """
+
+    def __init__(
+        self,
+        reply: Reply,
+        num_choices: int,
+        prompt_tokens: int,
+        *,
+        include_usage: bool | None,
+        continuous: bool,
+    ) -> None:
+        self._reply = reply
+        self._unfinished = num_choices
+        self._usage = Usage(prompt_tokens)
+        self._include_usage = include_usage
+        self._continuous = continuous
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every choice has finished, so that the frames so far are all of them."""
+        return self._unfinished == 0
+
+    def frames(self, deltas: list[Delta]) -> bytes:
+        """The frames of a batch of deltas; after the last choice has finished, the end of the stream too."""
+        if len(deltas) == 1 and deltas[0].finish_reason is None:
+            return self._chunk(deltas[0])
+        parts = [self._chunk(delta) for delta in deltas]
+        if self._unfinished == 0:
+            if self._include_usage:
+                parts.append(self._reply.usage_chunk(self._usage))
+            parts.append(DONE)
+        return b"".join(parts)
+
+    def _chunk(self, delta: Delta) -> bytes:
+        self._usage.completion_tokens += delta.num_tokens
+        if delta.logprobs is None and delta.finish_reason is None:
+            if not delta.text:
+                return b""
+            if not self._include_usage:
+                return self._reply.plain_chunk(delta)
+        self._unfinished -= delta.finish_reason is not None
+        if self._include_usage:
+            return self._reply.chunk(delta, usage=self._usage if self._continuous else None)
+        if self._include_usage is None and self._unfinished == 0:
+            return self._reply.chunk(delta, usage=self._usage)
+        return self._reply.chunk(delta)

@@ -1,0 +1,94 @@
+"""What the routes share: one typed object, wired by build_app."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Scope, Send
+
+from server.access.keys import Keyring, authorize
+from server.access.limits import RateLimits
+from server.config.settings import Settings
+from server.engine.served import ServedModel
+from server.errors import ModelNotFound, ServiceUnavailable
+from server.generation.candidates import Usage
+from server.http.metrics import Metrics
+from server.observe.attestation import Attestation, AttestedElsewhere
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One HTTP request as the log and the metrics see it. Times are of time.monotonic, seconds.
+
+    send: the server's own, beneath every layer of the application.
+    """
+
+    request_id: str
+    path: str  # as it was asked for
+    send: Send
+    started: float = field(default_factory=time.monotonic)
+    first_byte: float | None = None
+    status: int = 0
+    reason: str = ""
+    key: str = ""
+    model: str = ""
+    user: str = ""
+    usage: Usage | None = None
+
+
+def exchange_of(scope: Scope) -> Exchange:
+    exchange: Exchange = scope["exchange"]
+    return exchange
+
+
+@dataclass(slots=True)
+class State:
+    """The server. draining: no new completions, running ones finish."""
+
+    settings: Settings
+    models: dict[str, ServedModel]
+    keyring: Keyring
+    limits: RateLimits
+    metrics: Metrics = field(default_factory=Metrics)
+    attestation: Attestation | AttestedElsewhere | None = None
+    draining: bool = False
+    in_flight: int = 0
+
+    def model(self, model_id: str, key: str) -> ServedModel:
+        """The model of that name. Raises ModelNotFound, or AccessDenied for a key that may not use it."""
+        model = self.models.get(model_id)
+        if model is None:
+            raise ModelNotFound(model_id)
+        authorize(key, model.id, model.settings.allowed_keys)
+        return model
+
+    def check_accepting(self) -> None:
+        if self.draining:
+            raise ServiceUnavailable("the server is shutting down; try another one", retry_after_s=10)
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and all(model.engine.status.ready for model in self.models.values())
+
+    def count(self, change: int) -> None:
+        """A request has begun or ended."""
+        self.in_flight += change
+        self.metrics.in_flight.set(self.in_flight)
+
+    def record(self, exchange: Exchange) -> None:
+        """Count a completion request that has ended."""
+        metrics, labels = self.metrics, (exchange.model, exchange.key)
+        metrics.of(metrics.requests, *labels, str(exchange.status)).inc()
+        if exchange.reason:
+            metrics.of(metrics.errors, *labels, exchange.reason).inc()
+        if exchange.model:
+            seconds = time.monotonic() - exchange.started
+            metrics.of(metrics.seconds, exchange.model).observe(seconds)
+            if exchange.first_byte is not None:
+                first = exchange.first_byte - exchange.started
+                metrics.of(metrics.first_seconds, exchange.model).observe(first)
+        if exchange.usage is not None:
+            metrics.of(metrics.prompt_tokens, *labels).inc(exchange.usage.prompt_tokens)
+            metrics.of(metrics.completion_tokens, *labels).inc(exchange.usage.completion_tokens)
+            self.limits.charge(exchange.key, exchange.usage.total_tokens)

@@ -1,0 +1,100 @@
+"""A streamed reply: bytes to the connection as deltas come, and what happens when it does not take them.
+
+While the connection is full, deltas are merged into one for each choice: a client that reads slowly gets
+fewer and larger chunks, takes no more memory than its own text, and holds nobody else up. One that reads
+nothing at all for a while is cut off by the kernel (serve.py), and is then a client that has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Message, Receive, Scope, Send
+
+from server.errors import RequestFailure
+from server.generation.candidates import Generation
+from server.generation.outputs import Delta, merged
+from server.http.disconnect import unless_client_leaves
+from server.http.eager import Rest, begin
+from server.http.protocol import WRITE
+from server.http.sse import DONE, HEADERS, Stream, error_frame
+from server.http.state import exchange_of
+
+RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+
+class EventStream:
+    """Starts a generation and writes its deltas, one write a batch, as the engine's outputs are worked on:
+    the request's own task waits for the end alone.
+
+    deadline: of the loop's clock. What fails before the first delta is raised, and has its own HTTP status.
+    """
+
+    def __init__(self, generation: Generation, stream: Stream, deadline: float | None) -> None:
+        self._generation = generation
+        self._stream = stream
+        self._deadline = deadline
+        self._is_started = False
+        self._held: list[Delta] = []  # while the connection is full
+        self._catching_up: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        # The start passes every layer; what follows goes straight to the server.
+        self._send, self._send_body = send, exchange.send
+        self._write = scope.get("extensions", {}).get(WRITE, _cannot_write)
+        try:
+            await unless_client_leaves(receive, self._generation.start(self._take), self._deadline)
+            if self._catching_up is not None:
+                await unless_client_leaves(receive, self._catching_up)
+        except RequestFailure as failure:
+            if not self._is_started:
+                raise
+            exchange.reason = failure.reason
+            await self._fail(receive, failure)
+        finally:
+            self._generation.close()
+            if self._catching_up is not None:
+                self._catching_up.cancel()
+
+    def _take(self, deltas: list[Delta]) -> None:
+        if self._catching_up is not None and not self._catching_up.done():
+            self._held = merged([*self._held, *deltas])
+            return
+        frames = self._stream.frames(deltas)
+        if not self._is_started:
+            self._is_started = True
+            rest = begin(self._start(frames))
+        elif not frames or (not self._stream.is_over and self._write(frames)):
+            return
+        else:
+            rest = begin(self._send_body(_body(frames, more=not self._stream.is_over)))
+        if rest is not None:  # the connection is full
+            self._catching_up = asyncio.ensure_future(self._catch_up(rest))
+
+    async def _start(self, frames: bytes) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*RAW_HEADERS]})
+        await self._send_body(_body(frames, more=not self._stream.is_over))
+
+    async def _catch_up(self, rest: Rest) -> None:
+        """Wait until the connection takes more, then write what has come meanwhile."""
+        await rest
+        while self._held:
+            deltas, self._held = self._held, []
+            if frames := self._stream.frames(deltas):
+                await self._send_body(_body(frames, more=not self._stream.is_over))
+
+    async def _fail(self, receive: Receive, failure: RequestFailure) -> None:
+        if self._catching_up is not None:
+            await unless_client_leaves(receive, self._catching_up)
+        last = _body(error_frame(failure) + DONE, more=False)
+        await unless_client_leaves(receive, self._send_body(last))
+
+
+def _cannot_write(part: bytes) -> bool:
+    """Where the server has no such extension, a test's for one."""
+    return False
+
+
+def _body(frames: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": frames, "more_body": more}

@@ -1,0 +1,144 @@
+"""What a server with `attest: true` says of itself: versions and digests.
+
+It tells an auditor which bytes are being served, and shows damage. It is no proof against somebody who can
+change the server itself: whoever could do that could change what it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bundle.site import manifest as manifests
+from bundle.site.installation import INSTALLED, check_installation
+from bundle.site.signature import read_sealed, signers
+from server.config.settings import ModelSettings, Settings
+from server.errors import BundleError, ConfigurationError, NotFound, ServiceUnavailable
+from server.observe.versions import versions
+from server.weights.checkpoint import digest_of, expected_checksums
+
+HELD = ("config.json", "tokenizer.json")  # beside the weights: decide as much about the text as these do
+MAX_SHOWN = 20  # of a long list of damaged files, how many are told
+
+
+class Attestation:
+    """Grows while the server starts; complete when each model and the installation have been looked at.
+
+    file: the configuration, None for the built-in one. root: of the installation, None for a checkout.
+    """
+
+    def __init__(self, settings: Settings, file: Path | None, root: Path | None) -> None:
+        self._settings, self._root = settings, root
+        self._configuration = {
+            "file": file.name if file else None,
+            "sha256": digest_of(file) if file else None,
+            "effective_sha256": hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
+        }
+        self._models: dict[str, dict[str, str]] = {}
+        self._installation: dict[str, Any] | None = None
+        self._waiting = {model.id for model in settings.models} | {"the installation"}
+        self._verified_at = ""
+
+    def start(self) -> None:
+        """Look at the installation meanwhile. The thread holds up no exit."""
+        threading.Thread(target=self._verify_installation, name="attestation", daemon=True).start()
+
+    def verify_model(self, model: ModelSettings) -> None:
+        """Every file that decides about the text. Raises ConfigurationError for an altered one."""
+        directory = model.directory
+        expected = expected_checksums(directory, model.sha256)
+        files = {path.name for path in directory.glob("*.safetensors")}
+        files |= {name for name in HELD if (directory / name).is_file()}
+        if unknown := sorted(files - expected.keys()):
+            raise ConfigurationError(
+                f"attest is on, but nothing says what {directory / unknown[0]} should be. Give the model a"
+                " sha256 in the configuration, or a checksums.json beside its weights: SHA-256 by file name."
+            )
+        found = {name: digest_of(directory / name) for name in sorted(files | expected.keys())}
+        for name, digest in found.items():
+            if digest != expected[name].lower():
+                raise ConfigurationError(
+                    f"{directory / name} is not the expected file: its SHA-256 is {digest}, not"
+                    f" {expected[name].lower()}. Copy it again, or correct the digest if the change was"
+                    " meant."
+                )
+        self._models[model.id] = found
+        self._done(model.id)
+
+    def _verify_installation(self) -> None:
+        if self._root:
+            try:
+                self._installation = _look(self._root)
+            except (BundleError, OSError) as error:
+                self._installation = {"whole": False, "problems": {str(self._root): str(error)}}
+        self._done("the installation")
+
+    def _done(self, what: str) -> None:
+        self._verified_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._waiting.discard(what)
+
+    @property
+    def is_complete(self) -> bool:
+        return not self._waiting
+
+    def document(self) -> dict[str, Any]:
+        """As GET /attestation shows it. Raises ServiceUnavailable while it is not complete."""
+        if not self.is_complete:
+            raise ServiceUnavailable(f"still verifying {', '.join(sorted(self._waiting))}", retry_after_s=5)
+        return {
+            "object": "attestation",
+            "verified_at": self._verified_at,
+            "versions": versions(),
+            "configuration": self._configuration,
+            "models": self._models,
+            "installation": self._installation,
+        }
+
+
+class AttestedElsewhere:
+    """What a worker shows: the process that runs the engines has looked."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] | None = None
+
+    def tell(self, document: dict[str, Any]) -> None:
+        self._document = document
+
+    def document(self) -> dict[str, Any]:
+        """As Attestation's."""
+        if self._document is None:
+            raise ServiceUnavailable("still verifying", retry_after_s=5)
+        return self._document
+
+
+def _look(root: Path) -> dict[str, Any]:
+    data, text = read_sealed(root)
+    manifest = manifests.parse(data)
+    problems = check_installation(root, [])
+    return {
+        "version": root.name,
+        "created": manifest.created,
+        "device": manifest.target.device,
+        "profile": manifest.target.profile,
+        "manifest_sha256": manifests.identity(data),
+        "installed_sha256": digest_of(root / INSTALLED),
+        "signature_keys": signers(text),
+        "whole": not problems,
+        "problems": dict(list(problems.items())[:MAX_SHOWN]),
+    }
+
+
+def installation_root() -> Path | None:
+    """The installed version that this interpreter belongs to."""
+    root = Path(sys.prefix).parent
+    return root if (root / INSTALLED).is_file() else None
+
+
+def document_of(attestation: Attestation | AttestedElsewhere | None) -> dict[str, Any]:
+    if attestation is None:
+        raise NotFound("this server attests nothing: `attest: true` in its configuration turns it on")
+    return attestation.document()

@@ -1,0 +1,187 @@
+"""The port, and the life of a process that answers on it: serve, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.errors import ConfigurationError
+from server.http.protocol import Protocol as Connection
+from server.http.state import State
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048  # connections that arrive at once wait here instead of being refused
+# Longer than the 60 s of usual load balancers, so that they close first and never meet a closed one.
+KEEP_ALIVE_S = 75
+# Python's own first number, 700, looks for cycles every few requests: a twentieth of a request's cost.
+GC_THRESHOLD = (50_000, 20, 100)
+POLL_S = 0.02
+LAST_WORDS_S = 5  # for replies that the drain has cut off to send their error frame
+
+
+def open_ports(host: str, port: int, slow_reader_timeout_s: float, count: int) -> list[socket.socket]:
+    """That many sockets for one port. The kernel spreads connections over those that listen: the first, and
+    each of the others from when its process does. Raises as open_port.
+    """
+    if count == 1:
+        return [open_port(host, port, slow_reader_timeout_s)]
+    if port:  # a port can be shared with other programs of this user; this one is not
+        open_port(host, port, slow_reader_timeout_s).close()
+    first = open_port(host, port, slow_reader_timeout_s, shared=True)
+    port = first.getsockname()[1]
+    others = [
+        open_port(host, port, slow_reader_timeout_s, shared=True, listens=False) for _ in range(count - 1)
+    ]
+    return [first, *others]
+
+
+def open_port(
+    host: str, port: int, slow_reader_timeout_s: float, *, shared: bool = False, listens: bool = True
+) -> socket.socket:
+    """A listening socket, whose connections the kernel ends when their other side takes nothing for so long.
+
+    shared: others of ours may listen on the port too.
+    Raises ConfigurationError that says what to do where there is none to be had.
+    """
+    listener = None
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        timeout_ms = int(slow_reader_timeout_s * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)  # connections inherit it
+        listener.bind(address)
+        if listens:
+            listener.listen(BACKLOG)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"port {port} on {host} is taken by another program. Choose another one:"
+                f" `verbatim serve --port {port + 1}` or `make serve PORT={port + 1}`."
+            ) from None
+        raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}.") from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would cut replies off and exit with the signal's status."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+class Others(Protocol):
+    """Processes that answer beside this one (workers.py)."""
+
+    @property
+    def num_running(self) -> int: ...
+
+    def stop(self) -> None: ...
+
+    async def close(self, patience_s: float) -> None: ...
+
+
+async def live(
+    app: FastAPI,
+    state: State,
+    listener: socket.socket,
+    beside: Sequence[Coroutine[Any, Any, None]],
+    others: Others | None = None,
+    *,
+    listens_early: bool = True,
+) -> None:
+    """Serve until a signal, or until one of what runs beside has ended; raises what that raises.
+
+    listens_early: before the models are ready.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,  # ours says more
+            server_header=False,
+            proxy_headers=False,  # nothing here depends on the client's address
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=LAST_WORDS_S,
+        )
+    )
+    signals: asyncio.Queue[str] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
+    serving = asyncio.create_task(_serve(server, listener, None if listens_early else state))
+    running = [asyncio.create_task(work) for work in beside]
+    settling, stop = asyncio.create_task(_settle(state)), asyncio.create_task(signals.get())
+    try:
+        done, _ = await asyncio.wait({serving, stop, *running}, return_when=asyncio.FIRST_COMPLETED)
+        if stop in done:
+            await _drain(state, stop.result(), signals, others)
+        for task in done & set(running):
+            task.result()
+    finally:
+        state.draining = True
+        closing = asyncio.ensure_future(others.close(LAST_WORDS_S + 1)) if others is not None else None
+        for task in (*running, settling, stop):
+            task.cancel()
+        await asyncio.gather(*running, settling, stop, return_exceptions=True)
+        server.should_exit = True
+        await serving
+        if closing is not None:
+            await closing
+    log.info("stopped")
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket, state: State | None) -> None:
+    """state: to wait for, until it is ready."""
+    while state is not None and not state.ready:
+        if server.should_exit:
+            return
+        await asyncio.sleep(POLL_S)
+    await server.serve(sockets=[listener])
+
+
+async def _settle(state: State) -> None:
+    """What the start has made lives as long as the process: not looked through for garbage any more."""
+    while not state.ready:  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+
+
+async def _drain(state: State, name: str, signals: asyncio.Queue[str], others: Others | None) -> None:
+    """Wait for running requests, until the time is up or a second signal comes."""
+    state.draining = True
+    if others is not None:
+        others.stop()
+    log.info(
+        "%s: no new requests; %d running may take %g s", name, state.in_flight, state.settings.drain_timeout_s
+    )
+    end = time.monotonic() + state.settings.drain_timeout_s
+    while state.in_flight or (others is not None and others.num_running):
+        if not signals.empty() or time.monotonic() > end:
+            break
+        await asyncio.sleep(POLL_S)
+    if state.in_flight:
+        log.warning("%d requests are cut off", state.in_flight)

@@ -1,0 +1,105 @@
+"""`verbatim serve`: the process that runs the engines, answers requests, and has workers beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+
+from server import __version__
+from server.config.settings import ModelSettings, Settings
+from server.engine.base import Engine, Phase, Status
+from server.engine.served import ServedModel, load_models
+from server.engine.vllm.engine import VLLMEngine
+from server.http.app import build_app
+from server.http.metrics import Metrics
+from server.http.state import State
+from server.observe import logs
+from server.observe.attestation import Attestation, installation_root
+from server.process.port import live, open_ports
+from server.process.workers import Workers
+from server.weights.checkpoint import verify_checksums
+
+
+def serve(settings: Settings, file: Path | None = None) -> None:
+    """Serve until a signal. `file` is where the settings come from. Raises ConfigurationError for what the
+    machine or the configuration does not allow."""
+    logs.configure(settings.log_level)
+    with contextlib.ExitStack() as stack:
+        ports = open_ports(settings.host, settings.port, settings.slow_reader_timeout_s, settings.workers)
+        for port in ports:
+            stack.enter_context(port)
+        workers = stack.enter_context(Workers(settings, ports[1:]))
+        metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
+
+        def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
+            return VLLMEngine(model, context_size, metrics.engines.of(model.id), workers.links(number))
+
+        models = load_models(settings, make_vllm)
+        for model in models:
+            model.engine.on_status = partial(workers.tell_status, model.id)
+        attestation = Attestation(settings, file, installation_root()) if settings.attest else None
+        if attestation:
+            attestation.start()
+        app = build_app(settings, models, metrics, attestation)
+        state: State = app.state.server
+        beside = [_run_model(model, attestation) for model in models]
+        beside += [workers.run(), _tell_progress(state, ports[0])]
+        if attestation:
+            beside.append(_tell_attestation(attestation, workers))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(live(app, state, ports[0], beside, workers))
+
+
+async def _run_model(model: ServedModel, attestation: Attestation | None) -> None:
+    model.engine.report(Status(Phase.VERIFYING))
+    if attestation:
+        await asyncio.to_thread(attestation.verify_model, model.settings)
+    else:
+        await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
+    await model.engine.run()
+
+
+async def _tell_progress(state: State, listener: socket.socket) -> None:
+    """On standard output: where the server is, how far its models are, and a request to try."""
+    console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    console.print(f"Verbatim {__version__} listens on {url} (documentation: {url}/docs)", markup=False)
+    with console.status("starting") as status:
+        while not state.ready:
+            status.update(" · ".join(_where(model) for model in state.models.values()))
+            await asyncio.sleep(0.1)
+    console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
+    console.print(_curl(url, next(iter(state.models))) + "\n", markup=False)
+    await asyncio.Event().wait()
+
+
+async def _tell_attestation(attestation: Attestation, workers: Workers) -> None:
+    while not attestation.is_complete:  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    workers.tell_attestation(attestation.document())
+    await asyncio.Event().wait()
+
+
+def _where(model: ServedModel) -> str:
+    status = model.engine.status
+    steps = f" {status.done}/{status.total}" if status.total else ""
+    return f"{model.id}: {status.phase}{steps}, {time.monotonic() - model.engine.phase_since:.0f} s"
+
+
+def _curl(url: str, model_id: str) -> str:
+    body = json.dumps(
+        {"model": model_id, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    )
+    return (
+        f"curl {url}/v3/openai/completions \\\n  -H 'Authorization: Bearer KEY' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d '{body}'"
+    )

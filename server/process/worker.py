@@ -1,0 +1,82 @@
+"""A further process that answers requests: python -m server.process.worker
+
+Standard input has its order, one line of JSON, and then, a line each, how far the engines are (workers.py).
+The engines are another process's; everything else is as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+import uvloop
+
+from server.config.settings import ModelSettings, Settings
+from server.engine.base import Engine, Status
+from server.engine.served import load_models
+from server.engine.vllm.attached import AttachedEngine, Feed
+from server.engine.vllm.processes import follow_server
+from server.errors import ConfigurationError
+from server.http.app import build_app
+from server.http.metrics import Metrics
+from server.observe import logs
+from server.observe.attestation import AttestedElsewhere
+from server.process.port import live
+from server.process.workers import WorkerNews, WorkerOrder, link_folder
+
+MAX_LINE_BYTES = 1 << 26  # an attestation names every file of weights
+
+
+def main() -> None:
+    follow_server()
+    pipe = os.fdopen(0, "rb", buffering=0)  # what comes after the order is left there
+    order = WorkerOrder.model_validate_json(pipe.readline())
+    settings = Settings.model_validate_json(order.settings)
+    logs.configure(settings.log_level)
+    for name in ("server.engine.supervisor", "server.process.port"):  # the other process says the rest
+        logging.getLogger(name).setLevel(logging.WARNING)
+    metrics = Metrics(shared=order.folder)
+    feeds = {model.id: Feed() for model in settings.models}
+
+    def make_attached(number: int, model: ModelSettings, context_size: int) -> Engine:
+        link = link_folder(order.folder, number, order.number)
+        return AttachedEngine(feeds[model.id], link, order.number, metrics.engines.of(model.id))
+
+    models = load_models(settings, make_attached)
+    for model in models:
+        model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
+    attestation = AttestedElsewhere() if settings.attest else None
+    app = build_app(settings, models, metrics, attestation)
+
+    def hear(news: WorkerNews) -> None:
+        if news.attestation is None:
+            feeds[news.model].tell(Status(news.phase, news.done, news.total, news.detail))
+        elif attestation is not None:
+            attestation.tell(news.attestation)
+
+    with socket.socket(fileno=order.listener) as listener:
+        # One that follows another has its socket already, with connections that wait.
+        listens = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        beside = [hear_all(pipe, hear), *(model.engine.run() for model in models)]
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(live(app, app.state.server, listener, beside, listens_early=listens))
+
+
+async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], None]) -> None:
+    """Hand over what the other process says, until it ends."""
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    async for line in reader:
+        hear(WorkerNews.model_validate_json(line))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ConfigurationError as error:
+        sys.exit(f"verbatim: {error.message}")

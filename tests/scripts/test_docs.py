@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from scripts import docs
+from server.cli import cli
+
+INTERNAL = {"VERBATIM_SERVER_PID"}  # set by the server, for the processes it starts
+PAGE = Path(__file__).parents[2] / docs.PAGE
+
+
+def test_configuration_page_is_current() -> None:
+    """docs/configuration.md says what the code says; `python -m scripts.docs` makes it anew."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert docs.render(page) == page
+
+
+def test_every_key_has_a_meaning() -> None:
+    """No key of models.yaml is without a description."""
+    for model in docs.TABLES.values():
+        assert all(field.description for field in model.model_fields.values() if not field.exclude)
+
+
+def test_every_variable_that_is_read_is_listed() -> None:
+    """Each VERBATIM_ variable that a source file names stands on the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    sources = [file for name in ("server", "bundle") for file in (PAGE.parent.parent / name).rglob("*.py")]
+    for file in sources:
+        for name in re.findall(r"VERBATIM_[A-Z_]*[A-Z]", file.read_text(encoding="utf-8")):
+            assert name in INTERNAL or f"`{name}`" in page, (file.name, name)
+
+
+def test_the_page_for_sites_names_options_that_exist() -> None:
+    """Each option in docs/airgap.md is one of the commands that it is about."""
+    runner, known = CliRunner(env={"COLUMNS": "200"}), ""
+    for words in (["bundle"], ["verify"], ["serve"]):
+        known += runner.invoke(cli, [*words, "--help"]).output
+    known += (PAGE.parent.parent / "bundle/site/cli.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"--[a-z][a-z-]+", (PAGE.parent / "airgap.md").read_text(encoding="utf-8")))
+    assert len(named) > 10
+    assert {option for option in named if option not in known} == set()
+
+
+def test_writing_twice_changes_nothing() -> None:
+    """Making the page anew from itself gives itself."""
+    page = f"intro\n{docs.BEGIN}\nold\n{docs.END}\nmore\n"
+    once = docs.render(page)
+    assert docs.render(once) == once
+    assert once.startswith("intro\n")
+    assert once.endswith("\nmore\n")

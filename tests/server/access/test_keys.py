@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.access.keys import ANONYMOUS, Keyring, authorize, digest, new_key
+from server.errors import AccessDenied, ConfigurationError, FailedToAuth, InvalidApiKey
+
+
+def ring(tmp_path: Path, text: str, day: date = date(2026, 1, 1)) -> Keyring:
+    file = tmp_path / "keys"
+    file.write_text(text)
+    return Keyring((), file, today=lambda: day)
+
+
+def rewrite(file: Path, text: str) -> None:
+    """Changes the file and its time, as an editor does some time later."""
+    later = file.stat().st_mtime_ns + 10**9
+    file.write_text(text)
+    os.utime(file, ns=(later, later))
+
+
+@pytest.mark.parametrize("header", ["Bearer two", "bearer two", "BEARER  two "])
+def test_key_is_named(header: str) -> None:
+    """A key of the environment is known by its place; the scheme's case does not matter."""
+    assert Keyring(("one", "two"), None).authenticate(header) == "key-2"
+
+
+@pytest.mark.parametrize("keys", [(), ("k",)])
+@pytest.mark.parametrize(
+    "header", [None, "", "k", "Bearer", "Bearer ", "Basic k", "Bearer a b", "Bearer é", "Bearerk"]
+)
+def test_malformed_header(keys: tuple[str, ...], header: str | None) -> None:
+    """No header, or one that is not `Bearer KEY`, is INVALID_API_KEY, with and without keys."""
+    with pytest.raises(InvalidApiKey):
+        Keyring(keys, None).authenticate(header)
+
+
+def test_wrong_key() -> None:
+    """A well-formed key that is not known is FAILED_TO_AUTH."""
+    with pytest.raises(FailedToAuth):
+        Keyring(("k",), None).authenticate("Bearer K")
+
+
+def test_no_keys_accepts_any() -> None:
+    """With no key configured any bearer token will do, and nobody has a name."""
+    assert Keyring((), None).authenticate("Bearer whatever") == ANONYMOUS
+
+
+@given(st.text(st.characters(max_codepoint=0xFF)) | st.text())
+def test_no_header_crashes(token: str) -> None:
+    """Whatever bytes a header has, the answer is one of the two refusals."""
+    with pytest.raises((InvalidApiKey, FailedToAuth)):
+        Keyring(("k" * 50,), None).authenticate(f"Bearer {token}")
+
+
+def test_file_holds_digests(tmp_path: Path) -> None:
+    """The file has a name and a SHA-256 on each line, comments and blank lines between."""
+    keys = ring(tmp_path, f"# keys\n\nalice {digest('a')}  # hers\nbob {digest('b').upper()}\n")
+    assert [keys.authenticate("Bearer a"), keys.authenticate("Bearer b")] == ["alice", "bob"]
+
+
+@pytest.mark.parametrize(("day", "works"), [(date(2026, 3, 1), True), (date(2026, 3, 2), False)])
+def test_expiry(tmp_path: Path, day: date, works: bool) -> None:
+    """A key works through its last day and not after."""
+    keys = ring(tmp_path, f"alice {digest('a')} expires=2026-03-01", day)
+    assert keys.num_usable() == works
+    if works:
+        assert keys.authenticate("Bearer a") == "alice"
+    else:
+        with pytest.raises(FailedToAuth, match="expired"):
+            keys.authenticate("Bearer a")
+
+
+def test_deleted_line_revokes(tmp_path: Path) -> None:
+    """A key whose line is deleted stops working without a restart, and an added one starts."""
+    keys = ring(tmp_path, f"alice {digest('a')}")
+    assert keys.authenticate("Bearer a") == "alice"
+    rewrite(tmp_path / "keys", f"bob {digest('b')}")
+    with pytest.raises(FailedToAuth):
+        keys.authenticate("Bearer a")
+    assert keys.authenticate("Bearer b") == "bob"
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_no_keys_left_lets_nobody_in(tmp_path: Path, gone: bool) -> None:
+    """A key file that is emptied or deleted closes the server rather than opening it."""
+    keys = ring(tmp_path, f"alice {digest('a')}")
+    if gone:
+        (tmp_path / "keys").unlink()
+    else:
+        rewrite(tmp_path / "keys", "")
+    with pytest.raises(FailedToAuth):
+        keys.authenticate("Bearer a")
+
+
+def test_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    """A key file that has no keys at the start closes the server too."""
+    with pytest.raises(FailedToAuth):
+        ring(tmp_path, "# none yet\n").authenticate("Bearer a")
+
+
+def test_slip_in_one_line_leaves_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While running, a bad line is logged and grants nothing; the other lines count, revocations included."""
+    keys = ring(tmp_path, f"alice {digest('a')}\nbob {digest('b')}")
+    with caplog.at_level(logging.ERROR):
+        rewrite(tmp_path / "keys", f"carol secret\nbob {digest('b')}")
+        assert keys.authenticate("Bearer b") == "bob"
+    with pytest.raises(FailedToAuth):
+        keys.authenticate("Bearer a")
+    assert "keys, line 1" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("alice", 'after "alice" comes the SHA-256'),
+        ("alice vb-key", "64 hex digits"),
+        (f"alice {'0' * 64} until=1", "expires=YYYY-MM-DD"),
+        (f"alice {'0' * 64} expires=2026-02-30", '"2026-02-30" is not a day'),
+        (f"al,ice {'0' * 64}", "a name is letters"),
+        (f"bob {'0' * 64}", '"bob" is used twice'),
+    ],
+)
+def test_bad_line_stops_the_start(tmp_path: Path, line: str, words: str) -> None:
+    """At the start a bad line is an error with its number."""
+    with pytest.raises(ConfigurationError) as caught:
+        ring(tmp_path, f"bob {'1' * 64}\n{line}\n")
+    assert caught.value.message.startswith("keys, line 2: ")
+    assert words in caught.value.message
+
+
+def test_missing_file_stops_the_start(tmp_path: Path) -> None:
+    """A key file that is not there is an error that says how to make one."""
+    with pytest.raises(ConfigurationError, match="verbatim keys new"):
+        Keyring((), tmp_path / "none")
+
+
+def test_key_outside_ascii_stops_the_start() -> None:
+    """A configured key that no header can carry is an error, and is not printed."""
+    with pytest.raises(ConfigurationError, match="key 1") as caught:
+        Keyring(("clé",), None)
+    assert "clé" not in caught.value.message
+
+
+def test_new_key_works(tmp_path: Path) -> None:
+    """A new key is accepted under its name; the file has its digest alone and is its owner's."""
+    file = tmp_path / "keys"
+    key = new_key("alice", file, date(2030, 1, 1))
+    assert key.startswith("vb-")
+    assert Keyring((), file, today=lambda: date(2030, 1, 1)).authenticate(f"Bearer {key}") == "alice"
+    assert key not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_new_key_is_appended(tmp_path: Path) -> None:
+    """What the file had stays, a last line without its end included, and nothing else is left behind."""
+    file = tmp_path / "keys"
+    file.write_text(f"alice {digest('a')}")
+    new_key("bob", file)
+    assert Keyring((), file).authenticate("Bearer a") == "alice"
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("alice", "already has"), ("a b", "letters"), ("", "letters")])
+def test_new_key_refuses(tmp_path: Path, name: str, words: str) -> None:
+    """A name that is taken or malformed is refused, and the file stays as it was."""
+    file = tmp_path / "keys"
+    new_key("alice", file)
+    before = file.read_bytes()
+    with pytest.raises(ConfigurationError, match=words):
+        new_key(name, file)
+    assert file.read_bytes() == before
+
+
+def test_new_key_without_a_directory(tmp_path: Path) -> None:
+    """A file that cannot be written is named."""
+    with pytest.raises(ConfigurationError, match="cannot write"):
+        new_key("alice", tmp_path / "none" / "keys")
+
+
+def test_authorize() -> None:
+    """A model's allowed_keys lets in the keys it names; an empty list lets in all."""
+    authorize("alice", "m", ())
+    authorize("alice", "m", ("alice",))
+    with pytest.raises(AccessDenied):
+        authorize("bob", "m", ("alice",))

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from server.contract.params import GenerationParams
+from server.engine.base import Engine, EngineOutput, Job, Phase, Report, Status
+from server.engine.simulated.engine import SimulatedEngine
+from server.engine.supervisor import BACKOFF_S, Supervisor
+from server.errors import ConfigurationError, RequestFailure, ServiceUnavailable
+from tests.helpers import until
+
+JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10_000)
+
+
+class Sick(SimulatedEngine):
+    """Does not start, with this error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(10)
+        self.error = error
+        self.closed = 0
+
+    async def start(self, report: Report) -> None:
+        report(Status(Phase.LOADING))
+        raise self.error
+
+    async def close(self) -> None:
+        self.closed += 1
+        await super().close()
+
+
+class Patient:
+    """A supervisor of engines that are made one after another; what became of each."""
+
+    def __init__(
+        self, *engines: Engine, backoff_s: tuple[float, ...] = (0.0,), max_pending: int = 10
+    ) -> None:
+        self.engines = list(engines)
+        self.made: list[float] = []
+        self.supervisor = Supervisor("m", self.make, backoff_s=backoff_s, max_pending=max_pending)
+
+    def make(self) -> Engine:
+        self.made.append(asyncio.get_running_loop().time())
+        return self.engines[min(len(self.made), len(self.engines)) - 1]
+
+    @asynccontextmanager
+    async def treated(self) -> AsyncIterator[Supervisor]:
+        task = asyncio.create_task(self.supervisor.run())
+        try:
+            yield self.supervisor
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def slow() -> SimulatedEngine:
+    return SimulatedEngine(10, script=lambda job, position: 5, step_s=0.001)
+
+
+def collect(into: list[EngineOutput | RequestFailure]) -> Callable[[EngineOutput | RequestFailure], None]:
+    return into.append
+
+
+async def test_life() -> None:
+    """An engine waits, starts, is ready and is stopped; each phase is seen from outside."""
+    patient = Patient(slow())
+    assert patient.supervisor.status.phase is Phase.WAITING
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+    assert supervisor.status.phase is Phase.STOPPED
+
+
+async def test_death_fails_what_runs() -> None:
+    """When an engine dies, its jobs fail at once, and the model is not ready."""
+    got: list[EngineOutput | RequestFailure] = []
+    patient = Patient(engine := slow(), slow(), backoff_s=(0.0, 60.0))
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.submit(JOB, collect(got))
+        await until(lambda: got)
+        engine.death.set()
+        await until(lambda: not supervisor.status.ready)
+        assert supervisor.status.phase is Phase.RESTARTING
+        assert isinstance(got[-1], ServiceUnavailable)
+        assert (supervisor.pending, engine.running) == (0, set())
+        with pytest.raises(ServiceUnavailable):
+            supervisor.check_room(1)
+
+
+async def test_started_again() -> None:
+    """After its death an engine is made anew and answers."""
+    patient = Patient(first := slow(), second := slow())
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        first.death.set()
+        await until(lambda: supervisor.status.ready and supervisor.restarts == 1)
+        got: list[EngineOutput | RequestFailure] = []
+        supervisor.submit(JOB, collect(got))
+        await until(lambda: got)
+        assert second.running == {"j"}
+        assert isinstance(got[0], EngineOutput)
+
+
+async def test_backoff() -> None:
+    """Each failure in a row is waited for longer, up to the last delay."""
+    delays = (0.0, 0.02, 0.1)
+    patient = Patient(Sick(RuntimeError("no")), backoff_s=delays)
+    async with patient.treated() as supervisor:
+        await until(lambda: len(patient.made) == 5)
+    waits = [later - earlier for earlier, later in zip(patient.made, patient.made[1:], strict=False)]
+    assert all(wait >= least for wait, least in zip(waits, (0.02, 0.1, 0.1, 0.1), strict=True))
+    assert waits[0] < 0.1
+    assert supervisor.restarts == len(patient.made)
+
+
+def test_backoff_values() -> None:
+    """The first start does not wait; later ones wait longer each time, a minute at most."""
+    assert BACKOFF_S[0] == 0
+    assert list(BACKOFF_S) == sorted(BACKOFF_S)
+    assert BACKOFF_S[-1] == 60
+
+
+async def test_failed_start_is_closed() -> None:
+    """An engine that did not start is closed all the same: it may have started processes."""
+    patient = Patient(engine := Sick(RuntimeError("no")), slow())
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        assert engine.closed == 1
+        assert supervisor.restarts == 1
+
+
+async def test_configuration_error_ends_it() -> None:
+    """What no second try would mend is raised, and nothing is left open."""
+    patient = Patient(engine := Sick(ConfigurationError("no such argument")))
+    with pytest.raises(ConfigurationError, match="no such argument"):
+        await patient.supervisor.run()
+    assert (engine.closed, patient.supervisor.status.phase, len(patient.made)) == (1, Phase.STOPPED, 1)
+
+
+async def test_stopping_fails_what_runs() -> None:
+    """When the server stops, what is still running fails."""
+    got: list[EngineOutput | RequestFailure] = []
+    async with Patient(engine := slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.submit(JOB, collect(got))
+        await until(lambda: got)
+    assert isinstance(got[-1], ServiceUnavailable)
+    assert engine.running == set()
+
+
+async def test_not_ready() -> None:
+    """Before it is ready an engine takes nothing, and says when to come again."""
+    supervisor = Patient(slow()).supervisor
+    with pytest.raises(ServiceUnavailable, match="m is not ready: waiting") as caught:
+        supervisor.check_room(1)
+    assert 0 < caught.value.retry_after_s <= 60
+    got: list[EngineOutput | RequestFailure] = []
+    supervisor.submit(JOB, collect(got))
+    assert isinstance(got[0], ServiceUnavailable)
+
+
+async def test_queue() -> None:
+    """A request that would overfill the queue is refused; into an empty queue one of any size is let."""
+    async with Patient(slow(), max_pending=2).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.check_room(3)
+        supervisor.submit(JOB, collect([]))
+        supervisor.check_room(1)
+        with pytest.raises(ServiceUnavailable) as caught:
+            supervisor.check_room(2)
+        assert caught.value.retry_after_s == 1
+
+
+async def test_abort() -> None:
+    """After abort nothing comes any more; an id that is not known does not matter."""
+    got: list[EngineOutput | RequestFailure] = []
+    async with Patient(engine := slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.submit(JOB, collect(got))
+        await until(lambda: got)
+        supervisor.abort("j")
+        supervisor.abort("j")
+        num, supervisor_pending = len(got), supervisor.pending
+        await asyncio.sleep(0.01)
+        assert (len(got), supervisor_pending, engine.running, engine.aborted) == (num, 0, set(), ["j"])
+
+
+async def test_end_of_a_job() -> None:
+    """A job that has ended is no longer pending."""
+    got: list[EngineOutput | RequestFailure] = []
+    async with Patient(slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.submit(Job("k", "r", [5], GenerationParams(), (1,), max_tokens=2), collect(got))
+        await until(lambda: supervisor.pending == 0)
+    assert [output.finish_reason for output in got if isinstance(output, EngineOutput)] == [None, "length"]

@@ -1,0 +1,112 @@
+"""The sockets to an engine, with the engine's side of them played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import zmq
+
+from server.engine.vllm.link import SEND_TOGETHER, Link, inputs_of, outputs_of
+from server.engine.vllm.wire import ABORT, ADD, DEAD, CoreOutput, CoreOutputs, CoreParams, CoreRequest
+from tests.helpers import until
+
+
+@contextmanager
+def engine(link: Link) -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
+    """What vLLM's engine has of it: a DEALER that reads requests, and a PUSH for outputs."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as inputs, context.socket(zmq.PUSH) as outputs:
+        inputs.identity = b"\x00\x00"
+        inputs.rcvtimeo, outputs.linger = 5000, 0
+        inputs.connect(inputs_of(link.folder))
+        outputs.connect(outputs_of(link.folder))
+        inputs.send(b"")
+        yield inputs, outputs
+
+
+def step(*ids: str) -> bytes:
+    return msgspec.msgpack.encode(CoreOutputs(outputs=[CoreOutput(name, [7]) for name in ids]))
+
+
+def request(name: str) -> CoreRequest:
+    return CoreRequest(name, [1], None, CoreParams(), None, 0.0)
+
+
+async def test_requests_arrive_in_order_and_whole() -> None:
+    """More requests than are sent together arrive all, in their order, and what is aborted after them."""
+    link, count = Link(), 3 * SEND_TOGETHER + 1
+    with engine(link) as (inputs, _):
+        await link.connected()
+        for number in range(count):
+            link.add(request(str(number)))
+        link.abort(["0", "1"])
+        await asyncio.sleep(0.05)
+        frames = [inputs.recv_multipart() for _ in range(count + 1)]
+    link.close()
+    assert [kind for kind, _ in frames] == [ADD] * count + [ABORT]
+    assert [msgspec.msgpack.decode(data)[0] for _, data in frames[:-1]] == [str(n) for n in range(count)]
+    assert msgspec.msgpack.decode(frames[-1][1]) == ["0", "1"]
+
+
+async def test_reached() -> None:
+    """A link that was not there when the engine started, or follows another one at its place, can send to it,
+    and hears of what it sent."""
+    with TemporaryDirectory() as name:
+        first, calls = Link(Path(name)), list[list[CoreOutputs]]()
+        with engine(first) as (inputs, outputs):
+            await asyncio.wait_for(first.reached(), 5)
+            first.close()
+            second = Link(Path(name))
+            await asyncio.wait_for(second.reached(), 5)
+            second.listen(calls.append, lambda: None)
+            second.add(request("a"))
+            outputs.send(step("a"))
+            await until(lambda: bool(calls))
+            kinds = [inputs.recv_multipart()[0] for _ in range(3)]
+        second.close()
+    assert kinds == [ABORT, ABORT, ADD]  # the first two abort nothing
+
+
+async def test_steps_that_wait_come_together() -> None:
+    """An engine that is faster than this process is read in one go, and no step is lost."""
+    link, calls = Link(), list[list[CoreOutputs]]()
+    with engine(link) as (_, outputs):
+        await link.connected()
+        for number in range(20):
+            outputs.send(step(str(number)))
+        await asyncio.sleep(0.2)  # they have all arrived
+        link.listen(calls.append, lambda: None)
+        outputs.send(step("last"))
+        await until(lambda: bool(calls) and calls[-1][-1].outputs[0].request_id == "last")
+    link.close()
+    assert [one.outputs[0].request_id for call in calls for one in call] == [*map(str, range(20)), "last"]
+    assert len(calls) < 20
+
+
+async def test_a_dead_engine_is_heard_after_its_last_step() -> None:
+    """What came before the end is handed over too."""
+    link, calls, deaths = Link(), list[list[CoreOutputs]](), list[bool]()
+    with engine(link) as (_, outputs):
+        await link.connected()
+        outputs.send(step("a"))
+        outputs.send(DEAD)
+        link.listen(calls.append, lambda: deaths.append(True))
+        await until(lambda: bool(calls and deaths))
+    link.close()
+    assert len(deaths) == 1
+
+
+async def test_closing_leaves_nothing_and_may_be_repeated() -> None:
+    """The folder of the sockets goes; what is sent afterwards is dropped."""
+    link = Link()
+    folder = link.folder
+    assert folder.stat().st_mode & 0o077 == 0
+    link.close()
+    link.close()
+    link.add(request("late"))
+    await asyncio.sleep(0)
+    assert not folder.exists()

@@ -1,0 +1,123 @@
+"""How what the engine's steps bring is handed out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from server.contract.params import GenerationParams
+from server.engine.base import EngineOutput, Job
+from server.engine.vllm.running import RunningJobs
+from server.engine.vllm.stats import EngineMetrics, EngineStats
+from server.engine.vllm.wire import CoreOutput, CoreOutputs
+from server.errors import InternalError, RequestFailure, ServiceUnavailable
+
+STOP, LENGTH = 0, 1  # vLLM's FinishReason
+
+
+class Bench:
+    """Running jobs, and all that was handed out to each."""
+
+    def __init__(self, *ids: str) -> None:
+        self.registry = CollectorRegistry()
+        self.aborted: list[str] = []
+        self.jobs = RunningJobs(EngineStats(EngineMetrics(self.registry), "m"), self._abort)
+        self.got: dict[str, list[EngineOutput | RequestFailure]] = {name: [] for name in ids}
+        for name in ids:
+            self.jobs.add(job(name), self.got[name].append)
+
+    def _abort(self, job_id: str) -> None:
+        self.aborted.append(job_id)
+        self.jobs.discard(job_id)
+
+    def tokens(self, name: str) -> list[list[int]]:
+        return [output.token_ids for output in self.got[name] if isinstance(output, EngineOutput)]
+
+
+def job(name: str) -> Job:
+    return Job(name, name, [5], GenerationParams(), (2,), max_tokens=7, seed=9, num_logprobs=None)
+
+
+def step(**tokens: Any) -> CoreOutputs:
+    """One step: ids, or ids and why the job ends."""
+    outputs = []
+    for name, what in tokens.items():
+        ids, reason = what if isinstance(what, tuple) else (what, None)
+        outputs.append(CoreOutput(name, ids, finish_reason=reason))
+    return CoreOutputs(outputs=outputs, timestamp=1.0)
+
+
+def test_each_step_is_handed_out_at_once() -> None:
+    """A step's tokens go to the jobs that they are for, one output a step."""
+    bench = Bench("a", "b")
+    bench.jobs.take([step(a=[1], b=[2])])
+    bench.jobs.take([step(a=[3])])
+    assert (bench.tokens("a"), bench.tokens("b")) == ([[1], [3]], [[2]])
+
+
+def test_steps_that_come_together_are_one_output() -> None:
+    """Where this process is behind, a job's tokens of several steps are handed out together, in order."""
+    bench = Bench("a", "b")
+    bench.jobs.take([step(a=[1], b=[1])])
+    bench.jobs.take([step(a=[2], b=[2]), step(a=[3], b=[3]), step(a=[4])])
+    assert (bench.tokens("a"), bench.tokens("b")) == ([[1], [2, 3, 4]], [[1], [2, 3]])
+
+
+def test_the_end_comes_with_what_was_held() -> None:
+    """A job that ends within several steps gets all of its tokens with the end, and nothing after it."""
+    bench = Bench("a")
+    bench.jobs.take([step(a=[1])])
+    bench.jobs.take([step(a=[2]), step(a=([3], LENGTH)), step(a=[4])])
+    assert bench.tokens("a") == [[1], [2, 3]]
+    assert bench.got["a"][-1].finish_reason == "length"  # type: ignore[union-attr]
+    assert "a" not in bench.jobs
+
+
+def test_a_job_that_is_given_up_gets_nothing_more() -> None:
+    """Not even what has already arrived for it."""
+    bench = Bench("a", "b")
+    bench.jobs.take([step(a=[1], b=[1])])
+    assert bench.jobs.discard("a")
+    bench.jobs.take([step(a=[2], b=[2]), step(a=[3], b=[3])])
+    assert (bench.tokens("a"), bench.tokens("b")) == ([[1]], [[1], [2, 3]])
+    assert not bench.jobs.discard("a")
+
+
+def test_logits_that_are_nan_fail_their_job_alone() -> None:
+    """The engine is told to give it up."""
+    bench = Bench("a", "b")
+    bad = CoreOutput("a", [1], num_nans_in_logits=3)
+    bench.jobs.take([CoreOutputs(outputs=[bad, CoreOutput("b", [1])])])
+    assert isinstance(bench.got["a"][0], InternalError)
+    assert bench.tokens("b") == [[1]]
+    assert bench.aborted == ["a"]
+
+
+def test_an_engine_that_stops_fails_all() -> None:
+    """Each job hears it once."""
+    bench = Bench("a", "b")
+    bench.jobs.fail()
+    bench.jobs.fail()
+    assert all(isinstance(got[0], ServiceUnavailable) and len(got) == 1 for got in bench.got.values())
+    assert len(bench.jobs) == 0
+
+
+def test_tokens_are_counted_however_they_come() -> None:
+    """The metric has every token once, handed out together or not."""
+    bench = Bench("a")
+    bench.jobs.take([step(a=[1])])
+    bench.jobs.take([step(a=[2]), step(a=([3], STOP))])
+    labels = {"model_name": "m", "engine": "0"}
+    assert bench.registry.get_sample_value("vllm:generation_tokens_total", labels) == 3
+
+
+def test_strangers() -> None:
+    """Jobs that are not known, as those of a process that was here before, are told once a pass, unless they
+    end by themselves."""
+    told: list[list[str]] = []
+    jobs = RunningJobs(EngineStats(EngineMetrics(CollectorRegistry()), "m"), lambda _: None, told.append)
+    jobs.add(job("ours"), lambda _: None)
+    jobs.take([step(ours=[3], a=[3], ended=([3], STOP)), step(a=[3], b=[4])])
+    jobs.take([step(ours=[3])])
+    assert told == [["a", "b"]]

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.contract.params import GenerationParams, candidate_seed
+from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
+from server.engine.served import ServedModel
+from server.errors import InvalidRequest, ServiceUnavailable
+from server.generation.candidates import Generation
+from server.generation.outputs import Choice, Delta, PromptText, fold
+from tests.helpers import Engine, number_of, says, served, until
+
+# Candidates by the letters of their text: a has log-probability -1, b -2, and so on.
+LETTERS = "abcdefgh"
+
+
+class Letters(Engine):
+    """Its candidates say the given words, each at once; a letter's place is its log-probability."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        self.jobs.append(job)
+        places = [LETTERS.index(letter) for letter in self.words[number_of(job.id)]]
+        ids = [66 + place for place in places]
+        sink(EngineOutput(ids, TopLogprobs(1, ids, [-1.0 - place for place in places]), None, "stop"))
+
+
+@asynccontextmanager
+async def live(model: ServedModel) -> AsyncIterator[ServedModel]:
+    """The model while its engine runs."""
+    task = asyncio.create_task(model.engine.run())
+    await until(lambda: model.engine.status.ready)
+    try:
+        yield model
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def generation(model: ServedModel, *prompts: list[int], **params: Any) -> Generation:
+    given = [PromptText(ids) for ids in prompts or ([5],)]
+    return Generation("r", given, GenerationParams(**params), model.engine, model.tokenizer)
+
+
+async def choices(made: Generation) -> list[Choice]:
+    deltas: list[Delta] = []
+    await made.start(deltas.extend)
+    return fold(made.num_choices, deltas)
+
+
+def texts(found: list[Choice]) -> list[str]:
+    return [choice.text for choice in found]
+
+
+# --- candidates --------------------------------------------------------------------------------------------
+
+
+async def test_n(directory: Path) -> None:
+    """Each of n candidates is a job with a seed of its own, and becomes the choice of its number."""
+    model = served(directory, engine := Engine())
+    engine._script = says(model, "he", "hello", "é")
+    async with live(model):
+        made = generation(model, n=3, best_of=3, seed=7)
+        assert texts(await choices(made)) == ["he", "hello", "é"]
+    assert [job.seed for job in engine.jobs] == [candidate_seed(7, 0, number) for number in range(3)]
+    assert (made.usage.prompt_tokens, made.usage.completion_tokens) == (1, 6)
+
+
+async def test_several_prompts(directory: Path) -> None:
+    """Choice index = prompt number × n + rank; each prompt's tokens count once."""
+    model = served(directory, engine := Engine())
+    engine._script = says(model, "a", "b", "c", "d")
+    async with live(model):
+        made = generation(model, [5, 6], [7], n=2, best_of=2, seed=7)
+        found = await choices(made)
+    assert [(choice.index, choice.text) for choice in found] == [(0, "a"), (1, "b"), (2, "c"), (3, "d")]
+    assert [job.prompt_ids for job in engine.jobs] == [[5, 6], [5, 6], [7], [7]]
+    assert [job.seed for job in engine.jobs] == [candidate_seed(7, p, c) for p in (0, 1) for c in (0, 1)]
+    assert made.usage.prompt_tokens == 3
+
+
+async def test_same_seed_same_text(directory: Path) -> None:
+    """The same seed gives the same candidates, another seed others."""
+    async with live(served(directory, Engine())) as model:
+        first, again, other = [
+            texts(await choices(generation(model, n=4, best_of=4, seed=seed))) for seed in (42, 42, 43)
+        ]
+    assert first == again
+    assert not set(first) & set(other)
+
+
+async def test_length(directory: Path) -> None:
+    """A candidate that does not end by itself ends after max_tokens."""
+    async with live(served(directory, Engine(lambda job, position: 67))) as model:
+        made = generation(model, max_tokens=3)
+        assert await choices(made) == [Choice(0, "bbb", None, "length")]
+    assert made.usage.completion_tokens == 3
+
+
+async def test_what_the_engine_is_asked(directory: Path) -> None:
+    """Log-probabilities are asked for where the request has them, those of the prompt with echo."""
+    model = served(directory, engine := Engine())
+    async with live(model):
+        for params in (
+            {},
+            {"num_logprobs": 2},
+            {"num_logprobs": 2, "echo": True},
+            {"echo": True},
+            {"best_of": 2},
+        ):
+            await choices(generation(model, **params))
+    asked = [(job.num_logprobs, job.prompt_logprobs) for job in engine.jobs]
+    assert asked == [(None, False), (2, False), (2, True), (None, False), (0, False), (0, False)]
+
+
+# --- stop sequences and the end ----------------------------------------------------------------------------
+
+
+async def test_stop_aborts_in_the_engine(directory: Path) -> None:
+    """A candidate that meets a stop sequence is aborted alone; the others go on."""
+    model = served(directory, engine := Engine())
+    engine._script = says(model, "he or hello or", "é é é é")
+    async with live(model):
+        found = await choices(generation(model, n=2, best_of=2, stop=(" or",), max_tokens=30))
+        await until(lambda: not engine.running)
+    assert texts(found) == ["he or", "é é é é"]
+    assert list(map(number_of, engine.aborted)) == [0]
+
+
+async def test_max_tokens_0(directory: Path) -> None:
+    """Nothing to generate needs no engine, unless the prompt's log-probabilities are asked for."""
+    model = served(directory, engine := Engine())
+    async with live(model):
+        assert texts(await choices(generation(model, max_tokens=0, echo=True))) == ["$"]
+        assert engine.jobs == []
+        found = await choices(generation(model, [5, 6], max_tokens=0, echo=True, num_logprobs=0))
+    assert (found[0].text, found[0].finish_reason) == ("$%", "length")
+    assert found[0].logprobs is not None
+    assert found[0].logprobs.tokens == ["$", "%"]
+    assert [job.max_tokens for job in engine.jobs] == [1]
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+async def test_leaving_aborts_every_candidate(directory: Path, batches: int) -> None:
+    """Closing ends the work of all candidates at once, whether or not anything came."""
+    model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
+    async with live(model):
+        made = generation(model, [5], [6], n=2, best_of=2, max_tokens=10_000)
+        taken: list[Delta] = []
+        made.start(taken.extend)
+        await until(lambda: len(engine.running) == 4 and len(taken) >= batches)
+        made.close()
+        assert engine.running == set()
+        assert sorted(map(number_of, engine.aborted)) == [0, 1, 2, 3]
+        assert model.engine.pending == 0
+
+
+# --- ranking -----------------------------------------------------------------------------------------------
+
+
+async def test_best_of(directory: Path) -> None:
+    """The n candidates with the best mean log-probability per token, best first."""
+    async with live(served(directory, Letters("ccc", "ad", "b", "aab", "ee"))) as model:
+        made = generation(model, n=3, best_of=5)
+        found = await choices(made)
+    assert [(choice.index, choice.text) for choice in found] == [(0, "aab"), (1, "b"), (2, "ad")]
+    assert made.usage.completion_tokens == 11
+
+
+async def test_best_of_ties(directory: Path) -> None:
+    """Equal means are in the order of their numbers, whatever their length."""
+    async with live(served(directory, Letters("bb", "b", "ac", "bbb"))) as model:
+        assert texts(await choices(generation(model, n=3, best_of=4))) == ["bb", "b", "ac"]
+
+
+async def test_best_of_several_prompts(directory: Path) -> None:
+    """Each prompt has a contest of its own."""
+    async with live(served(directory, Letters("b", "a", "d", "c"))) as model:
+        assert texts(await choices(generation(model, [5], [6], n=1, best_of=2))) == ["a", "c"]
+
+
+async def test_best_of_counts_to_the_stop(directory: Path) -> None:
+    """Tokens after a stop sequence do not weigh."""
+    async with live(served(directory, Letters("ahhh", "bbbb"))) as model:
+        assert texts(await choices(generation(model, n=1, best_of=2, stop=("a",)))) == ["a"]
+
+
+@pytest.mark.parametrize("num_logprobs", [None, 0])
+async def test_best_of_keeps_its_logprobs(directory: Path, num_logprobs: int | None) -> None:
+    """Log-probabilities that were needed for ranking alone are not in the reply."""
+    async with live(served(directory, Letters("b", "a"))) as model:
+        found = await choices(generation(model, n=1, best_of=2, num_logprobs=num_logprobs))
+    assert (found[0].logprobs is None) == (num_logprobs is None)
+
+
+async def test_best_of_nothing(directory: Path) -> None:
+    """Without tokens all candidates tie."""
+    async with live(served(directory, Engine())) as model:
+        assert texts(await choices(generation(model, n=2, best_of=3, max_tokens=0))) == ["", ""]
+
+
+async def test_same_request_id_twice(directory: Path) -> None:
+    """Two requests of one id, at the same time, do not meet in the engine."""
+    model = served(directory, engine := Engine())
+    async with live(model):
+        await asyncio.gather(choices(generation(model)), choices(generation(model)))
+    assert len({job.id for job in engine.jobs}) == 2
+    assert {job.request_id for job in engine.jobs} == {"r"}
+
+
+# --- failures ----------------------------------------------------------------------------------------------
+
+
+class Refusing(Engine):
+    """Fails every job but the first."""
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        if self.jobs:
+            self.jobs.append(job)
+            sink(InvalidRequest("the engine cannot do this"))
+        else:
+            super().submit(job, sink)
+
+
+async def test_one_failure_fails_all(directory: Path) -> None:
+    """What one candidate fails with is raised, and the others are aborted."""
+    model = served(directory, engine := Refusing(lambda job, position: 67, step_s=0.001))
+    async with live(model):
+        with pytest.raises(InvalidRequest, match="cannot do this"):
+            await choices(generation(model, n=2, best_of=2, max_tokens=10_000))
+        assert ([number_of(job_id) for job_id in engine.aborted], model.engine.pending) == ([0], 0)
+
+
+async def test_engine_dies(directory: Path) -> None:
+    """The engine's death in the middle of an answer is a ServiceUnavailable, which says to come again."""
+    model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
+    async with live(model):
+        taken: list[Delta] = []
+        ended = generation(model, max_tokens=10_000).start(taken.extend)
+        await until(lambda: taken)
+        engine.death.set()
+        with pytest.raises(ServiceUnavailable) as caught:
+            await ended
+    assert caught.value.retry_after_s > 0
+
+
+async def test_engine_is_not_ready(directory: Path) -> None:
+    """An engine that has gone between the check and the start fails the request."""
+    model = served(directory, Engine())
+    with pytest.raises(ServiceUnavailable):
+        await choices(generation(model, n=2, best_of=2))
