@@ -20,7 +20,7 @@ ROOMS = {
     "server.weights": "builtin checkpoint",
     "server.config": "yamlfile settings loading",
     "server.text": "tokenizer detokenizer stops",
-    "server.contract": "request reply params",
+    "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",
     "server.access": "keys limits",
     "server.engine": "base supervisor",

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from server.config.settings import ModelSettings
 from server.contract.request import CompletionRequest, shown
+from server.contract.unsupported import refuse_unsupported
 from server.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class StreamParams:
 
 def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -> GenerationParams:
     """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge."""
-    if request.model_extra:
-        _unknown_fields(list(request.model_extra), strict=model.strict_fields)
+    if request.model_extra and (unknown := refuse_unsupported(request.model_extra)):
+        _unknown_fields(unknown, strict=model.strict_fields)
     defaults, limits = model.defaults, model.limits
     n = _bounded("n", _first(request.n, 1), limits.n)
     best_of = n if request.best_of is None else _bounded("best_of", request.best_of, limits.best_of)

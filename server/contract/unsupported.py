@@ -1,0 +1,118 @@
+"""Fields of other servers that would change the reply, and that this one does not have.
+
+To ignore one would be to send another text than was asked for, so a value other than the neutral one is a
+400. A field that stands in no list here is unknown: it is ignored, as the hosted service does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.contract.request import shown
+from server.errors import InvalidRequest
+
+# By name: the value that changes nothing. None: there is none but null, or leaving it out.
+NEUTRAL: dict[str, Any] = {
+    # vLLM
+    "add_special_tokens": True,
+    "allowed_token_ids": None,
+    "bad_words": [],
+    "cache_salt": None,  # changes no text, but a client that sends one relies on it
+    "early_stopping": False,
+    "guided_choice": None,
+    "guided_decoding_backend": None,
+    "guided_grammar": None,
+    "guided_json": None,
+    "guided_json_object": False,
+    "guided_regex": None,
+    "guided_whitespace_pattern": None,
+    "length_penalty": 1.0,
+    "logits_processors": [],
+    "logprob_token_ids": [],
+    "priority": 0,
+    "prompt_embeds": None,
+    "prompt_logprobs": None,
+    "repetition_detection": None,
+    "response_format": {"type": "text"},
+    "return_token_ids": False,
+    "return_tokens_as_token_ids": False,
+    "spaces_between_special_tokens": True,
+    "stream_interval": 1,
+    "structured_outputs": None,
+    "thinking_token_budget": None,
+    "truncation_side": "left",
+    "use_beam_search": False,
+    "vllm_xargs": {},
+    "watermarking": False,
+    # SGLang
+    "custom_logit_processor": None,
+    "custom_params": None,
+    "ebnf": None,
+    "json_schema": None,
+    "lora_path": None,
+    "min_new_tokens": 0,
+    "no_stop_trim": True,  # the stop sequence is in the text here
+    "regex": None,
+    "sampling_seed": None,
+    "stop_regex": [],
+    "structural_tag": None,
+    # Text Generation Inference and transformers
+    "adapter_id": None,
+    "do_sample": True,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "max_new_tokens": None,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "penalty_alpha": 0.0,
+    "return_full_text": False,
+    "truncate": None,
+    "typical_p": 1.0,
+    "watermark": False,
+    # llama.cpp and what is built on it
+    "dry_multiplier": 0.0,
+    "dynatemp_range": 0.0,
+    "grammar": "",
+    "mirostat": 0,
+    "n_predict": None,
+    "n_probs": 0,
+    "repeat_penalty": 1.0,
+    "samplers": None,
+    "smoothing_factor": 0.0,
+    "tfs_z": 1.0,
+    "top_a": 0.0,
+    "top_n_sigma": -1.0,
+    "xtc_probability": 0.0,
+}
+
+# What the same thing is called here.
+INSTEAD = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "n_predict": "max_tokens",
+    "n_probs": "logprobs",
+    "no_stop_trim": "include_stop_str_in_output: false",
+    "prompt_logprobs": "echo with logprobs",
+    "repeat_penalty": "repetition_penalty",
+    "return_full_text": "echo",
+    "sampling_seed": "seed",
+    "truncate": "truncate_prompt_tokens",
+}
+
+
+def refuse_unsupported(fields: Mapping[str, Any]) -> list[str]:
+    """The names among a request's further fields that are altogether unknown.
+
+    Raises InvalidRequest for one that this server does not have, and whose value would change the reply.
+    """
+    for name, value in fields.items():
+        if name in NEUTRAL and value not in (None, NEUTRAL[name]):
+            neutral = "" if NEUTRAL[name] is None else f" or send {shown(NEUTRAL[name])}"
+            instead = f"; here it is {INSTEAD[name]}" if name in INSTEAD else ""
+            raise InvalidRequest(
+                f"{name} (current value: {shown(value)}) is not supported by this server: leave it out"
+                f"{neutral}{instead}",
+                name,
+            )
+    return [name for name in fields if name not in NEUTRAL]
