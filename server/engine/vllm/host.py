@@ -127,6 +127,7 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         "pipeline_parallel_size": settings.pipeline_parallel_size,
         "quantization": settings.quantization,
         "load_format": "safetensors",
+        "config_format": "hf",  # config.json, as the server itself; Mistral's params.json may lie beside it
         "enable_log_requests": False,
     }
     if on_cpu:
