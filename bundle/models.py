@@ -15,9 +15,10 @@ from bundle.site.manifest import MODELS, SAFE_PATH
 from server.config.loading import DEFAULT_MODEL, config_file, load_settings
 from server.config.settings import ModelSettings
 from server.config.yamlfile import read_yaml
+from server.engine.served import inspect
 from server.errors import ConfigurationError
-from server.weights.builtin import is_prepared
-from server.weights.checkpoint import PICKLES, check_checkpoint, expected_checksums, read_config
+from server.weights.architecture import read_config
+from server.weights.checkpoint import PICKLES, expected_checksums
 
 CHECKSUMS = "checksums.json"
 SENSES = ("vision_config", "audio_config")  # of models that also see or hear
@@ -56,7 +57,7 @@ def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Config
     settings = load_settings(path, {}, ANYTHING)
     places = {model.id: place_of(model) for model in settings.models}
     for model in settings.models:
-        check(model)
+        inspect(model)
     directories = {places[model.id]: model.directory for model in settings.models}
     digests = {places[model.id]: model.sha256 for model in settings.models}
     text = (
@@ -72,12 +73,6 @@ def place_of(model: ModelSettings) -> str:
     if model.builtin is not None:
         return f"{MODELS}/{model.directory.name}"
     return f"{MODELS}/{re.sub(r'[^A-Za-z0-9._-]+', '--', model.id).strip('.') or 'model'}"
-
-
-def check(model: ModelSettings) -> None:
-    if model.builtin is not None and not is_prepared(model.builtin):
-        raise ConfigurationError(f"the built-in model {model.builtin} is not prepared yet; run `make setup`.")
-    check_checkpoint(model.directory, weights=model.needs_weights)
 
 
 def refuse_senses(configuration: Configuration) -> None:

@@ -19,10 +19,10 @@ from bundle.cli import bundle, verify
 from server.access.keys import Keyring, new_key, parse_day
 from server.client.complete import complete
 from server.config.loading import ModelSettings, Settings, config_file, load_settings
+from server.engine.served import inspect
 from server.errors import ConfigurationError
 from server.observe.versions import versions
-from server.weights.builtin import is_prepared
-from server.weights.checkpoint import Checkpoint, Report, check_checkpoint, verify_checksums
+from server.weights.checkpoint import Report, verify_checksums
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Config = Annotated[
@@ -121,24 +121,12 @@ def _check_keys(settings: Settings) -> str:
 
 
 def _check_model(model: ModelSettings, report: Report) -> str:
-    checkpoint = _inspect(model)
+    checkpoint, size = inspect(model)
     count = verify_checksums(model.directory, model.sha256, report)
     digests = f"{count} checksums match" if count else "no checksums to compare"
     weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
-    return f"{checkpoint.architecture}, {weights}, {digests}"
-
-
-def _inspect(model: ModelSettings) -> Checkpoint:
-    if model.builtin is not None and not is_prepared(model.builtin):
-        raise ConfigurationError(f"the built-in model {model.builtin} is not prepared yet; run `make setup`.")
-    checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
-    # vLLM refuses it as well, a minute later; arguments such as rope scaling may make it right.
-    if (model.max_model_len or 0) > checkpoint.context_length and not model.engine_args:
-        raise ConfigurationError(
-            f"max_model_len is {model.max_model_len}, but the model was made for {checkpoint.context_length}"
-            " tokens; lower it, or say under engine_args how the context is extended."
-        )
-    return checkpoint
+    names = ", ".join(checkpoint.architecture.names) or "no architecture"
+    return f"{names}, {size} tokens of context, {weights}, {digests}"
 
 
 def _progress() -> Progress:
@@ -166,9 +154,8 @@ def models(config: Config = None) -> None:
     table = Table("id", "engine", "context", "weights", "state", box=None)
     for model in settings.models:
         try:
-            checkpoint = _inspect(model)
-            context = str(model.max_model_len or checkpoint.context_length)
-            weights, state = f"{checkpoint.num_bytes / 1e6:.0f} MB", "ready to serve"
+            checkpoint, size = inspect(model)
+            context, weights, state = str(size), f"{checkpoint.num_bytes / 1e6:.0f} MB", "ready to serve"
         except ConfigurationError as error:
             context, weights, state = "?", "?", error.message
         table.add_row(model.id, model.engine, context, weights, state)

@@ -17,7 +17,7 @@ ROOMS = {
     "sampling": "reference batch transforms kernels launcher slots best_of runner_v1 runner_v2",
     "server": "errors",
     "bundle.site": ("ed25519 manifest payload signature target installation console packages install cli"),
-    "server.weights": "builtin checkpoint",
+    "server.weights": "builtin architecture checkpoint",
     "server.config": "yamlfile settings loading",
     "server.text": "tokenizer detokenizer stops",
     "server.contract": "request reply unsupported params",

@@ -15,7 +15,9 @@ from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import Supervisor
 from server.errors import ConfigurationError
 from server.text.tokenizer import Tokenizer, load_tokenizer
-from server.weights.checkpoint import check_checkpoint
+from server.weights.architecture import check_generates, context_size
+from server.weights.builtin import is_prepared
+from server.weights.checkpoint import Checkpoint, check_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,22 @@ def load_models(
     return [one(number, model) for number, model in enumerate(settings.models)]
 
 
+def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
+    """What a model's directory holds, and its context size, without loading it.
+
+    Raises ConfigurationError for one that cannot be served, with what to do.
+    """
+    if settings.builtin is not None and not is_prepared(settings.builtin):
+        raise ConfigurationError(
+            f"the built-in model {settings.builtin} is not prepared yet; run `make setup`."
+        )
+    checkpoint = check_checkpoint(settings.directory, weights=settings.needs_weights)
+    if settings.engine != "simulated":
+        check_generates(checkpoint.architecture)
+    extended = "hf_overrides" in settings.engine_args  # of the positions, perhaps: vLLM checks it again
+    return checkpoint, context_size(checkpoint.architecture, settings.max_model_len, extended=extended)
+
+
 def load_model(
     settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int], Engine], *, max_pending: int
 ) -> ServedModel:
@@ -77,24 +95,21 @@ def load_model(
     make_engine: (settings, context size, vocabulary size) -> engine.
     Raises ConfigurationError for a directory that cannot be served.
     """
-    checkpoint = check_checkpoint(settings.directory, weights=settings.needs_weights)
+    try:
+        checkpoint, size = inspect(settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"model {settings.id}: {error.message}") from error
     if settings.engine != "simulated" and not settings.needs_weights:
         log.warning("model %s: load_format is dummy, so its weights are random: noise", settings.id)
-    context_size = settings.max_model_len or checkpoint.context_length
-    if context_size > checkpoint.context_length and not settings.engine_args:  # which may scale the positions
-        raise ConfigurationError(
-            f"model {settings.id}: max_model_len is {context_size}, but {settings.directory} was trained for "
-            f"{checkpoint.context_length} tokens; use at most that"
-        )
-    tokenizer = load_tokenizer(settings.directory, checkpoint.vocab_size)
+    vocab_size = checkpoint.architecture.vocab_size
     return ServedModel(
         settings=settings,
-        tokenizer=tokenizer,
-        context_size=context_size,
-        vocab_size=checkpoint.vocab_size,
+        tokenizer=load_tokenizer(settings.directory, vocab_size),
+        context_size=size,
+        vocab_size=vocab_size,
         engine=Supervisor(
             settings.id,
-            lambda: make_engine(settings, context_size, checkpoint.vocab_size),
+            lambda: make_engine(settings, size, vocab_size),
             max_pending=max_pending,
         ),
     )

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from server.errors import ConfigurationError
+from server.weights.architecture import Architecture, read_architecture, read_json
 
 Report = Callable[[str, int, int], None]  # file name, bytes done, bytes in all
 
@@ -20,34 +20,22 @@ MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ_BYTES = 1 << 20
 
-# Where the families keep it, in the order vLLM asks.
-LENGTH_KEYS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "n_ctx",
-    "max_sequence_length",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a directory holds."""
+    """What a directory holds. weights: the files, of num_bytes in all."""
 
     directory: Path
-    architecture: str
+    architecture: Architecture
     weights: tuple[Path, ...]
     num_bytes: int
-    context_length: int
-    vocab_size: int
 
 
 def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
     """Everything except checksums, which take time. Without `weights`: tokenizer and config.json alone."""
     if not directory.is_dir():
         raise ConfigurationError(f"the model directory {directory} does not exist.")
-    config = read_config(directory)
+    architecture = read_architecture(directory)
     if not (directory / "tokenizer.json").is_file():
         raise ConfigurationError(
             f"{directory} has no tokenizer.json. Make one from a slow tokenizer with transformers:"
@@ -56,64 +44,14 @@ def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
     files = weight_files(directory) if weights else ()
     for file in files:
         check_safetensors(file)
-    return Checkpoint(
-        directory=directory,
-        architecture=", ".join(str(name) for name in config.get("architectures") or ["unknown"]),
-        weights=files,
-        num_bytes=sum(file.stat().st_size for file in files),
-        context_length=context_length(directory),
-        vocab_size=vocab_size(directory),
-    )
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    return _read_json(directory / "config.json")
-
-
-def context_length(directory: Path) -> int:
-    """Positions the model was made for. vLLM may allow more with rope scaling; `max_model_len` says so."""
-    return _number(directory, LENGTH_KEYS)
-
-
-def vocab_size(directory: Path) -> int:
-    """Rows of the logits: every token id is below it."""
-    return _number(directory, ("vocab_size",))
-
-
-def _number(directory: Path, names: tuple[str, ...]) -> int:
-    config = read_config(directory)
-    inner = config.get("text_config")  # models that also see or hear keep the text part apart
-    for part in (config, inner if isinstance(inner, dict) else {}):
-        for name in names:
-            value = part.get(name)
-            if isinstance(value, int) and value > 0:
-                return value
-    raise ConfigurationError(
-        f"{directory / 'config.json'} has none of {', '.join(names)} as a positive integer."
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{path.parent} has no {path.name}; is it a model in Hugging Face's layout?"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise ConfigurationError(f"{path} is not a JSON object.")
-    return data
+    return Checkpoint(directory, architecture, files, sum(file.stat().st_size for file in files))
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
     """The safetensors files, every shard that the index names among them."""
     found = tuple(sorted(directory.glob("*.safetensors")))
     for index in sorted(directory.glob("*.safetensors.index.json")):
-        shards = _read_json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise ConfigurationError(f"{index} has no weight_map of tensor names to file names.")
         present = {file.name for file in found}
@@ -165,7 +103,7 @@ def check_safetensors(path: Path) -> None:
 
 def expected_checksums(directory: Path, configured: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 by file name: checksums.json beside the weights, and the configuration's, which win."""
-    listed = _read_json(directory / "checksums.json") if (directory / "checksums.json").is_file() else {}
+    listed = read_json(directory / "checksums.json") if (directory / "checksums.json").is_file() else {}
     if not all(isinstance(value, str) for value in listed.values()):
         raise ConfigurationError(f"{directory / 'checksums.json'} must map file names to SHA-256 digests.")
     return {**listed, **configured}

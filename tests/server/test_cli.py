@@ -129,7 +129,7 @@ def test_check_of_made_up_weights(tmp_path: Path, directory: Path) -> None:
     text = f"models: [{{id: a, path: {directory}, engine_args: {{load_format: dummy}}}}]"
     result = verbatim("check", "--config", config(tmp_path, text))
     assert result.exit_code == 0
-    assert "LlamaForCausalLM, no weights" in result.stdout
+    assert "LlamaForCausalLM, 64 tokens of context, no weights" in result.stdout
 
 
 def test_check_reads_the_key_file(tmp_path: Path, directory: Path) -> None:

@@ -3,12 +3,11 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from server.errors import ConfigurationError
-from server.weights.checkpoint import check_checkpoint, context_length, verify_checksums, vocab_size
+from server.weights.checkpoint import check_checkpoint, verify_checksums
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64, "vocab_size": 10}
 
@@ -37,7 +36,7 @@ def refusal(directory: Path) -> str:
 def test_whole_directory(directory: Path) -> None:
     """A whole directory is described: architecture, size, context and vocabulary."""
     found = check_checkpoint(directory)
-    assert (found.architecture, found.context_length, found.vocab_size) == ("LlamaForCausalLM", 64, 10)
+    assert (found.architecture.names, found.architecture.longest) == (("LlamaForCausalLM",), 64)
     assert found.num_bytes == len(safetensors())
 
 
@@ -111,25 +110,6 @@ def test_config_is_not_an_object(directory: Path, text: str) -> None:
     """A config.json that is no JSON object is named."""
     (directory / "config.json").write_text(text)
     assert "config.json" in refusal(directory)
-
-
-@pytest.mark.parametrize(
-    ("config", "length"),
-    [
-        ({"n_positions": 7, "vocab_size": 1}, 7),
-        ({"text_config": {"max_position_embeddings": 9, "vocab_size": 1}}, 9),
-    ],
-)
-def test_other_families(directory: Path, config: dict[str, Any], length: int) -> None:
-    """Context length and vocabulary are found under the names of other model families."""
-    (directory / "config.json").write_text(json.dumps(config))
-    assert (context_length(directory), vocab_size(directory)) == (length, 1)
-
-
-def test_no_context_length(directory: Path) -> None:
-    """A config.json without a context length is an error, not a guess."""
-    (directory / "config.json").write_text('{"vocab_size": 1}')
-    assert "max_position_embeddings" in refusal(directory)
 
 
 def test_simulated_needs_no_weights(directory: Path) -> None:
