@@ -67,11 +67,13 @@ def sentencepiece(*, metaspace: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def model_directory(path: Path, tokenizer: Tokenizer, *, bos: bool = True) -> Path:
+def model_directory(
+    path: Path, tokenizer: Tokenizer, *, bos: bool = True, context_size: int = CONTEXT_SIZE
+) -> Path:
     """A model without weights, which is all that a simulated engine needs."""
     path.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path / "tokenizer.json"))
-    config = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": CONTEXT_SIZE}
+    config = {"vocab_size": VOCAB_SIZE, "max_position_embeddings": context_size}
     (path / "config.json").write_text(json.dumps(config))
     names = {"eos_token": {"content": EOS}} | ({"bos_token": BOS} if bos else {})
     (path / "tokenizer_config.json").write_text(json.dumps(names))

@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 
 from tests.airgap.namespace import Namespace, why_not
-from tests.engine.serving import wait_for
+from tests.bundle.real import real_bundle
+from tests.serving import wait_for
 
 HERE = Path(__file__).parent
 CLIENT_S = 600
@@ -38,6 +39,11 @@ class Site:
     log: str
     exit_code: int
     packets: list[str] | None
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return real_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

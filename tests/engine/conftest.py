@@ -16,7 +16,7 @@ import pytest
 
 from server.weights.builtin import builtin_path
 from tests.engine.reference import Reference
-from tests.engine.serving import (
+from tests.serving import (
     ANSWER_S,
     BROKEN_ID,
     CAPITAL,

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.report import machine
 from server.text.tokenizer import load_tokenizer
 from server.weights.builtin import builtin_path
-from tests.engine.serving import SMOL, SMOL_MODEL, VOCAB_SIZE, Client, serving
+from tests.serving import SMOL, SMOL_MODEL, VOCAB_SIZE, Client, serving
 
 FILE = Path(__file__).with_name("greedy.json")
 NUM_TOKENS = 48

@@ -13,7 +13,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from tests.engine.conftest import KEYS, Started
-from tests.engine.serving import CAPITAL, SMOL, TINY, VOCAB_SIZE, Client
+from tests.serving import CAPITAL, SMOL, TINY, VOCAB_SIZE, Client
 
 pytestmark = pytest.mark.engine
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.engine.conftest import KEYS, Started
-from tests.engine.serving import CAPITAL, SIMULATED_MODEL, SMOL, TINY, Client, serving
+from tests.serving import CAPITAL, SIMULATED_MODEL, SMOL, TINY, Client, serving
 
 pytestmark = pytest.mark.engine
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.serving import (
+from tests.serving import (
     CAPITAL,
     CAPITAL_IDS,
     CONTEXT_SIZE,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.serving import CAPITAL, CAPITAL_IDS, CONTEXT_SIZE, SMOL, TINY, Client, as_bytes, as_text
+from tests.serving import CAPITAL, CAPITAL_IDS, CONTEXT_SIZE, SMOL, TINY, Client, as_bytes, as_text
 
 pytestmark = pytest.mark.engine
 

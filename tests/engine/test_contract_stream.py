@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.serving import CAPITAL, ON_GPU, SMOL, TINY, Client, frames
+from tests.serving import CAPITAL, ON_GPU, SMOL, TINY, Client, frames
 
 pytestmark = pytest.mark.engine
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.engine.conftest import KEYS, Started
-from tests.engine.serving import (
+from tests.serving import (
     ANSWER_S,
     BROKEN_ID,
     CAPITAL,

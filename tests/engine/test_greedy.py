@@ -11,7 +11,7 @@ import pytest
 from server.text.tokenizer import load_tokenizer
 from tests.engine.conftest import Started
 from tests.engine.greedy import FILE, LEAD, NUM_TOKENS, PROMPTS, greedy
-from tests.engine.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client
+from tests.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client
 
 pytestmark = pytest.mark.engine
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.engine.reference import Reference
-from tests.engine.serving import CAPITAL_IDS, CONTEXT_SIZE, PARIS_ID, SMOL, TINY, Client
+from tests.serving import CAPITAL_IDS, CONTEXT_SIZE, PARIS_ID, SMOL, TINY, Client
 from tests.engine.test_logprobs_hf import TOLERANCES as FORWARD_PASS
 
 pytestmark = pytest.mark.engine

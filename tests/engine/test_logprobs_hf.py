@@ -20,7 +20,7 @@ import pytest
 
 from server.text.tokenizer import load_tokenizer
 from tests.engine.reference import Reference
-from tests.engine.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client
+from tests.serving import ON_GPU, SMOL, TINY, VOCAB_SIZE, Client
 
 pytestmark = pytest.mark.engine
 

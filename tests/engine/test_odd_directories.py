@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.engine.reference import Reference
-from tests.engine.serving import CAPITAL, CAPITAL_IDS, Client, serving, tiny_model
+from tests.serving import CAPITAL, CAPITAL_IDS, Client, serving, tiny_model
 
 pytestmark = pytest.mark.engine
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.engine.conftest import KEYS, Started
-from tests.engine.serving import CAPITAL, SMOL, TINY, Client
+from tests.serving import CAPITAL, SMOL, TINY, Client
 
 pytestmark = pytest.mark.engine
 

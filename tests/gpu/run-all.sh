@@ -75,7 +75,7 @@ cd "$(dirname "$SELF")/../.." || exit 2
 PYTHON=${PYTHON:-$PWD/.venv/bin/python}
 "$PYTHON" -c 'import pytest, server' || { echo "run-all.sh: set PYTHON, $PYTHON is not enough" >&2; exit 2; }
 [ ! -f "$(dirname "$PYTHON")/env.sh" ] || . "$(dirname "$PYTHON")/env.sh"
-ON_GPU=$("$PYTHON" -c 'from tests.engine.serving import ON_GPU; print(ON_GPU)')
+ON_GPU=$("$PYTHON" -c 'from tests.serving import ON_GPU; print(ON_GPU)')
 PYTHONDONTWRITEBYTECODE=1
 export OUT PYTHON ON_GPU PYTHONDONTWRITEBYTECODE
 start=$(date +%s) total=${TOTAL_S:-570}

@@ -1,4 +1,4 @@
-"""The kernels on a real GPU: the comparisons of tests/sampling/test_kernels.py, and what only a GPU shows."""
+"""The kernels on a real GPU: the comparisons of tests/sampling/torch/test_kernels.py, and what only a GPU shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sampling.batch import RowParams
-from tests.sampling.test_kernels import (
+from tests.sampling.torch.test_kernels import (
     ALL,
     TOLERANCE,
     Device,

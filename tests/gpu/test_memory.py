@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.engine.serving import ON_GPU, SMOL_MODEL, Client, Server, serving, wait_for
+from tests.serving import ON_GPU, SMOL_MODEL, Client, Server, serving, wait_for
 from tests.gpu import nvml
 
 if not ON_GPU:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.engine.serving import SMOL, SMOL_MODEL, Client, Server, serving, wait_for
+from tests.serving import SMOL, SMOL_MODEL, Client, Server, serving, wait_for
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():

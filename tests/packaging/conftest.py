@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from server.weights.builtin import builtin_path
-from tests.engine.serving import SMOL, wait_for
+from tests.serving import SMOL, wait_for
+from tests.bundle.real import real_bundle
 from tests.packaging.engine import START, SUITES, Buildah, Built, Container, storage, why_not
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,11 @@ class Seen:
     zombies: int
     exit_code: int
     log: str
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return real_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import signal
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,50 @@ from server.config.settings import Settings
 from server.errors import ConfigurationError
 from server.process.port import open_port, open_ports
 from server.process.workers import settings_text
-from server.weights.builtin import is_prepared
-from tests.engine.serving import SIMULATED_MODEL, SMOL, Client, Server, serving, wait_for
+from tests.helpers import byte_level, model_directory
+from tests.serving import Client, Server, serving, wait_for
 
 NUM_WORKERS = 3
 LISTEN = "0A"  # of the kernel's states of a socket
-NUM_ANSWERS = 'verbatim_requests_total{key="anonymous",model="smollm2-135m-instruct",status="200"}'
+NUM_ANSWERS = 'verbatim_requests_total{key="anonymous",model="m",status="200"}'
+IN_FLIGHT = "verbatim_requests_in_flight"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A model whose engine invents a token each 10 ms, with the digests that attesting asks for."""
+    path = model_directory(tmp_path_factory.mktemp("model"), byte_level(), context_size=4096)
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.iterdir()}
+    (path / "checksums.json").write_text(json.dumps(sums))
+    return {"models": [{"id": "m", "path": str(path), "engine": "simulated"}], "attest": True}
+
+
+@pytest.fixture(scope="module")
+def shared(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with _started(tmp_path_factory.mktemp("shared"), config) as server:
+        yield server
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    if not is_prepared(SMOL):
-        pytest.skip("the built-in model is not prepared: make setup")
-    config = {"models": [SIMULATED_MODEL], "attest": True}
-    with serving(tmp_path, config, "--workers", str(NUM_WORKERS)) as started:
-        started.wait_ready()
-        wait_for(lambda: num_listening(started.url()) == NUM_WORKERS, 20)
-        yield started
+def lasting(shared: Server) -> Server:
+    """A server for tests after which it has all its workers again."""
+    wait_for(lambda: num_listening(shared.url()) == NUM_WORKERS, 30)
+    return shared
+
+
+@pytest.fixture
+def server(config: dict[str, Any], tmp_path: Path) -> Iterator[Server]:
+    """A server for a test that ends it."""
+    with _started(tmp_path, config) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _started(folder: Path, config: dict[str, Any]) -> Iterator[Server]:
+    with serving(folder, config, "--workers", str(NUM_WORKERS)) as server:
+        server.wait_ready()
+        wait_for(lambda: num_listening(server.url()) == NUM_WORKERS, 30)
+        yield server
 
 
 def num_listening(url: str) -> int:
@@ -48,48 +76,77 @@ def connections(pid: int) -> int:
     return sum(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections("tcp"))
 
 
+def connect(url: str) -> Client:
+    return Client(url, "any", "m")
+
+
 def ask(url: str, **fields: object) -> dict[str, Any]:
     """A reply, over a connection of its own."""
-    with Client(url, "any") as client:
+    with connect(url) as client:
         return client.complete(**fields)
 
 
-def test_each_answers_and_each_knows_all(server: Server) -> None:
+@contextlib.contextmanager
+def working(server: Server, num_tokens: int) -> Iterator[list[Future[int]]]:
+    """Requests that run in every process of the server: the status of each, in time."""
+
+    def status() -> int:
+        with connect(server.url()) as client:
+            return client.ask(max_tokens=num_tokens, ignore_eos=True).status_code
+
+    with connect(server.url()) as client, ThreadPoolExecutor(30) as pool:
+        running = [pool.submit(status) for _ in range(30)]
+        wait_for(lambda: client.metric(IN_FLIGHT) == 30 + 1, 30)  # the one that asks, too
+        assert all(connections(worker.pid) for worker in server.engines())
+        yield running
+
+
+def test_each_answers_and_each_knows_all(lasting: Server) -> None:
     """Connections are spread over all processes, and whichever is asked for metrics has the sum."""
-    url, pids = server.url(), [server.process.pid, *(worker.pid for worker in server.engines())]
+    url, pids = lasting.url(), [lasting.process.pid, *(worker.pid for worker in lasting.engines())]
     assert len(pids) == NUM_WORKERS
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Client(url, "any")) for _ in range(40)]
+        clients = [stack.enter_context(connect(url)) for _ in range(40)]
+        before = clients[0].metric(NUM_ANSWERS)
         for client in clients:
-            client.complete(max_tokens=3)
+            client.complete(max_tokens=3, ignore_eos=True)
         assert all(connections(pid) for pid in pids)
-        assert [client.metric(NUM_ANSWERS) for client in clients] == [40] * 40
-        assert clients[0].metric("verbatim_requests_in_flight") == 1  # this one
+        assert [client.metric(NUM_ANSWERS) for client in clients] == [before + 40] * 40
+        assert clients[0].metric(IN_FLIGHT) == 1  # this one
         documents = [client.get("/attestation").json() for client in clients]
         assert all(document == documents[0] for document in documents)
-        assert documents[0]["models"][SMOL]
+        assert documents[0]["models"]["m"]
 
 
-def test_death_of_a_worker(server: Server) -> None:
+def test_death_of_a_worker(lasting: Server) -> None:
     """kill -9: another one takes its place, and takes the connections that have come meanwhile."""
-    url, workers = server.url(), server.engines()
+    url, workers = lasting.url(), lasting.engines()
     workers[0].kill()
-    wait_for(lambda: "ended, signal 9; starting another one in 1 s" in server.said(), 5)
+    wait_for(lambda: "ended, signal 9; starting another one in 1 s" in lasting.said(), 5)
     with ThreadPoolExecutor(30) as pool:
-        replies = list(pool.map(lambda _: ask(url, max_tokens=3), range(30)))
+        replies = list(pool.map(lambda _: ask(url, max_tokens=3, ignore_eos=True), range(30)))
     assert [reply["usage"]["completion_tokens"] for reply in replies] == [3] * 30
-    assert len(server.engines()) == len(workers)
+    assert len(lasting.engines()) == len(workers)
+
+
+def test_one_that_fails_again_takes_no_connections(lasting: Server) -> None:
+    """The socket of a worker that has ended twice listens no more until the next one does."""
+    url, again = lasting.url(), "ended, signal 9; starting another one in 2 s"
+    while again not in lasting.said():
+        newest = max(lasting.engines(), key=psutil.Process.create_time)
+        newest.kill()
+        newest.wait(5)
+        wait_for(lambda: again in lasting.said() or len(lasting.engines()) == NUM_WORKERS - 1, 10)
+    wait_for(lambda: num_listening(url) == NUM_WORKERS - 1, 1.5)
+    assert all(ask(url, max_tokens=1) for _ in range(10))
 
 
 def test_sigterm_drains_all(server: Server) -> None:
     """Running requests finish, whichever process has them; then exit code 0 and nothing is left."""
-    url, workers = server.url(), server.engines()
-    with ThreadPoolExecutor(30) as pool:
-        running = [pool.submit(ask, url, max_tokens=200, ignore_eos=True) for _ in range(30)]
-        wait_for(lambda: all(connections(worker.pid) for worker in workers), 10)
-        time.sleep(0.5)
+    workers = server.engines()
+    with working(server, num_tokens=300) as running:
         server.process.send_signal(signal.SIGTERM)
-        assert [one.result()["usage"]["completion_tokens"] for one in running] == [200] * 30
+        assert [one.result() for one in running] == [200] * 30
     assert server.process.wait(10) == 0
     assert not any(worker.is_running() for worker in workers)
     assert "Traceback" not in server.said()
@@ -97,24 +154,13 @@ def test_sigterm_drains_all(server: Server) -> None:
 
 def test_second_signal_ends_all(server: Server) -> None:
     """Requests that still run get an error, at once."""
-    url, workers = server.url(), server.engines()
-    with ThreadPoolExecutor(30) as pool:
-        running = [pool.submit(_status, url) for _ in range(30)]
-        wait_for(lambda: all(connections(worker.pid) for worker in workers), 10)
-        time.sleep(0.5)
-        for _ in range(2):
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.3)
+    workers = server.engines()
+    with working(server, num_tokens=4000) as running:
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.said().count("SIGTERM: no new requests") == 1, 5)
+        server.process.send_signal(signal.SIGTERM)
         assert {one.result() for one in running} == {503}
     assert server.process.wait(15) == 0
-    assert not any(worker.is_running() for worker in workers)
-
-
-def test_kill_of_the_server_takes_its_workers_along(server: Server) -> None:
-    """kill -9: no process is left that would hold the port."""
-    workers = server.engines()
-    server.process.kill()
-    psutil.wait_procs(workers, timeout=5)
     assert not any(worker.is_running() for worker in workers)
 
 
@@ -125,17 +171,6 @@ def test_settings_arrive_whole(tmp_path: Path) -> None:
     settings = load_settings(file, {}, {"VERBATIM_API_KEYS": "one,two"})
     arrived = Settings.model_validate_json(settings_text(settings))
     assert (arrived, arrived.api_keys) == (settings, ("one", "two"))
-
-
-def test_one_that_fails_again_takes_no_connections(server: Server) -> None:
-    """The socket of a worker that has ended twice listens no more until the next one does."""
-    url, known = server.url(), {worker.pid for worker in server.engines()}
-    server.engines()[0].kill()
-    (again,) = wait_for(lambda: [one for one in server.engines() if one.pid not in known], 10)
-    again.kill()
-    wait_for(lambda: num_listening(url) == NUM_WORKERS - 1, 1.5)
-    assert all(ask(url, max_tokens=1) for _ in range(10))
-    wait_for(lambda: num_listening(url) == NUM_WORKERS, 20)
 
 
 def test_only_the_first_listens_at_first() -> None:
@@ -156,6 +191,9 @@ def test_port_is_not_shared_with_other_servers() -> None:
         open_ports("127.0.0.1", first.getsockname()[1], 0, 2)
 
 
-def _status(url: str) -> int:
-    with Client(url, "any") as client:
-        return client.ask(max_tokens=4000, ignore_eos=True).status_code
+def test_kill_of_the_server_takes_its_workers_along(lasting: Server) -> None:
+    """kill -9: no process is left that would hold the port. The last test here: nothing is left for others."""
+    workers = lasting.engines()
+    lasting.process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert alive == []

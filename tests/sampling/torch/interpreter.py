@@ -36,7 +36,7 @@ def _run(file: Path) -> dict[str, str]:
         options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", "--timeout=0"]
         command = [sys.executable, "-m", "pytest", *options, str(file)]
         environment = os.environ | {"TRITON_INTERPRET": "1"}
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         ended = subprocess.run(
             command, cwd=root, env=environment, check=False, capture_output=True, text=True
         )

@@ -66,6 +66,10 @@ def tiny_model(path: Path, **settings: Any) -> dict[str, Any]:
     }
 
 
+# The command, also in an environment that has what the server needs and not the server itself.
+VERBATIM: Sequence[str | Path] = (sys.executable, "-c", "from server.cli import main; main()")
+
+
 @dataclass
 class Server:
     """A server process. log: all that it has said on standard output and standard error."""
@@ -87,7 +91,7 @@ class Server:
 
         def ready() -> bool:
             self._alive()
-            answer = httpx.get(self.url() + "/ready", timeout=ANSWER_S)
+            answer = httpx.get(self.url() + "/ready", timeout=ANSWER_S, verify=False)  # noqa: S501
             phases = {name: model["phase"] for name, model in answer.json()["models"].items()}
             if not answers or answers[-1]["phases"] != phases:
                 answers.append({"status": answer.status_code, "phases": phases, "body": answer.json()})
@@ -112,7 +116,7 @@ def serving(
     folder: Path,
     config: dict[str, Any],
     *flags: str,
-    verbatim: Sequence[str | Path] = (Path(sys.executable).with_name("verbatim"),),
+    verbatim: Sequence[str | Path] = VERBATIM,
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[Server]:
     """`verbatim serve` with this configuration on a free port. Ends it, shows its log when the body fails."""
@@ -162,14 +166,17 @@ def wait_for(condition: Any, timeout_s: float, *, every_s: float = 0.02) -> Any:
 
 
 class Client(httpx.Client):
-    """Completions of one server; the built-in model unless another one is named."""
+    """Completions of one server; of `model` unless a request names another one."""
 
-    def __init__(self, url: str, key: str) -> None:
-        super().__init__(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=ANSWER_S)
+    def __init__(self, url: str, key: str, model: str = SMOL) -> None:
+        headers = {"authorization": f"Bearer {key}"}
+        # There is no TLS: without `verify=False` each client reads all certificates of the system.
+        super().__init__(base_url=url, headers=headers, timeout=ANSWER_S, verify=False)  # noqa: S501
+        self._model = model
 
     def ask(self, **fields: Any) -> httpx.Response:
         """The response to a request of these fields, whatever its status."""
-        return self.post("/v3/openai/completions", json={"model": SMOL, "prompt": CAPITAL} | fields)
+        return self.post("/v3/openai/completions", json={"model": self._model, "prompt": CAPITAL} | fields)
 
     def complete(self, **fields: Any) -> dict[str, Any]:
         """The reply."""

@@ -14,7 +14,7 @@ import pytest
 
 from sampling import reference
 from sampling.batch import RowParams
-from tests.sampling.interpreter import interpreted
+from tests.sampling.torch.interpreter import interpreted
 
 torch = pytest.importorskip("torch", reason="the kernels' torch is part of the engine's packages")
 pytestmark = [

@@ -27,7 +27,7 @@ def load(cache: Path, driver: Path) -> subprocess.CompletedProcess[str]:
 
 def launcher(what: str, cache: Path) -> int:
     command = [sys.executable, "-m", "sampling.launcher", what, str(cache)]
-    return subprocess.run(command, check=False, cwd=Path(__file__).parents[2]).returncode
+    return subprocess.run(command, check=False, cwd=Path(__file__).parents[3]).returncode
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""A bundle as its users make it, with a network: the CPU's packages, the built-in model."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.serving import SMOL_MODEL
+
+VERBATIM = Path(sys.executable).with_name("verbatim")
+
+
+@functools.cache
+def real_bundle(factory: pytest.TempPathFactory) -> Path:
+    """The text profile for the CPU, in parts, signed with maker.key beside it; made once in a session."""
+    _run(sys.executable, "-m", "server.weights.builtin")
+    folder = factory.mktemp("bundle")
+    _run(VERBATIM, "bundle", "keygen", folder / "maker")
+    config = {"port": 0, "attest": True, "models": [SMOL_MODEL]}
+    (folder / "models.yaml").write_text(yaml.safe_dump(config))
+    command = [VERBATIM, "bundle", "--config", folder / "models.yaml", "--device", "cpu", "--profile", "text"]
+    _run(*command, "--out", folder / "bundle", "--part-size", "60MiB", "--sign", folder / "maker.key")
+    return folder / "bundle"
+
+
+def _run(*command: str | Path) -> None:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

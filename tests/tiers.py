@@ -1,0 +1,58 @@
+"""What the tests of a folder need, and `--fast`: only those that need the server's own packages and no more.
+
+With --fast the heavy packages cannot be imported, whether they are installed or not: a test that imports one of
+them, or code that it runs, fails here as it would where they are missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).parent
+HEAVY = frozenset({"cryptography", "torch", "transformers", "triton", "vllm"})
+# Folders whose tests need more than the server's own packages, and what. All others are fast.
+SLOW = {
+    "airgap": "vLLM, root, tcpdump, network namespaces",
+    "bundle": "cryptography",
+    "engine": "vLLM",
+    "gpu": "an NVIDIA GPU",
+    "hostgpu": "the fake-gpu kit",
+    "packaging": "vLLM, root, buildah, debootstrap",
+    "sampling/torch": "torch, Triton, vLLM",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="only the tests that need neither vLLM nor torch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        sys.meta_path.insert(0, Guard())
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --fast, leave out the folders that are not; None lets pytest decide."""
+    return (config.getoption("--fast") and is_slow(collection_path)) or None
+
+
+def is_slow(path: Path) -> bool:
+    return path.is_relative_to(HERE) and any(path.is_relative_to(HERE / folder) for folder in SLOW)
+
+
+class Guard(MetaPathFinder):
+    """Finds no heavy package."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name.partition(".")[0] in HEAVY:
+            raise ModuleNotFoundError(f"{name} is not for the fast tests (tests/README.md)", name=name)
+        return None
