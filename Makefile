@@ -1,4 +1,4 @@
-# make serve | test | test-hostgpu | check | setup | requirements | clean     (docs/installation.md)
+# make serve | test | test-fast | test-hostgpu | check | setup | requirements | clean     (docs/installation.md)
 
 HOST   = 127.0.0.1
 PORT   = 8000
@@ -12,10 +12,11 @@ SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command envi
 BIN   = .venv/bin
 CODE  = $(wildcard bundle server sampling scripts benchmarks)
 
-.PHONY: help serve test test-hostgpu check setup requirements clean
+.PHONY: help serve test test-fast test-hostgpu check setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
+	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, an environment of its own: FAKE_GPU=DIR'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make setup         installation and weights alone'
@@ -32,6 +33,10 @@ serve: setup
 test:
 	@$(SETUP) runtime dev model
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast:
+	@$(SETUP) dev
+	@$(BIN)/python -m pytest --fast $(ARGS)
 
 test-hostgpu:
 	@test -x $(FAKE_GPU)/run || { \

@@ -1,0 +1,94 @@
+"""The run's own rules: what --fast leaves out, and which skips --expected-skips lets pass."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests import tiers
+
+pytest_plugins = ["pytester"]
+
+README = (Path(__file__).parent / "README.md").read_text("utf-8")
+PASSES = "def test_passes(): pass\n"
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A folder of tests with our two plugins."""
+    monkeypatch.setattr(tiers, "HERE", pytester.path)
+    pytester.makeconftest('pytest_plugins = ["tests.skips", "tests.tiers"]')
+    return pytester
+
+
+def make(folder: pytest.Pytester, path: str, text: str) -> None:
+    file = folder.path / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+@pytest.mark.parametrize(("options", "passed"), [((), 3), (("--fast",), 2)])
+def test_fast_leaves_out_what_needs_more(folder: pytest.Pytester, options: tuple[str], passed: int) -> None:
+    """A folder that is on the list is not looked at, its neighbours are."""
+    for number, path in enumerate(("sampling", "sampling/torch", "server")):
+        make(folder, f"{path}/test_{number}.py", PASSES)
+    folder.runpytest(*options).assert_outcomes(passed=passed)
+
+
+def test_fast_imports_nothing_heavy(folder: pytest.Pytester) -> None:
+    """A fast test that imports a heavy package, or a part of it, fails and says why, installed or not."""
+    names = sorted({*tiers.HEAVY, *(f"{name}.x" for name in tiers.HEAVY)})
+    tests = [f"def test_{number}():\n    import {name}\n" for number, name in enumerate(names)]
+    make(folder, "test_heavy.py", "\n".join(tests))
+    result = folder.runpytest("--fast")
+    result.assert_outcomes(failed=len(names))
+    result.stdout.fnmatch_lines([f"*{name} is not for the fast tests*" for name in sorted(tiers.HEAVY)])
+
+
+WAYS_TO_SKIP = """
+import pytest
+
+def test_it():
+    pytest.skip({reason!r})
+
+@pytest.mark.skip(reason={reason!r})
+def test_mark():
+    pass
+"""
+SKIPS_ITSELF = "import pytest\n\npytest.skip({reason!r}, allow_module_level=True)\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "options", "num_unexpected"),
+    [
+        ("there is no NVIDIA GPU", ("--expected-skips",), 0),
+        ("tcpdump is not installed", ("--expected-skips",), 3),
+        ("tcpdump is not installed", (), 0),
+    ],
+)
+def test_skip_that_is_not_expected_fails(
+    folder: pytest.Pytester, reason: str, options: tuple[str], num_unexpected: int
+) -> None:
+    """Where it is asked for, whichever way a test or a file is skipped; each is named with its reason."""
+    make(folder, "test_ways.py", WAYS_TO_SKIP.format(reason=reason))
+    make(folder, "test_file.py", SKIPS_ITSELF.format(reason=reason))
+    make(folder, "test_passes.py", PASSES)
+    result = folder.runpytest(*options)
+    assert result.ret == bool(num_unexpected)
+    named = [line for line in result.outlines if re.fullmatch(rf"test_\w+\.py.*: .*{reason}", line)]
+    assert len(named) == num_unexpected
+
+
+def test_expected_failure_is_no_skip(folder: pytest.Pytester) -> None:
+    """pytest reports it as skipped."""
+    make(folder, "test_x.py", "import pytest\n\n@pytest.mark.xfail\ndef test_it(): assert False\n")
+    assert folder.runpytest("--expected-skips").ret == 0
+
+
+def test_every_folder_is_described() -> None:
+    """tests/README.md says of each folder what it needs, as the list of the slow ones does."""
+    there = {path.parent.relative_to(tiers.HERE).parts[0] for path in tiers.HERE.glob("*/**/test_*.py")}
+    assert [name for name in sorted(there | set(tiers.SLOW)) if f"| `{name}` |" not in README] == []
+    assert [needs for needs in tiers.SLOW.values() if needs not in README] == []
