@@ -171,7 +171,7 @@ class Client(httpx.Client):
     def __init__(self, url: str, key: str, model: str = SMOL) -> None:
         headers = {"authorization": f"Bearer {key}"}
         # There is no TLS: without `verify=False` each client reads all certificates of the system.
-        super().__init__(base_url=url, headers=headers, timeout=ANSWER_S, verify=False)  # noqa: S501
+        super().__init__(base_url=url, headers=headers, timeout=ANSWER_S, verify=False)
         self._model = model
 
     def ask(self, **fields: Any) -> httpx.Response:

@@ -1,7 +1,7 @@
 """What the tests of a folder need, and `--fast`: only those that need the server's own packages and no more.
 
-With --fast the heavy packages cannot be imported, whether they are installed or not: a test that imports one of
-them, or code that it runs, fails here as it would where they are missing.
+With --fast the heavy packages cannot be imported, whether they are installed or not: a test that imports one,
+or runs code that does, fails here as it would where they are missing.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from tests.engine.reference import Reference
-from tests.serving import CAPITAL_IDS, CONTEXT_SIZE, PARIS_ID, SMOL, TINY, Client
 from tests.engine.test_logprobs_hf import TOLERANCES as FORWARD_PASS
+from tests.serving import CAPITAL_IDS, CONTEXT_SIZE, PARIS_ID, SMOL, TINY, Client
 
 pytestmark = pytest.mark.engine
 

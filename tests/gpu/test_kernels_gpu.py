@@ -1,4 +1,4 @@
-"""The kernels on a real GPU: the comparisons of tests/sampling/torch/test_kernels.py, and what only a GPU shows."""
+"""The kernels on a real GPU: the comparisons of sampling/torch/test_kernels.py, and what only a GPU shows."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.serving import ON_GPU, SMOL_MODEL, Client, Server, serving, wait_for
 from tests.gpu import nvml
+from tests.serving import ON_GPU, SMOL_MODEL, Client, Server, serving, wait_for
 
 if not ON_GPU:
     pytest.skip("there is no NVIDIA GPU, or no CUDA build", allow_module_level=True)

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from server.weights.builtin import builtin_path
-from tests.serving import SMOL, wait_for
 from tests.bundle.real import real_bundle
 from tests.packaging.engine import START, SUITES, Buildah, Built, Container, storage, why_not
+from tests.serving import SMOL, wait_for
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "tests/airgap/client.py"

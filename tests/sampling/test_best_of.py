@@ -61,9 +61,7 @@ def test_giving_up_changes_no_winner() -> None:
     assert generated < 0.95 * in_all
 
 
-def race(
-    candidates: list[list[float]], n: int, max_tokens: int, random: Random
-) -> tuple[list[int], int]:
+def race(candidates: list[list[float]], n: int, max_tokens: int, random: Random) -> tuple[list[int], int]:
     """The winners and the tokens generated when hopeless candidates are given up; one at random goes on."""
     ranking, running = Ranking(n), dict.fromkeys(range(len(candidates)), 0)
     sums, num_tokens = [0.0] * len(candidates), 0

@@ -192,7 +192,7 @@ def test_port_is_not_shared_with_other_servers() -> None:
 
 
 def test_kill_of_the_server_takes_its_workers_along(lasting: Server) -> None:
-    """kill -9: no process is left that would hold the port. The last test here: nothing is left for others."""
+    """kill -9: no process is left that would hold the port. The last test here, as it leaves no server."""
     workers = lasting.engines()
     lasting.process.kill()
     _, alive = psutil.wait_procs(workers, timeout=5)

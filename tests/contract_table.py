@@ -1,0 +1,210 @@
+"""contract.md's request, value by value: what is accepted, what is refused, and in which words.
+
+For a server of any kind, on whatever engine: this file knows the contract and nothing of the server. The rows
+differ by the model's vocabulary and context alone. Each changes fields of BASE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+Body = dict[str, Any]
+Row = tuple[str, Any, str]  # field, value, words of the message
+
+BASE: Body = {"prompt": "hello", "max_tokens": 2}
+INT64 = 2**63
+
+
+def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
+    """Fields of the request -> what they mean, where it is something else than nothing."""
+    last = vocab_size - 1
+    return [
+        ({}, {"max_tokens": 2, "n": 1, "best_of": 1, "seed": None, "temperature": 1.0, "top_p": 1.0}),
+        ({}, {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0, "min_p": 0.0}),
+        ({}, {"stop": (), "include_stop": True, "logit_bias": {}, "num_logprobs": None, "echo": False}),
+        ({}, {"ignore_eos": False, "min_tokens": 0, "stop_token_ids": (), "skip_special_tokens": True}),
+        ({}, {"top_k": 0}),
+        ({"max_tokens": None}, {"max_tokens": 16}),
+        ({"max_tokens": 1}, {"max_tokens": 1}),
+        ({"stream": True}, {}),
+        ({"stream": False}, {}),
+        ({"stream": None}, {}),
+        ({"stream_options": None}, {}),
+        ({"stream": True, "stream_options": {}}, {}),
+        ({"stream": True, "stream_options": {"include_usage": None}}, {}),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, {}),
+        ({"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}, {}),
+        ({"stream": True, "stream_options": {"include_usage": False, "more": 1}}, {}),
+        ({"n": 1}, {"n": 1, "best_of": 1}),
+        ({"n": 128, "max_tokens": 1}, {"n": 128, "best_of": 128}),
+        ({"n": None, "best_of": None}, {"n": 1, "best_of": 1}),
+        ({"n": 2, "best_of": 2, "stream": True}, {"n": 2, "best_of": 2}),
+        ({"n": 2, "best_of": 3}, {"n": 2, "best_of": 3}),
+        ({"best_of": 1}, {"n": 1, "best_of": 1}),
+        ({"best_of": 128, "max_tokens": 1}, {"n": 1, "best_of": 128}),
+        ({"seed": 0}, {"seed": 0}),
+        ({"seed": INT64 - 1}, {"seed": INT64 - 1}),
+        ({"seed": -INT64}, {"seed": -INT64}),
+        ({"frequency_penalty": -2}, {"frequency_penalty": -2.0}),
+        ({"frequency_penalty": 2.0}, {"frequency_penalty": 2.0}),
+        ({"presence_penalty": -2.0}, {"presence_penalty": -2.0}),
+        ({"presence_penalty": 2}, {"presence_penalty": 2.0}),
+        ({"repetition_penalty": 1e-9}, {"repetition_penalty": 1e-9}),
+        ({"repetition_penalty": 2}, {"repetition_penalty": 2.0}),
+        ({"stop": None}, {"stop": ()}),
+        ({"stop": []}, {"stop": ()}),
+        ({"stop": "a"}, {"stop": ("a",)}),
+        ({"stop": ["a", "b", "c", "\n\n"]}, {"stop": ("a", "b", "c", "\n\n")}),
+        ({"include_stop_str_in_output": False}, {"include_stop": False}),
+        ({"include_stop_str_in_output": True}, {"include_stop": True}),
+        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"temperature": 2}, {"temperature": 2.0}),
+        ({"temperature": 0, "n": 2}, {"temperature": 0.0, "n": 2}),
+        ({"temperature": None}, {"temperature": 1.0}),
+        ({"top_p": 1e-9}, {"top_p": 1e-9}),
+        ({"top_p": 1}, {"top_p": 1.0}),
+        ({"top_k": 1}, {"top_k": 1}),
+        ({"top_k": 128}, {"top_k": 128}),
+        ({"top_k": 0}, {"top_k": 0}),
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"min_p": 0}, {"min_p": 0.0}),
+        ({"min_p": 1}, {"min_p": 1.0}),
+        ({"logit_bias": {}}, {"logit_bias": {}}),
+        ({"logit_bias": {"0": -100, str(last): 100}}, {"logit_bias": {0: -100.0, last: 100.0}}),
+        ({"logit_bias": {"7": 0.5}}, {"logit_bias": {7: 0.5}}),
+        ({"logprobs": 0}, {"num_logprobs": 0}),
+        ({"logprobs": 5}, {"num_logprobs": 5}),
+        ({"echo": True}, {"echo": True}),
+        ({"ignore_eos": True}, {"ignore_eos": True}),
+        ({"min_tokens": 2}, {"min_tokens": 2}),
+        ({"stop_token_ids": []}, {"stop_token_ids": ()}),
+        ({"stop_token_ids": [5, 5, last]}, {"stop_token_ids": (5, last)}),
+        ({"skip_special_tokens": False}, {"skip_special_tokens": False}),
+        ({"truncate_prompt_tokens": 1}, {"truncate_prompt_tokens": 1}),
+        ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": -1}),
+        ({"user": "someone"}, {}),
+        ({"suffix": None}, {}),
+        ({"suffix": ""}, {}),
+        ({"prompt": [0, last]}, {}),
+        ({"functions": [], "model_config": 1, "__class__": {}, "": None}, {}),
+    ]
+
+
+OUT_OF_RANGE: dict[str, list[tuple[Any, str]]] = {  # each out of its range, and the range in words
+    "max_tokens": [(-1, "0 or more"), (2**70, "0 or more")],
+    "n": [(value, "between 1 and 128") for value in (0, -1, 129)],
+    "best_of": [(value, "between n and 128") for value in (0, 129)],
+    "seed": [(value, "within 64 bits") for value in (INT64, -INT64 - 1, 2**64)],
+    "frequency_penalty": [(value, "between -2 and 2") for value in (-2.01, 2.01)],
+    "presence_penalty": [(value, "between -2 and 2") for value in (-2.01, 2.01)],
+    "repetition_penalty": [(value, "greater than 0 and at most 2") for value in (0, -1, 2.01)],
+    "temperature": [(value, "between 0 and 2") for value in (-0.1, 2.01, 9)],
+    "top_p": [(value, "greater than 0 and at most 1") for value in (0, -0.1, 1.01)],
+    "top_k": [(value, "between 1 and 128") for value in (-2, 129)],
+    "min_p": [(value, "between 0 and 1") for value in (-0.1, 1.01)],
+    "logprobs": [(value, "between 0 and 5") for value in (-1, 6)],
+    "min_tokens": [(value, "between 0 and max_tokens") for value in (-1, 3)],
+    "truncate_prompt_tokens": [(value, "1 or more") for value in (0, -2)],
+}
+INTEGERS = {"max_tokens", "n", "best_of", "seed", "top_k", "logprobs", "min_tokens", "truncate_prompt_tokens"}
+BOOLEANS = ("stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output")
+
+
+def _rows(fields: Iterable[str], values: list[Any], words: str) -> list[Row]:
+    return [(field, value, words) for field in fields for value in values]
+
+
+def refused(vocab_size: int) -> list[Row]:
+    """Values that break the rule of their field; for a model that has no fill-in-the-middle template."""
+    ids = f"between 0 and {vocab_size - 1}"
+    large_ids = (str(vocab_size), "9" * 30, "-1")
+    no_decimals = ("", "a", "05", "1.0", " 5", "٥", "²", "9" * 5000)
+    return [
+        *((field, value, words) for field, pairs in OUT_OF_RANGE.items() for value, words in pairs),
+        *_rows(sorted(INTEGERS), ["1", True, 1.5, [1], {}], "must be an integer"),
+        *_rows(sorted(OUT_OF_RANGE.keys() - INTEGERS), ["1", True, [1]], "must be a number"),
+        *_rows(BOOLEANS, ["true", 1, 0, []], "must be true or false"),
+        *_rows(["model", "user", "suffix"], [1, True, ["m"]], "must be a string"),
+        *_rows(["prompt"], [1, 1.5, True, {}], "must be a string, an array of strings"),
+        *_rows(["prompt"], [[], [[]], [[1], []], [[], [1]]], "none of the arrays empty"),
+        *_rows(["prompt"], [["a", 1], [1, "a"], [1, [1]], [[1], "a"], [[1, "a"]]], "array of token ids"),
+        *_rows(["prompt"], [[1.5], [True], [-1], [[-1]], [None], [["a"]], [[["a"]]]], "array of token ids"),
+        ("prompt", [vocab_size], f"token id {vocab_size} at position 0"),
+        ("prompt", [[1], [2, 2**62]], f"token id {2**62} at position 1"),
+        *_rows(["prompt"], [[2**31], [2**63], [2**64]], "prompt"),
+        *_rows(["stop"], [1, True, [1], ["a", None], {}], "must be a string or an array of strings"),
+        ("stop", ["a"] * 5, "at most 4"),
+        *_rows(["stop"], ["", ["a", ""]], "must not contain an empty string"),
+        *_rows(["logit_bias"], [[], "a", 1, True], "must be an object from token ids"),
+        *_rows(["logit_bias"], [{"5": "1"}, {"5": True}, {"5": None}, {"5": []}], 'logit_bias["5"]'),
+        ("logit_bias", {"5": 100.5}, 'logit_bias["5"] (current value: 100.5) must be between -100 and 100'),
+        ("logit_bias", {"5": -101}, "must be between -100 and 100"),
+        *_rows(["logit_bias"], [{key: 1} for key in large_ids], ids),
+        *_rows(["logit_bias"], [{key: 1} for key in no_decimals], "decimal strings"),
+        *_rows(["stop_token_ids"], [1, ["1"], [True], [-1], [1.5]], "must be an array of token ids"),
+        ("stop_token_ids", [vocab_size], ids),
+        *_rows(["stream_options"], [1, True, [], "a"], "must be an object"),
+        *_rows(["stream_options"], [{"include_usage": True}, {}], "must be null unless stream is true"),
+        ("suffix", "x", "has no fill-in-the-middle template"),
+    ]
+
+
+# fields that do not go together, or that are missing; the one to change; words of the message
+TOGETHER: list[tuple[Body, str, str]] = [
+    ({"n": 3, "best_of": 2}, "best_of", "best_of (current value: 2) must be between n (3) and 128"),
+    ({"best_of": 2, "stream": True}, "best_of", "must be n (1) in a stream"),
+    (
+        {"stream": True, "stream_options": {"include_usage": 1}},
+        "stream_options",
+        "stream_options.include_usage",
+    ),
+    ({"max_tokens": None, "min_tokens": 17}, "min_tokens", "max_tokens (16)"),
+    ({"prompt": [[1]] * 40, "n": 128}, "prompt", "40 prompts × 128 candidates"),
+    ({"prompt": [[1]] * 1025}, "prompt", "at most 1024 prompts"),
+    ({"model": None}, "model", "model is required"),
+    ({"prompt": None}, "prompt", "prompt is required"),
+    ({"prompt": [5], "suffix": "x"}, "suffix", "suffix"),
+]
+
+
+def too_long(context_size: int) -> list[tuple[int, int, str]]:
+    """Tokens of a prompt, max_tokens, and the field to change: together more than the context."""
+    return [
+        (context_size, 1, "max_tokens"),
+        (context_size + 1, 1, "prompt"),
+        (context_size + 1, 0, "prompt"),
+        (context_size - 4, 5, "max_tokens"),
+        (1, context_size, "max_tokens"),
+        (1, INT64, "max_tokens"),
+    ]
+
+
+def too_long_words(context_size: int, num_prompt: int, max_tokens: int) -> str:
+    """OpenAI's, which clients search for the numbers."""
+    return (
+        f"This model's maximum context length is {context_size} tokens, however you requested "
+        f"{num_prompt + max_tokens} tokens ({num_prompt} in your prompt; {max_tokens} for the completion)."
+    )
+
+
+NO_JSON_OBJECTS = [
+    b"",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{",
+    b"{} {}",
+    b"prompt=x",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf{}",
+    b"[" * 5000,
+    b'{"model": "m", "prompt": "\\ud800"}',
+    *(
+        b'{"model": "m", "prompt": "a", "%s": %s}' % (field, number)
+        for field in (b"temperature", b"anything")
+        for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999")
+    ),
+    b'{"model": "m", "prompt": "a", "temperature": ' + b"[" * 900 + b"]" * 900 + b"}",
+]
+CONTENT_TYPES = ["application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense", ""]
