@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 import pytest
 
 from tests.engine.conftest import KEYS, Started
-from tests.serving import CAPITAL, SIMULATED_MODEL, SMOL, TINY, Client, serving
+from tests.serving import CAPITAL, SIMULATED_MODEL, SMOL, TINY, Client, serving, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -152,13 +151,12 @@ def test_flat_error_format_leaves_the_object_out(small: Client) -> None:
 
 def test_full_queue_is_a_503_with_retry_after(small: Client) -> None:
     """More candidates than max_pending are refused, not queued."""
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(small.complete, n=4, max_tokens=50, ignore_eos=True)
-        time.sleep(0.2)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(small.ask, n=4, max_tokens=1000, ignore_eos=True)  # until its deadline
+        wait_for(lambda: small.metric("verbatim_requests_in_flight") == 2, 5)  # the one that asks, too
         response = small.ask(max_tokens=1)
         assert (response.status_code, response.json()["reason"]) == (503, "SERVICE_NOT_AVAILABLE")
         assert 0 < int(response.headers["retry-after"]) <= 60
-        first.result()
 
 
 def test_deadline_is_a_504(small: Client) -> None:

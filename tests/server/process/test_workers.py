@@ -22,7 +22,7 @@ from server.process.workers import settings_text
 from tests.helpers import byte_level, model_directory
 from tests.serving import Client, Server, serving, wait_for
 
-NUM_WORKERS = 3
+NUM_WORKERS = 3  # of the server that is shared; of one that is ended at once, which costs its start, 2
 LISTEN = "0A"  # of the kernel's states of a socket
 NUM_ANSWERS = 'verbatim_requests_total{key="anonymous",model="m",status="200"}'
 IN_FLIGHT = "verbatim_requests_in_flight"
@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def shared(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with _started(tmp_path_factory.mktemp("shared"), config) as server:
+    with _started(tmp_path_factory.mktemp("shared"), config, NUM_WORKERS) as server:
         yield server
 
 
@@ -53,15 +53,15 @@ def lasting(shared: Server) -> Server:
 @pytest.fixture
 def server(config: dict[str, Any], tmp_path: Path) -> Iterator[Server]:
     """A server for a test that ends it."""
-    with _started(tmp_path, config) as server:
+    with _started(tmp_path, config, 2) as server:
         yield server
 
 
 @contextlib.contextmanager
-def _started(folder: Path, config: dict[str, Any]) -> Iterator[Server]:
-    with serving(folder, config, "--workers", str(NUM_WORKERS)) as server:
+def _started(folder: Path, config: dict[str, Any], num_workers: int) -> Iterator[Server]:
+    with serving(folder, config, "--workers", str(num_workers)) as server:
         server.wait_ready()
-        wait_for(lambda: num_listening(server.url()) == NUM_WORKERS, 30)
+        wait_for(lambda: num_listening(server.url()) == num_workers, 30)
         yield server
 
 

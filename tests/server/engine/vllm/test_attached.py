@@ -20,7 +20,7 @@ from server.engine.vllm.stats import EngineMetrics
 from server.engine.vllm.wire import ABORT
 from server.errors import RequestFailure, ServiceUnavailable
 from tests.helpers import until
-from tests.server.engine.vllm.test_link import engine, step
+from tests.server.engine.vllm.test_link import engine, received, step
 
 JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10)
 NUMBER = 3
@@ -62,9 +62,11 @@ async def running(attached: Attached) -> AsyncIterator[Supervisor]:
 async def test_ready_when_told_and_reached(attached: Attached) -> None:
     """It shows what the other process tells, and is ready once the engine can be sent to as well."""
     async with running(attached) as supervisor:
-        for phase in (Phase.LOADING, Phase.WARMING, Phase.READY):
+        for phase in (Phase.LOADING, Phase.WARMING):
             attached.feed.tell(Status(phase))
-            await asyncio.sleep(0.05)
+            await until(lambda phase=phase: attached.seen[-1] is phase)
+        attached.feed.tell(Status(Phase.READY))
+        await asyncio.sleep(0.05)  # it looks for the engine more than once
         assert not supervisor.status.ready
         with engine(attached.engines[0]._client.link):
             await until(lambda: supervisor.status.ready)
@@ -79,8 +81,7 @@ async def test_jobs_say_whose_they_are(attached: Attached) -> None:
         with engine(attached.engines[0]._client.link) as (inputs, outputs):
             await until(lambda: supervisor.status.ready)
             supervisor.submit(JOB, got.append)
-            await asyncio.sleep(0.05)
-            _, (_, data) = inputs.recv_multipart(), inputs.recv_multipart()
+            _, (_, data) = await received(inputs, 2)
             outputs.send(step("j"))
             await until(lambda: bool(got))
     assert msgspec.msgpack.decode(data)[CLIENT_INDEX] == NUMBER
@@ -110,6 +111,5 @@ async def test_work_for_nobody_is_given_up(attached: Attached) -> None:
         with engine(attached.engines[0]._client.link) as (inputs, outputs):
             await until(lambda: supervisor.status.ready)
             outputs.send(step("left", "behind"))
-            await asyncio.sleep(0.05)
-            _, (kind, data) = inputs.recv_multipart(), inputs.recv_multipart()
+            _, (kind, data) = await received(inputs, 2)
     assert (kind, msgspec.msgpack.decode(data)) == (ABORT, ["left", "behind"])
