@@ -35,7 +35,7 @@ GIVEN = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 @dataclass
 class Seen:
     """What one run of the image showed. refused: what was said to a write, by place; '' where it worked.
-    orphans: processes whose parent has ended. zombies: those of them that ended and that nobody waited for."""
+    orphans: processes whose parent has ended. zombies: those of them that nobody waited for at their end."""
 
     health_before: int
     health: int
