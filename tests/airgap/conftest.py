@@ -43,7 +43,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return real_bundle(tmp_path_factory)
+    return real_bundle(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from tests.serving import SMOL_MODEL
@@ -16,10 +15,12 @@ VERBATIM = Path(sys.executable).with_name("verbatim")
 
 
 @functools.cache
-def real_bundle(factory: pytest.TempPathFactory) -> Path:
-    """The text profile for the CPU, in parts, signed with maker.key beside it; made once in a session."""
+def real_bundle(temporary: Path) -> Path:
+    """The text profile for the CPU, in parts, signed with maker.key beside it; made once for a session's
+    directory."""
     _run(sys.executable, "-m", "server.weights.builtin")
-    folder = factory.mktemp("bundle")
+    folder = temporary / "bundle"
+    folder.mkdir()
     _run(VERBATIM, "bundle", "keygen", folder / "maker")
     config = {"port": 0, "attest": True, "models": [SMOL_MODEL]}
     (folder / "models.yaml").write_text(yaml.safe_dump(config))

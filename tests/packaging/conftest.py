@@ -51,7 +51,7 @@ class Seen:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return real_bundle(tmp_path_factory)
+    return real_bundle(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
