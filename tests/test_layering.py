@@ -19,7 +19,7 @@ ROOMS = {
     "server": "errors",
     "bundle.site": ("ed25519 manifest payload signature target installation console packages install cli"),
     "server.weights": "builtin architecture checkpoint",
-    "server.config": "yamlfile settings loading",
+    "server.config": "values yamlfile settings loading",
     "server.text": "tokenizer detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",

@@ -5,17 +5,15 @@ The text of a key's `description` is its entry in docs/configuration.md. config.
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from server.config.values import Host, Name, Sha256, is_loopback
 from server.config.yamlfile import MisplacedError, nearest
 from server.weights.builtin import BUILTIN_MODELS, builtin_path
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\s\x00-\x1f]+$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 Count = Annotated[int, Field(ge=1)]
 
 # Set by a key of the model; a second value under engine_args would win or lose depending on vLLM's mood.
@@ -214,10 +212,8 @@ class ModelSettings(_Section):
 class Settings(_Section):
     """Everything the server was told."""
 
-    host: str = Field(
-        default="127.0.0.1",
-        min_length=1,
-        description="Address to listen on; other than loopback needs a key.",
+    host: Host = Field(
+        default="127.0.0.1", description="Address to listen on; other than loopback needs a key."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_keys_file: Path | None = Field(
@@ -284,13 +280,6 @@ class Settings(_Section):
                 "workers",
             )
         return self
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _from_base(path: Path | None, info: ValidationInfo) -> Path | None:

@@ -149,6 +149,8 @@ def explain(error: ErrorDetails, model: type[BaseModel], place: str) -> str:
     if error["type"] == "value_error":
         return f"{place}: {str(error['ctx']['error']).rstrip('.')}."
     expected = error["msg"].replace("Input should be", "it should be").rstrip(".")
+    if error["type"] == "too_short":
+        expected = "it should have an entry at least"
     return f"{place}: {key} is {shown(error['input'])}; {expected}."
 
 

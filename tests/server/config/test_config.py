@@ -92,14 +92,24 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         (ONE + "    dtype: int3\n", "line 4: models.dtype is \"int3\"; it should be 'auto'"),
         (ONE + "    defaults: {temperature: .nan}\n", "line 4: models.defaults.temperature is NaN;"),
         (ONE + "    devices: [0, x]\n", 'line 4: models.devices is "x"; it should be a valid integer.'),
-        (ONE + "    sha256: {a: b}\n", "line 4: models.sha256.a is "),
+        (
+            ONE + "    sha256: {a: b}\n",
+            'line 4: models.sha256.a is "b"; it should be a SHA-256, which is 64 hexadecimal digits.',
+        ),
+        (
+            "models:\n  - {id: my model, path: weights}\n",
+            'line 2: models.id is "my model"; it should be 1 to 200 characters without spaces or control',
+        ),
+        ("models:\n  - {id: '', path: weights}\n", 'models.id is ""; it should be 1 to 200 characters'),
+        (ONE + "    allowed_keys: [a b]\n", 'models.allowed_keys is "a b"; it should be 1 to 200 characters'),
+        ("host: ''\n" + ONE, 'line 1: host is ""; it should be an address or a name'),
         (ONE + "    path: more\n", 'line 4: "path" is already set in line 3.'),
         (ONE + "  - id: a\n    path: b\n", 'line 4: two models have the id "a"'),
         (ONE + "    builtin: smollm2-135m-instruct\n", "needs either path or builtin, not both"),
         ("models:\n  - id: a\n", 'line 2: model "a" needs either path or builtin.'),
         ("models:\n  - path: a\n", 'line 2: the key "id" is missing in a model.'),
         ("models:\n  - id: a\n    builtin: smollm2-135m\n", 'did you mean "smollm2-135m-instruct"?'),
-        ("models: []\n", "line 1: models is []; "),
+        ("models: []\n", "line 1: models is []; it should have an entry at least."),
         ("port: 1\n", 'the key "models" is missing at the top level.'),
         (ONE + "    engine_args:\n      dtype: auto\n", 'line 5: set "dtype" as a key of the model'),
         (
@@ -125,6 +135,7 @@ def test_mistake_is_named(tmp_path: Path, text: str, words: str) -> None:
     message = refusal(tmp_path, text)
     assert words in message
     assert message.startswith("models.yaml")
+    assert "pattern" not in message
 
 
 @pytest.mark.parametrize(
