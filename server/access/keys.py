@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import logging
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -40,7 +40,10 @@ def today() -> date:
 
 
 class Keyring:
-    """The keys of the environment and of a file, read anew when it changes: deleting a line revokes a key."""
+    """The keys of the environment and of a file, read anew when it changes: deleting a line revokes a key.
+
+    A file that cannot be read any more revokes none: its last good keys stay, and the log says so.
+    """
 
     def __init__(self, keys: Sequence[str], file: Path | None, today: Callable[[], date] = today) -> None:
         for number, key in enumerate(keys, 1):
@@ -52,7 +55,13 @@ class Keyring:
         self._file = file
         self._today = today
         self._mark = _mark(file)
+        if file is not None and self._mark is None:
+            raise ConfigurationError(
+                f"there is no file of keys {file}; `verbatim keys new NAME --file {file}` makes it, and a key."
+            )
         self._from_file = read_keys(file) if file else []
+        self._is_read = True
+        self._problems: list[str] = []  # of the file as it is now
         # A file without keys lets nobody in: who deletes the last key does not mean to open the server.
         self.open = not keys and file is None
 
@@ -62,6 +71,13 @@ class Keyring:
             entry for entry in self._from_file if entry.expires is None or entry.expires >= self._today()
         )
         return len(self._fixed) + sum(1 for _ in current)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file could be read to its last line, now. While it cannot be read at all, the keys that
+        it had stay."""
+        self._reload()
+        return not self._problems
 
     def authenticate(self, authorization: str | None) -> str:
         """The name of the key in an Authorization header."""
@@ -83,19 +99,23 @@ class Keyring:
         return found.name
 
     def _reload(self) -> None:
+        """Read the file if it has changed, or could not be read."""
         mark = _mark(self._file)
-        if self._file is None or mark == self._mark:
+        if self._file is None or (mark == self._mark and self._is_read):
             return
-        self._mark = mark
         problems: list[str] = []
         try:
             self._from_file = read_keys(self._file, problems)
-        except ConfigurationError as error:  # deleted or unreadable: its keys are revoked until it is back
-            self._from_file = []
-            problems.append(error.message)
-        for problem in problems:
-            log.error("%s", problem)
-        log.info("%d keys read from %s", len(self._from_file), self._file)
+            self._is_read = True
+        except ConfigurationError as error:
+            # Nobody revokes a key this way: a directory that is not mounted, rights that somebody set.
+            problems.append(f"{error.message} The keys that it had stay valid.")
+            self._is_read = False
+        if mark != self._mark or problems != self._problems:
+            for problem in problems:
+                log.error("%s", problem)
+            log.info("%d keys of %s are valid", len(self._from_file), self._file)
+        self._mark, self._problems = mark, problems
 
 
 def authorize(key: str, model: str, allowed: Sequence[str]) -> None:
@@ -109,12 +129,13 @@ def digest(key: str) -> str:
 
 
 def _mark(file: Path | None) -> tuple[int, ...] | None:
-    """Changes when the file does; the inode tells a file that was replaced within the clock's resolution."""
+    """Changes when the file does, or its rights; None: it is not to be found. The inode tells a file that was
+    replaced within the clock's resolution."""
     try:
         stat = file.stat() if file else None
     except OSError:
         return None
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else None
+    return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino) if stat else None
 
 
 def read_keys(file: Path, problems: list[str] | None = None) -> list[Entry]:
@@ -123,10 +144,7 @@ def read_keys(file: Path, problems: list[str] | None = None) -> list[Entry]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot read the keys in {file}: {error.strerror or error}."
-            f" `verbatim keys new NAME --file {file}` makes the file and a key."
-        ) from error
+        raise ConfigurationError(f"cannot read the keys in {file}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{file} is not UTF-8 text; write one `name sha256` on each line."
@@ -186,22 +204,22 @@ def new_key(name: str, file: Path, expires: date | None = None) -> str:
 
 
 def _append(file: Path, line: str) -> None:
-    """Written beside it and renamed, so that a running server never reads half a file."""
-    target = file.resolve()  # a link stays a link
-    before = (
-        target.read_text(encoding="utf-8-sig")
-        if target.exists()
-        else "# name, SHA-256 of the key, expires=DAY\n"
-    )
-    if before and not before.endswith("\n"):
-        before += "\n"
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # mode 0600
+    """Written into the file that is there, in one write: its owner, its rights and its links stay, so whoever
+    could read it still can. A server that reads it meanwhile sees all of the line, or none."""
+    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            out.write(before + line + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        size = os.fstat(descriptor).st_size
+        if size == 0:
+            line = f"# name, SHA-256 of the key, expires=DAY\n{line}"
+        elif os.pread(descriptor, 1, size - 1) != b"\n":
+            line = f"\n{line}"
+        data = f"{line}\n".encode()
+        try:
+            if os.write(descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)

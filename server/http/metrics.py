@@ -79,6 +79,12 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self.keys_file_ok = Gauge(
+            "verbatim_keys_file_ok",
+            "0 when the file of API keys cannot be read, or not all of it: the log says what is wrong",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.restarts = Gauge(
             "verbatim_engine_restarts",
             "Times the engine was started again",

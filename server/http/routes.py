@@ -126,6 +126,7 @@ async def metrics(request: Request) -> Response:
     for model in state.models.values():
         state.metrics.ready.labels(model.id).set(model.engine.status.ready)
         state.metrics.restarts.labels(model.id).set(model.engine.restarts)
+    state.metrics.keys_file_ok.set(state.keyring.is_whole)
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -89,16 +91,72 @@ def test_deleted_line_revokes(tmp_path: Path) -> None:
     assert keys.authenticate("Bearer b") == "bob"
 
 
-@pytest.mark.parametrize("gone", [True, False])
-def test_no_keys_left_lets_nobody_in(tmp_path: Path, gone: bool) -> None:
-    """A key file that is emptied or deleted closes the server rather than opening it."""
+def test_no_keys_left_lets_nobody_in(tmp_path: Path) -> None:
+    """A key file that is emptied closes the server rather than opening it."""
     keys = ring(tmp_path, f"alice {digest('a')}")
-    if gone:
-        (tmp_path / "keys").unlink()
-    else:
-        rewrite(tmp_path / "keys", "")
+    rewrite(tmp_path / "keys", "")
     with pytest.raises(FailedToAuth):
         keys.authenticate("Bearer a")
+    assert keys.is_whole
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def spoil(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe")
+
+
+def become_a_directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def become_a_loop(file: Path) -> None:
+    """As a file that may not be read, which root may: its opening fails."""
+    file.unlink()
+    file.symlink_to(file)
+
+
+@pytest.mark.parametrize("damage", [remove, spoil, become_a_directory, become_a_loop])
+def test_unreadable_file_revokes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    """A file that cannot be read any more leaves its keys valid; one line in the log says so, once."""
+    keys = ring(tmp_path, f"alice {digest('a')}")
+    damage(tmp_path / "keys")
+    for _ in range(3):
+        assert keys.authenticate("Bearer a") == "alice"
+    (line,) = (record.message for record in caplog.records if record.levelno == logging.ERROR)
+    assert "stay valid" in line
+    assert not keys.is_whole
+
+
+def test_file_that_is_back_counts_again(tmp_path: Path) -> None:
+    """Once it can be read again it is, and what is not in it is revoked."""
+    keys, file = ring(tmp_path, f"alice {digest('a')}"), tmp_path / "keys"
+    remove(file)
+    assert keys.authenticate("Bearer a") == "alice"
+    file.write_text(f"bob {digest('b')}")
+    assert keys.authenticate("Bearer b") == "bob"
+    with pytest.raises(FailedToAuth):
+        keys.authenticate("Bearer a")
+    assert keys.is_whole
+
+
+def test_reading_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails for a moment is not asked once only, although the file stays as it was."""
+    keys, file = ring(tmp_path, f"alice {digest('a')}"), tmp_path / "keys"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fails)
+        rewrite(file, f"bob {digest('b')}")
+        assert keys.authenticate("Bearer a") == "alice"
+    assert keys.authenticate("Bearer b") == "bob"
+
+
+def fails(*_: object, **__: object) -> str:
+    raise OSError(errno.EIO, "Input/output error")
 
 
 def test_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
@@ -115,6 +173,7 @@ def test_slip_in_one_line_leaves_the_others(tmp_path: Path, caplog: pytest.LogCa
         assert keys.authenticate("Bearer b") == "bob"
     with pytest.raises(FailedToAuth):
         keys.authenticate("Bearer a")
+    assert not keys.is_whole
     assert "keys, line 1" in caplog.text
     assert "secret" not in caplog.text
 
@@ -168,6 +227,41 @@ def test_new_key_is_appended(tmp_path: Path) -> None:
     new_key("bob", file)
     assert Keyring((), file).authenticate("Bearer a") == "alice"
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+
+def test_new_key_leaves_the_file_to_its_owner(tmp_path: Path) -> None:
+    """Who runs the command, root say, takes the file from nobody: owner, rights and file stay."""
+    file = tmp_path / "keys"
+    file.write_text(f"alice {digest('a')}\n")
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 10001, 10002)
+    before = file.stat()
+    new_key("bob", file)
+    after = file.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode) == (before.st_uid, before.st_gid, before.st_mode)
+    assert after.st_ino == before.st_ino
+
+
+def test_new_key_follows_a_link(tmp_path: Path) -> None:
+    """A link stays one, as a mounted configuration has them."""
+    file, link = tmp_path / "keys", tmp_path / "link"
+    file.write_text(f"alice {digest('a')}\n")
+    link.symlink_to(file)
+    new_key("bob", link)
+    assert link.is_symlink()
+    assert Keyring((), file).num_usable() == 2
+
+
+def test_new_key_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes half a line leaves the file as it was."""
+    file = tmp_path / "keys"
+    file.write_text(f"alice {digest('a')}\n")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:9]))
+    with pytest.raises(ConfigurationError, match="No space left"):
+        new_key("bob", file)
+    assert file.read_text() == f"alice {digest('a')}\n"
 
 
 @pytest.mark.parametrize(("name", "words"), [("alice", "already has"), ("a b", "letters"), ("", "letters")])

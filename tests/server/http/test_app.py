@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.access.keys import digest
 from server.http.border import PREFIXES
 from tests.helpers import (
     ASK,
@@ -255,6 +256,17 @@ async def test_metrics(directory: Path) -> None:
     assert 'verbatim_model_ready{model="m"} 1.0' in text
     assert "verbatim_requests_in_flight 1.0" in text
     assert "xxx" not in text
+
+
+async def test_key_file_that_cannot_be_read(directory: Path, tmp_path: Path) -> None:
+    """A file of keys that is gone is an alarm in the metrics, and its keys go on working."""
+    file = tmp_path / "keys"
+    file.write_text(f"alice {digest('key')}\n")
+    async with running(app_of(talking(directory, "he"), api_keys_file=file)) as client:
+        assert "verbatim_keys_file_ok 1.0" in (await client.get("/metrics")).text
+        file.unlink()
+        assert "verbatim_keys_file_ok 0.0" in (await client.get("/metrics")).text
+        assert (await client.post(URL, json=ASK)).status_code == 200
 
 
 # --- request ids -------------------------------------------------------------------------------------------
