@@ -11,7 +11,9 @@
         ├── NotFound                404  no such route
         │   └── ModelNotFound       404  no such model
         ├── MethodNotAllowed        405
+        ├── RequestTooSlow          408  the request was not sent whole in time
         ├── RequestTooLarge         413  the body is over the configured size
+        ├── UnsupportedEncoding     415  the body is compressed in a way that is not known here
         ├── RateLimitExceeded       429  requests per minute of the key
         │   └── TokenLimitExceeded  429  tokens per minute of the key
         ├── InternalError           500  our fault
@@ -105,8 +107,16 @@ class MethodNotAllowed(RequestFailure):
     status, reason, type = 405, "METHOD_NOT_ALLOWED", "invalid_request_error"
 
 
+class RequestTooSlow(RequestFailure):
+    status, reason, type = 408, "TIMEOUT", "timeout_error"
+
+
 class RequestTooLarge(RequestFailure):
     status, reason, type = 413, "REQUEST_TOO_LARGE", "invalid_request_error"
+
+
+class UnsupportedEncoding(RequestFailure):
+    status, reason, type = 415, "UNSUPPORTED_ENCODING", "invalid_request_error"
 
 
 class RateLimitExceeded(RequestFailure):

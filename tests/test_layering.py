@@ -29,7 +29,9 @@ ROOMS = {
     "server.engine.vllm": "warmup wire translate processes host link stats running client engine attached",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
-    "server.http": ("eager sse metrics state disconnect protocol streaming border openapi routes app"),
+    "server.http": (
+        "eager sse metrics state failures disconnect protocol streaming cors border openapi routes app"
+    ),
     "server.process": "port workers worker serve",
     "server.client": "endpoint printer complete",
     "bundle": (

@@ -57,7 +57,7 @@ class Keyring:
         self._mark = _mark(file)
         if file is not None and self._mark is None:
             raise ConfigurationError(
-                f"there is no file of keys {file}; `verbatim keys new NAME --file {file}` makes it, and a key."
+                f"{file} is not there; `verbatim keys new NAME --file {file}` makes it, and a key."
             )
         self._from_file = read_keys(file) if file else []
         self._is_read = True

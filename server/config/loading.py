@@ -25,7 +25,7 @@ DEFAULT_FILE = "models.yaml"
 ENVIRONMENT = {
     f"VERBATIM_{name.upper()}": name
     for name, field in Settings.model_fields.items()
-    if name not in ("api_keys", "models", "rate_limits")
+    if name not in ("api_keys", "cors_origins", "models", "rate_limits")
 }
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from server.config.values import Host, Name, Sha256, is_loopback
+from server.config.values import Host, Name, Origin, Sha256, is_loopback
 from server.config.yamlfile import MisplacedError, nearest
 from server.weights.builtin import BUILTIN_MODELS, builtin_path
 
@@ -219,6 +219,9 @@ class Settings(_Section):
     api_keys_file: Path | None = Field(
         default=None, strict=False, description="Keys by name and SHA-256, read anew on change."
     )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(), strict=False, description="Origins whose pages may ask this server; `*` is all of them."
+    )
     workers: int = Field(
         default=1,
         ge=1,
@@ -272,6 +275,12 @@ class Settings(_Section):
                 " `verbatim keys new NAME --file api-keys.txt`, then start with"
                 " `--api-keys-file api-keys.txt` (or set VERBATIM_API_KEYS), or listen on 127.0.0.1",
                 "host",
+            )
+        if "*" in self.cors_origins and not (self.api_keys or self.api_keys_file):
+            raise MisplacedError(
+                "cors_origins is *, but there is no API key, so any web page that is opened on this machine"
+                " could use this server; name the origins, or make a key with `verbatim keys new`",
+                "cors_origins",
             )
         if self.workers > 1 and self.rate_limits != RateLimits():
             raise MisplacedError(

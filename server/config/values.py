@@ -25,6 +25,13 @@ Name = Annotated[
     str, matching(r"[^\s\x00-\x1f]{1,200}", "1 to 200 characters without spaces or control characters")
 ]
 Sha256 = Annotated[str, matching(r"[0-9a-fA-F]{64}", "a SHA-256, which is 64 hexadecimal digits")]
+Origin = Annotated[
+    str,
+    matching(
+        r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z,]+",
+        "an origin as browsers send it, https://app.example.com, lower case and without a path, or *",
+    ),
+]
 Host = Annotated[str, matching(r"\S+", "an address or a name")]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import (
@@ -22,11 +22,11 @@ from server.errors import (
     MethodNotAllowed,
     NotFound,
     RequestFailure,
-    RequestTooLarge,
-    error_body,
 )
+from server.http.cors import CrossOrigin
 from server.http.disconnect import ClientLeft
-from server.http.state import Exchange, State
+from server.http.failures import response_to
+from server.http.state import Exchange, State, exchange_of
 from server.observe.logs import log_request
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ class Border:
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
         self.state = state
+        settings = state.settings
+        self._inside: ASGIApp = self._answer
+        if settings.cors_origins:
+            self._inside = CrossOrigin(self._answer, settings.cors_origins, settings.error_format)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,8 +57,6 @@ class Border:
             return
         exchange = Exchange(_request_id(scope), scope["path"], send)
         scope["exchange"] = exchange
-        if match := PREFIX.match(exchange.path):
-            scope["path"] = API + exchange.path[match.end() :]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -64,26 +66,29 @@ class Border:
 
         self.state.count(+1)
         try:
-            response = await self._answered(scope, receive, send_with_id, exchange)
-            if response is not None:
-                await response(scope, receive, send_with_id)
+            await self._inside(scope, receive, send_with_id)
         finally:
             self.state.count(-1)
             self._note(scope, exchange)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answered(scope, receive, send, exchange_of(scope))
+        if response is not None:
+            await response(scope, receive, send)
 
     async def _answered(
         self, scope: Scope, receive: Receive, send: Send, exchange: Exchange
     ) -> Response | None:
         """Has the application answer. Returns what is to be sent where it has failed to."""
         try:
-            await self.app(scope, receive, send)
+            await self.app(_routed(scope), receive, send)
         except ClientLeft:
             exchange.status, exchange.reason = CLIENT_LEFT, "CLIENT_LEFT"
         except RequestFailure as failure:
             return self._failed(exchange, failure)
         except HTTPException as error:
             refusal = of_router(error, scope["method"], exchange.path)
-            return self._failed(exchange, refusal, error.headers)
+            return self._failed(exchange, refusal, _with_head(error.headers or {}))
         except Exception:
             log.exception("request %s failed", exchange.request_id)
             if exchange.first_byte is None:
@@ -95,15 +100,7 @@ class Border:
     ) -> Response:
         """A failure before the reply's first byte."""
         exchange.reason = failure.reason
-        headers = dict(more_headers or {})
-        if failure.retry_after_s:
-            headers["retry-after"] = str(failure.retry_after_s)
-        if failure.status == 401:
-            headers["www-authenticate"] = "Bearer"
-        if isinstance(failure, RequestTooLarge):
-            headers["connection"] = "close"  # the rest of the body is not waited for
-        body = error_body(failure, nested=self.state.settings.error_format == "nested")
-        return JSONResponse(body, failure.status, headers)
+        return response_to(failure, self.state.settings.error_format, more_headers)
 
     def _note(self, scope: Scope, exchange: Exchange) -> None:
         path = exchange.path
@@ -125,6 +122,20 @@ class Border:
             completion_tokens=usage and usage.completion_tokens,
             seconds=time.monotonic() - exchange.started,
         )
+
+
+def _routed(scope: Scope) -> Scope:
+    """The request as the routes know it: under the first prefix, and GET where it is HEAD, whose reply's body
+    the server leaves out."""
+    path, method = scope["path"], scope["method"]
+    if match := PREFIX.match(path):
+        path = API + path[match.end() :]
+    return {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
+
+
+def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
+    """Where GET is allowed, so is HEAD."""
+    return {name: "GET, HEAD" if value == "GET" else value for name, value in headers.items()}
 
 
 def of_router(error: HTTPException, method: str, path: str) -> RequestFailure:

@@ -269,36 +269,6 @@ async def test_key_file_that_cannot_be_read(directory: Path, tmp_path: Path) -> 
         assert (await client.post(URL, json=ASK)).status_code == 200
 
 
-# --- request ids -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("request_id", ["r-1", "a b", "x" * 128])
-async def test_request_id_comes_back(client: httpx.AsyncClient, request_id: str) -> None:
-    """The client's own request id comes back, on successes and failures alike."""
-    for ask in (ASK | {"model": "a/b"}, ASK | {"model": "a/b", "stream": True}, {}):
-        reply = await client.post(URL, json=ask, headers={"x-request-id": request_id})
-        assert reply.headers.get_list("x-request-id") == [request_id]
-
-
-@pytest.mark.parametrize("request_id", ["", "x" * 129, "é", "a\tb", "\x7f"])
-async def test_odd_request_id_is_replaced(client: httpx.AsyncClient, request_id: str) -> None:
-    """An id that is long, empty or not printable ASCII is replaced by one of ours."""
-    headers = [(b"x-request-id", request_id.encode())]
-    reply = await client.get("/health", headers=headers)
-    assert re.fullmatch(r"[0-9a-f]{32}", reply.headers["x-request-id"])
-
-
-async def test_request_log(client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
-    """One line a request, with who asked for what; what the client wrote cannot forge another line."""
-    with caplog.at_level("INFO", "verbatim.requests"):
-        await client.post(URL, json=ASK | {"model": "a/b", "user": "me\nid=forged"})
-        await client.get("/health")
-    (line,) = caplog.messages
-    assert "model=a/b" in line
-    assert "status=200" in line
-    assert r"user='me\nid=forged'" in line
-
-
 async def test_two_models(directory: Path, tmp_path: Path) -> None:
     """Each of several models answers under its own id, with its own engine."""
     other = model_directory(tmp_path / "other", byte_level())
