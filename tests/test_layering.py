@@ -30,7 +30,7 @@ ROOMS = {
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
-        "eager sse metrics state failures disconnect protocol streaming cors border openapi routes app"
+        "eager sse metrics state failures disconnect body protocol streaming cors border openapi routes app"
     ),
     "server.process": "port workers worker serve",
     "server.client": "endpoint printer complete",

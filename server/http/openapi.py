@@ -31,7 +31,9 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "INVALID_API_KEY: no or malformed Authorization header; FAILED_TO_AUTH: wrong or expired key",
         403: "ACCESS_DENY: the key may not use this model",
         404: "MODEL_NOT_FOUND",
+        408: "TIMEOUT: the request was not sent whole in time",
         413: "REQUEST_TOO_LARGE",
+        415: "UNSUPPORTED_ENCODING: the body is compressed otherwise than Accept-Encoding says",
         429: "RATE_LIMIT_EXCEEDED or TOKEN_LIMIT_EXCEEDED, with Retry-After",
         500: "INTERNAL_ERROR",
         503: "SERVICE_NOT_AVAILABLE: model loading, queue full or server shutting down, with Retry-After",
@@ -46,7 +48,7 @@ COMPLETION_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The reply; with stream: true, server-sent events of chunks, ended by `data: [DONE]`",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENT}},
     },
-    **_errors(400, 401, 403, 404, 413, 429, 500, 503, 504),
+    **_errors(400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504),
 }
 MODEL_RESPONSES = _errors(401, 404)
 MODELS_RESPONSES = _errors(401)

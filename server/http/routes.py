@@ -16,11 +16,12 @@ from server.contract.params import StreamParams, resolve, resolve_stream
 from server.contract.reply import Model, ModelList
 from server.contract.request import CompletionRequest, parse_request
 from server.engine.served import ServedModel
-from server.errors import ModelNotFound, RequestTooLarge
+from server.errors import ModelNotFound
 from server.generation.candidates import Generation
 from server.generation.outputs import Delta, fold
 from server.generation.prompts import encode_prompts
-from server.http.disconnect import ClientLeft, unless_client_leaves
+from server.http.body import read_body
+from server.http.disconnect import unless_client_leaves
 from server.http.openapi import (
     ATTESTATION_RESPONSES,
     COMPLETION_EXTRA,
@@ -69,7 +70,7 @@ async def create_completion(request: Request) -> ASGIApp:
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
     state.check_accepting()
     state.limits.admit(exchange.key)
-    wanted = parse_request(await _body(request, state.settings.max_body_bytes))
+    wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""
     generation, how = await _generation(wanted, model, exchange.request_id)
@@ -133,26 +134,6 @@ async def metrics(request: Request) -> Response:
 def state_of(request: Request) -> State:
     state: State = request.app.state.server
     return state
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, refused before it is read whole when it is over the limit."""
-    too_large = RequestTooLarge(
-        f"the body is over the limit of {limit} bytes", metadata={"max_body_bytes": str(limit)}
-    )
-    length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length) > limit:
-        raise too_large
-    body, more = b"", True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > limit:
-            raise too_large
-    return body
 
 
 async def _generation(
