@@ -30,9 +30,10 @@ ROOMS = {
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
-        "eager sse metrics state failures disconnect body protocol streaming cors border openapi routes app"
+        "eager sse metrics state failures disconnect body connections protocol streaming cors border openapi"
+        " routes app"
     ),
-    "server.process": "port workers worker serve",
+    "server.process": "descriptors port workers worker serve",
     "server.client": "endpoint printer complete",
     "bundle": (
         "bars profile have pip plan wheels prune models order sbom signing sealing work contents make"

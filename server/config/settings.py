@@ -235,6 +235,9 @@ class Settings(_Section):
         default=30.0, ge=0, description="How long running requests may finish after SIGTERM, s."
     )
     request_timeout_s: float = Field(default=0.0, ge=0, description="Deadline of one request, s; 0 is none.")
+    receive_timeout_s: float = Field(
+        default=60.0, ge=0, description="How long a client may take to send a request, s; 0 is for ever."
+    )
     slow_reader_timeout_s: float = Field(
         default=60.0, ge=0, description="How long a client may take nothing of its reply, s; 0 is for ever."
     )

@@ -66,6 +66,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.connections_dropped = Counter(
+            "verbatim_connections_dropped",
+            "Connections that found no room (full: refused) or made it (silent: closed)",
+            ("reason",),
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "verbatim_requests_in_flight",
             "Requests being answered",

@@ -11,20 +11,21 @@ import signal
 import socket
 import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.errors import ConfigurationError
+from server.http.connections import KEEP_ALIVE_S, Connections
 from server.http.protocol import Protocol as Connection
 from server.http.state import State
+from server.process.descriptors import most_connections
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that arrive at once wait here instead of being refused
-# Longer than the 60 s of usual load balancers, so that they close first and never meet a closed one.
-KEEP_ALIVE_S = 75
 # Python's own first number, 700, looks for cycles every few requests: a twentieth of a request's cost.
 GC_THRESHOLD = (50_000, 20, 100)
 POLL_S = 0.02
@@ -113,10 +114,11 @@ async def live(
 
     listens_early: before the models are ready.
     """
+    connections = Connections(state.settings, state.metrics, most_connections())
     server = _Server(
         uvicorn.Config(
             app,
-            http=Connection,
+            http=partial(Connection, connections=connections),  # type: ignore[arg-type]  # makes one
             ws="none",
             lifespan="off",
             log_config=None,
@@ -132,19 +134,20 @@ async def live(
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
     serving = asyncio.create_task(_serve(server, listener, None if listens_early else state))
     running = [asyncio.create_task(work) for work in beside]
-    settling, stop = asyncio.create_task(_settle(state)), asyncio.create_task(signals.get())
+    aside = [asyncio.create_task(_settle(state)), asyncio.create_task(connections.watch())]
+    stop = asyncio.create_task(signals.get())
     try:
         done, _ = await asyncio.wait({serving, stop, *running}, return_when=asyncio.FIRST_COMPLETED)
         if stop in done:
-            await _drain(state, stop.result(), signals, others)
+            await _drain(state, connections, stop.result(), signals, others)
         for task in done & set(running):
             task.result()
     finally:
         state.draining = True
         closing = asyncio.ensure_future(others.close(LAST_WORDS_S + 1)) if others is not None else None
-        for task in (*running, settling, stop):
+        for task in (*running, *aside, stop):
             task.cancel()
-        await asyncio.gather(*running, settling, stop, return_exceptions=True)
+        await asyncio.gather(*running, *aside, stop, return_exceptions=True)
         server.should_exit = True
         await serving
         if closing is not None:
@@ -170,9 +173,12 @@ async def _settle(state: State) -> None:
     gc.set_threshold(*GC_THRESHOLD)
 
 
-async def _drain(state: State, name: str, signals: asyncio.Queue[str], others: Others | None) -> None:
+async def _drain(
+    state: State, connections: Connections, name: str, signals: asyncio.Queue[str], others: Others | None
+) -> None:
     """Wait for running requests, until the time is up or a second signal comes."""
     state.draining = True
+    connections.drain()
     if others is not None:
         others.stop()
     log.info(

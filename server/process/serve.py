@@ -23,6 +23,7 @@ from server.http.metrics import Metrics
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, installation_root
+from server.process.descriptors import raise_limit
 from server.process.port import live, open_ports
 from server.process.workers import Workers
 from server.weights.checkpoint import verify_checksums
@@ -32,6 +33,7 @@ def serve(settings: Settings, file: Path | None = None) -> None:
     """Serve until a signal. `file` is where the settings come from. Raises ConfigurationError for what the
     machine or the configuration does not allow."""
     logs.configure(settings.log_level)
+    raise_limit()
     with contextlib.ExitStack() as stack:
         ports = open_ports(settings.host, settings.port, settings.slow_reader_timeout_s, settings.workers)
         for port in ports:

@@ -1,125 +1,286 @@
-"""uvicorn with the extension for writing at once: the same bytes as without, over real sockets."""
+"""uvicorn with our protocol, over real sockets, on both event loops: what is sent, and what comes back."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+import inspect
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-import uvicorn
-from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from server.http.protocol import Protocol
+from server.http.protocol import MAX_HEAD_BYTES
 from server.process.port import open_port
-from tests.helpers import LONG, URL, app_of, eager, events, running, talking, until
+from tests.helpers import LONG, app_of, eager, events, running, served, talking, until
+from tests.helpers import Engine as Quick
+from tests.server.http.sockets import (
+    blotted,
+    bodies,
+    connected,
+    listening,
+    reply,
+    request,
+    said,
+    said_to_the_end,
+)
 
 STREAM = LONG | {"stream": True}
+BEGINNING = b"HTTP/1.1 400 Bad Request\r\n"
 
 
-@asynccontextmanager
-async def listening(app: FastAPI, http: Any, timeout_s: float = 0) -> AsyncIterator[int]:
-    """The port of a server of this application, and how its connections speak HTTP."""
-    with open_port("127.0.0.1", 0, timeout_s) as listener:
-        config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await until(lambda: server.started)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await serving
-
-
-def request(body: dict[str, Any], version: str = "1.1") -> bytes:
-    content = orjson.dumps(body)
-    head = (
-        f"POST {URL} HTTP/{version}\r\nhost: x\r\nauthorization: Bearer k\r\ncontent-length: {len(content)}"
-    )
-    return f"{head}\r\n\r\n".encode() + content
-
-
-async def said(port: int, sent: bytes, num_replies: int = 1) -> bytes:
-    """What the server says to these bytes, to the end of the last reply."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(sent)
-    received = b""
-    while received.count(b"0\r\n\r\n") < num_replies:
-        part = await asyncio.wait_for(reader.read(1 << 16), 5)
-        assert part, received
-        received += part
-    writer.close()
-    return received
-
-
-def replies(received: bytes) -> list[bytes]:
-    """The bodies, their chunks joined; what differs from one request to the next is blotted out."""
-    found = []
-    for reply in received.split(b"HTTP/1.1 200 OK\r\n")[1:]:
-        chunked, body = reply.split(b"\r\n\r\n", 1)[1], b""
-        while chunked:
-            size, chunked = chunked.split(b"\r\n", 1)
-            body += chunked[: int(size, 16)]
-            chunked = chunked[int(size, 16) + 2 :]
-        found.append(re.sub(rb'"id":"\w+"', b'"id":""', re.sub(rb'"created":\d+', b'"created":0', body)))
-    return found
+@pytest.fixture(scope="module", params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """The server runs on uvloop; both do the same."""
+    return "asyncio", {"use_uvloop": request.param}
 
 
 async def test_same_bytes(directory: Path) -> None:
     """With and without the extension a stream is the same, chunk by chunk."""
     app = app_of(talking(directory, "hello é or hello"))
     async with running(app):
-        bodies = []
-        for http in (Protocol, "httptools"):
+        found = []
+        for http in (None, "httptools"):
             async with listening(app, http) as port:
-                bodies.append(replies(await said(port, request(STREAM | {"logprobs": 1}))))
-    assert bodies[0] == bodies[1]
-    assert len(events(bodies[0][0])) > 5
+                found.append(bodies(await said(port, request(STREAM | {"logprobs": 1}))))
+    assert found[0] == found[1]
+    assert len(events(found[0][0])) > 5
 
 
 async def test_body_comes_later(directory: Path) -> None:
     """A request whose body comes after its head, and in pieces, is answered as any other."""
     app = app_of(talking(directory, "he"))
-    async with running(app), listening(app, Protocol) as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with running(app), listening(app) as port, connected(port) as (reader, writer):
         head, body = request(STREAM).split(b"\r\n\r\n")
         for part in (head + b"\r\n\r\n", body[:10], body[10:]):
             writer.write(part)
             await asyncio.sleep(0.02)
         received = await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
-        writer.close()
     assert received.startswith(b"HTTP/1.1 200 OK")
+
+
+# --- one request after the other ---------------------------------------------------------------------------
 
 
 async def test_one_connection_many_requests(directory: Path) -> None:
     """Requests of one connection, sent without waiting, are answered in their order."""
     app = app_of(talking(directory, "he"))
-    async with running(app), listening(app, Protocol) as port:
+    async with running(app), listening(app) as port:
         received = await said(port, request(STREAM) + request(STREAM | {"n": 2, "best_of": 2}), 2)
-        first, second = replies(received)
+        first, second = bodies(received)
     assert (len(events(first)), len(events(second))) == (2, 4)
 
 
-async def test_old_clients(directory: Path) -> None:
-    """A client that speaks HTTP/1.0 gets what uvicorn gives it, and the connection closes."""
+@pytest.mark.parametrize("size", [10, 30_000, 300_000])
+async def test_sent_ahead_in_pieces(directory: Path, size: int) -> None:
+    """However much is sent ahead and however it is cut, all of it is answered."""
     app = app_of(talking(directory, "he"))
-    async with running(app), listening(app, Protocol) as port:
-        received = await said(port, request(STREAM, "1.0"))
+    sent = request(STREAM | {"user": "x" * size}) * 5
+    async with running(app), listening(app) as port, connected(port) as (reader, writer):
+        for start in range(0, len(sent), size + 7):
+            writer.write(sent[start : start + size + 7])
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.wait_for(reader.readuntil(b"[DONE]\n\n\r\n0\r\n\r\n"), 5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "ahead",
+    [b"POST", request(LONG), request(LONG) * 3, request(b" " * 10**6), request(LONG) + b" " * 2**24],
+    ids=["begun", "one", "several", "large", "more than is kept"],
+)
+async def test_leaving_after_sending_ahead(
+    directory: Path, caplog: pytest.LogCaptureFixture, stream: bool, ahead: bytes
+) -> None:
+    """A client that leaves is noticed within a second, although a further request of it waits unread."""
+    model, engine = eager(directory, step_s=0.05)
+    app = app_of(model)
+    sent = request(LONG | {"stream": stream})
+    async with running(app), listening(app) as port, connected(port, sent) as (_, writer):
+        await until(lambda: engine.running)
+        writer.write(ahead)
+        await asyncio.sleep(0.1)
+        with caplog.at_level("INFO", "verbatim.requests"):
+            writer.transport.abort()
+            await until(lambda: not engine.running, within_s=1)
+            await until(lambda: app.state.server.in_flight == 0, within_s=1)
+    assert ["CLIENT_LEFT" in line for line in caplog.messages] == [True]
+    assert len(engine.jobs) == 1
+
+
+async def test_too_much_sent_ahead(directory: Path) -> None:
+    """Beyond one request of the largest size nothing is kept: the replies that are due come, then the end."""
+    model, engine = eager(directory, step_s=0.005)
+    app = app_of(model, max_body_bytes=1024)
+    sent = request(STREAM) * 2
+    async with running(app), listening(app) as port, connected(port, sent) as (reader, writer):
+        await until(lambda: engine.running)
+        writer.write(request(STREAM) * 1000)
+        received = await asyncio.wait_for(reader.read(), 10)
+    assert received.count(b"data: [DONE]\n\n\r\n0\r\n\r\n") == len(engine.jobs) == 2
+
+
+# --- what is no request ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # a TLS hello
+        b"hello\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        request(LONG, headers={"content-length": "x"}),
+        request(b"zz\r\n", headers={"transfer-encoding": "chunked", "content-length": ""}),
+    ],
+)
+async def test_no_http(directory: Path, sent: bytes) -> None:
+    """What is no HTTP gets the envelope of every failure, an id, and the end of the connection."""
+    app = app_of(served(directory, Quick()))
+    async with running(app), listening(app) as port, connected(port, sent) as (reader, _):
+        status, headers, body = await reply(reader)
+        assert await asyncio.wait_for(reader.read(), 1) == b""
+    assert (status, body["code"], body["reason"]) == (400, 400, "INVALID_REQUEST_BODY")
+    assert (headers["content-type"], headers["connection"]) == ("application/json", "close")
+    assert len(headers["x-request-id"]) == 32
+    assert "the request is not valid HTTP" in body["message"]
+
+
+async def test_no_http_after_a_request(directory: Path) -> None:
+    """The reply before it is whole; then comes the refusal."""
+    app = app_of(talking(directory, "hello"))
+    async with running(app), listening(app) as port:
+        received = await said_to_the_end(port, request(STREAM) + b"nonsense\r\n\r\n")
+    whole, _, refused = received.partition(BEGINNING)
+    assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert b"the request is not valid HTTP" in refused
+
+
+async def test_broken_chunk(directory: Path) -> None:
+    """A body whose chunks are none is refused once, before it is waited for."""
+    app = app_of(talking(directory, "he"))
+    head = request(b"", headers={"transfer-encoding": "chunked"}).replace(b"content-length: 0\r\n", b"")
+    async with running(app), listening(app) as port:
+        received = await said_to_the_end(port, head + b'3\r\n{"m\r\nnonsense\r\n')
+    assert received.startswith(BEGINNING)
+    assert received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("parts", [[b"GET /", b"x" * 1000], [b"GET / HTTP/1.1\r\n", b"a: b\r\n" * 200]])
+async def test_endless_head(directory: Path, parts: list[bytes]) -> None:
+    """A head without an end is a 413 long before it fills the memory."""
+    app = app_of(served(directory, Quick()))
+    async with running(app), listening(app) as port:
+        sent = parts[0] + parts[1] * (4 * MAX_HEAD_BYTES // len(parts[1]))
+        received = await said_to_the_end(port, sent)
+    assert received.startswith(b"HTTP/1.1 413 ")
+    assert b"REQUEST_TOO_LARGE" in received
+
+
+async def test_many_small_chunks_are_no_head(directory: Path) -> None:
+    """A body in chunks of a few bytes is a body, however much its framing takes."""
+    app = app_of(talking(directory, "he"))
+    head = request(b"", headers={"transfer-encoding": "chunked"}).replace(b"content-length: 0\r\n", b"")
+    body = b'{"model":"m","prompt":"hello","stream":true' + b" " * MAX_HEAD_BYTES * 2 + b"}"
+    chunks = b"".join(b"8\r\n%b\r\n" % body[k : k + 8] for k in range(0, len(body) - 4, 8))
+    rest = body[len(body) // 8 * 8 :]
+    chunks += (b"%x\r\n%b\r\n" % (len(rest), rest) if rest else b"") + b"0\r\n\r\n"
+    async with running(app), listening(app) as port:
+        received = await said(port, head + chunks)
+    assert received.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("cut", [0, 50])
+async def test_upgrade_is_ignored(directory: Path, cut: int) -> None:
+    """Java's client asks for HTTP/2 with its first request: it is answered, body and all, as is the next."""
+    app = app_of(talking(directory, "he"))
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAA"}
+    async with running(app), listening(app) as port, connected(port) as (reader, writer):
+        sent = request(LONG, headers=headers) + request(LONG)
+        for part in (sent[:cut], sent[cut:]):
+            writer.write(part)
+            await asyncio.sleep(0.02)
+        assert [(await reply(reader))[0] for _ in range(2)] == [200, 200]
+
+
+# --- old clients, early replies, slow readers --------------------------------------------------------------
+
+
+async def test_old_clients(directory: Path) -> None:
+    """A client of HTTP/1.0 knows no chunks: it gets the same stream, and then the connection's end."""
+    app = app_of(talking(directory, "hello é or hello"))
+    async with running(app), listening(app) as port:
+        (stream,) = bodies(await said(port, request(STREAM)))
+        head, body = (await said_to_the_end(port, request(STREAM, "1.0"))).split(b"\r\n\r\n", 1)
+        whole = await said_to_the_end(port, request(LONG, "1.0"))
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert blotted(body) == stream
+    assert b"content-length: " in whole
+    assert whole.endswith(b"}")
+
+
+async def test_old_client_that_reads_slowly(directory: Path) -> None:
+    """A full connection is waited for without chunks too."""
+    model, engine = eager(directory, step_s=0.0)
+    app = app_of(model)
+    ask = STREAM | {"n": 64, "max_tokens": 59, "logprobs": 5}
+    sent = request(ask, "1.0")
+    async with running(app), listening(app) as port, connected(port, sent, limit=2048) as (reader, _):
+        await until(lambda: len(engine.jobs) == 64)
+        await asyncio.sleep(0.3)
+        received = await asyncio.wait_for(reader.read(), 10)
+    chunks = events(received.split(b"\r\n\r\n", 1)[1])
+    ends = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
+    assert ends.count("length") == 64
+
+
+def send_all(port: int, sent: bytes) -> bytes:
+    """As many clients do: send everything, and only then read."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(sent)
+        received = b""
+        while part := client.recv(1 << 16):
+            received += part
+        return received
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_refusal_of_a_large_body_arrives(directory: Path, announced: bool) -> None:
+    """A client that reads only after it has sent all of a body that is too large still reads the 413."""
+    app = app_of(talking(directory, "he"), max_body_bytes=1024)
+    sent = request(b" " * 20_000_000)
+    if not announced:
+        head, body = sent.split(b"\r\n\r\n")
+        head = head.replace(b"content-length: 20000000", b"transfer-encoding: chunked")
+        sent = head + b"\r\n\r\n1312d00\r\n" + body + b"\r\n0\r\n\r\n"
+    async with running(app), listening(app) as port:
+        received = await asyncio.to_thread(send_all, port, sent)
+    assert received.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in received
-    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def test_connection_goes_on_after_an_early_reply(directory: Path) -> None:
+    """A request that is refused by its head alone, for want of a key, leaves the connection to the next."""
+    app = app_of(talking(directory, "he"))
+    async with running(app), listening(app) as port, connected(port) as (reader, writer):
+        sent = request(b" " * 10**6, headers={"authorization": ""})
+        writer.write(sent[:1000])
+        assert (await reply(reader))[0] == 401
+        writer.write(sent[1000:] + request(LONG))
+        assert (await reply(reader))[0] == 200
 
 
 async def test_one_that_reads_nothing_is_cut_off(directory: Path) -> None:
     """After slow_reader_timeout_s without a byte taken, the kernel ends the connection, and that the work."""
     model, engine = eager(directory, step_s=0.0)
     app = app_of(model)
-    async with running(app), listening(app, Protocol, 0.5) as port:
+    async with running(app), listening(app, timeout_s=0.5) as port:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             client.connect(("127.0.0.1", port))
@@ -135,3 +296,13 @@ def test_deadline_is_the_listeners(timeout_s: float) -> None:
     with open_port("127.0.0.1", 0, timeout_s) as listener:
         found = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert found == int(timeout_s * 1000)
+
+
+def test_uvicorn_is_as_we_know_it() -> None:
+    """What the protocol relies on of uvicorn's inside, beyond what the tests above show."""
+    assert list(inspect.signature(HttpToolsProtocol._start_asgi_task).parameters) == ["self", "cycle", "app"]
+    assert not hasattr(RequestResponseCycle, "__slots__")  # else it could not become one of ours
+    source = inspect.getsource(RequestResponseCycle)
+    for name in ("disconnected", "keep_alive", "more_body", "response_complete", "expected_content_length"):
+        assert f"self.{name} = " in source
+    assert {"pause_reading", "resume_reading", "resume_writing"} <= vars(FlowControl).keys()
