@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.serving import Client, Server, serving, wait_for
 from tests.helpers import LONG
 from tests.server.http.sockets import request
+from tests.serving import Client, Server, serving, wait_for
 
 VERBATIM = str(Path(sys.executable).with_name("verbatim"))
 NUM_CLIENTS = 190  # of 400 descriptors 256 are kept
