@@ -153,6 +153,28 @@ async def test_truncate(client: httpx.AsyncClient, keep: int, kept: int) -> None
     assert ENGINE.jobs[-1].prompt_ids == ids[-kept:]
 
 
+async def test_truncation_leaves_a_token(client: httpx.AsyncClient) -> None:
+    """Where max_tokens fills the context alone, -1 keeps one token, and the message counts it."""
+    body = {"prompt": [5, 6, 7], "truncate_prompt_tokens": -1, "max_tokens": CONTEXT_SIZE}
+    message = (await send(client, body)).json()["message"]
+    assert table.too_long_words(CONTEXT_SIZE, 1, CONTEXT_SIZE) in message
+
+
+LIMITED = [({"n": 2}, {"n": 3}), ({"best_of": 3}, {"best_of": 4}), ({"stop": ["a", "b"]}, {"stop": [*"abc"]})]
+LIMITED += [
+    ({"prompt": ["a"] * 4}, {"prompt": ["a"] * 5}),
+    ({"prompt": ["a"] * 2, "best_of": 3}, {"prompt": ["a"] * 3, "best_of": 3}),
+]
+
+
+@pytest.mark.parametrize(("most", "more"), LIMITED, ids=str)
+async def test_limits_of_a_model(directory: Path, most: dict[str, Any], more: dict[str, Any]) -> None:
+    """As much as a model's own limits allow is accepted, one more is not."""
+    limits = {"n": 2, "best_of": 3, "stop": 2, "prompts": 4, "candidates": 6}
+    async with running(app_of(served(directory, Engine(), limits=limits))) as client:
+        assert [(await send(client, body)).status_code for body in (most, more)] == [200, 400]
+
+
 async def test_strict_fields(directory: Path) -> None:
     """A model with strict_fields refuses what it does not know; others ignore it."""
     async with running(app_of(served(directory, Engine(), strict_fields=True))) as client:
