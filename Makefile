@@ -10,7 +10,7 @@ FAKE_GPU = $(HOME)/fake-gpu
 # A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
 SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
 BIN   = .venv/bin
-CODE  = $(wildcard bundle server sampling scripts benchmarks)
+CODE  = $(wildcard bundle sealed server sampling scripts benchmarks)
 
 .PHONY: help serve test test-fast test-hostgpu check setup requirements clean
 help:

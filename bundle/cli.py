@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from bundle.bars import bars
-from bundle.site import manifest as manifests
-from bundle.site import payload
-from bundle.site.installation import check_installation, find_version
-from bundle.site.payload import Problems
-from bundle.site.signature import PublicKey, read_public_key, read_sealed, require_signature
-from server.errors import BundleError, Failure
+from sealed import manifest as manifests
+from sealed import payload
+from sealed.failures import BundleError
+from sealed.installation import check_installation, find_version
+from sealed.manifest import shown
+from sealed.payload import Problems
+from sealed.signature import PublicKey, read_public_key, read_sealed, require_signature
+from server.errors import ConfigurationError
 
 THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
 
@@ -29,22 +32,19 @@ Packages, models, configuration, installer and SBOM, under one manifest (docs/ai
 an interruption, or to repair what was damaged: it does only what is missing.
 """
 
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Its first line is the passphrase of keys; else VERBATIM_PASSPHRASE, else it is asked for."
+    ),
+]
+
 bundle = typer.Typer(
     help=HELP,
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
 )
-
-
-@contextmanager
-def one_paragraph() -> Iterator[None]:
-    """Exit code 1 for a bundle that is not as it should be, 2 for anything else that can be mended."""
-    try:
-        yield
-    except Failure as failure:
-        print(f"verbatim: {failure.message}", file=sys.stderr)
-        raise typer.Exit(1 if isinstance(failure, BundleError) else 2) from None
 
 
 @bundle.callback()
@@ -77,34 +77,56 @@ def make(
         str,
         typer.Option(metavar="X.Y", help="With text: nothing for other compute capabilities than this one."),
     ] = "",
+    passphrase_file: PassphraseFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would weigh.")] = False,
 ) -> None:
     if context.invoked_subcommand:
         return
-    with one_paragraph():
-        # Late: it needs the checkout and packages that an installation at a site does without.
-        from bundle.run import run
+    # Late: it needs the checkout and packages that an installation at a site does without.
+    from bundle.make import Options, run
 
-        run(
-            config=config, device=device, python=python, out=out, profile=profile, part_size=part_size,
-            sign=sign or [], have=have or [], gpu=gpu, dry_run=dry_run, environ=os.environ,
-        )  # fmt: skip
+    options = Options(
+        config=config, device=device, python=python, out=out, profile=profile, part_size=part_size,
+        sign=sign or [], have=have or [], gpu=gpu, dry_run=dry_run,
+    )  # fmt: skip
+    run(options, partial(read_passphrase, passphrase_file), os.environ, bars)
 
 
 @bundle.command()
 def keygen(
-    name: Annotated[Path, typer.Argument(help="NAME.key is the private key, NAME.pub the public one.")],
+    name: Annotated[Path, typer.Argument(help="NAME.key is the private key; NAME.pub, NAME.allowed public.")],
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Protect the private key with a passphrase.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a pair of Ed25519 keys to sign bundles with.
 
     The private key stays where bundles are made. The public one goes to the sites, on another way than
-    bundles.
+    bundles: as NAME.pub for install.sh and openssl, as NAME.allowed for ssh-keygen.
     """
-    with one_paragraph():
-        from bundle.signing import make_keys
+    from bundle.keys import make_keys
 
-        private, public, key_id = make_keys(name)
-        print(f"{private}: private, keep it; {public}: public, its id is {key_id}")
+    secret = read_passphrase(passphrase_file, name, new=True) if passphrase or passphrase_file else ""
+    (private, public, allowed), key_id = make_keys(name, secret)
+    print(f"{private}: private, keep it; {public} and {allowed}: public, the id is {key_id}")
+    print(f"{allowed} says: {allowed.read_text().strip()}")
+
+
+def read_passphrase(file: Path | None, key: Path, *, new: bool = False) -> str:
+    """Out of the file, else VERBATIM_PASSPHRASE, else from the terminal. Never empty."""
+    try:
+        found = file.read_text().partition("\n")[0] if file else os.environ.get("VERBATIM_PASSPHRASE", "")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--passphrase-file: cannot read {file}: {error}.") from error
+    if not found and not file and sys.stdin.isatty():
+        found = typer.prompt(f"Passphrase of {key}", hide_input=True, confirmation_prompt=new, err=True)
+    if not found:
+        raise ConfigurationError(
+            f"{key} needs a passphrase, and there is none: run this on a terminal, set VERBATIM_PASSPHRASE,"
+            " or name a file with --passphrase-file."
+        )
+    return found
 
 
 def verify(
@@ -118,16 +140,15 @@ def verify(
 
     What is missing, altered or added is named. Exit code 0 when all is well, 1 when it is not.
     """
-    with one_paragraph():
-        keys = [read_public_key(path) for path in require_signature or []]
-        what, problems = look(directory, keys)
-        for name, problem in problems.items():
-            print(f"{name}: {problem}")
-        if problems:
-            raise BundleError(
-                f"{len(problems)} of its files are not as they should be; {what} cannot be trusted."
-            )
-        print(f"whole: {what}")
+    keys = [read_public_key(path) for path in require_signature or []]
+    what, problems = look(directory, keys)
+    for name, problem in problems.items():
+        print(f"{shown(name)}: {problem}")
+    if problems:
+        raise BundleError(
+            f"{len(problems)} of its files are not as they should be; {what} cannot be trusted."
+        )
+    print(f"whole: {what}")
 
 
 def look(directory: Path, keys: list[PublicKey]) -> tuple[str, Problems]:
@@ -144,3 +165,22 @@ def look(directory: Path, keys: list[PublicKey]) -> tuple[str, Problems]:
         return f"the bundle {directory}", payload.check(
             directory, manifests.parse(data), partial(report, "checking")
         )
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on standard error: a bar for each thing that is done, made when it is first heard of.
+
+    Yields what is to be called with it, the bytes so far and the bytes in all.
+    """
+    tasks: dict[str, TaskID] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report

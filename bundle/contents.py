@@ -1,27 +1,44 @@
-"""Everything that a bundle holds but its installer and its manifest: looked up, fetched, thinned."""
+"""What goes into a bundle beside its installer: chosen, fetched, thinned, each file with its digest."""
 
 from __future__ import annotations
 
+import copy
+import csv
+import hashlib
+import io
 import json
+import re
 import shutil
+import struct
 import tomllib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from bundle.bars import Report
-from bundle.have import matching, orphans
 from bundle.models import CHECKSUMS
-from bundle.order import ROOT, Order, project_requirements
-from bundle.plan import Wheel, load_plan, plan_wheels, save_plan
-from bundle.prune import prune, removable
-from bundle.sealing import Item, entry_of, write_if_new
-from bundle.site import manifest as manifests
-from bundle.site.manifest import Entry
-from bundle.wheels import build_ours, fetch, is_whole, sha256_of
-from server import __version__
+from bundle.order import ROOT, FileRule, Order, name_of
+from bundle.wheels import Wheel, build_ours, fetch, load_plan, plan_wheels, save_plan, sha256_of
+from sealed.manifest import CONFIGURATION, WHEELS, Entry
+from sealed.payload import Report
 from server.errors import ConfigurationError
+
+Graph = Mapping[str, Collection[str]]  # names of what a package requires, by its name
+
+EPOCH = (1980, 1, 1, 0, 0, 0)
+TORCHVISION_AHEAD = 15  # minor versions, since 2.0 and 0.15
+LOCAL_HEADER_BYTES = 30  # of which the last four are the lengths of name and extra field
+SIZES_FOLLOW = 0x08  # flag: sizes stand behind the data; they are known here, and stand before it
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file of the payload, and where its bytes are now."""
+
+    entry: Entry
+    source: Path
 
 
 @dataclass(slots=True)
@@ -29,7 +46,7 @@ class Contents:
     """What a bundle will hold.
 
     wheels: less those that the target's own make needless. excluded_bytes: of those that the profile leaves
-    out, 0 when that is not known.
+    out, 0 when that is not known. The rest is filled by `gather`.
     """
 
     wheels: list[Wheel]
@@ -40,24 +57,21 @@ class Contents:
     installed_bytes: int = 0
 
 
+# ---- choosing ----------------------------------------------------------------------------------------------
+
+
 def plan(order: Order, work: Path) -> Contents:
     """Look the wheels up, unless that was done before. Those that the target makes needless are left out."""
-    saved = work / "plan.json"
-    if saved.is_file():
-        wheels = load_plan(saved)
-    else:
-        there = order.there
+    saved, there = work / "plan.json", order.there
+    if not saved.is_file():
         # The target's own torch need not be one that any index has.
         pins = [pin for pin in order.pins if not (pin.endswith("+cpu") and "torch" in there)]
-        wanted = [matching(pin, there) for pin in pins]
-        wheels = plan_wheels(wanted, order.python, work)
-        save_plan(wheels, saved)
-    graph = {wheel.name: wheel.requires for wheel in wheels}
+        save_plan(plan_wheels([matching(pin, there) for pin in pins], order.python, work), saved)
+    wheels = load_plan(saved)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    roots = {"pip", *project_requirements(project["dependencies"])}
-    gone = set(order.there) | orphans(graph, roots, set(order.there))
-    excluded = weigh_excluded(order, work)
-    return Contents([wheel for wheel in wheels if wheel.name not in gone], excluded)
+    roots = {"pip", *(name_of(re.split("[<>=~!]", line)[0]) for line in project["dependencies"])}
+    gone = {*there, *orphans({wheel.name: wheel.requires for wheel in wheels}, roots, set(there))}
+    return Contents([wheel for wheel in wheels if wheel.name not in gone], weigh_excluded(order, work))
 
 
 def weigh_excluded(order: Order, work: Path) -> int:
@@ -71,18 +85,34 @@ def weigh_excluded(order: Order, work: Path) -> int:
     return sum(wheel.size for wheel in load_plan(saved)) if order.excluded else 0
 
 
-def check_space(order: Order, contents: Contents) -> None:
-    """Raises ConfigurationError where the bundle does not fit; parts have the wheels beside them."""
-    wheels, models = sum(wheel.size for wheel in contents.wheels), model_bytes(order)
-    needed = 2 * wheels + models if order.part_bytes else wheels + models
-    there = sum(path.stat().st_size for path in order.out.rglob("*") if path.is_file())
-    free = shutil.disk_usage(order.out).free
-    if free + there < needed:
-        raise ConfigurationError(
-            f"the disk of {order.out} is too full: {(needed - there) / 1e6:.0f} MB are needed while the"
-            " bundle"
-            f" is made, and {free / 1e6:.0f} MB are free. Free some, or name another directory with --out."
-        )
+def matching(pin: str, there: Mapping[str, str]) -> str:
+    """The pin, but for torchvision, which fits one torch alone: 0.28 is built for 2.13, 0.26 for 2.11."""
+    torch = re.match(r"2\.(\d+)\.", there.get("torch", ""))
+    if not torch or not pin.startswith("torchvision="):
+        return pin
+    return f"torchvision==0.{int(torch[1]) + TORCHVISION_AHEAD}.*"
+
+
+def orphans(graph: Graph, roots: Iterable[str], gone: Collection[str]) -> set[str]:
+    """What nothing needs any more but for the packages that are gone, such as torch's own CUDA libraries.
+
+    roots: what has to stay. Packages that those which are gone do not lead to stay in any case.
+    """
+    below = _reachable(graph, gone, ()) - set(gone)
+    others = (graph.keys() - below - set(gone)) | (set(roots) - set(gone))
+    return below - _reachable(graph, others, gone)
+
+
+def _reachable(graph: Graph, start: Iterable[str], closed: Collection[str]) -> set[str]:
+    """The packages that these lead to, themselves among them, not by way of closed ones."""
+    found: set[str] = set()
+    waiting = [name for name in start if name in graph and name not in closed]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += [other for other in graph[name] if other in graph and other not in closed]
+    return found
 
 
 def model_bytes(order: Order) -> int:
@@ -92,64 +122,73 @@ def model_bytes(order: Order) -> int:
     )
 
 
+def check_space(order: Order, contents: Contents) -> None:
+    """Raises ConfigurationError where the bundle does not fit; parts have the wheels beside them."""
+    wheels = sum(wheel.size for wheel in contents.wheels)
+    needed = wheels + model_bytes(order) + (wheels if order.part_bytes else 0)
+    there = sum(path.stat().st_size for path in order.out.rglob("*") if path.is_file())
+    free = shutil.disk_usage(order.out).free
+    if free + there < needed:
+        raise ConfigurationError(
+            f"the disk of {order.out} is too full: {(needed - there) / 1e6:.0f} MB are needed while the"
+            f" bundle is made, and {free / 1e6:.0f} MB are free. Free some, or name another directory with"
+            " --out."
+        )
+
+
+# ---- gathering ---------------------------------------------------------------------------------------------
+
+
 def gather(order: Order, contents: Contents, work: Path, report: Report) -> None:
     """Everything but the installer and the manifest, each file where it can be read. Fills `contents`."""
-    folder = (work if order.part_bytes else order.out) / manifests.WHEELS
+    carried = (work if order.part_bytes else order.out) / WHEELS
     published = work / "published"  # wheels that lose files on the way
-    for path in (folder, published):
-        path.mkdir(parents=True, exist_ok=True)
-    thinned = {wheel.name for wheel in contents.wheels if _rules(order, wheel)}
-    _fetch_missing(order, contents.wheels, folder, published, thinned, work, report)
-    carried = {_thin(order, wheel, folder, published, contents): wheel for wheel in contents.wheels}
-    ours = build_ours(ROOT, folder, work)
-    name = Wheel(
-        "verbatim", __version__, ours.name, sha256_of(ours), ours.stat().st_size, (), "Apache-2.0", ""
-    )
-    contents.carried = {sha256_of(path): wheel for path, wheel in carried.items()}
-    paths = {**carried, ours: name}
-    contents.items += _requirements(work, paths)
-    for path in sorted(paths):
-        contents.items.append(_item(f"{manifests.WHEELS}/{path.name}", path))
+    for folder in (carried, published):
+        folder.mkdir(parents=True, exist_ok=True)
+    thinned = {wheel.name: rules for wheel in contents.wheels if (rules := order.rules(wheel.name))}
+    for folder, wheels in (
+        (carried, [wheel for wheel in contents.wheels if wheel.name not in thinned]),
+        (published, [wheel for wheel in contents.wheels if wheel.name in thinned]),
+    ):
+        missing = [wheel for wheel in wheels if not _is_whole(folder, wheel)]
+        total = sum(wheel.size for wheel in missing)
+        fetch(missing, folder, order.python, work, partial(_heard, report, total))
+    for wheel in contents.wheels:
+        if wheel.name in thinned:
+            removed = thin(published / wheel.file, thinned[wheel.name], carried / wheel.file)
+            contents.removed[wheel.name] = removed
+        contents.carried[sha256_of(carried / wheel.file)] = wheel
+    ours = build_ours(ROOT, carried, work)
+    for path in sorted([ours, *(carried / wheel.file for wheel in contents.wheels)]):
+        contents.items.append(_item(f"{WHEELS}/{path.name}", path))
         with zipfile.ZipFile(path) as archive:
             contents.installed_bytes += sum(item.file_size for item in archive.infolist())
     contents.items += _model_items(order, work)
     contents.installed_bytes += model_bytes(order)
 
 
-def _rules(order: Order, wheel: Wheel) -> list[object]:
-    return list(order.profile.rules_for(wheel.name, order.gpu, order.configuration.model_keys))
+def _heard(report: Report, total: int, done: int) -> None:
+    report(done, total)
 
 
-def _fetch_missing(
-    order: Order,
-    wheels: Sequence[Wheel],
-    folder: Path,
-    published: Path,
-    thinned: set[str],
-    work: Path,
-    report: Report,
-) -> None:
-    for place, chosen in (
-        (folder, [wheel for wheel in wheels if wheel.name not in thinned]),
-        (published, [wheel for wheel in wheels if wheel.name in thinned]),
-    ):
-        missing = [wheel for wheel in chosen if not is_whole(place, wheel)]
-        total = sum(wheel.size for wheel in missing)
-        fetch(missing, place, order.python, work, lambda done, total=total: report("fetching", done, total))  # type: ignore[misc]
-
-
-def _thin(order: Order, wheel: Wheel, folder: Path, published: Path, contents: Contents) -> Path:
-    """The wheel as it will be carried."""
-    rules = order.profile.rules_for(wheel.name, order.gpu, order.configuration.model_keys)
-    if not rules:
-        return folder / wheel.file
-    contents.removed[wheel.name] = sorted(removable(published / wheel.file, rules))
-    prune(published / wheel.file, contents.removed[wheel.name], folder / wheel.file)
-    return folder / wheel.file
+def _is_whole(folder: Path, wheel: Wheel) -> bool:
+    path = folder / wheel.file
+    return path.is_file() and sha256_of(path) == wheel.sha256
 
 
 def _item(path: str, source: Path) -> Item:
     return Item(Entry(path, source.stat().st_size, sha256_of(source)), source)
+
+
+def _model_items(order: Order, work: Path) -> Iterator[Item]:
+    yield made(CONFIGURATION, order.configuration.text, work)
+    for place, sums in order.checksums.items():
+        directory = order.configuration.directories[place]
+        for name, digest in sums.items():
+            source = directory / name
+            yield Item(Entry(f"{place}/{name}", source.stat().st_size, digest), source)
+        if CHECKSUMS not in sums:  # so that the server verifies the weights at each start
+            yield made(f"{place}/{CHECKSUMS}", json.dumps(dict(sums), indent=2) + "\n", work)
 
 
 def made(path: str, text: str, work: Path) -> Item:
@@ -159,22 +198,66 @@ def made(path: str, text: str, work: Path) -> Item:
     return Item(entry_of(path, data), work / "made" / path)
 
 
-def _requirements(work: Path, wheels: dict[Path, Wheel]) -> list[Item]:
-    """What pip installs at the site: all but pip."""
-    lines = sorted(
-        f"{wheel.name}=={wheel.version} --hash=sha256:{sha256_of(path)}\n"
-        for path, wheel in wheels.items()
-        if wheel.name != "pip"
-    )
-    return [made(manifests.REQUIREMENTS, "".join(lines), work)]
+def entry_of(path: str, data: bytes) -> Entry:
+    return Entry(path, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _model_items(order: Order, work: Path) -> Iterator[Item]:
-    yield made(manifests.CONFIGURATION, order.configuration.text, work)
-    for place, sums in order.checksums.items():
-        directory = order.configuration.directories[place]
-        for name, digest in sums.items():
-            source = directory / name
-            yield Item(Entry(f"{place}/{name}", source.stat().st_size, digest), source)
-        if CHECKSUMS not in sums:  # so that the server verifies the weights at each start
-            yield made(f"{place}/{CHECKSUMS}", json.dumps(dict(sums), indent=2) + "\n", work)
+def write_if_new(path: Path, data: bytes) -> None:
+    """Replace a file in one step, unless it has that content."""
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.partial")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+
+# ---- thinning ----------------------------------------------------------------------------------------------
+
+
+def thin(wheel: Path, rules: Sequence[FileRule], target: Path) -> list[str]:
+    """Write `target`: the wheel without the files of the rules, which are returned.
+
+    Still a wheel: its RECORD says what is in it. The same bytes every time.
+    """
+    temporary = target.with_suffix(".partial")
+    with zipfile.ZipFile(wheel) as source, temporary.open("wb") as out, zipfile.ZipFile(out, "w") as archive:
+        names = source.namelist()
+        gone = {name for name in names if any(rule.matches(name) for rule in rules)}
+        for item in source.infolist():
+            if item.filename in gone or item.is_dir():
+                continue
+            if item.filename.endswith(".dist-info/RECORD"):
+                record = zipfile.ZipInfo(item.filename, EPOCH)
+                record.external_attr = item.external_attr
+                archive.writestr(record, _record(source.read(item).decode(), gone))
+            else:
+                _take_over(source, item, archive, out)
+    temporary.replace(target)
+    return sorted(gone)
+
+
+def _record(text: str, gone: set[str]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows(row for row in csv.reader(text.splitlines()) if row and row[0] not in gone)
+    return out.getvalue()
+
+
+def _take_over(
+    source: zipfile.ZipFile, item: zipfile.ZipInfo, archive: zipfile.ZipFile, out: BinaryIO
+) -> None:
+    """Copy a file as it is compressed: a gigabyte of torch, compressed anew, takes a minute."""
+    assert source.fp
+    source.fp.seek(item.header_offset + LOCAL_HEADER_BYTES - 4)
+    name_bytes, extra_bytes = struct.unpack("<HH", source.fp.read(4))
+    source.fp.seek(name_bytes + extra_bytes, 1)
+    fresh = copy.copy(item)
+    fresh.header_offset, fresh.extra = out.tell(), b""
+    fresh.flag_bits &= ~SIZES_FOLLOW
+    out.write(fresh.FileHeader())
+    left = item.compress_size
+    while left:
+        left -= out.write(source.fp.read(min(left, 1 << 20)))
+    archive.filelist.append(fresh)
+    archive.NameToInfo[fresh.filename] = fresh
+    archive.start_dir = out.tell()

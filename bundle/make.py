@@ -1,90 +1,254 @@
-"""The end of making a bundle: the bill of materials, the payload, the manifest, the signatures."""
+"""One run of `verbatim bundle`, from its options to its last line; it continues what an earlier one began."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import errno
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
 
-from bundle.bars import Report
-from bundle.contents import Contents, made
-from bundle.order import ROOT, Order
-from bundle.profile import ENVIRONMENT
-from bundle.sbom import bill
-from bundle.sealing import (
-    cut,
-    entry_of,
-    install_script,
-    installer,
-    part_sizes,
-    place_whole,
-    write_if_new,
+from bundle.contents import Contents, check_space, gather, model_bytes, plan
+from bundle.keys import MOST_KEYS, Passphrase, allowed_signer, raw_public, read_private_key
+from bundle.models import checksums, read_configuration, refuse_senses
+from bundle.order import (
+    ROOT,
+    Device,
+    Order,
+    check_checkout,
+    check_gpu,
+    check_python,
+    load_profile,
+    name_of,
+    parse_have,
+    parse_size,
+    version_of,
 )
-from bundle.signing import sign
-from bundle.site import manifest as manifests
-from bundle.site.manifest import Manifest
-from bundle.site.signature import digest_line
-from bundle.work import created
-from server import __version__
+from bundle.seal import clear, seal, sign
+from bundle.wheels import Wheel, sha256_of
+from sealed import manifest as manifests
+from sealed import payload
+from sealed.failures import BundleError
+from sealed.manifest import Manifest
+from sealed.payload import Report
+from sealed.signature import key_id, read_sealed
+from server.errors import ConfigurationError
 
-PART_ENTRY_BYTES = 200  # what a part takes in manifest.json, and some air
+WORK = ".work"
+SHOWN = 8  # the largest packages are named
+
+Bars = Callable[
+    [], AbstractContextManager[Callable[[str, int, int], None]]
+]  # what is done, bytes, of how many
 
 
-def seal(
-    order: Order,
-    recipe: str,
-    contents: Contents,
-    keys: Sequence[Ed25519PrivateKey],
-    work: Path,
-    report: Report,
-) -> Manifest:
-    """Put the bundle together out of what was gathered, the manifest and its signatures last."""
-    began = created(work)
-    text = bill(__version__, began, contents.carried, order.checksums, contents.removed)
-    items = [made(manifests.SBOM, text, work), *contents.items]
-    pyz = installer(ROOT)
-    loose = {"install.pyz": pyz, "install.sh": install_script(ROOT, pyz, order.python)}
-    manifest = Manifest(
-        version=__version__,
-        created=began,
-        recipe=recipe,
-        target=order.target,
-        num_packages=len(contents.carried),  # ours in place of pip
-        installed_bytes=contents.installed_bytes,
-        environment=ENVIRONMENT[order.device],
-        loose=tuple(entry_of(name, data) for name, data in loose.items()),
-        files=tuple(item.entry for item in items),
-    )
-    total = sum(item.entry.size for item in items)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was said on the command line."""
 
-    def heard(done: int) -> None:
-        report("putting together", done, total)
+    config: Path | None
+    device: Device
+    python: str
+    out: Path
+    profile: str
+    part_size: str | None
+    sign: Sequence[Path]
+    have: Sequence[str]
+    gpu: str
+    dry_run: bool
 
-    if order.part_bytes:
-        ahead = sum(map(len, loose.values())) + len(manifests.to_bytes(manifest)) + 200 * (1 + len(keys))
-        ahead += PART_ENTRY_BYTES * (2 + total // order.part_bytes)
-        parts = cut(items, order.out, part_sizes(order.part_bytes, ahead), heard)
-        manifest = replace(manifest, parts=tuple(parts))
+
+def run(options: Options, passphrase: Passphrase, environ: Mapping[str, str], bars: Bars) -> None:
+    """Raises ConfigurationError for whatever a person can mend."""
+    check_checkout()
+    keys = [read_private_key(path, passphrase) for path in options.sign]
+    if len(keys) > MOST_KEYS:
+        raise ConfigurationError(f"--sign: at most {MOST_KEYS} keys.")
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    order = read_order(options, environ, console)
+    if options.dry_run:
+        with tempfile.TemporaryDirectory() as work:
+            weigh(order, plan(order, Path(work)), console)
     else:
-        place_whole(items, order.out, heard)
-    for name, data in loose.items():
-        write_if_new(order.out / name, data)
-    (order.out / "install.sh").chmod(0o755)
-    data = manifests.to_bytes(manifest)
-    write_if_new(order.out / manifests.SIGNATURE, seal_text(data, keys).encode())
-    write_if_new(order.out / manifests.MANIFEST, data)
-    return manifest
+        with disk_errors(order.out):
+            make(order, keys, console, bars)
 
 
-def sign_anew(order: Order, keys: Sequence[Ed25519PrivateKey]) -> bool:
-    """Give a finished bundle the signatures of these keys and no others. Whether that changed anything."""
-    text = seal_text(manifests.read_bytes(order.out), keys)
-    changed = (order.out / manifests.SIGNATURE).read_text() != text
-    write_if_new(order.out / manifests.SIGNATURE, text.encode())
-    return changed
+def read_order(options: Options, environ: Mapping[str, str], console: Console) -> Order:
+    """Everything that is known before an index is asked."""
+    check_python(options.python)
+    part_bytes = parse_size(options.part_size) if options.part_size else 0
+    profile = load_profile(options.profile, options.device, ROOT / "requirements")
+    check_gpu(options.gpu, options.device, profile)
+    have = parse_have(options.have)
+    configuration = read_configuration(options.config, environ)
+    if profile.packages:
+        refuse_senses(configuration)
+    console.print("reading the models")
+    sums = {
+        place: checksums(directory, configuration.digests[place], sha256_of)
+        for place, directory in configuration.directories.items()
+    }
+    return Order(
+        device=options.device, python=options.python, out=options.out, profile=profile,
+        configuration=configuration, checksums=sums, have=have, gpu=options.gpu, part_bytes=part_bytes,
+    )  # fmt: skip
 
 
-def seal_text(manifest: bytes, keys: Sequence[Ed25519PrivateKey]) -> str:
-    return digest_line(manifest) + "".join(sign(key, manifest) for key in keys)
+def make(order: Order, keys: Sequence[Ed25519PrivateKey], console: Console, bars: Bars) -> None:
+    started = time.monotonic()
+    with bars() as report:
+        complete = is_complete(order, partial(report, "checking what is there"))
+    if complete:
+        changed = sign(order.out, manifests.read_bytes(order.out), keys)
+        console.print(f"{order.out} is complete: {'signed anew' if changed else 'nothing to do'}")
+        return
+    with work_folder(order) as work:
+        console.print("looking the packages up")
+        contents = plan(order, work)
+        weigh(order, contents, console)
+        check_space(order, contents)
+        with bars() as report:
+            gather(order, contents, work, partial(report, "fetching"))
+            manifest = seal(order, created(work), contents, keys, work, partial(report, "putting together"))
+    clear(order.out, manifest)
+    signed = f"signed by {', '.join(key_id(raw_public(key)) for key in keys)}" if keys else "not signed"
+    console.print(f"{describe(manifest)}, {signed}, in {time.monotonic() - started:.0f} s: {order.out}")
+    for key in keys:
+        console.print(f"allowed_signers: {allowed_signer(key)}")
+
+
+def describe(manifest: Manifest) -> str:
+    parts = f" in {len(manifest.parts)} parts" if manifest.parts else ""
+    return f"{len(manifest.files)} files, {megabytes(manifest.num_bytes).strip()}{parts}"
+
+
+# ---- the folder --------------------------------------------------------------------------------------------
+
+
+def is_complete(order: Order, report: Report) -> bool:
+    """Whether this very bundle lies there, and whole; whoever has signed it."""
+    try:
+        manifest = manifests.parse(read_sealed(order.out)[0])
+    except BundleError:
+        return False
+    return manifest.recipe == order.recipe and not payload.check(order.out, manifest, report)
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """A disk that is full or may not be written, said in one paragraph."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ConfigurationError(
+                f"the disk of {out} is full. Free some space and run the same command again; it continues."
+            ) from error
+        raise ConfigurationError(
+            f"cannot write {error.filename or out}: {error.strerror}. Name another directory with --out."
+        ) from error
+
+
+@contextmanager
+def work_folder(order: Order) -> Iterator[Path]:
+    """A folder in the bundle's for what is not finished; removed at the end. Raises ConfigurationError where
+    something else lies there.
+    """
+    out, recipe = order.out, order.recipe
+    work = out / WORK
+    note, before = work / "recipe", _made_before(out)
+    out.mkdir(parents=True, exist_ok=True)
+    ours = note.read_text() if note.is_file() else before.recipe if before else ""
+    others = sorted(path.name for path in out.iterdir() if path.name != WORK)
+    if others and ours != recipe:
+        raise ConfigurationError(
+            f"{out} has something else in it ({others[0]}), perhaps a bundle made with other options or of"
+            " another version. Name an empty directory with --out, or remove this one first."
+        )
+    if ours != recipe:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(exist_ok=True)
+    note.write_text(recipe)
+    if before and before.recipe == recipe:
+        (work / "created").write_text(before.created)
+    yield work
+    shutil.rmtree(work)
+
+
+def _made_before(out: Path) -> Manifest | None:
+    try:
+        return manifests.parse(manifests.read_bytes(out))
+    except BundleError:
+        return None
+
+
+def created(work: Path) -> str:
+    """When the making began: the same in every run of it."""
+    note = work / "created"
+    if not note.is_file():
+        note.write_text(datetime.now(UTC).isoformat(timespec="seconds"))
+    return note.read_text()
+
+
+# ---- what it will weigh ------------------------------------------------------------------------------------
+
+
+def weigh(order: Order, contents: Contents, console: Console) -> None:
+    """Say before anything is downloaded what is carried, largest first, what is left out, what is unknown."""
+    wheels, models = contents.wheels, model_bytes(order)
+    total = sum(wheel.size for wheel in wheels) + models
+    for wheel in largest(wheels):
+        reasons = "; ".join(rule.reason for rule in order.rules(wheel.name))
+        less = f", less {reasons}" if reasons else ""
+        console.print(f"{megabytes(wheel.size)}  {wheel.name} {wheel.version}{less}")
+    if rest := len(wheels) - len(largest(wheels)):
+        others = sum(wheel.size for wheel in wheels) - sum(wheel.size for wheel in largest(wheels))
+        console.print(f"{megabytes(others)}  {rest} more packages")
+    console.print(f"{megabytes(models)}  {', '.join(order.configuration.directories)}")
+    said = f"{order.device}, Python {order.python}, profile {order.profile.name}"
+    console.print(f"{megabytes(total)}  in all: {said}")
+    for line in remarks(order, contents, total):
+        console.print(line)
+
+
+def largest(wheels: Iterable[Wheel]) -> list[Wheel]:
+    return sorted(wheels, key=lambda wheel: -wheel.size)[:SHOWN]
+
+
+def remarks(order: Order, contents: Contents, total: int) -> Iterator[str]:
+    if order.profile.packages:
+        yield saved(order, contents, total)
+    if there := order.there:
+        yield f"the target's own: {', '.join(f'{name} {version}' for name, version in there.items())}"
+    pinned = {name_of(pin): version_of(pin) for pin in order.pins}
+    for name, version in there.items():
+        if version.split("+")[0] != pinned[name].split("+")[0]:
+            yield f"warning: {name} {version} of the target stands in for {pinned[name]}, which was tested"
+    if unknown := [wheel.name for wheel in contents.wheels if not wheel.size]:
+        yield f"not counted, because their index does not tell their size: {', '.join(unknown)}"
+    if order.part_bytes:
+        parts = math.ceil(total / order.part_bytes)
+        yield f"in about {parts} parts of at most {megabytes(order.part_bytes).strip()}"
+
+
+def saved(order: Order, contents: Contents, total: int) -> str:
+    """What the profile leaves out, beside what all of it would be."""
+    left = f"left out by the profile: {len(order.profile.packages)} packages"
+    if not contents.excluded_bytes:
+        return f"{left}, whose sizes for this target are not known"
+    full = megabytes(total + contents.excluded_bytes).strip()
+    return f"{left}, {megabytes(contents.excluded_bytes).strip()}; with profile full it would be {full}"
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:9.1f} MB"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from bundle.site.manifest import MODELS, SAFE_PATH
+from sealed.manifest import MODELS, is_safe
 from server.config.loading import DEFAULT_MODEL, config_file, load_settings
 from server.config.settings import ModelSettings
 from server.config.yamlfile import read_yaml
@@ -56,6 +56,11 @@ def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Config
     text = path.read_text("utf-8-sig") if path and path.is_file() else ""
     settings = load_settings(path, {}, ANYTHING)
     places = {model.id: place_of(model) for model in settings.models}
+    if len({place.casefold() for place in places.values()}) < len(places):
+        raise ConfigurationError(
+            f"two models would be in one directory of the bundle, of {', '.join(places.values())}: give them"
+            " ids that differ in more than letter case and signs."
+        )
     for model in settings.models:
         inspect(model)
     directories = {places[model.id]: model.directory for model in settings.models}
@@ -82,8 +87,7 @@ def refuse_senses(configuration: Configuration) -> None:
         if found:
             raise ConfigurationError(
                 f"the model in {directory} has a {found[0]}: it does more than text, and the profile text"
-                " leaves out"
-                " what that needs. Use --profile full."
+                " leaves out what that needs. Use --profile full."
             )
 
 
@@ -103,8 +107,7 @@ def at_site(path: Path, text: str, places: Mapping[str, str]) -> str:
     if not _leads(text, places):
         raise ConfigurationError(
             f"{path.name}: the `path` of a model is written with a YAML anchor, alias or merge, and would"
-            " lead to"
-            " another model's place; write the path out in each."
+            " lead to another model's place; write the path out in each."
         )
     return text
 
@@ -133,7 +136,7 @@ def model_files(directory: Path) -> Iterator[str]:
         name = path.relative_to(directory)
         hidden = any(part.startswith(".") for part in name.parts)
         if not hidden and path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
-            if not SAFE_PATH.fullmatch(name.as_posix()):
+            if not is_safe(name.as_posix()):
                 raise ConfigurationError(f"{path} has a name that not every carrier can hold; rename it.")
             yield name.as_posix()
 

@@ -1,31 +1,80 @@
-"""What was ordered: the options of `verbatim bundle`, and what follows from them before pip is asked."""
+"""What was ordered: the options of `verbatim bundle`, read and checked, before any index is asked."""
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
-from bundle.have import Have, left_out
 from bundle.models import Configuration
-from bundle.pip import GLIBC, MACHINE
-from bundle.profile import Profile
-from bundle.site.manifest import Target
-from bundle.wheels import OUR_SOURCES
-from scripts.packages import pins
 from scripts.setup import NEWEST, OLDEST
+from sealed.manifest import Target
 from server.errors import ConfigurationError
 
 Device = Literal["cpu", "cuda"]
 ROOT = Path(__file__).resolve().parent.parent
+MACHINE = "x86_64"
+GLIBC = (2, 31)  # the oldest that every pinned wheel supports: PLATFORM of scripts/requirements.py
+OUR_SOURCES = ("bundle", "sampling", "sealed", "server")
+
+PIN = re.compile(r"([A-Za-z0-9][\w.-]*)={2,3}([\w.+!-]+)")
+ROW = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d[\w.+!-]*)(?:\s.*)?")
+LISTED = re.compile(rf"^{PIN.pattern}", re.MULTILINE)  # a line of requirements/, digests after it or not
+UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+SMALLEST_PART = 1 << 20  # manifest.json, which is not cut, has to fit beside the first part
+
+
+@dataclass(frozen=True, slots=True)
+class FileRule:
+    """Files that a profile leaves out of one package's wheel.
+
+    paths: patterns. gpus: compute capabilities that need them. keys: of a config.json of a model that needs
+    them.
+    """
+
+    package: str
+    paths: Sequence[str]
+    reason: str
+    gpus: Sequence[str] = ()
+    keys: Sequence[str] = ()
+
+    def applies(self, gpu: str, keys: Collection[str]) -> bool:
+        """Whether nothing needs them. gpu: empty for any. keys: of all models' config.json."""
+        other_chip = not self.gpus or bool(gpu and gpu not in self.gpus)
+        return other_chip and not set(self.keys).intersection(keys)
+
+    def matches(self, path: str) -> bool:
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.paths)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is left out of a list. packages: the reason by name. files: rules for wheels that stay."""
+
+    name: str
+    packages: Mapping[str, str]
+    files: Sequence[FileRule]
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """What the target has, version by name.
+
+    stated: on the command line, believed whatever the version. listed: out of a file.
+    """
+
+    stated: Mapping[str, str] = field(default_factory=dict)
+    listed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +91,7 @@ class Order:
     profile: Profile
     configuration: Configuration
     checksums: Mapping[str, Mapping[str, str]]
-    have: Have = field(default_factory=lambda: Have({}, {}))
+    have: Have = field(default_factory=Have)
     gpu: str = ""
     part_bytes: int = 0
 
@@ -78,20 +127,24 @@ class Order:
             have=self.there,
         )
 
+    def rules(self, package: str) -> list[FileRule]:
+        """What leaves files out of this package's wheel."""
+        keys = self.configuration.model_keys
+        rules = (rule for rule in self.profile.files if rule.package == package)
+        return [rule for rule in rules if rule.applies(self.gpu, keys)]
+
     @property
     def recipe(self) -> str:
         """A digest of all that decides what is in the bundle: equal ones need not be made twice."""
-        ours = {str(path.relative_to(ROOT)): _sha256(path) for path in sources()}
-        rules = [[rule.package, *rule.paths] for rule in self.profile.files]
         parts: list[object] = [
-            ours,
+            {
+                str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sources()
+            },
             self.pins,
-            rules,
+            [[rule.package, *rule.paths] for rule in self.profile.files],
             self.there,
-            [self.device, self.python, self.profile.name, self.gpu],
-        ]
-        parts += [
-            self.part_bytes,
+            [self.device, self.python, self.profile.name, self.gpu, self.part_bytes],
             self.configuration.text,
             {name: dict(sums) for name, sums in self.checksums.items()},
         ]
@@ -104,12 +157,13 @@ def sources() -> list[Path]:
     return [*sorted(path for path in found if path.suffix in (".py", ".sh")), ROOT / "pyproject.toml"]
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def pins(requirements: Path) -> list[str]:
+    """The exact versions of a list, such as six==1.17.0."""
+    return [found[0] for found in LISTED.finditer(requirements.read_text())]
 
 
 def name_of(pin: str) -> str:
-    return canonicalize_name(Requirement(pin).name)
+    return canonicalize_name(pin.partition("=")[0])
 
 
 def version_of(pin: str) -> str:
@@ -121,8 +175,7 @@ def check_checkout() -> None:
     if not (ROOT / "requirements/cpu.txt").is_file() or not (ROOT / "pyproject.toml").is_file():
         raise ConfigurationError(
             "a bundle is made in a checkout of the project, where its lists of packages are: clone it, `make"
-            " setup`,"
-            " and run .venv/bin/verbatim bundle there."
+            " setup`, and run .venv/bin/verbatim bundle there."
         )
 
 
@@ -135,17 +188,101 @@ def check_python(python: str) -> None:
         )
 
 
+def parse_size(text: str) -> int:
+    """60MiB, 4.7GB or a number of bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
+    if not found:
+        raise ConfigurationError(f"--part-size: {text} is not a size such as 60MiB, 650MB or 4GiB.")
+    size = int(float(found[1]) * UNITS[found[2] or ""])
+    if size < SMALLEST_PART:
+        raise ConfigurationError(f"--part-size: {text} is too small; the least is 1MiB.")
+    return size
+
+
+# ---- the profile: requirements/text.toml -------------------------------------------------------------------
+
+
+def load_profile(name: str, device: str, requirements: Path) -> Profile:
+    """`full`, which leaves nothing out, or one that a file in the folder declares."""
+    if name == "full":
+        return Profile("full", {}, ())
+    declared = tomllib.loads((requirements / f"{name}.toml").read_text("utf-8"))
+    both = {name: reason for name, reason in declared["packages"].items() if isinstance(reason, str)}
+    return Profile(
+        name=name,
+        packages=both | declared["packages"].get(device, {}),
+        files=[FileRule(**rule) for rule in declared["files"]],
+    )
+
+
 def check_gpu(gpu: str, device: str, profile: Profile) -> None:
     if gpu and (device != "cuda" or profile.name == "full"):
         raise ConfigurationError(
             "--gpu: only --device cuda with --profile text leaves out what other chips need."
         )
-    if gpu and gpu not in profile.gpus:
-        known = ", ".join(sorted(profile.gpus, key=float))
+    known = {gpu for rule in profile.files for gpu in rule.gpus}
+    if gpu and gpu not in known:
         raise ConfigurationError(
-            f"--gpu: {gpu} is no compute capability that is known here; known are {known}."
+            f"--gpu: {gpu} is no compute capability that is known here; known are"
+            f" {', '.join(sorted(known, key=float))}."
         )
 
 
-def project_requirements(lines: Sequence[str]) -> set[str]:
-    return {name_of(line) for line in lines}
+# ---- what the target has: --have ---------------------------------------------------------------------------
+
+
+def parse_have(values: Iterable[str]) -> Have:
+    stated: dict[str, str] = {}
+    listed: dict[str, str] = {}
+    for value in values:
+        if "==" in value:
+            for word in filter(None, (part.strip() for part in value.split(","))):
+                stated |= _pin(word)
+        else:
+            listed |= _read_list(Path(value))
+    return Have(stated, listed)
+
+
+def _pin(word: str) -> dict[str, str]:
+    found = PIN.fullmatch(word)
+    if not found:
+        raise ConfigurationError(f"--have: {word} is not NAME==VERSION, such as torch==2.11.0.")
+    try:
+        return {canonicalize_name(found[1]): str(Version(found[2]))}
+    except InvalidVersion:
+        raise ConfigurationError(f"--have: {found[2]} is not a version.") from None
+
+
+def _read_list(path: Path) -> dict[str, str]:
+    """What `pip list`, `pip list --format=json` or `pip freeze` printed on the target."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"--have: {path} is neither NAME==VERSION nor a file with the target's pip list that can be read"
+            f" ({getattr(error, 'strerror', None) or 'not text'})."
+        ) from error
+    if text.lstrip().startswith("["):
+        try:
+            return {canonicalize_name(one["name"]): str(one["version"]) for one in json.loads(text)}
+        except (ValueError, KeyError, TypeError):
+            raise ConfigurationError(f"--have: {path} is not what `pip list --format=json` prints.") from None
+    rows = (PIN.fullmatch(line.strip()) or ROW.fullmatch(line.strip()) for line in text.splitlines())
+    found: dict[str, str] = {canonicalize_name(row[1]): row[2] for row in rows if row}
+    if not found:
+        raise ConfigurationError(f"--have: {path} has no line of a pip list, such as `torch 2.11.0`.")
+    return found
+
+
+def left_out(pinned: Mapping[str, str], have: Have) -> dict[str, str]:
+    """The packages of the list that the target's own take the place of, with the target's version.
+
+    Those that were stated, and those listed in just the version that is pinned: another version might do as
+    well, but nobody has tried, so it has to be stated.
+    """
+    if unknown := sorted(have.stated.keys() - pinned.keys()):
+        raise ConfigurationError(
+            f"--have: {', '.join(unknown)} would not be in the bundle anyway; leave it out."
+        )
+    same = {name: version for name, version in have.listed.items() if pinned.get(name) == version}
+    return same | dict(have.stated)

@@ -15,7 +15,7 @@ from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from bundle.plan import Wheel
+from bundle.wheels import Wheel
 from server.weights.builtin import BUILTIN_MODELS
 
 

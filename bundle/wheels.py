@@ -1,25 +1,61 @@
-"""The wheels of a plan, fetched: what is there already and whole is left alone."""
+"""Wheels for another machine, asked of pip: which there are, what they weigh, the files, and our own.
+
+Where files come from, proxies and certificates are pip's own business. Nothing is downloaded before `fetch`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from bundle.pip import explain, run_pip, target_options
-from bundle.plan import Wheel
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from bundle.order import GLIBC, MACHINE, OUR_SOURCES
+from scripts.packages import NO_NETWORK, NOT_FOUND, TORCH_CPU_INDEX, output_lines
 from server.errors import ConfigurationError
 
+OLD_TAGS = ("linux", "manylinux1", "manylinux2010", "manylinux2014")
+CONFLICT = re.compile(r"Cannot install (\S+) because")  # in place of `not found` where a constraint names it
+WEIGHING_S = 10.0  # how long an index may take to tell the size of one file
 # pip puts files down when all of one call are there, so that calls should not be long; nor one for each file,
 # because each takes a second to begin.
 BATCH_BYTES = 60_000_000
-OUR_SOURCES = ("bundle", "sampling", "server")
 OUR_FILES = ("LICENSE", "README.md", "pyproject.toml")
 
-Heard = Callable[[int], None]  # bytes of the wheels that were not there, so far
+Heard = Callable[[int], None]  # bytes so far
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """One wheel to be carried. size: bytes, 0 when the index does not tell. index: where not pip's own."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    size: int
+    requires: tuple[str, ...] = ()
+    license: str = ""
+    summary: str = ""
+    index: str = ""
+
+    @property
+    def pin(self) -> str:
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
 
 
 def sha256_of(path: Path) -> str:
@@ -27,9 +63,114 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_whole(folder: Path, wheel: Wheel) -> bool:
-    path = folder / wheel.file
-    return path.is_file() and sha256_of(path) == wheel.sha256
+# ---- looking up --------------------------------------------------------------------------------------------
+
+
+def plan_wheels(pins: Sequence[str], python: str, work: Path) -> list[Wheel]:
+    """The wheel of each pin for the target. Raises ConfigurationError for what is not to be had."""
+    torch = next((pin for pin in pins if pin.startswith("torch==") and pin.endswith("+cpu")), None)
+    succeeded, printed = _report(pins, python, work)
+    if succeeded:
+        return _wheels(work, python, "")
+    if torch is None or not str(missing_package(printed)).startswith("torch=="):
+        raise explain(printed, python, work)
+    # As set-up does: the configured sources first, then PyTorch's own index, for this one file.
+    succeeded, printed = _report([torch], python, work, "--index-url", TORCH_CPU_INDEX)
+    if not succeeded:
+        if missing_package(printed):
+            raise explain(printed, python, work)
+        raise ConfigurationError(
+            f"pip's configured sources have no {torch} for Python {python}, and PyTorch's CPU index, which"
+            " has, cannot be reached. Name a folder or an index that carries it with PIP_FIND_LINKS or `pip"
+            " config`, or choose another --python."
+        )
+    alone = _wheels(work, python, TORCH_CPU_INDEX)
+    return plan_wheels([pin for pin in pins if pin != torch], python, work) + alone
+
+
+def _report(pins: Iterable[str], python: str, work: Path, *more: str) -> tuple[bool, str]:
+    """pip looks everything up, without the files, and writes down what it would install."""
+    wanted = work / "wanted.txt"
+    work.mkdir(parents=True, exist_ok=True)
+    wanted.write_text("".join(f"{pin}\n" for pin in pins))
+    arguments = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(work / "nowhere")]
+    arguments += ["--report", str(work / "report.json"), "-r", str(wanted), *more]
+    return run_pip([*arguments, *target_options(python)], work)
+
+
+def _wheels(work: Path, python: str, index: str) -> list[Wheel]:
+    found = json.loads((work / "report.json").read_text())["install"]
+    with ThreadPoolExecutor(8) as threads:
+        sizes = list(threads.map(lambda one: weigh(one["download_info"]["url"]), found))
+    wheels = (_wheel(one, size, python, index) for one, size in zip(found, sizes, strict=True))
+    return sorted(wheels, key=lambda wheel: wheel.name)
+
+
+def _wheel(item: Mapping[str, Any], size: int, python: str, index: str) -> Wheel:
+    metadata, source = item["metadata"], item["download_info"]
+    return Wheel(
+        name=canonicalize_name(metadata["name"]),
+        version=metadata["version"],
+        file=unquote(urlsplit(source["url"]).path.split("/")[-1]),
+        sha256=source["archive_info"]["hashes"]["sha256"],
+        size=size,
+        requires=tuple(sorted(required(metadata, python))),
+        license=license_of(metadata),
+        summary=metadata.get("summary", ""),
+        index=index,
+    )
+
+
+def weigh(url: str) -> int:
+    """Bytes of a file, without fetching it; 0 when that is not to be known."""
+    try:
+        if url.startswith("file:"):
+            return Path(unquote(urlsplit(url).path)).stat().st_size
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # the address is pip's
+        with urllib.request.urlopen(request, timeout=WEIGHING_S) as answer:  # noqa: S310
+            return int(answer.headers["Content-Length"] or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def required(metadata: Mapping[str, Any], python: str) -> set[str]:
+    """Names that a package requires on the target, those of its extras among them."""
+    environment = {
+        "implementation_name": "cpython", "os_name": "posix", "platform_machine": MACHINE,
+        "platform_python_implementation": "CPython", "platform_system": "Linux", "sys_platform": "linux",
+        "python_version": python, "python_full_version": f"{python}.0",
+        "implementation_version": f"{python}.0", "platform_release": "", "platform_version": "",
+    }  # fmt: skip
+    extras = ["", *metadata.get("provides_extra", [])]
+    names: set[str] = set()
+    for text in metadata.get("requires_dist", []):
+        try:
+            one = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if not one.marker or any(one.marker.evaluate({**environment, "extra": extra}) for extra in extras):
+            names.add(canonicalize_name(one.name))
+    return names
+
+
+def license_of(metadata: Mapping[str, Any]) -> str:
+    """What a package says of its licence, in one line."""
+    said = metadata.get("license_expression") or metadata.get("license") or ""
+    if said and "\n" not in said and len(said) <= 100:
+        return str(said)
+    named = (line for line in metadata.get("classifier", []) if line.startswith("License :: "))
+    return ", ".join(line.split(" :: ")[-1] for line in named)
+
+
+def save_plan(wheels: Iterable[Wheel], path: Path) -> None:
+    path.write_text(json.dumps([asdict(wheel) for wheel in wheels], indent=1))
+
+
+def load_plan(path: Path) -> list[Wheel]:
+    return [Wheel(**{**one, "requires": tuple(one["requires"])}) for one in json.loads(path.read_text())]
+
+
+# ---- fetching ----------------------------------------------------------------------------------------------
 
 
 def fetch(wheels: Iterable[Wheel], folder: Path, python: str, work: Path, heard: Heard) -> None:
@@ -40,18 +181,11 @@ def fetch(wheels: Iterable[Wheel], folder: Path, python: str, work: Path, heard:
         pins.write_text("".join(f"{wheel.pin}\n" for wheel in batch))
         arrived = work / "arrived"  # a file in `folder` is a whole one
         shutil.rmtree(arrived, ignore_errors=True)
-        arguments = [
-            "download",
-            "--no-deps",
-            "--require-hashes",
-            "--progress-bar=raw",
-            "--dest",
-            str(arrived),
-        ]
-        arguments += ["-r", str(pins), *target_options(python)]
+        arguments = ["download", "--no-deps", "--require-hashes", "--progress-bar=raw"]
+        arguments += ["--dest", str(arrived), "-r", str(pins), *target_options(python)]
         arguments += ["--index-url", batch[0].index] if batch[0].index else []
         progress = BatchProgress(lambda so_far, before=done: heard(before + so_far))  # type: ignore[misc]
-        succeeded, printed = run_pip(arguments, work / "tmp", progress.line)
+        succeeded, printed = run_pip(arguments, work, progress.line)
         if not succeeded:
             raise explain(printed, python, folder)
         for wheel in batch:
@@ -107,7 +241,7 @@ def build_ours(root: Path, folder: Path, work: Path) -> Path:
             str(built),
             str(source),
         ]
-        succeeded, printed = run_pip(arguments, work / "tmp")
+        succeeded, printed = run_pip(arguments, work)
         if not succeeded:
             last = [line.strip() for line in printed.splitlines() if "rror" in line] or [printed[-200:]]
             raise ConfigurationError(
@@ -115,3 +249,67 @@ def build_ours(root: Path, folder: Path, work: Path) -> Path:
             )
         wheel = next(built.glob("*.whl"))
         return wheel.replace(folder / wheel.name)
+
+
+# ---- pip ---------------------------------------------------------------------------------------------------
+
+
+def target_options(python: str) -> list[str]:
+    """Wheels for that Python on the oldest supported system, whatever this machine is."""
+    tags = [*OLD_TAGS, *(f"manylinux_{GLIBC[0]}_{minor}" for minor in range(5, GLIBC[1] + 1))]
+    options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    return options + [part for tag in tags for part in ("--platform", f"{tag}_{MACHINE}")]
+
+
+def run_pip(
+    arguments: list[str], work: Path, heard: Callable[[str], None] = lambda _: None
+) -> tuple[bool, str]:
+    """(whether it went well, what it printed)"""
+    temporary, printed = work / "tmp", []
+    temporary.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
+    more = {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "SOURCE_DATE_EPOCH": "315532800"}
+    with subprocess.Popen(
+        command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            for line in output_lines(process):
+                heard(line)
+                if line and not line.startswith("Progress "):
+                    printed.append(line)
+            process.wait()
+        finally:
+            process.kill()  # only when this program is interrupted has it not ended
+    return process.returncode == 0, "\n".join(printed)
+
+
+def missing_package(printed: str) -> str | None:
+    """The requirement that pip found nowhere. None when it did not get as far as to know."""
+    if NO_NETWORK.search(printed):
+        return None
+    found = NOT_FOUND.search(printed) or CONFLICT.search(printed)
+    return found[1] if found else None
+
+
+def explain(printed: str, python: str, folder: Path) -> ConfigurationError:
+    """One paragraph out of all that pip printed."""
+    if "No space left on device" in printed:
+        return ConfigurationError(
+            f"the disk of {folder} is full. Free some space and run the same command again."
+        )
+    if NO_NETWORK.search(printed):
+        return ConfigurationError(
+            "pip cannot reach the package index. A bundle is made where there is a network: check it, the"
+            " proxy variables and `pip config list`, then run the same command again; it continues where it"
+            " stopped."
+        )
+    if missing := missing_package(printed):
+        return ConfigurationError(
+            f"pip's configured sources have no wheel of {missing} for Python {python} on Linux, {MACHINE}"
+            f" and glibc {GLIBC[0]}.{GLIBC[1]}. A bundle holds nothing that would have to be compiled at the"
+            f" site: choose another --python, or build the wheel (`pip wheel --no-deps {missing}` on such a"
+            " machine) and name its folder in PIP_FIND_LINKS."
+        )
+    errors = [line for line in printed.splitlines() if "error" in line.lower()]
+    said = (errors or printed.splitlines() or ["nothing"])[-1].strip()
+    return ConfigurationError(f"pip failed, and said: {said}")

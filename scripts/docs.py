@@ -28,6 +28,7 @@ OTHER_VARIABLES = {
     "VERBATIM_CONFIG": "The configuration file; the flag `--config` goes before it.",
     "VERBATIM_API_KEYS": "API keys, separated by commas; their names are key-1, key-2, … in this order.",
     "VERBATIM_CACHE": "Directory of prepared built-in models; default `~/.cache/verbatim`.",
+    "VERBATIM_PASSPHRASE": "`verbatim bundle`: the passphrase of private keys.",
     "VERBATIM_URL": "`verbatim complete`: the server's address.",
     "VERBATIM_API_KEY": "`verbatim complete`: the key to send.",
 }

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
-from bundle.cli import bundle, verify
+from sealed.failures import BundleError, SealedFailure
 from server.access.keys import Keyring, new_key, parse_day
 from server.client.complete import complete
 from server.config.loading import ModelSettings, Settings, config_file, load_settings
@@ -30,9 +31,27 @@ Config = Annotated[
     typer.Option("--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."),
 ]
 
+COMMANDS = "verbatim.commands"  # the entry points of the packages above this one: a function or a typer.Typer
+
+
+class OneParagraph(TyperGroup):
+    """One paragraph instead of a traceback, whichever package a command is of.
+
+    Exit code 1 for a bundle that is not as it should be, 2 for everything else that can be mended.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigurationError, SealedFailure) as failure:
+            print(f"verbatim: {failure.message}", file=sys.stderr)
+            raise typer.Exit(1 if isinstance(failure, BundleError) else 2) from None
+
+
 # No rich markup: the help is plain text, the same on a terminal, in a pipe and in the documentation.
 cli = typer.Typer(
     name="verbatim",
+    cls=OneParagraph,
     help="Text completions on your own hardware, to the letter of the hosted endpoint.",
     no_args_is_help=True,
     add_completion=False,
@@ -41,17 +60,6 @@ cli = typer.Typer(
 )
 keys = typer.Typer(help="API keys.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
-cli.add_typer(bundle, name="bundle")
-
-
-@contextmanager
-def configuration_errors() -> Iterator[None]:
-    """One paragraph instead of a traceback, and exit code 2."""
-    try:
-        yield
-    except ConfigurationError as error:
-        print(f"verbatim: {error.message}", file=sys.stderr)
-        raise typer.Exit(2) from None
 
 
 @cli.command()
@@ -77,12 +85,11 @@ def serve(
         "drain_timeout_s": drain_timeout,
         "log_level": log_level,
     }
-    with configuration_errors():
-        settings = load_settings(config, overrides, os.environ)
-        # Late: the application brings half a second of imports that no other command needs.
-        from server.process.serve import serve as run
+    settings = load_settings(config, overrides, os.environ)
+    # Late: the application brings half a second of imports that no other command needs.
+    from server.process.serve import serve as run
 
-        run(settings, config_file(config, os.environ))
+    run(settings, config_file(config, os.environ))
 
 
 @cli.command()
@@ -92,8 +99,7 @@ def check(config: Config = None) -> None:
     Exit code 0 when `verbatim serve` could start, 1 when a model or the key file cannot be used, 2 when the
     configuration is wrong.
     """
-    with configuration_errors():
-        settings = load_settings(config, {}, os.environ)
+    settings = load_settings(config, {}, os.environ)
     console, failed = Console(highlight=False), False
     failed |= not _passes(console, "API keys", lambda: _check_keys(settings))
     for model in settings.models:
@@ -149,8 +155,7 @@ def _bars(progress: Progress) -> Report:
 @cli.command()
 def models(config: Config = None) -> None:
     """Show the models that would be served."""
-    with configuration_errors():
-        settings = load_settings(config, {}, os.environ)
+    settings = load_settings(config, {}, os.environ)
     table = Table("id", "engine", "context", "weights", "state", box=None)
     for model in settings.models:
         try:
@@ -163,7 +168,6 @@ def models(config: Config = None) -> None:
 
 
 cli.command()(complete)
-cli.command()(verify)
 
 
 @keys.command("new")
@@ -178,8 +182,7 @@ def keys_new(
 
     A running server reads the file anew. Delete the line to revoke the key.
     """
-    with configuration_errors():
-        print(new_key(name, file, _day(expires)))
+    print(new_key(name, file, _day(expires)))
     print(f"Keep it: only its SHA-256 is in {file}.", file=sys.stderr)
 
 
@@ -195,6 +198,19 @@ def version() -> None:
     """Show the versions of this server and of what it stands on."""
     for name, number in versions().items():
         print(f"{name} {number}")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """The commands of other packages, as their entry points say."""
+    for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
+        command = point.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=point.name)
+        else:
+            app.command(point.name)(command)
+
+
+add_commands(cli)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
     Failure
     ├── ConfigurationError          the server cannot start; the message says what to change
-    ├── BundleError                 a bundle or an installation is not what its manifest says
     └── RequestFailure              one request cannot be answered
         ├── InvalidRequest          400  the body breaks a rule of the contract
         ├── InvalidApiKey           401  no Authorization header, or not "Bearer KEY"
@@ -39,10 +38,6 @@ class Failure(Exception):  # noqa: N818  # its subclasses say what it is
 
 class ConfigurationError(Failure):
     """The configuration, the weights or the machine do not allow a start. The message says what to do."""
-
-
-class BundleError(Failure):
-    """A bundle or an installation is not whole, or not its maker's. The message names the file."""
 
 
 class RequestFailure(Failure):

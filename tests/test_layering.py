@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("bundle", "sampling", "server")
+PACKAGES = ("bundle", "sampling", "sealed", "server")
 MAX_LINES = 320
+STANDARD = sys.stdlib_module_names
 
 # The rooms, and in each its files, in reading order: a room imports only from rooms above it in this list, a
 # file only from files above it. A room is a folder; its __init__ says in a sentence what belongs there.
 ROOMS = {
+    "sealed": "failures ed25519 files manifest payload signature installation",
+    "bundle.site": "console packages target install cli",
     "sampling": "reference batch transforms kernels launcher slots best_of runner_v1 runner_v2",
     "server": "errors",
-    "bundle.site": ("ed25519 manifest payload signature target installation console packages install cli"),
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile settings loading",
     "server.text": "tokenizer detokenizer stops",
@@ -35,11 +37,8 @@ ROOMS = {
     ),
     "server.process": "descriptors port workers worker serve",
     "server.client": "endpoint printer complete",
-    "bundle": (
-        "bars profile have pip plan wheels prune models order sbom signing sealing work contents make"
-        " weighing run cli"
-    ),
-    "server.cli": "",  # a file, above everything
+    "server.cli": "",  # a file, above all of the server
+    "bundle": "models order wheels contents sbom keys seal make cli",
 }
 ROOM_OF = {
     name: room
@@ -53,11 +52,8 @@ LATE = {
     ("sampling.runner_v2", "sampling.kernels"),  # Triton and torch, which the class's readers do without
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
-    (
-        "bundle.cli",
-        "bundle.run",
-    ),  # scripts/, which only a checkout has, and packages that a site does without
-    ("bundle.cli", "bundle.signing"),
+    ("bundle.cli", "bundle.make"),  # scripts/, which only a checkout has; packages that a site does without
+    ("bundle.cli", "bundle.keys"),
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
@@ -150,12 +146,22 @@ def test_few_know_vllm() -> None:
 
 def test_the_installer_needs_nothing() -> None:
     """What runs at a site before anything is installed imports the standard library, and itself, alone."""
-    site = [module for module in ORDER if module.startswith("bundle.site") or module == "bundle"]
-    for module in (*site, "server.errors"):
-        outside = {name.split(".")[0] for name in imports_of(tree_of(module))} - sys.stdlib_module_names
-        assert outside <= {"bundle", "server"}
-        ours = {name for name in imports_of(tree_of(module)) if is_ours(name)}
-        assert ours <= {*site, "server.errors"}
+    site = [module for module in ORDER if module.startswith(("bundle.site", "sealed")) or module == "bundle"]
+    for module in site:
+        outside = {name for name in imports_of(tree_of(module)) if name.split(".")[0] not in STANDARD}
+        assert outside <= set(site)
+
+
+def test_what_is_sealed_stands_on_nothing() -> None:
+    """sealed/ is the ground: the server, the installer and the maker of bundles all stand on it."""
+    for module in (name for name in ORDER if ROOM_OF[name] == "sealed"):
+        assert {name.split(".")[0] for name in imports_of(tree_of(module))} <= {*STANDARD, "sealed"}
+
+
+def test_the_server_knows_no_bundle() -> None:
+    """Nor any other package above it: their commands are found by entry points."""
+    for module in (name for name in ORDER if name.startswith(("server", "sampling"))):
+        assert not {"bundle", "scripts"} & {name.split(".")[0] for name in imports_of(tree_of(module))}
 
 
 def test_the_server_starts_light() -> None:

@@ -11,11 +11,11 @@ import textwrap
 import time
 from pathlib import Path
 
-from bundle.site import installation
 from bundle.site.console import Console
 from bundle.site.install import check_bundle, install
-from bundle.site.signature import read_public_key
-from server.errors import BundleError, Failure
+from sealed import installation
+from sealed.failures import BundleError, SealedFailure
+from sealed.signature import read_public_key
 
 PREFIX = "/opt/verbatim"
 HOW = """Installs Verbatim from the folder that this file lies in, without any network.
@@ -30,7 +30,7 @@ def main() -> None:
     console = Console()
     try:
         run(options(), console)
-    except Failure as failure:
+    except SealedFailure as failure:
         first, *lines = failure.message.split("\n")
         console.say()
         sys.stderr.write("\n".join([*_wrapped(f"install.sh: {first}"), *lines]) + "\n")
@@ -57,6 +57,9 @@ def options() -> argparse.Namespace:
         "--require-signature", metavar="PUBKEY", action="append", default=[],
         help="refuse a bundle without a signature of this key; of one of them, when given more than once",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-older", action="store_true", help="install a bundle that is older than the current version"
+    )
     parser.add_argument("--check", action="store_true", help="check the bundle and install nothing")
     parser.add_argument(
         "--rollback", action="store_true", help="make the version before the current one again"
@@ -76,7 +79,7 @@ def run(chosen: argparse.Namespace, console: Console) -> None:
         manifest = check_bundle(bundle, keys, console)
         console.say(f"whole: {len(manifest.files)} files, {manifest.num_bytes / 1e6:.0f} MB")
     else:
-        version = install(bundle, prefix, keys, console)
+        version = install(bundle, prefix, keys, chosen.allow_older, console)
         console.say(farewell(version, prefix, console))
 
 

@@ -2,11 +2,30 @@
 # Installs Verbatim from the folder that this file lies in, without any network: sh install.sh --help
 #
 # Needs a POSIX shell and the Python that the bundle was made for, with its standard library alone. All the work is
-# in install.pyz, which is compared with the digest below before it runs; it compares everything else.
+# in install.pyz, which is read once, compared with the digest below, and run out of memory; it compares everything else.
 # The body is a function that is called in the last line: of a file that was cut short, nothing runs.
 
 PYZ_SHA256=@PYZ_SHA256@
 PYTHON_VERSION=@PYTHON_VERSION@
+
+# shellcheck disable=SC2016  # Python, not shell
+RUN='
+import hashlib, os, sys
+
+path, wanted, *options = sys.argv[1:]
+try:
+    with open(path, "rb") as file:
+        data = file.read(1 << 24)
+except OSError:
+    data = b""
+if hashlib.sha256(data).hexdigest() != wanted:
+    what = "altered" if data else "missing"
+    sys.exit(f"install.sh: refused, nothing was installed. Copy this again: install.pyz: {what}")
+copy = os.memfd_create("install.pyz", 0)
+with open(copy, "wb", closefd=False) as file:
+    file.write(data)
+os.execv(sys.executable, [sys.executable, "-I", "-S", "-B", f"/proc/self/fd/{copy}", *options])
+'
 
 die() {
     echo "install.sh: $1" >&2
@@ -34,11 +53,7 @@ Install it from this system's packages, or name it: sh install.sh --python /path
     fi
     version_of "$python" || die "$python is not Python $PYTHON_VERSION, which this bundle is for." 2
 
-    [ -f "$here/install.pyz" ] || die "refused, nothing was installed. Copy this again: install.pyz: missing" 1
-    "$python" -I -S -c 'import hashlib, sys
-sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != sys.argv[2])' "$here/install.pyz" "$PYZ_SHA256" ||
-        die "refused, nothing was installed. Copy this again: install.pyz: altered" 1
-    exec "$python" -I -S -B "$here/install.pyz" --bundle "$here" "$@"
+    exec "$python" -I -S -B -c "$RUN" "$here/install.pyz" "$PYZ_SHA256" --bundle "$here" "$@"
 }
 
 version_of() {

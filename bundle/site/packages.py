@@ -1,8 +1,7 @@
-"""The packages of a bundle, into a virtual environment of their own: by pip, from the bundle alone.
+"""The packages of a bundle, into a virtual environment of their own: by pip, from given wheels alone.
 
 pip comes out of the bundle too, as a wheel that runs without being installed: the interpreter needs neither
-pip
-nor ensurepip, and the finished environment holds no installer.
+pip nor ensurepip, and the finished environment holds no installer.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bundle.site.console import Console
-from bundle.site.manifest import REQUIREMENTS, WHEELS
-from server.errors import BundleError, ConfigurationError
+from sealed.failures import BundleError, SiteError
 
 HAVE_PATHS = "verbatim-have.pth"
 
@@ -38,29 +36,28 @@ def site_packages(folder: Path) -> Path:
     return folder / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
 
 
-def install_packages(environment: Path, source: Path, num_packages: int, lock: int, console: Console) -> None:
-    """Every wheel of `source` that its requirements name. Raises BundleError with pip's words."""
-    pip = next((source / WHEELS).glob("pip-*.whl")) / "pip"
+def install_packages(
+    environment: Path, pip: Path, wheels: Sequence[Path], lock: int, console: Console
+) -> None:
+    """These wheels, which lie beside pip's own, and nothing else. Raises BundleError with pip's words."""
     temporary = environment / "tmp"  # not /tmp, which is small on many machines
     temporary.mkdir()
     command = [
-        str(environment / "bin/python"), "-I", str(pip), "--isolated", "--disable-pip-version-check",
+        str(environment / "bin/python"), "-I", str(pip / "pip"), "--isolated", "--disable-pip-version-check",
         "install", "--no-index", "--no-deps", "--no-cache-dir", "--no-compile", "--no-input",
-        "--require-hashes", "--find-links", str(source / WHEELS), "-r", str(source / REQUIREMENTS),
+        *(f"./{wheel.name}" for wheel in wheels),
     ]  # fmt: skip
     log = environment / "pip.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=clean_environ({"TMPDIR": str(temporary)}),
-            pass_fds=(lock,),
+            cwd=pip.parent, pass_fds=(lock,),
         )  # fmt: skip
-        _wait(process, environment, num_packages, console)
+        _wait(process, environment, len(wheels), console)
     if process.returncode:
         said = log.read_text(errors="replace")
         if "No space left on device" in said:
-            raise ConfigurationError(
-                "the disk filled up during the installation. Free some space and run it again."
-            )
+            raise SiteError("the disk filled up during the installation. Free some space and run it again.")
         lines = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()[-3:]
         raise BundleError(
             f"pip could not install the packages: {' '.join(lines)} All that it said is in {log}."

@@ -14,8 +14,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from bundle.site.manifest import Target
-from server.errors import ConfigurationError
+from sealed.failures import SiteError
+from sealed.manifest import Target
 
 DRIVER = 580  # the oldest NVIDIA driver for CUDA 13, which vLLM and torch are built for
 SPARE_BYTES = 200_000_000  # beside what is installed: pip's temporary files and the manifest's own
@@ -30,37 +30,33 @@ print(json.dumps([names, list(dict.fromkeys(paths))]))
 
 
 def check_machine(target: Target) -> None:
-    """Raises ConfigurationError for an interpreter or a machine that the wheels do not run on."""
+    """Raises SiteError for an interpreter or a machine that the wheels do not run on."""
     found = "{}.{}".format(*sys.version_info)
     if found != target.python or sys.implementation.name != "cpython":
-        raise ConfigurationError(
+        raise SiteError(
             f"this bundle is for CPython {target.python}, and {sys.executable} is"
             f" {platform.python_implementation()} {platform.python_version()}. Name another interpreter with"
-            " --python,"
-            f" or make the bundle with --python {found}."
+            f" --python, or make the bundle with --python {found}."
         )
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise ConfigurationError(
+        raise SiteError(
             f"{sys.executable} is a free-threaded build of Python, which the wheels of this bundle do not"
-            " run on."
-            " Name an ordinary one with --python."
+            " run on. Name an ordinary one with --python."
         )
     if sys.platform != "linux" or platform.machine() != target.machine:
-        raise ConfigurationError(
+        raise SiteError(
             f"this bundle is for Linux on {target.machine}; this is {sys.platform} on {platform.machine()}."
         )
     glibc = glibc_version()
     if glibc is None or _numbers(glibc) < _numbers(target.glibc):
-        raise ConfigurationError(
+        raise SiteError(
             f"this bundle needs glibc {target.glibc} or newer, and this system has"
-            f" {glibc or 'another C library'}."
-            " Use a newer system, such as Debian 11, Ubuntu 20.04 or RHEL 9."
+            f" {glibc or 'another C library'}. Use a newer system, such as Debian 11, Ubuntu 20.04 or RHEL 9."
         )
     if importlib.util.find_spec("venv") is None:
-        raise ConfigurationError(
+        raise SiteError(
             f"{sys.executable} cannot make virtual environments: its module venv is missing. Install it from"
-            " the"
-            " system's own packages (Debian and Ubuntu: python3-venv), or name another interpreter with"
+            " the system's own packages (Debian and Ubuntu: python3-venv), or name another interpreter with"
             " --python."
         )
 
@@ -77,23 +73,21 @@ def _numbers(version: str) -> list[int]:
 
 
 def check_space(prefix: Path, needed: int) -> None:
-    """Raises ConfigurationError unless that many bytes fit below `prefix`, which need not exist."""
+    """Raises SiteError unless that many bytes fit below `prefix`, which need not exist."""
     existing = next(path for path in (prefix, *prefix.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed + SPARE_BYTES:
-        raise ConfigurationError(
+        raise SiteError(
             f"the disk of {prefix} is too full: the installation needs {(needed + SPARE_BYTES) / 1e6:.0f} MB"
-            " and"
-            f" {free / 1e6:.0f} MB are free. Free some, remove an old directory under {prefix / 'versions'},"
-            " or name"
-            " another place with --prefix."
+            f" and {free / 1e6:.0f} MB are free. Free some, remove an old directory under"
+            f" {prefix / 'versions'}, or name another place with --prefix."
         )
 
 
 def packages_of_interpreter(target: Target) -> list[str]:
     """Where this interpreter's own packages are, those that the bundle counts on among them.
 
-    Raises ConfigurationError that names what is missing or of another version.
+    Raises SiteError that names what is missing or of another version.
     """
     answer = subprocess.run(
         [sys.executable, "-I", "-c", PROBE], capture_output=True, text=True, check=True
@@ -105,10 +99,9 @@ def packages_of_interpreter(target: Target) -> list[str]:
         if not same_version(found.get(name, ""), version)
     ]
     if wrong:
-        raise ConfigurationError(
+        raise SiteError(
             f"this bundle was made for a machine that has {', '.join(wrong)}. Name the interpreter that has"
-            " it with"
-            " --python, or make the bundle anew with the versions that are here in --have."
+            " it with --python, or make the bundle anew with the versions that are here in --have."
         )
     return list(paths)
 

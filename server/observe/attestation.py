@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bundle.site import manifest as manifests
-from bundle.site.installation import INSTALLED, check_installation
-from bundle.site.signature import read_sealed, signers
+from sealed import manifest as manifests
+from sealed.failures import BundleError
+from sealed.installation import INSTALLED, check_installation
+from sealed.signature import read_sealed, signers
 from server.config.settings import ModelSettings, Settings
-from server.errors import BundleError, ConfigurationError, NotFound, ServiceUnavailable
+from server.errors import ConfigurationError, NotFound, ServiceUnavailable
 from server.observe.versions import versions
 from server.weights.checkpoint import digest_of, expected_checksums
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.profile import load_profile
+from bundle.order import load_profile
 from tests.airgap.conftest import Site
 from tests.airgap.namespace import NAMESERVER, Namespace, why_not
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bundle.site.installation import seal
-from bundle.site.manifest import identity
+from sealed.installation import seal
+from sealed.manifest import identity
 from server.config.settings import Settings
 from server.observe.attestation import Attestation
 from tests.bundle.tiny import flip

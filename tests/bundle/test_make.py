@@ -17,7 +17,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from bundle.order import ROOT
-from bundle.site.manifest import SBOM, Manifest, parse, read_bytes
+from sealed.manifest import SBOM, Manifest, parse, read_bytes
 from tests.bundle.tiny import PYTHON, flip, make_wheel
 from tests.helpers import byte_level, model_directory
 
@@ -80,7 +80,7 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkout(tmp_path: Path, links: Path) -> Checkout:
     root = tmp_path / "checkout"
-    for name in ("bundle", "sampling", "scripts", "server"):
+    for name in ("bundle", "sampling", "scripts", "sealed", "server"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
@@ -173,9 +173,8 @@ def test_an_interrupted_run_is_continued(checkout: Checkout) -> None:
     shutil.copytree(checkout.links, aside)
     # planned with everything there, fetched with one wheel gone
     script = """
-import bundle.wheels
-fetch = bundle.wheels.fetch
 import bundle.contents
+fetch = bundle.contents.fetch
 def cut(wheels, folder, *more):
     fetch([one for one in wheels if one.name != "tinydep"], folder, *more)
     raise SystemExit(9)

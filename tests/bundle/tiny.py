@@ -15,10 +15,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bundle.make import seal_text
-from bundle.sealing import Item, cut, entry_of, install_script, installer, place_whole
-from bundle.site import manifest as manifests
-from bundle.site.manifest import Entry, Manifest, Target
+from bundle.contents import Item, entry_of
+from bundle.seal import cut, installer, place_whole, sign
+from sealed import manifest as manifests
+from sealed.manifest import Entry, Manifest, Target
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ".".join(platform.python_version_tuple()[:2])
@@ -69,12 +69,6 @@ def tiny_items(work: Path, weights: bytes = b"weights" * 1000) -> list[Item]:
     (source / MODEL / "config.json").write_bytes(b"{}")
     (source / MODEL / "empty.txt").write_bytes(b"")
     (source / "models.yaml").write_text("models: []\n")
-    pins = [
-        f"{name}==1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
-        for name in ("tinydep", "verbatim")
-        for path in (source / "wheels").glob(f"{name}-*")
-    ]
-    (source / "requirements.txt").write_text("".join(pins))
     paths = sorted(path for path in source.rglob("*") if path.is_file())
     return [Item(entry_of(str(path.relative_to(source)), path.read_bytes()), path) for path in paths]
 
@@ -91,8 +85,7 @@ def tiny_bundle(
     """The folder of a bundle that is made under `work`."""
     items, out = tiny_items(work, weights), work / "bundle"
     out.mkdir()
-    pyz = installer(ROOT)
-    loose = {"install.pyz": pyz, "install.sh": install_script(ROOT, pyz, PYTHON)}
+    loose = installer(ROOT, PYTHON)
     for name, data in loose.items():
         (out / name).write_bytes(data)
     parts: Sequence[Entry] = ()
@@ -103,23 +96,26 @@ def tiny_bundle(
     manifest = Manifest(
         version="0",
         created=created,
-        recipe="",
+        recipe="0" * 64,
         target=Target(
             **{"device": "cpu", "python": PYTHON, "machine": platform.machine(), "glibc": "2.17"}
             | {"profile": "full"}
             | target  # type: ignore[arg-type]
         ),
-        num_packages=2,
         installed_bytes=sum(item.entry.size for item in items),
         environment={"VERBATIM_TINY": "it's set"},
         loose=tuple(entry_of(name, data) for name, data in loose.items()),
         files=tuple(item.entry for item in items),
         parts=tuple(parts),
     )
-    data = manifests.to_bytes(manifest)
-    (out / manifests.MANIFEST).write_bytes(data)
-    (out / manifests.SIGNATURE).write_text(seal_text(data, keys))
+    reseal(out, manifests.to_bytes(manifest), keys)
     return out
+
+
+def reseal(bundle: Path, manifest: bytes, keys: Sequence[Ed25519PrivateKey] = ()) -> None:
+    """Give a bundle this manifest, as who has the keys could."""
+    (bundle / manifests.MANIFEST).write_bytes(manifest)
+    sign(bundle, manifest, keys)
 
 
 def every(size: int) -> Iterator[int]:

@@ -27,7 +27,9 @@ def test_every_key_has_a_meaning() -> None:
 def test_every_variable_that_is_read_is_listed() -> None:
     """Each VERBATIM_ variable that a source file names stands on the page."""
     page = PAGE.read_text(encoding="utf-8")
-    sources = [file for name in ("server", "bundle") for file in (PAGE.parent.parent / name).rglob("*.py")]
+    sources = [
+        file for name in ("server", "bundle", "sealed") for file in (PAGE.parent.parent / name).rglob("*.py")
+    ]
     for file in sources:
         for name in re.findall(r"VERBATIM_[A-Z_]*[A-Z]", file.read_text(encoding="utf-8")):
             assert name in INTERNAL or f"`{name}`" in page, (file.name, name)
@@ -36,7 +38,7 @@ def test_every_variable_that_is_read_is_listed() -> None:
 def test_the_page_for_sites_names_options_that_exist() -> None:
     """Each option in docs/airgap.md is one of the commands that it is about."""
     runner, known = CliRunner(env={"COLUMNS": "200"}), ""
-    for words in (["bundle"], ["verify"], ["serve"]):
+    for words in (["bundle"], ["bundle", "keygen"], ["verify"], ["serve"]):
         known += runner.invoke(cli, [*words, "--help"]).output
     known += (PAGE.parent.parent / "bundle/site/cli.py").read_text(encoding="utf-8")
     named = set(re.findall(r"--[a-z][a-z-]+", (PAGE.parent / "airgap.md").read_text(encoding="utf-8")))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
+import threading
 import time
 import venv
 import zipfile
@@ -19,13 +22,16 @@ from pathlib import Path
 import pytest
 import typing_extensions
 
-from bundle.make import seal_text
-from bundle.signing import make_keys, read_private_key
-from bundle.site.installation import check_installation, complete_versions
+from bundle.keys import make_keys, read_private_key
+from sealed.installation import check_installation, complete_versions
 from tests.bundle.conftest import Install
-from tests.bundle.tiny import MODEL, PYTHON, SAYS, flip, make_wheel, tiny_bundle
+from tests.bundle.tiny import MODEL, PYTHON, SAYS, flip, make_wheel, reseal, tiny_bundle
 
 NUM_KILLS = 10
+
+
+def no_passphrase(key: Path) -> str:
+    raise AssertionError(f"{key} has none")
 
 
 def told(site: Path) -> str:
@@ -147,7 +153,7 @@ def test_a_required_signature(install: Install, tmp_path: Path) -> None:
     """Wrong key: refused. Right key: told and installed. None: refused, unless none is required."""
     for name in ("right", "wrong"):
         make_keys(tmp_path / name)
-    signed = tiny_bundle(tmp_path / "a", keys=[read_private_key(tmp_path / "right.key")])
+    signed = tiny_bundle(tmp_path / "a", keys=[read_private_key(tmp_path / "right.key", no_passphrase)])
     wrong = install(signed, "--require-signature", str(tmp_path / "wrong.pub"))
     assert (wrong.returncode, "another maker" in wrong.stderr) == (1, True)
     unsigned = tiny_bundle(tmp_path / "b")
@@ -189,11 +195,13 @@ def test_an_update_shares_the_weights(made: Path, install: Install, tmp_path: Pa
     install(made)
     first = (tmp_path / "site/current").resolve()
     for part_bytes in (0, 700_000):
-        newer = tiny_bundle(tmp_path / f"newer{part_bytes}", part_bytes=part_bytes, created="2027")
+        newer = tiny_bundle(
+            tmp_path / f"newer{part_bytes}", part_bytes=part_bytes, created="2027-01-01T00:00:00+00:00"
+        )
         install(newer)
         now = tmp_path / "site/current" / MODEL
         assert now.joinpath("model.safetensors").samefile(first / MODEL / "model.safetensors")
-    install(tiny_bundle(tmp_path / "other", weights=b"other"))
+    install(tiny_bundle(tmp_path / "other", weights=b"other", created="2028-01-01T00:00:00+00:00"))
     assert (tmp_path / "site/current" / MODEL / "model.safetensors").read_bytes() == b"other"
     assert (first / MODEL / "model.safetensors").read_bytes() == b"weights" * 1000
 
@@ -228,7 +236,7 @@ def test_a_killed_update_leaves_the_old_version(made: Path, install: Install, tm
     """While a new version is installed, and after a kill in the middle, the old one is current and whole."""
     install(made)
     first, site = (tmp_path / "site/current").resolve(), tmp_path / "site"
-    newer = tiny_bundle(tmp_path / "newer", created="2027")
+    newer = tiny_bundle(tmp_path / "newer", created="2027-01-01T00:00:00+00:00")
     command = ["sh", str(newer / "install.sh"), "--prefix", str(site)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while len(versions(site)) < 2:
@@ -318,10 +326,152 @@ def test_a_full_disk_is_told_before_anything_is_written(install: Install, tmp_pa
     """The manifest knows what the installation takes."""
     bundle = tiny_bundle(tmp_path / "b")
     manifest = json.loads((bundle / "manifest.json").read_text())
-    huge = {**manifest, "installed_bytes": 10**18}
-    data = json.dumps(huge).encode()
-    (bundle / "manifest.json").write_bytes(data)
-    (bundle / "manifest.json.sig").write_text(seal_text(data, []))
+    reseal(bundle, json.dumps({**manifest, "installed_bytes": 10**13}).encode())
     done = install(bundle)
     assert (done.returncode, "too full" in done.stderr) == (2, True)
     assert versions(tmp_path / "site") == []
+
+
+# ---- forged bundles ----------------------------------------------------------------------------------------
+
+
+def change(bundle: Path, **fields: object) -> None:
+    """Another manifest, sealed as it should be: what a maker gone bad, or anybody without a key, can do."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    reseal(bundle, json.dumps({**manifest, **fields}).encode())
+
+
+def trap(folder: Path, name: str, mark: Path) -> None:
+    """A wheel whose pip, when it runs, leaves a mark."""
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        archive.writestr("pip/__main__.py", f"open({str(mark)!r}, 'w')\n")
+
+
+def test_a_pip_that_the_manifest_does_not_list_never_runs(install: Install, tmp_path: Path) -> None:
+    """Added to a signed bundle it was the one that a look at the folder found first."""
+    make_keys(tmp_path / "maker")
+    bundle = tiny_bundle(tmp_path / "b", keys=[read_private_key(tmp_path / "maker.key", no_passphrase)])
+    for path in (bundle / "wheels").glob("pip-*"):
+        path.touch()
+    trap(bundle / "wheels", "pip-0x-py3-none-any.whl", tmp_path / "mark")
+    done = install(bundle, "--require-signature", str(tmp_path / "maker.pub"))
+    assert done.returncode == 1
+    assert "wheels/pip-0x-py3-none-any.whl: not part of the bundle" in done.stderr
+    assert not (tmp_path / "mark").exists()
+    assert not (tmp_path / "site/current").exists()
+
+
+def test_a_wheel_that_is_exchanged_after_the_check_is_not_used(whole: Path, tmp_path: Path) -> None:
+    """pip reads the copy that was written while it was checked, and the carrier no more."""
+    site = tmp_path / "site"
+    command = ["sh", str(whole / "install.sh"), "--prefix", str(site)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not list(site.glob("versions/*/venv/bin/python")):  # the check has ended
+        assert process.poll() is None
+        time.sleep(0.001)
+    shutil.rmtree(whole)
+    assert process.wait() == 0
+    assert told(site) == SAYS
+
+
+def test_an_installer_that_is_exchanged_after_the_check_is_not_used(
+    whole: Path, install: Install, tmp_path: Path
+) -> None:
+    """install.sh reads install.pyz once: what a carrier says the second time does not matter."""
+    program = (whole / "install.pyz").read_bytes()
+    (whole / "install.pyz").unlink()
+    os.mkfifo(whole / "install.pyz")  # can be read once only
+
+    def feed() -> None:
+        (whole / "install.pyz").write_bytes(program)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    done = install(whole, "--help")
+    thread.join()
+    assert (done.returncode, "--require-signature" in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"version": "../../../escaped"},
+        {"environment": {"X; touch MARK; Y": "1"}},
+        {"environment": {"PYTHONPATH": "x"}},
+    ],
+)
+def test_a_manifest_does_not_get_out_of_its_fields(
+    fields: dict[str, object], whole: Path, install: Install, tmp_path: Path
+) -> None:
+    """No folder elsewhere, no command of its own, no variable that leads a program elsewhere."""
+    change(whole, **fields)
+    done = install(whole)
+    assert (done.returncode, "is damaged" in done.stderr) == (1, True)
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert not (tmp_path / "site/current").exists()
+
+
+@pytest.mark.parametrize("path", ["venv/bin/verbatim", "venv/lib64/x", "bin/verbatim", "installed.json"])
+def test_no_file_takes_the_place_of_the_installations_own(
+    path: str, whole: Path, install: Install, tmp_path: Path
+) -> None:
+    """Nor venv/bin/python, a link to the system's interpreter, which only test_manifest dares to try."""
+    data = b"forged"
+    (whole / path).parent.mkdir(parents=True, exist_ok=True)
+    (whole / path).write_bytes(data)
+    files = json.loads((whole / "manifest.json").read_text())["files"]
+    entry = {"path": path, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    change(whole, files=[*files, entry])
+    done = install(whole)
+    assert (done.returncode, "is none of a bundle" in " ".join(done.stderr.split())) == (1, True)
+    assert not (tmp_path / "site/versions").exists()
+
+
+def test_what_is_unfinished_is_nobody_elses(made: Path, install: Install, tmp_path: Path) -> None:
+    """Until it is checked and complete only its owner gets in; then everybody may run it."""
+    site = tmp_path / "site"
+    command = ["sh", str(made / "install.sh"), "--prefix", str(site)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (found := list(site.glob("versions/*"))):
+        time.sleep(0.001)
+    assert stat.S_IMODE(found[0].stat().st_mode) == 0o700
+    assert process.wait() == 0
+    assert stat.S_IMODE(found[0].stat().st_mode) == 0o755
+
+
+def test_an_older_bundle_is_told(made: Path, install: Install, tmp_path: Path) -> None:
+    """Signed long ago, with the faults of then: it goes on only where that is meant."""
+    install(tiny_bundle(tmp_path / "newer", created="2027-01-01T00:00:00+00:00"))
+    current = (tmp_path / "site/current").resolve()
+    done = install(made)
+    assert (done.returncode, (tmp_path / "site/current").resolve()) == (2, current)
+    assert "is older than what is installed" in done.stderr
+    assert "--allow-older" in done.stderr
+    assert install(made, "--allow-older").returncode == 0
+    assert (tmp_path / "site/current").resolve() != current
+
+
+def test_an_installation_of_another_format_is_no_obstacle(
+    made: Path, install: Install, tmp_path: Path
+) -> None:
+    """An update goes on beside a version whose manifest this installer cannot read."""
+    install(made)
+    manifest = (tmp_path / "site/current").resolve() / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    done = install(tiny_bundle(tmp_path / "newer", created="2027-01-01T00:00:00+00:00"))
+    assert done.returncode == 0, done.stderr
+    assert len(versions(tmp_path / "site")) == 2
+
+
+def test_links_in_the_prefix_lead_nowhere(made: Path, install: Install, tmp_path: Path) -> None:
+    """Neither the lock nor a version is written through a link that lies there."""
+    site = tmp_path / "site"
+    (site / "versions").mkdir(parents=True)
+    (tmp_path / "victim").write_text("mine")
+    (site / ".lock").symlink_to(tmp_path / "victim")
+    done = install(made)
+    assert (done.returncode, "cannot write" in done.stderr) == (2, True)
+    (site / ".lock").unlink()
+    (site / "versions/leftover").symlink_to(tmp_path)
+    assert install(made).returncode == 0
+    assert (tmp_path / "victim").read_text() == "mine"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.sealing import Item, cut, entry_of, part_sizes
-from bundle.site import payload
-from bundle.site.manifest import Manifest, Target, parse, read_bytes
-from bundle.site.signature import read_sealed
-from server.errors import BundleError, ConfigurationError
+from bundle.contents import Item, entry_of
+from bundle.seal import cut
+from sealed import payload
+from sealed.failures import BundleError
+from sealed.manifest import Entry, Manifest, Target, parse
+from sealed.signature import read_sealed
 from tests.bundle.tiny import every, flip
 
 TARGET = Target(device="cpu", python="3.12", machine="x86_64", glibc="2.31", profile="text")
@@ -49,10 +52,12 @@ def test_any_part_size_reassembles(contents: list[bytes], part_bytes: int, first
             yield from every(part_bytes)
 
         parts = tuple(cut(items, folder, sizes(), lambda _: None))
+        for item in items:
+            item.source.unlink()
         files = tuple(item.entry for item in items)
-        manifest = Manifest("1", "", "", TARGET, 0, 0, {}, (), files, parts)
+        manifest = Manifest("1", "", "", TARGET, 0, {}, (), files, parts)
         if parts:
-            assert payload.unpack(folder, manifest, folder / "out") == {}
+            assert payload.take(folder, manifest, lambda entry: folder / "out" / entry.path) == {}
             assert [(folder / f"out/a/{n}").read_bytes() for n in range(len(contents))] == contents
             assert all((folder / part.path).stat().st_size <= max(first, part_bytes) for part in parts)
 
@@ -96,30 +101,58 @@ def test_a_whole_bundle_has_no_problems(made: Path, made_in_parts: Path) -> None
     assert not (made_in_parts / "wheels").exists()
 
 
-def test_a_manifest_names_no_way_out(whole: Path) -> None:
-    """A path out of the bundle's folder is no path of a bundle."""
-    data = read_bytes(whole)
-    for path in (b"/etc/passwd", b"../x", b"a/../x", b"a//b", b"a\\\\b"):
-        with pytest.raises(BundleError, match="damaged"):
-            parse(data.replace(b'"models.yaml"', b'"' + path + b'"'))
+@pytest.mark.parametrize("kind", ["whole", "in_parts"])
+def test_what_the_manifest_does_not_list_is_refused(kind: str, request: pytest.FixtureRequest) -> None:
+    """A wheel, a hidden file, a link to a folder; empty folders say nothing."""
+    bundle: Path = request.getfixturevalue(kind)
+    (bundle / "wheels").mkdir(exist_ok=True)
+    (bundle / "empty").mkdir()
+    (bundle / "wheels/pip-0x-py3-none-any.whl").write_bytes(b"")
+    (bundle / ".hidden").write_bytes(b"")
+    (bundle / "link").symlink_to("/")
+    assert list(problems(bundle)) == [".hidden", "link", "wheels/pip-0x-py3-none-any.whl"]
 
 
-def test_a_manifest_of_another_format_says_so(whole: Path) -> None:
-    """A newer bundle needs a newer program."""
-    with pytest.raises(BundleError, match="format 2"):
-        parse(read_bytes(whole).replace(b'"format": 1', b'"format": 2'))
+def test_a_link_is_no_file(whole: Path, tmp_path: Path) -> None:
+    """Also not one to the right bytes: it may lead to others a moment later."""
+    (whole / "models.yaml").rename(tmp_path / "elsewhere")
+    (whole / "models.yaml").symlink_to(tmp_path / "elsewhere")
+    assert problems(whole) == {"models.yaml": "a link, not a file"}
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format": 1}', b"\xff"])
-def test_what_is_no_manifest_is_one_line(data: bytes) -> None:
-    """Whatever the bytes are."""
-    with pytest.raises(BundleError, match=r"manifest\.json is (damaged|of format)"):
-        parse(data)
+@pytest.mark.parametrize("name", ["models.yaml", "manifest.json", "manifest.json.sig"])
+def test_a_pipe_is_not_waited_for(whole: Path, name: str) -> None:
+    """Nobody would ever write to it."""
+    (whole / name).unlink()
+    os.mkfifo(whole / name)
+    assert "not a plain file" in next(iter(problems(whole).values()))
 
 
-def test_the_first_part_leaves_room_for_the_installer() -> None:
-    """The first carrier takes what lies beside the parts as well; a size that has no room is refused."""
-    sizes = part_sizes(1000, 300)
-    assert [next(sizes) for _ in range(3)] == [700, 1000, 1000]
-    with pytest.raises(ConfigurationError, match="--part-size"):
-        next(part_sizes(300, 300))
+def test_what_is_written_is_what_was_checked(whole: Path, tmp_path: Path) -> None:
+    """The bundle may change as soon as it was read: nobody looks at it again."""
+
+    def place(entry: Entry) -> Path:
+        return tmp_path / "out" / entry.path
+
+    manifest = parse(read_sealed(whole)[0])
+    assert payload.take(whole, manifest, place) == {}
+    shutil.rmtree(whole)
+    for entry in manifest.files:
+        assert hashlib.sha256(place(entry).read_bytes()).hexdigest() == entry.sha256
+
+
+def test_nothing_that_is_there_is_written_over(whole: Path, tmp_path: Path) -> None:
+    """No file, and no link, through which another one would be."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for target in ("file", "link", "dangling"):
+        (out / "models.yaml").unlink(missing_ok=True)
+        if target == "file":
+            (out / "models.yaml").write_text("old")
+        else:
+            (out / "models.yaml").symlink_to(tmp_path / target)
+        with pytest.raises(FileExistsError):
+            payload.take(whole, parse(read_sealed(whole)[0]), lambda entry: out / Path(entry.path).name)
+        assert not (tmp_path / "dangling").exists()
+        shutil.rmtree(out)
+        out.mkdir()

@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from bundle import plan
-from bundle.pip import explain, target_options
-from bundle.plan import Wheel, license_of, plan_wheels, required, weigh
-from bundle.sealing import parse_size
-from bundle.wheels import BATCH_BYTES, BatchProgress, batches
+from bundle import wheels as module
+from bundle.wheels import (
+    BATCH_BYTES,
+    BatchProgress,
+    Wheel,
+    batches,
+    explain,
+    license_of,
+    plan_wheels,
+    required,
+    target_options,
+    weigh,
+)
 from server.errors import ConfigurationError
 
 
 def wheel(name: str, size: int, index: str = "") -> Wheel:
-    return Wheel(name, "1", f"{name}.whl", "0" * 64, size, (), "", "", index)
+    return Wheel(name, "1", f"{name}.whl", "0" * 64, size, index=index)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +62,17 @@ def test_torch_for_the_cpu_comes_from_its_own_index_where_it_must(
         asked.append((list(pins), bool(more)))
         return len(asked) > 1, "ERROR: No matching distribution found for torch==2+cpu"
 
-    monkeypatch.setattr(plan, "_report", report)
-    monkeypatch.setattr(plan, "_wheels", lambda work, python, index: [wheel(index or "rest", 1, index)])
+    monkeypatch.setattr(module, "_report", report)
+    monkeypatch.setattr(module, "_wheels", lambda work, python, index: [wheel(index or "rest", 1, index)])
     found = plan_wheels(["six==1", "torch==2+cpu"], "3.12", tmp_path)
     assert asked == [(["six==1", "torch==2+cpu"], False), (["torch==2+cpu"], True), (["six==1"], False)]
-    assert [one.index for one in found] == ["", plan.TORCH_CPU_INDEX]
+    assert [one.index for one in found] == ["", module.TORCH_CPU_INDEX]
 
 
 def test_a_package_that_is_nowhere_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sources alone are no wheel: nothing is compiled at a site."""
     said = "ERROR: No matching distribution found for sdist-only==1"
-    monkeypatch.setattr(plan, "_report", lambda *_: (False, said))
+    monkeypatch.setattr(module, "_report", lambda *_: (False, said))
     with pytest.raises(ConfigurationError, match=r"sdist-only==1 for Python 3\.12"):
         plan_wheels(["sdist-only==1"], "3.12", tmp_path)
 
@@ -126,18 +134,3 @@ def test_progress_adds_up() -> None:
     ):
         progress.line(line)
     assert heard == [5, 10, 11]
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("60MiB", 62914560), ("650 MB", 650_000_000), ("4gib", 4 << 30), ("1048576", 1 << 20)]
-)
-def test_a_part_size(text: str, size: int) -> None:
-    """Powers of ten and of two, each by its own name."""
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "x", "60TB", "-1", "1KiB"])
-def test_no_part_size(text: str) -> None:
-    """What it should look like is said."""
-    with pytest.raises(ConfigurationError, match="--part-size"):
-        parse_size(text)

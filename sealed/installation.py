@@ -21,11 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bundle.site import manifest as manifests
-from bundle.site.manifest import Entry, Manifest
-from bundle.site.payload import CHUNK_BYTES, Counter, Problems, Report, silent
-from bundle.site.signature import PublicKey, read_sealed, require_signature
-from server.errors import BundleError, ConfigurationError
+from sealed import manifest as manifests
+from sealed.failures import BundleError, SiteError
+from sealed.files import UnreadableError, open_file, walk
+from sealed.manifest import Entry, Manifest
+from sealed.payload import CHUNK_BYTES, Counter, Problems, Report, silent
+from sealed.signature import PublicKey, read_sealed, require_signature
 
 VERSIONS, CURRENT, PREVIOUS, INSTALLED = "versions", "current", "previous", "installed.json"
 
@@ -35,24 +36,33 @@ def only_one(prefix: Path) -> Iterator[int]:
     """A lock that pip inherits: held until the pip of a killed installation has ended too."""
     try:
         (prefix / VERSIONS).mkdir(parents=True, exist_ok=True)
-        file = (prefix / ".lock").open("w")
+        lock = os.open(prefix / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(
+        raise SiteError(
             f"cannot write {error.filename or prefix}: {error.strerror}. Run as a user who may, or name"
-            " another place"
-            " with --prefix."
+            " another place with --prefix."
         ) from error
-    with file:
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("waiting for another installation in the same place to end", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def complete_versions(prefix: Path) -> list[Path]:
     return sorted(path.parent for path in (prefix / VERSIONS).glob(f"*/{INSTALLED}"))
+
+
+def manifest_of(version: Path) -> Manifest | None:
+    """None where it is damaged, or of another format."""
+    try:
+        return manifests.parse(manifests.read_bytes(version))
+    except BundleError:
+        return None
 
 
 def target_of(link: Path) -> Path | None:
@@ -71,12 +81,10 @@ def switch(prefix: Path, version: Path) -> None:
 
 
 def roll_back(prefix: Path) -> Path:
-    """Make the version before the current one. Raises ConfigurationError when there is none."""
+    """Make the version before the current one. Raises SiteError when there is none."""
     current, previous = target_of(prefix / CURRENT), target_of(prefix / PREVIOUS)
     if previous is None or previous == current:
-        raise ConfigurationError(
-            f"{prefix} has no version before the current one, so there is nothing to go back to."
-        )
+        raise SiteError(f"{prefix} has no version before the current one, so there is nothing to go back to.")
     switch(prefix, previous)
     return previous
 
@@ -100,13 +108,9 @@ def seal(version: Path, identity: str, report: Report = silent) -> None:
 
 
 def _walk(version: Path) -> Iterator[Path]:
-    """Every file and link, but for the list itself; links are not followed."""
-    for folder, folders, names in os.walk(version):
-        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in (*names, *linked):
-            path = Path(folder) / name
-            if path.parent != version or name not in (INSTALLED, f".{INSTALLED}.new"):
-                yield path
+    """Every file and link, but for the list itself."""
+    own = (version / INSTALLED, version / f".{INSTALLED}.new")
+    return (path for path in walk(version) if path not in own)
 
 
 def _mark(path: Path, counter: Counter) -> list[Any]:
@@ -114,7 +118,7 @@ def _mark(path: Path, counter: Counter) -> list[Any]:
     if path.is_symlink():
         return ["link", str(path.readlink())]
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
@@ -133,8 +137,8 @@ def check_installation(version: Path, keys: list[PublicKey], report: Report = si
     """What is wrong with an installed version, every byte of it looked at.
 
     Its models, configuration and further files of the bundle have to be what the manifest says, and
-    everything
-    what it was when the installation ended. Raises BundleError when the manifest itself cannot be believed.
+    everything what it was when the installation ended. Raises BundleError when the manifest itself cannot
+    be believed.
     """
     data, text = read_sealed(version)
     if keys:
@@ -157,8 +161,8 @@ def check_installation(version: Path, keys: list[PublicKey], report: Report = si
 def _compare(path: Path, listed: list[Any], promised: Entry | None, counter: Counter) -> str | None:
     try:
         found = _mark(path, counter)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    except (UnreadableError, FileNotFoundError) as error:
+        return str(error)
     if promised and found != [promised.size, promised.sha256]:
         return "altered: it is not the file of the manifest"
     return None if found == listed else "altered since the installation"

@@ -1,9 +1,8 @@
 """Who made a bundle: its manifest's signatures, and the public keys that a site trusts.
 
 manifest.json.sig begins with the line `sha256 - HEX`, the digest of manifest.json, so that damage shows
-without
-any key. Then a line for each signature, `ed25519 KEY-ID BASE64`, over the bytes of manifest.json; two of them
-while one key takes over from another. Keys are PEM files, as openssl makes and reads them too.
+without any key. Then a line for each signature, `ed25519 KEY-ID BASE64`, over the bytes of manifest.json; two
+of them while one key takes over from another. Keys are PEM files, as openssl makes and reads them too.
 """
 
 from __future__ import annotations
@@ -11,18 +10,21 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundle.site import ed25519
-from bundle.site.manifest import MANIFEST, SIGNATURE, read_bytes
-from server.errors import BundleError, ConfigurationError
+from sealed import ed25519
+from sealed.failures import BundleError, SiteError
+from sealed.files import UnreadableError, open_file
+from sealed.manifest import MANIFEST, SIGNATURE, read_bytes
 
 ALGORITHM = "ed25519"
-DER_PREFIX = bytes.fromhex(
-    "302a300506032b6570032100"
-)  # a SubjectPublicKeyInfo of Ed25519, up to the key itself
+KEY_ID = re.compile(r"[0-9a-f]{16}")
+MOST_SIGNATURE_BYTES = 1 << 16  # some hundred signatures
+# a SubjectPublicKeyInfo of Ed25519, up to the key itself
+DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ def key_id(raw: bytes) -> str:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """A public key from its PEM file. Raises ConfigurationError for anything else."""
+    """A public key from its PEM file. Raises SiteError for anything else."""
     try:
         lines = path.read_text("ascii").split("\n")
     except OSError as error:
-        raise ConfigurationError(f"cannot read the public key {path}: {error.strerror}.") from error
+        raise SiteError(f"cannot read the public key {path}: {error.strerror}.") from error
     except UnicodeDecodeError:
         lines = []
     inner = [line.strip() for line in lines if line.strip() and not line.startswith("-----")]
@@ -56,12 +58,11 @@ def read_public_key(path: Path) -> PublicKey:
     except binascii.Error:
         der = b""
     if "PRIVATE KEY" in "".join(lines):
-        raise ConfigurationError(
-            f"{path} is a private key. A site needs the public one, NAME.pub; keep the private one away from"
-            " it."
+        raise SiteError(
+            f"{path} is a private key. A site needs the public one, NAME.pub; keep the private one away."
         )
     if len(der) != len(DER_PREFIX) + 32 or not der.startswith(DER_PREFIX):
-        raise ConfigurationError(
+        raise SiteError(
             f"{path} is not an Ed25519 public key in PEM; `verbatim bundle keygen NAME` makes NAME.pub."
         )
     return PublicKey(der[len(DER_PREFIX) :], str(path))
@@ -79,11 +80,12 @@ def read_sealed(folder: Path) -> tuple[bytes, str]:
     """The bytes of manifest.json, which are what manifest.json.sig says, and the text of the latter."""
     manifest = read_bytes(folder)
     try:
-        text = (folder / SIGNATURE).read_text("ascii", errors="replace")
+        with open_file(folder / SIGNATURE) as file:
+            text = file.read(MOST_SIGNATURE_BYTES).decode("ascii", errors="replace")
     except FileNotFoundError:
         raise BundleError(f"{SIGNATURE}: missing") from None
-    except OSError as error:
-        raise BundleError(f"cannot read {folder / SIGNATURE}: {error.strerror}.") from error
+    except UnreadableError as error:
+        raise BundleError(f"{folder / SIGNATURE}: {error}.") from error
     if not text.startswith(digest_line(manifest)):
         raise BundleError(
             f"{MANIFEST}: altered, or {SIGNATURE} is: the digest in the one is not that of the other. Copy"
@@ -100,7 +102,7 @@ def signers(text: str) -> list[str]:
 def _signatures(text: str) -> Iterator[tuple[str, bytes]]:
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 3 and words[0] == ALGORITHM:
+        if len(words) == 3 and words[0] == ALGORITHM and KEY_ID.fullmatch(words[1]):
             try:
                 yield words[1], base64.b64decode(words[2], validate=True)
             except binascii.Error:
@@ -121,12 +123,11 @@ def require_signature(manifest: bytes, text: str, keys: Iterable[PublicKey]) -> 
     if ours:
         raise BundleError(
             f"{SIGNATURE}: the signature of key {', '.join(sorted(ours))} is not one of this {MANIFEST}. One"
-            " of the"
-            " two was damaged or exchanged."
+            " of the two was damaged or exchanged."
         )
     found = ", ".join(key for key, _ in named)
     raise BundleError(
         f"{SIGNATURE}: signed by {found}, and a signature of {wanted} is required. Either the bundle is"
-        " another"
-        " maker's, or its maker has a new key: ask for the public key, on a way that the bundle did not take."
+        " another maker's, or its maker has a new key: ask for the public key, on a way that the bundle did"
+        " not take."
     )

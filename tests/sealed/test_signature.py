@@ -1,19 +1,17 @@
-"""Keys and signatures: made, required, missing, another's, changed."""
+"""A manifest's signatures: required, missing, another's, changed."""
 
 from __future__ import annotations
 
-import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
-from bundle.signing import make_keys, read_private_key, sign
-from bundle.site.manifest import SIGNATURE
-from bundle.site.signature import digest_line, read_public_key, read_sealed, require_signature, signers
-from server.errors import BundleError, ConfigurationError
+from bundle.keys import make_keys, read_private_key, seal_text
+from sealed.failures import BundleError, SiteError
+from sealed.manifest import SIGNATURE
+from sealed.signature import digest_line, read_public_key, read_sealed, require_signature, signers
 
 MANIFEST = b'{"format": 1}'
 
@@ -27,16 +25,7 @@ def keys(tmp_path: Path) -> Path:
 
 
 def signed_by(keys: Path, *names: str) -> str:
-    return digest_line(MANIFEST) + "".join(
-        sign(read_private_key(keys / f"{name}.key"), MANIFEST) for name in names
-    )
-
-
-def test_a_private_key_is_its_owners_alone(keys: Path) -> None:
-    """Nobody else may read it, and neither key is ever replaced."""
-    assert stat.S_IMODE((keys / "old.key").stat().st_mode) == 0o600
-    with pytest.raises(ConfigurationError, match=r"old\.key is there already"):
-        make_keys(keys / "old")
+    return seal_text(MANIFEST, [read_private_key(keys / f"{name}.key", str) for name in names])
 
 
 def test_a_signature_of_a_trusted_key_is_enough(keys: Path) -> None:
@@ -89,32 +78,5 @@ def test_what_is_no_public_key_is_told(keys: Path, tmp_path: Path) -> None:
         ("bytes.pub", "not an Ed25519 public key"),
         ("none.pub", "cannot read"),
     ):
-        with pytest.raises(ConfigurationError, match=words):
+        with pytest.raises(SiteError, match=words):
             read_public_key(keys / name)
-
-
-def test_what_is_no_private_key_is_told(keys: Path, tmp_path: Path) -> None:
-    """A public key, a missing file, one behind a passphrase."""
-    secret = read_private_key(keys / "old.key").private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.BestAvailableEncryption(b"x"),
-    )
-    (tmp_path / "locked.key").write_bytes(secret)
-    for name, words in (
-        ("old.pub", "not an Ed25519 private key"),
-        ("none.key", "cannot read"),
-        ("locked.key", "passphrase"),
-    ):
-        with pytest.raises(ConfigurationError, match=words):
-            read_private_key(keys / name)
-
-
-def test_openssl_reads_the_keys(keys: Path) -> None:
-    """They are plain PEM: `openssl pkey` knows both, where it is installed."""
-    try:
-        command = ["openssl", "pkey", "-in", str(keys / "old.key"), "-pubout"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    assert told == (keys / "old.pub").read_text()

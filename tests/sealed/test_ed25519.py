@@ -7,8 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bundle.signing import raw_public
-from bundle.site.ed25519 import L, verify
+from bundle.keys import raw_public
+from sealed.ed25519 import L, verify
 
 # RFC 8032, 7.1: secret key, public key, message, signature of tests 1, 2, 3 and SHA(abc)
 VECTORS = [
