@@ -81,6 +81,8 @@ def run(options: Options, passphrase: Passphrase, environ: Mapping[str, str], ba
     else:
         with disk_errors(order.out):
             make(order, keys, console, bars)
+        for key in keys:
+            console.print(f"allowed_signers: {allowed_signer(key)}")
 
 
 def read_order(options: Options, environ: Mapping[str, str], console: Console) -> Order:
@@ -123,8 +125,6 @@ def make(order: Order, keys: Sequence[Ed25519PrivateKey], console: Console, bars
     clear(order.out, manifest)
     signed = f"signed by {', '.join(key_id(raw_public(key)) for key in keys)}" if keys else "not signed"
     console.print(f"{describe(manifest)}, {signed}, in {time.monotonic() - started:.0f} s: {order.out}")
-    for key in keys:
-        console.print(f"allowed_signers: {allowed_signer(key)}")
 
 
 def describe(manifest: Manifest) -> str:

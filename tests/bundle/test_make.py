@@ -226,8 +226,10 @@ def test_parts_are_small_and_nothing_else_is_large(checkout: Checkout) -> None:
 def test_signing_and_verifying(checkout: Checkout) -> None:
     """keygen, --sign with two keys while one takes over, and verify with either; with a third it fails."""
     for name in ("old", "new", "other"):
-        assert f"{name}.pub: public" in ok(checkout.run("bundle", "keygen", name)).stdout
-    ok(checkout.bundle("--sign", "old.key", "--sign", "new.key"))
+        assert f"{name}.pub and {name}.allowed: public" in ok(checkout.run("bundle", "keygen", name)).stdout
+    said = ok(checkout.bundle("--sign", "old.key", "--sign", "new.key")).stdout.splitlines()
+    for line, name in zip(said[-2:], ("old", "new"), strict=True):
+        assert line == f"allowed_signers: {(checkout.root / f'{name}.allowed').read_text().strip()}"
     for name in ("old", "new"):
         ok(checkout.run("verify", "out", "--require-signature", f"{name}.pub"))
     other = checkout.run("verify", "out", "--require-signature", "other.pub")
@@ -238,14 +240,28 @@ def test_signing_and_verifying(checkout: Checkout) -> None:
     assert old.returncode == 1
 
 
+def test_a_key_with_a_passphrase_signs(checkout: Checkout) -> None:
+    """Out of a file or the environment; told where there is none of them, nor a terminal."""
+    (checkout.root / "secret").write_text("correct horse\n")
+    ok(checkout.run("bundle", "keygen", "maker", "--passphrase", "--passphrase-file", "secret"))
+    none = checkout.bundle("--sign", "maker.key")
+    assert (none.returncode, "--passphrase-file" in none.stderr) == (2, True)
+    ok(checkout.bundle("--sign", "maker.key", "--passphrase-file", "secret"))
+    ok(checkout.run("verify", "out", "--require-signature", "maker.pub"))
+    again = ok(checkout.bundle("--sign", "maker.key", VERBATIM_PASSPHRASE="correct horse"))
+    assert "nothing to do" in again.stdout
+
+
 def test_verify_names_every_bad_file(checkout: Checkout) -> None:
     """On standard output, a line each, and exit code 1; a folder that is no bundle is told as well."""
     ok(checkout.bundle())
     flip(checkout.out / "models.yaml", 2)
     (checkout.out / SBOM).unlink()
+    (checkout.out / "added\x1b[2J").write_text("")
     ran = checkout.run("verify", "out")
     assert ran.returncode == 1
-    assert sorted(line.split(":")[0] for line in ran.stdout.splitlines()) == ["models.yaml", SBOM]
+    named = sorted(line.split(":")[0] for line in ran.stdout.splitlines())
+    assert named == ["added\\x1b[2J", "models.yaml", SBOM]
     nothing = checkout.run("verify", "server")
     assert (nothing.returncode, "neither a bundle nor an installation" in nothing.stderr) == (1, True)
 

@@ -79,6 +79,14 @@ def test_a_shared_path_is_refused_where_it_cannot_be_written(tmp_path: Path, wei
         read_configuration(config(tmp_path, text), {})
 
 
+def test_two_models_need_two_places(tmp_path: Path, weights: Path) -> None:
+    """Ids that become one name are told: one model's files would be the other's."""
+    for other in ("a--b", "A/b"):
+        text = f"models:\n  - {{id: a/b, path: {weights}}}\n  - {{id: {other}, path: {weights}}}\n"
+        with pytest.raises(ConfigurationError, match="would be in one directory"):
+            read_configuration(config(tmp_path, text), {})
+
+
 def test_a_model_that_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that prepares it."""
     monkeypatch.setenv("VERBATIM_CACHE", str(tmp_path / "cache"))

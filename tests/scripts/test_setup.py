@@ -138,7 +138,7 @@ def test_a_package_that_a_killed_pip_left_incomplete_is_found(tmp_path: Path) ->
 
 
 def test_a_finished_environment_starts_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second start compares digests, and neither pip nor the network is touched."""
+    """The second start compares digests: pip and the network are left alone until something changes."""
     (project / "requirements").mkdir()
     (project / "requirements/cpu.txt").write_text("six==1.17.0\n")
     (project / "pyproject.toml").write_text("")
@@ -151,6 +151,9 @@ def test_a_finished_environment_starts_nothing(project: Path, monkeypatch: pytes
     installed.clear()
     setup.set_up(["runtime"], "auto", this_python=False)
     assert not installed
+    (project / "pyproject.toml").write_text("# with another entry point\n")
+    setup.set_up(["runtime"], "auto", this_python=False)
+    assert "--editable" in installed
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def test_no_other_signature_will_do(keys: Path, signed: tuple[str, ...], manifes
 
 def test_garbage_is_no_signature(keys: Path) -> None:
     """Lines that say nothing are passed over."""
-    text = digest_line(MANIFEST) + "ed25519 x !\ned25519\nrsa x eA==\n"
+    text = digest_line(MANIFEST) + "ed25519 x !\ned25519\nrsa x eA==\ned25519 \x1b[2J eA==\n"
+    assert signers(text) == []  # which is printed
     with pytest.raises(BundleError, match="not signed"):
         require_signature(MANIFEST, text, [read_public_key(keys / "new.pub")])
 

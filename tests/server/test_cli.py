@@ -9,10 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
-from server.cli import cli
+from server.cli import OneParagraph, add_commands, cli
 from server.contract.request import CompletionRequest
+
+OTHER = """
+import typer
+from sealed import failures
+from server import errors
+
+more = typer.Typer()
+
+@more.command()
+def hello():
+    print("hello")
+
+@more.command()
+def bye(): ...
+
+def fail(kind: str):
+    raise (getattr(errors, kind, None) or getattr(failures, kind))("what to do")
+"""
 
 
 @pytest.fixture
@@ -159,6 +178,22 @@ def test_keys_new(tmp_path: Path) -> None:
     assert "expires=2030-01-31" in Path(file).read_text()
     assert verbatim("keys", "new", "alice", "--file", file).exit_code == 2
     assert "YYYY-MM-DD" in verbatim("keys", "new", "bob", "--file", file, "--expires", "soon").stderr
+
+
+def test_commands_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point in `verbatim.commands` is a command; its failures are one paragraph and an exit code."""
+    (tmp_path / "other.py").write_text(OTHER)
+    info = tmp_path / "other-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[verbatim.commands]\nfail = other:fail\nmore = other:more\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    app = typer.Typer(cls=OneParagraph)
+    add_commands(app)
+    assert CliRunner().invoke(app, ["more", "hello"]).stdout == "hello\n"
+    for kind, code in (("ConfigurationError", 2), ("SiteError", 2), ("BundleError", 1)):
+        result = CliRunner().invoke(app, ["fail", kind])
+        assert (result.exit_code, result.stderr) == (code, "verbatim: what to do\n")
 
 
 def test_version_imports_nothing_heavy() -> None:
