@@ -28,7 +28,7 @@ def installed(whole: Path) -> Path:
 
 async def attested(root: Path) -> dict[str, Any]:
     """The installation, as a server says it."""
-    attestation = Attestation(Settings(models=(), attest=True), None, root)
+    attestation = Attestation(Settings.model_construct(models=()), None, root)
     attestation.start()
     await until(lambda: attestation.is_complete)
     document: dict[str, Any] = attestation.document()["installation"]
