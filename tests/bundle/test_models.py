@@ -18,7 +18,7 @@ def weights(tmp_path: Path) -> Path:
     """A model of one tensor without entries."""
     folder = tmp_path / "elsewhere" / "weights"
     folder.mkdir(parents=True)
-    config = {"architectures": ["X"], "max_position_embeddings": 64, "vocab_size": 10}
+    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64, "vocab_size": 10}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")

@@ -396,7 +396,7 @@ def test_an_installer_that_is_exchanged_after_the_check_is_not_used(
     "fields",
     [
         {"version": "../../../escaped"},
-        {"environment": {"X; touch MARK; Y": "1"}},
+        {"environment": {'X}" ]; touch MARK #': "1"}},
         {"environment": {"PYTHONPATH": "x"}},
     ],
 )
