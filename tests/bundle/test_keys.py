@@ -123,6 +123,22 @@ def test_openssl_reads_the_keys(tmp_path: Path, secret: str) -> None:
     assert told == (tmp_path / "made.pub").read_text()
 
 
+def test_a_key_that_openssl_encrypted_signs(keys: Path) -> None:
+    """Whoever made the key without a passphrase can give it one."""
+    command = [
+        needs("openssl"),
+        "pkey",
+        "-in",
+        str(keys / "old.key"),
+        "-aes256",
+        "-out",
+        str(keys / "late.key"),
+    ]
+    subprocess.run([*command, "-passout", f"pass:{SECRET}"], check=True)
+    late, old = (read_private_key(keys / f"{name}.key", lambda _: SECRET) for name in ("late", "old"))
+    assert late.sign(b"message") == old.sign(b"message")
+
+
 @pytest.fixture
 def received(tmp_path: Path) -> Path:
     """A folder with a signed bundle, and beside it what came on another way: maker.pub, maker.allowed."""
