@@ -66,12 +66,26 @@ def plan(order: Order, work: Path) -> Contents:
     if not saved.is_file():
         # The target's own torch need not be one that any index has.
         pins = [pin for pin in order.pins if not (pin.endswith("+cpu") and "torch" in there)]
-        save_plan(plan_wheels([matching(pin, there) for pin in pins], order.python, work), saved)
+        wanted = [matching(pin, there) for pin in pins]
+        found = plan_wheels(wanted, order.python, work)
+        check_digests(found, {name_of(pin): order.digests[pin] for pin in wanted if pin in order.digests})
+        save_plan(found, saved)
     wheels = load_plan(saved)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     roots = {"pip", *(name_of(re.split("[<>=~!]", line)[0]) for line in project["dependencies"])}
     gone = {*there, *orphans({wheel.name: wheel.requires for wheel in wheels}, roots, set(there))}
     return Contents([wheel for wheel in wheels if wheel.name not in gone], weigh_excluded(order, work))
+
+
+def check_digests(wheels: Iterable[Wheel], pinned: Mapping[str, Collection[str]]) -> None:
+    """Raises ConfigurationError where an index has another file than the list, whatever it says of it."""
+    for wheel in wheels:
+        if wheel.sha256 not in pinned.get(wheel.name, [wheel.sha256]):
+            raise ConfigurationError(
+                f"{wheel.file} is not the file that requirements/ names: its SHA-256 is {wheel.sha256}, which"
+                " is not pinned. Somebody exchanged it; if `pip config list` names a mirror, that one has"
+                " another file."
+            )
 
 
 def weigh_excluded(order: Order, work: Path) -> int:

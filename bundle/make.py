@@ -234,6 +234,8 @@ def remarks(order: Order, contents: Contents, total: int) -> Iterator[str]:
     for name, version in there.items():
         if version.split("+")[0] != pinned[name].split("+")[0]:
             yield f"warning: {name} {version} of the target stands in for {pinned[name]}, which was tested"
+    if others := [f"{one.name} {one.version}" for one in contents.wheels if one.version != pinned[one.name]]:
+        yield f"warning: not in requirements/, only the index vouches for it: {', '.join(others)}"
     if unknown := [wheel.name for wheel in contents.wheels if not wheel.size]:
         yield f"not counted, because their index does not tell their size: {', '.join(unknown)}"
     if order.part_bytes:

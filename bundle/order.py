@@ -9,7 +9,6 @@ import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -17,19 +16,17 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bundle.models import Configuration
-from scripts.setup import NEWEST, OLDEST
 from sealed.manifest import Target
 from server.errors import ConfigurationError
+from server.pip import GLIBC, NEWEST, OLDEST, read_pins
 
 Device = Literal["cpu", "cuda"]
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = "x86_64"
-GLIBC = (2, 31)  # the oldest that every pinned wheel supports: PLATFORM of scripts/requirements.py
 OUR_SOURCES = ("bundle", "sampling", "sealed", "server")
 
 PIN = re.compile(r"([A-Za-z0-9][\w.-]*)={2,3}([\w.+!-]+)")
 ROW = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d[\w.+!-]*)(?:\s.*)?")
-LISTED = re.compile(rf"^{PIN.pattern}", re.MULTILINE)  # a line of requirements/, digests after it or not
 UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 SMALLEST_PART = 1 << 20  # manifest.json, which is not cut, has to fit beside the first part
 
@@ -97,18 +94,18 @@ class Order:
 
     @property
     def pins(self) -> list[str]:
-        """The list of the device, less what the profile leaves out, and pip, which installs it."""
-        wanted = [pin for pin in self._listed if name_of(pin) not in self.profile.packages]
-        return [*wanted, f"pip=={metadata.version('pip')}"]
+        """The list of the device, less what the profile leaves out."""
+        return [pin for pin in self.digests if name_of(pin) not in self.profile.packages]
 
     @property
     def excluded(self) -> list[str]:
         """What the profile leaves out of the list."""
-        return [pin for pin in self._listed if name_of(pin) in self.profile.packages]
+        return [pin for pin in self.digests if name_of(pin) in self.profile.packages]
 
     @property
-    def _listed(self) -> list[str]:
-        return pins(ROOT / f"requirements/{self.device}.txt")
+    def digests(self) -> dict[str, tuple[str, ...]]:
+        """SHA-256 of the wheels that will do, by the pin: the whole list of the device."""
+        return dict(read_pins(ROOT / f"requirements/{self.device}.txt"))
 
     @property
     def there(self) -> dict[str, str]:
@@ -142,6 +139,7 @@ class Order:
                 for path in sources()
             },
             self.pins,
+            self.digests,
             [[rule.package, *rule.paths] for rule in self.profile.files],
             self.there,
             [self.device, self.python, self.profile.name, self.gpu, self.part_bytes],
@@ -155,11 +153,6 @@ def sources() -> list[Path]:
     """Every file of ours that a bundle holds, in one form or another."""
     found = [path for package in OUR_SOURCES for path in (ROOT / package).rglob("*")]
     return [*sorted(path for path in found if path.suffix in (".py", ".sh")), ROOT / "pyproject.toml"]
-
-
-def pins(requirements: Path) -> list[str]:
-    """The exact versions of a list, such as six==1.17.0."""
-    return [found[0] for found in LISTED.finditer(requirements.read_text())]
 
 
 def name_of(pin: str) -> str:

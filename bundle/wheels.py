@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,12 +21,12 @@ from urllib.parse import unquote, urlsplit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from bundle.order import GLIBC, MACHINE, OUR_SOURCES
-from scripts.packages import NO_NETWORK, NOT_FOUND, TORCH_CPU_INDEX, output_lines
+from bundle.order import MACHINE, OUR_SOURCES
+from server import pip
 from server.errors import ConfigurationError
+from server.pip import GLIBC, TORCH_CPU_INDEX, missing, run
 
 OLD_TAGS = ("linux", "manylinux1", "manylinux2010", "manylinux2014")
-CONFLICT = re.compile(r"Cannot install (\S+) because")  # in place of `not found` where a constraint names it
 WEIGHING_S = 10.0  # how long an index may take to tell the size of one file
 # pip puts files down when all of one call are there, so that calls should not be long; nor one for each file,
 # because each takes a second to begin.
@@ -72,12 +69,12 @@ def plan_wheels(pins: Sequence[str], python: str, work: Path) -> list[Wheel]:
     succeeded, printed = _report(pins, python, work)
     if succeeded:
         return _wheels(work, python, "")
-    if torch is None or not str(missing_package(printed)).startswith("torch=="):
+    if torch is None or not str(missing(printed)).startswith("torch=="):
         raise explain(printed, python, work)
     # As set-up does: the configured sources first, then PyTorch's own index, for this one file.
     succeeded, printed = _report([torch], python, work, "--index-url", TORCH_CPU_INDEX)
     if not succeeded:
-        if missing_package(printed):
+        if missing(printed):
             raise explain(printed, python, work)
         raise ConfigurationError(
             f"pip's configured sources have no {torch} for Python {python}, and PyTorch's CPU index, which"
@@ -95,7 +92,7 @@ def _report(pins: Iterable[str], python: str, work: Path, *more: str) -> tuple[b
     wanted.write_text("".join(f"{pin}\n" for pin in pins))
     arguments = ["install", "--dry-run", "--ignore-installed", "--no-deps", "--target", str(work / "nowhere")]
     arguments += ["--report", str(work / "report.json"), "-r", str(wanted), *more]
-    return run_pip([*arguments, *target_options(python)], work)
+    return run([*arguments, *target_options(python)], work / "tmp")
 
 
 def _wheels(work: Path, python: str, index: str) -> list[Wheel]:
@@ -185,7 +182,7 @@ def fetch(wheels: Iterable[Wheel], folder: Path, python: str, work: Path, heard:
         arguments += ["--dest", str(arrived), "-r", str(pins), *target_options(python)]
         arguments += ["--index-url", batch[0].index] if batch[0].index else []
         progress = BatchProgress(lambda so_far, before=done: heard(before + so_far))  # type: ignore[misc]
-        succeeded, printed = run_pip(arguments, work, progress.line)
+        succeeded, printed = run(arguments, work / "tmp", progress.line)
         if not succeeded:
             raise explain(printed, python, folder)
         for wheel in batch:
@@ -241,7 +238,7 @@ def build_ours(root: Path, folder: Path, work: Path) -> Path:
             str(built),
             str(source),
         ]
-        succeeded, printed = run_pip(arguments, work)
+        succeeded, printed = run(arguments, work / "tmp")
         if not succeeded:
             last = [line.strip() for line in printed.splitlines() if "rror" in line] or [printed[-200:]]
             raise ConfigurationError(
@@ -261,55 +258,12 @@ def target_options(python: str) -> list[str]:
     return options + [part for tag in tags for part in ("--platform", f"{tag}_{MACHINE}")]
 
 
-def run_pip(
-    arguments: list[str], work: Path, heard: Callable[[str], None] = lambda _: None
-) -> tuple[bool, str]:
-    """(whether it went well, what it printed)"""
-    temporary, printed = work / "tmp", []
-    temporary.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
-    more = {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "SOURCE_DATE_EPOCH": "315532800"}
-    with subprocess.Popen(
-        command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        try:
-            for line in output_lines(process):
-                heard(line)
-                if line and not line.startswith("Progress "):
-                    printed.append(line)
-            process.wait()
-        finally:
-            process.kill()  # only when this program is interrupted has it not ended
-    return process.returncode == 0, "\n".join(printed)
-
-
-def missing_package(printed: str) -> str | None:
-    """The requirement that pip found nowhere. None when it did not get as far as to know."""
-    if NO_NETWORK.search(printed):
-        return None
-    found = NOT_FOUND.search(printed) or CONFLICT.search(printed)
-    return found[1] if found else None
-
-
 def explain(printed: str, python: str, folder: Path) -> ConfigurationError:
     """One paragraph out of all that pip printed."""
-    if "No space left on device" in printed:
+    if requirement := missing(printed):
         return ConfigurationError(
-            f"the disk of {folder} is full. Free some space and run the same command again."
-        )
-    if NO_NETWORK.search(printed):
-        return ConfigurationError(
-            "pip cannot reach the package index. A bundle is made where there is a network: check it, the"
-            " proxy variables and `pip config list`, then run the same command again; it continues where it"
-            " stopped."
-        )
-    if missing := missing_package(printed):
-        return ConfigurationError(
-            f"pip's configured sources have no wheel of {missing} for Python {python} on Linux, {MACHINE}"
+            f"pip's configured sources have no wheel of {requirement} for Python {python} on Linux, {MACHINE}"
             f" and glibc {GLIBC[0]}.{GLIBC[1]}. A bundle holds nothing that would have to be compiled at the"
-            f" site: choose another --python, or build the wheel (`pip wheel --no-deps {missing}` on such a"
-            " machine) and name its folder in PIP_FIND_LINKS."
+            " site: choose another --python, or a source that has the wheel."
         )
-    errors = [line for line in printed.splitlines() if "error" in line.lower()]
-    said = (errors or printed.splitlines() or ["nothing"])[-1].strip()
-    return ConfigurationError(f"pip failed, and said: {said}")
+    return ConfigurationError(pip.explain(printed, folder))

@@ -3,7 +3,8 @@
 Resolves with uv in a throw-away virtual environment, for the oldest Python that is supported: the list then
 serves the newer ones too. First everything at once (engine, ours, tools; for CUDA, which pins more), then
 each list with those versions as constraints, so that a package has one version whichever lists name it.
-With --keep the versions that the lists have now are constraints as well: for adding a package.
+Last the SHA-256 of every wheel that a supported Python may take; a package without one for each of them is
+an error. With --keep the versions that the lists have now stay where they can: for adding a package.
 """
 
 import argparse
@@ -12,22 +13,45 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
+from collections import defaultdict
 from pathlib import Path
+
+from server.pip import GLIBC, NEWEST, OLDEST, Pin, read_pins
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
-PLATFORM = "x86_64-manylinux_2_31"  # the oldest glibc that every pinned wheel supports
+PYTHONS = [f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)]
+PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
 LEAVE_OUT = {  # built for CUDA and unused for text; vLLM's V2 runner on CUDA does import torchvision
     "cpu": ["torchaudio", "torchcodec", "torchvision"],
     "cuda": ["torchaudio", "torchcodec"],
     "dev": [],
 }
-DIFFERS = re.compile(r"(torch\w*|vllm\S*|nvidia\S*|cuda\S*|setuptools)==")  # between the CPU and CUDA builds
+# Different between the CPU and CUDA builds.
+DIFFERS = re.compile(r"(torch\w*|vllm\S*|nvidia\S*|cuda\S*|setuptools)==")
+# As PyTorch's own CPU index names them beside its wheels for Linux x86-64, one a Python. By hand, so that
+# `make requirements` works where that index is not reached.
+TORCH_CPU = {
+    "torch==2.13.0+cpu": (
+        "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",  # 3.11
+        "4ca4a9394b0c771238a4f73590fdbbc4debad85ed0fa63d026ae1b085da7d6e2",  # 3.12
+        "3fbf9c9d1f3c10c2d59d04aca426dee9ccc6ceb32d255c61e93acc3b4f75fae6",  # 3.13
+        "d20fa53ee744502fa4c69818a720b05ca0d37abd055d4f6e66cae155114bc691",  # 3.14
+    )
+}
+HEAD = """\
+# Made by `make requirements` (scripts/requirements.py): exact versions, and the SHA-256 of every wheel that a
+# supported Python on Linux x86-64 may take. Set-up and bundles take no other file.
+"""
 
 
 class Compiler:
+    """uv, in an environment of its own."""
+
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         venv.create(folder / "uv", with_pip=True)
         self.bin = folder / "uv/bin"
         subprocess.run([self.bin / "pip", "install", "-q", UV], check=True)
@@ -41,62 +65,83 @@ class Compiler:
         values = re.findall(r"find-links='(.*)'", listing.stdout)
         return sorted({link for value in values for link in value.replace("\\n", " ").split()})
 
-    def compile(self, extras: list[str], output: Path, *options: str, local_files: bool = True) -> str:
-        command = [str(self.bin / "uv"), "pip", "compile", "pyproject.toml", "-o", str(output), "--quiet"]
-        command += ["--python-version", "3.11", "--python-platform", PLATFORM, "--upgrade"]
-        command += ["--no-emit-index-url", "--no-emit-find-links", "--no-annotate"]
-        command += ["--custom-compile-command", "make requirements", *options]
+    def versions(self, extras: list[str], output: Path, *options: str, local_files: bool = True) -> list[str]:
+        """`name==version` of everything that the project and these extras need, kept in the output."""
+        command = ["pyproject.toml", "-o", str(output), "--no-annotate", "--no-header", *options]
         for extra in extras:
             command += ["--extra", extra]
         for link in self.find_links if local_files else []:
             command += ["--find-links", link]
+        self._compile(PYTHONS[0], command)
+        return output.read_text().splitlines()
+
+    def digests(self, requirements: list[str]) -> dict[str, set[str]]:
+        """SHA-256 of the wheels that each supported Python may take, by the package's name."""
+        listing, found = self.folder / "pinned.txt", defaultdict[str, set[str]](set)
+        listing.write_text("".join(f"{requirement}\n" for requirement in requirements))
+        for python in PYTHONS:
+            lock = self.folder / f"pylock.{python.replace('.', '-')}.toml"
+            self._compile(python, [str(listing), "--no-deps", "--format", "pylock.toml", "-o", str(lock)])
+            for package in tomllib.loads(lock.read_text())["packages"]:
+                found[package["name"]] |= {wheel["hashes"]["sha256"] for wheel in package["wheels"]}
+        return found
+
+    def _compile(self, python: str, arguments: list[str]) -> None:
+        command = [str(self.bin / "uv"), "pip", "compile", "--quiet", *arguments, "--only-binary", ":all:"]
+        command += ["--python-version", python, "--python-platform", PLATFORM]
+        command += ["--no-emit-index-url", "--no-emit-find-links"]
         environment = {name: value for name, value in os.environ.items() if name != "PIP_FIND_LINKS"}
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
-        return output.read_text()
 
 
-def exact_torch(listing: str) -> str:
+def exact_torch(requirement: str) -> str:
     """`===` for torch: a `+cpu` build among pip's local files would satisfy `==` and be preferred."""
-    return re.sub(r"^(torch(?:vision)?)==", r"\1===", listing, flags=re.MULTILINE)
+    return re.sub(r"^(torch(?:vision)?)==", r"\1===", requirement)
 
 
-def present_versions() -> str:
-    """The pins of the lists as they are, but for those that differ between them."""
-    lists = [(ROOT / f"requirements/{kind}.txt").read_text().splitlines() for kind in LEAVE_OUT]
-    pinned = {line for lines in lists for line in lines if "==" in line and not DIFFERS.match(line)}
-    return "".join(f"{line}\n" for line in sorted(pinned))
+def pinned(compiler: Compiler, kind: str, versions: list[str]) -> list[Pin]:
+    """The packages with their digests; torch for the CPU first: a source without it is noticed at once."""
+    requirements = [exact_torch(one) if kind == "cuda" else one for one in versions]
+    by_hand = [one for one in requirements if one.endswith("+cpu")]
+    if unknown := set(by_hand) - TORCH_CPU.keys():
+        sys.exit(f"error: the digests of {', '.join(unknown)} are missing in TORCH_CPU of {__file__}.")
+    rest = [one for one in requirements if one not in by_hand]
+    digests = compiler.digests(rest)
+    return [
+        *(Pin(one, TORCH_CPU[one]) for one in by_hand),
+        *(Pin(one, tuple(sorted(digests[one.partition("=")[0]]))) for one in rest),
+    ]
+
+
+def write_list(path: Path, pins: list[Pin]) -> None:
+    path.write_text(HEAD + "".join(pin.line.replace(" --hash", " \\\n    --hash") + "\n" for pin in pins))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="only add what is missing; upgrade nothing")
     keep = parser.parse_args().keep
+    lists = {kind: ROOT / f"requirements/{kind}.txt" for kind in LEAVE_OUT}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         compiler = Compiler(folder)
-        present = folder / "present.txt"
-        present.write_text(present_versions() if keep else "")
-        everything = compiler.compile(
-            ["cuda", "dev", "bundle"], folder / "everything.txt", "-c", str(present), local_files=False
-        )
+        outputs = {kind: folder / f"{kind}.txt" for kind in ("everything", *lists)}
+        if keep:  # uv keeps what it finds in its output, where it can
+            there = {kind: [pin.requirement for pin in read_pins(path)] for kind, path in lists.items()}
+            there["everything"] = sorted({*there["cuda"], *there["dev"]})
+            for kind, output in outputs.items():
+                output.write_text("".join(f"{one}\n" for one in there[kind]).replace("===", "=="))
+        everything = compiler.versions(["cuda", "dev", "bundle"], outputs["everything"], local_files=False)
         constraints = folder / "constraints.txt"
-        constraints.write_text(
-            "".join(f"{line}\n" for line in everything.splitlines() if not DIFFERS.match(line))
-        )
-        for kind, packages in LEAVE_OUT.items():
-            options = [f"--no-emit-package={package}" for package in packages]
-            listing = compiler.compile(
-                [kind, "bundle"],
-                folder / f"{kind}.txt",
-                "-c",
-                str(constraints),
-                *options,
-                local_files=kind != "cuda",
-            )
-            (ROOT / "requirements" / f"{kind}.txt").write_text(
-                exact_torch(listing) if kind == "cuda" else listing
-            )
-            sys.stdout.write(f"requirements/{kind}.txt: {listing.count('==')} packages\n")
+        constraints.write_text("".join(f"{one}\n" for one in everything if not DIFFERS.match(one)))
+        for kind, path in lists.items():
+            options = ["-c", str(constraints), *(f"--no-emit-package={one}" for one in LEAVE_OUT[kind])]
+            local_files = kind != "cuda"
+            versions = compiler.versions([kind, "bundle"], outputs[kind], *options, local_files=local_files)
+            pins = pinned(compiler, kind, versions)
+            write_list(path, pins)
+            num_wheels = sum(len(pin.sha256) for pin in pins)
+            print(f"requirements/{kind}.txt: {len(pins)} packages, {num_wheels} wheels", flush=True)
 
 
 if __name__ == "__main__":

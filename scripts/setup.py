@@ -3,8 +3,9 @@
     python -m scripts.setup [--device auto|cpu|cuda] [--this-python] [runtime] [dev] [model]
 
 Only the standard library, because it runs before anything is installed. What was installed is noted in
-.venv/verbatim.json together with a digest of the list it came from: if the note fits, nothing is started and
-no network touched. While pip works the note says so, and the next run first removes what a killed pip left.
+.venv/verbatim.json, with a digest of the list it came from: if the note fits, nothing is started and no
+network touched. While pip changes packages the note says so, and after a kill the next run makes .venv anew;
+what was downloaded comes out of pip's cache then.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.packages import ROOT, VENV, Installer, SetupError, explain, pins, remove_broken_packages
+from scripts.packages import ROOT, VENV, Installer, SetupError
+from server.pip import NEWEST, OLDEST, explain, read_pins
 
 NOTE = VENV / "verbatim.json"
-OLDEST, NEWEST = (3, 11), (3, 14)  # what vLLM 0.32.0 and the pinned wheels support
 DRIVER = 580  # the CUDA 13 that vLLM and torch are built for needs this driver or a newer one
 FREE_GIB = {"cpu": 5, "cuda": 16, "dev": 1}  # installed, downloaded, and the copy in pip's cache
 
@@ -137,7 +138,7 @@ def make_venv() -> None:
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if made.returncode:
-        raise SetupError(explain(made.stdout))
+        raise SetupError(explain(made.stdout, ROOT))
 
 
 def install(name: str, note: dict[str, Any], lock: int) -> None:
@@ -149,18 +150,18 @@ def install(name: str, note: dict[str, Any], lock: int) -> None:
         return
     if kind not in note:
         check_space(name)
-    started_at, installer = time.monotonic(), Installer(lock)
-    note.update({kind: None, "working": True})
-    write_note(note)
-    if not note.get("pip"):
-        installer.upgrade_pip()
-        note["pip"] = True
+
+    def changing(begins: bool) -> None:
+        note.update({kind: None, "working": begins})
+        write_note(note)
+
+    started_at, installer = time.monotonic(), Installer(lock, changing)
     installer.install_list(requirements)
     if kind == "runtime":
         installer.install_project()
-    note.update({kind: wanted, "working": False})
+    note[kind] = wanted
     write_note(note)
-    seconds, num_packages = time.monotonic() - started_at, len(pins(requirements))
+    seconds, num_packages = time.monotonic() - started_at, len(read_pins(requirements))
     print(f"installed requirements/{name}.txt: {num_packages} packages in {seconds:.0f} s", flush=True)
 
 
@@ -173,12 +174,11 @@ def set_up(targets: list[str], wanted_device: str, this_python: bool) -> None:
             device = choose_device(wanted_device, device)
             names.append(device)
         names += ["dev"] if "dev" in targets else []
+        if note.get("working"):
+            print("the last set-up was cut off while it installed", flush=True)
         if not is_usable(note, device, this_python):
             make_venv()
             note = {"root": str(ROOT), "python": platform.python_version()}
-        elif note.get("working"):
-            print("the last set-up was interrupted: continuing", flush=True)
-            remove_broken_packages()
         note["device"] = device
         for name in names:
             install(name, note, lock)
@@ -189,10 +189,11 @@ def set_up(targets: list[str], wanted_device: str, this_python: bool) -> None:
 
 
 def is_usable(note: dict[str, Any], device: str | None, this_python: bool) -> bool:
-    """Whether .venv can be kept: not moved, its interpreter there, and made for this device and Python."""
+    """Whether .venv can be kept: whole, not moved, its interpreter there, made for this device and Python."""
     python = ".".join(str(note.get("python")).split(".")[:2])
     return (
-        note.get("root") == str(ROOT)
+        not note.get("working")
+        and note.get("root") == str(ROOT)
         and (VENV / "bin/python").exists()
         and note.get("device") in (None, device)
         and (not this_python or python == "{}.{}".format(*sys.version_info))
@@ -220,7 +221,7 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(textwrap.fill(f"error: {explain(str(error))}", 100, break_long_words=False))
+        sys.exit(textwrap.fill(f"error: {explain(str(error), ROOT)}", 100, break_long_words=False))
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command continues")
 

@@ -19,7 +19,7 @@ ROOMS = {
     "sealed": "failures ed25519 files manifest payload signature installation",
     "bundle.site": "console packages target install cli",
     "sampling": "reference batch transforms kernels launcher slots best_of runner_v1 runner_v2",
-    "server": "errors",
+    "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile settings loading",
     "server.text": "tokenizer detokenizer stops",
@@ -52,7 +52,7 @@ LATE = {
     ("sampling.runner_v2", "sampling.kernels"),  # Triton and torch, which the class's readers do without
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
-    ("bundle.cli", "bundle.make"),  # scripts/, which only a checkout has; packages that a site does without
+    ("bundle.cli", "bundle.make"),  # packages that a site does without
     ("bundle.cli", "bundle.keys"),
 }
 

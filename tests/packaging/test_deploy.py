@@ -135,7 +135,7 @@ def test_whoever_stops_it_waits_for_the_drain() -> None:
 
 def test_labels_are_what_is_pinned() -> None:
     """The versions in Dockerfile.cuda are this checkout's."""
-    pins = dict(re.findall(r"^(\w+)={2,3}(.+)$", (ROOT / "requirements/cuda.txt").read_text(), re.MULTILINE))
+    pins = dict(re.findall(r"^(\w+)={2,3}(\S+)", (ROOT / "requirements/cuda.txt").read_text(), re.MULTILINE))
     wanted = {"VERBATIM": __version__, "VLLM": pins["vllm"], "TORCH": pins["torch"]}
     assert dict(re.findall(r"^ARG (VERBATIM|VLLM|TORCH)=(.+)$", DOCKERFILE, re.MULTILINE)) == wanted
 
