@@ -24,6 +24,11 @@ from sealed.payload import Problems
 from sealed.signature import PublicKey, read_public_key, read_sealed, require_signature
 from server.errors import ConfigurationError
 
+ROOT = Path(__file__).resolve().parent.parent
+IN_A_CHECKOUT = (
+    "is made in a checkout of the project, where its lists of packages are: clone it, `make setup`, and run"
+    " .venv/bin/verbatim there."
+)
 THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
 
 HELP = """Make a bundle for a machine without a network.
@@ -82,8 +87,10 @@ def make(
 ) -> None:
     if context.invoked_subcommand:
         return
-    # Late: it needs the checkout and packages that an installation at a site does without.
-    from bundle.make import Options, run
+    if not (ROOT / "requirements/cpu.txt").is_file():
+        raise ConfigurationError(f"a bundle {IN_A_CHECKOUT}")
+    with packages():
+        from bundle.make import Options, run
 
     options = Options(
         config=config, device=device, python=python, out=out, profile=profile, part_size=part_size,
@@ -105,12 +112,22 @@ def keygen(
     The private key stays where bundles are made. The public one goes to the sites, on another way than
     bundles: as NAME.pub for install.sh and openssl, as NAME.allowed for ssh-keygen.
     """
-    from bundle.keys import make_keys
+    with packages():
+        from bundle.keys import make_keys
 
     secret = read_passphrase(passphrase_file, name, new=True) if passphrase or passphrase_file else ""
     (private, public, allowed), key_id = make_keys(name, secret)
     print(f"{private}: private, keep it; {public} and {allowed}: public, the id is {key_id}")
     print(f"{allowed} says: {allowed.read_text().strip()}")
+
+
+@contextmanager
+def packages() -> Iterator[None]:
+    """Around late imports: of what an installation at a site does without. Raises ConfigurationError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} is missing: a bundle, or a key, {IN_A_CHECKOUT}") from error
 
 
 def read_passphrase(file: Path | None, key: Path, *, new: bool = False) -> str:

@@ -24,7 +24,6 @@ from bundle.order import (
     ROOT,
     Device,
     Order,
-    check_checkout,
     check_gpu,
     check_python,
     load_profile,
@@ -69,7 +68,6 @@ class Options:
 
 def run(options: Options, passphrase: Passphrase, environ: Mapping[str, str], bars: Bars) -> None:
     """Raises ConfigurationError for whatever a person can mend."""
-    check_checkout()
     keys = [read_private_key(path, passphrase) for path in options.sign]
     if len(keys) > MOST_KEYS:
         raise ConfigurationError(f"--sign: at most {MOST_KEYS} keys.")

@@ -163,15 +163,6 @@ def version_of(pin: str) -> str:
     return pin.rpartition("=")[2]
 
 
-def check_checkout() -> None:
-    """Raises ConfigurationError in an installation, which has no lists of packages."""
-    if not (ROOT / "requirements/cpu.txt").is_file() or not (ROOT / "pyproject.toml").is_file():
-        raise ConfigurationError(
-            "a bundle is made in a checkout of the project, where its lists of packages are: clone it, `make"
-            " setup`, and run .venv/bin/verbatim bundle there."
-        )
-
-
 def check_python(python: str) -> None:
     found = re.fullmatch(r"(\d+)\.(\d+)", python)
     if not found or not OLDEST <= (int(found[1]), int(found[2])) <= NEWEST:
