@@ -3,9 +3,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from scripts import docs
+from server import __version__
 from server.cli import cli
 
 INTERNAL = {"VERBATIM_SERVER_PID"}  # set by the server, for the processes it starts
@@ -44,6 +46,27 @@ def test_the_page_for_sites_names_options_that_exist() -> None:
     named = set(re.findall(r"--[a-z][a-z-]+", (PAGE.parent / "airgap.md").read_text(encoding="utf-8")))
     assert len(named) > 10
     assert {option for option in named if option not in known} == set()
+
+
+def test_the_newest_release_of_the_changelog_is_this_version() -> None:
+    """Dated, below what is not released yet."""
+    text = (PAGE.parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    first, second, *_ = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert first == "Unreleased"
+    assert re.fullmatch(rf"{re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)", second)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/installation.md", "docs/development-gpu.md"]
+)
+def test_a_page_names_make_targets_and_files_that_exist(page: str) -> None:
+    """`make X` is a target, and a link to a file of ours leads to one."""
+    root = PAGE.parent.parent
+    text, rules = (root / page).read_text(encoding="utf-8"), (root / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
+    assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text)) <= targets
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    assert [link for link in links if not (root / page).parent.joinpath(link).exists()] == []
 
 
 def test_writing_twice_changes_nothing() -> None:
