@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.report import machine, write
 from benchmarks.servers import verbatim
 
@@ -139,8 +140,7 @@ def summary(best_of: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(cells: list[dict[str, Any]]) -> Table:
-    shown = Table(title="giving up early: on against off")
-    for column in (
+    columns = (
         "best_of",
         "prompts",
         "tokens off",
@@ -150,22 +150,23 @@ def table(cells: list[dict[str, Any]]) -> Table:
         "s on",
         "saved",
         "same choice",
-    ):
-        shown.add_column(column, justify="right")
-    for cell in cells:
-        tokens, seconds = cell["tokens"], cell["mean_reply_s"]
-        shown.add_row(
-            str(cell["best_of"]),
-            str(cell["prompts"]),
-            str(tokens["off"]),
-            str(tokens["on"]),
-            f"{cell['tokens_saved']:.1%}",
-            f"{seconds['off']:.2f}",
-            f"{seconds['on']:.2f}",
-            f"{cell['time_saved']:.1%}",
-            str(cell["same_choice"]),
-        )
-    return shown
+    )
+    return report.table(
+        "giving up early: on against off",
+        columns,
+        (
+            [
+                str(cell["best_of"]),
+                str(cell["prompts"]),
+                *(str(cell["tokens"][mode]) for mode in ("off", "on")),
+                f"{cell['tokens_saved']:.1%}",
+                *(f"{cell['mean_reply_s'][mode]:.2f}" for mode in ("off", "on")),
+                f"{cell['time_saved']:.1%}",
+                str(cell["same_choice"]),
+            ]
+            for cell in cells
+        ),
+    )
 
 
 if __name__ == "__main__":

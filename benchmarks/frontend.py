@@ -29,10 +29,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.idle_executor import STEP_FILE, set_step
+from benchmarks import report
 from benchmarks.load import percentiles
 from benchmarks.report import machine, write
-from benchmarks.servers import Server, verbatim, vllm
+from benchmarks.servers import STEP_FILE, Server, set_step, verbatim, vllm
 from server.weights.builtin import builtin_path
 
 MODEL = "smollm2-135m-instruct"
@@ -202,25 +202,27 @@ def summary(cell: Cell, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(title="front ends: CPU per token, and what a client sees")
-    for column in ("load", "streams", "step ms", "server", "µs/token", "tokens/s", "TTFT p50", "TTFT p99"):
-        shown.add_column(column, justify="right")
-    for column in ("gap p99", "MB", "bytes/chunk"):
-        shown.add_column(column, justify="right")
-    for row in rows:
-        shown.add_row(
-            row["kind"],
-            str(row["streams"]),
-            f"{row['step_s'] * 1000:.0f}",
-            row["server"],
-            f"{row['cpu_us']:.1f}",
-            f"{row['tokens_per_s']:.0f}",
-            *(f"{row['first_ms'].get(p, 0):.0f}" for p in ("p50", "p99")),
-            f"{row['gap_p99_ms']:.0f}",
-            f"{row['rss_mb']:.0f}",
-            f"{row['bytes_per_chunk']:.0f}",
-        )
-    return shown
+    columns = ["load", "streams", "step ms", "server", "µs per token", "tokens per s"]
+    columns += ["first p50", "first p99", "gap p99", "MB", "bytes per chunk"]
+    return report.table(
+        "front ends: CPU per token, and what a client sees (ms)",
+        columns,
+        (
+            [
+                row["kind"],
+                str(row["streams"]),
+                f"{row['step_s'] * 1000:.0f}",
+                row["server"].replace(" workers", "w"),
+                f"{row['cpu_us']:.1f}",
+                f"{row['tokens_per_s']:.0f}",
+                *(f"{row['first_ms'].get(p, 0):.0f}" for p in ("p50", "p99")),
+                f"{row['gap_p99_ms']:.0f}",
+                f"{row['rss_mb']:.0f}",
+                f"{row['bytes_per_chunk']:.0f}",
+            ]
+            for row in rows
+        ),
+    )
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:

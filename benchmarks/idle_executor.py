@@ -22,14 +22,9 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 
-STEP_FILE = "VERBATIM_IDLE_STEP"
+from benchmarks.servers import STEP_FILE
+
 FIRST_ID, LAST_ID = 1000, 40_000  # ordinary words of the built-in model's vocabulary
-
-
-def set_step(file: Path, seconds: float) -> None:
-    """How long a step takes from now on."""
-    with file.open("r+b" if file.exists() else "wb") as stream:
-        stream.write(struct.pack("d", seconds))
 
 
 class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked

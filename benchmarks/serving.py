@@ -29,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.load import percentiles
 from benchmarks.report import machine, write
 from benchmarks.servers import Server, verbatim, vllm
@@ -200,19 +201,21 @@ def summary(server: str, load: str, streams: int, runs: list[dict[str, Any]]) ->
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(title="servers: tokens a second, and what a client sees (ms)")
-    for column in ("load", "streams", "server", "tokens/s", "TTFT p50", "TTFT p99", "gap p50", "gap p99"):
-        shown.add_column(column, justify="right")
-    for row in sorted(rows, key=lambda row: (LOADS.index(row["load"]), row["streams"])):
-        shown.add_row(
-            row["load"],
-            str(row["streams"]),
-            row["server"],
-            f"{row['tokens_per_s']:.0f}",
-            *(f"{row['first_ms'].get(p, 0):.0f}" for p in ("p50", "p99")),
-            *(f"{row['gap_ms'][p]:.1f}" for p in ("p50", "p99")),
-        )
-    return shown
+    return report.table(
+        "servers: tokens a second, and what a client sees (ms)",
+        ("load", "streams", "server", "tokens per s", "first p50", "first p99", "gap p50", "gap p99"),
+        (
+            [
+                row["load"],
+                str(row["streams"]),
+                row["server"],
+                f"{row['tokens_per_s']:.0f}",
+                *(f"{row['first_ms'].get(p, 0):.0f}" for p in ("p50", "p99")),
+                *(f"{row['gap_ms'][p]:.1f}" for p in ("p50", "p99")),
+            ]
+            for row in sorted(rows, key=lambda row: (LOADS.index(row["load"]), row["streams"]))
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks import report, serving
+from benchmarks import best_of, frontend, report, serving
 from server.observe.versions import CPU_BUILD
 
 
@@ -60,3 +66,32 @@ def test_the_commit_of_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(report, "_output", lambda *command: "")
     monkeypatch.setenv("VERBATIM_COMMIT", "abc")
     assert report.machine("x")["commit"] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("table", "file", "key"),
+    [
+        (frontend.table, "frontend-cpu", "rows"),
+        (frontend.table, "frontend-before-cpu", "rows"),
+        (serving.table, "serving-cpu", "rows"),
+        (report.steps, "sampling-cpu", "cells"),
+        (best_of.table, "best-of-cpu", "cells"),
+    ],
+)
+def test_a_table_is_whole_at_80_columns(table: Callable[[Any], Table], file: str, key: str) -> None:
+    """Every cell of the results in the repository is on one line, and nothing is cut."""
+    results = json.loads((Path(report.__file__).parent / f"results/{file}.json").read_text())[key]
+    shown, console = table(results), Console(width=80, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(shown)
+    lines = captured.get().splitlines()[-len(results) :]
+    cells = zip(*(column.cells for column in shown.columns), strict=True)
+    assert [line.split() for line in lines] == [" ".join(map(str, row)).split() for row in cells]
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"), [(0.0004, "0.000"), (9.8765, "9.877"), (129.265, "129.3"), (1802.3, "1802")]
+)
+def test_five_characters_of_a_time(ms: float, text: str) -> None:
+    """The most exact figure that they hold."""
+    assert report.short(ms) == text
