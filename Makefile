@@ -5,7 +5,7 @@ PORT   = 8000
 ARGS   =
 PYTHON = python3
 DEVICE = auto
-FAKE_GPU = $(HOME)/fake-gpu
+HOSTGPU = .venv-hostgpu
 
 # A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
 SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
@@ -17,11 +17,11 @@ help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
-	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, an environment of its own: FAKE_GPU=DIR'
+	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (10 GB; gcc)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
-	@echo 'make clean         remove .venv and what tools leave behind'
+	@echo 'make clean         remove .venv, .venv-hostgpu and what tools leave behind'
 	@echo 'Variables: HOST PORT ARGS PYTHON DEVICE=auto|cpu|cuda'
 
 setup:
@@ -39,12 +39,12 @@ test-fast:
 	@$(BIN)/python -m pytest --fast $(ARGS)
 
 test-hostgpu:
-	@test -x $(FAKE_GPU)/run || { \
-	  echo '$(FAKE_GPU)/run is missing: a command that runs another one with vLLM'\''s CUDA build and libraries that'; \
-	  echo 'pretend to be CUDA. make-env.sh DIR of the fake-gpu kit makes it in about 2 minutes and 5 GB; then'; \
-	  echo 'make test-hostgpu FAKE_GPU=DIR'; exit 2; }
+	@echo 'vLLM'\''s CUDA build on a pretended GPU, in $(HOSTGPU): about 5 GB to download and 10 GB on disk the first time'
+	@command -v gcc >/dev/null || { echo 'error: gcc is missing, which compiles the pretended GPU'; exit 2; }
+	@VERBATIM_VENV=$(HOSTGPU) $(PYTHON) -m scripts.setup --device cuda runtime
+	@sh tests/hostgpu/kit/build.sh $(HOSTGPU)
 	@$(SETUP) runtime dev model
-	@FAKE_GPU=$(FAKE_GPU) $(BIN)/python -m pytest tests/hostgpu $(ARGS)
+	@FAKE_GPU=$(CURDIR)/$(HOSTGPU)/fake $(BIN)/python -m pytest tests/hostgpu $(ARGS)
 
 check:
 	@$(SETUP) dev
@@ -58,5 +58,5 @@ requirements:
 	@$(PYTHON) -m scripts.requirements
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(HOSTGPU) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ Only the standard library, because it runs before anything is installed.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from server.pip import TORCH_CPU_INDEX, Answer, Pin, explain, missing, read_pins, run
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+VENV = ROOT / os.environ.get("VERBATIM_VENV", ".venv")
 LOG = VENV / "setup.log"
 PROGRESS = "--progress-bar=raw"  # since pip 24.1
 CHECKED = ["install", "--no-deps", "--only-binary=:all:", "--require-hashes", "--retries=2"]

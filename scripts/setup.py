@@ -5,7 +5,7 @@
 Only the standard library, because it runs before anything is installed. What was installed is noted in
 .venv/verbatim.json, with a digest of the list it came from: if the note fits, nothing is started and no
 network touched. While pip changes packages the note says so, and after a kill the next run makes .venv anew;
-what was downloaded comes out of pip's cache then.
+what was downloaded comes out of pip's cache then. VERBATIM_VENV names another folder than .venv.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def check_space(name: str) -> None:
 
 
 def make_venv() -> None:
-    print(f"making .venv with Python {platform.python_version()}", flush=True)
+    print(f"making {VENV.name} with Python {platform.python_version()}", flush=True)
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if made.returncode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,6 @@ if not RUN.is_file():
     pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
-ROOT = Path(__file__).parents[2]
 ALL = {"repetition_penalty": 1.2, "frequency_penalty": 0.5, "min_p": 0.1, "logit_bias": {"7042": 5}}
 
 
@@ -28,11 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "gpu_memory_utilization": 0.01,
         "engine_args": {"enforce_eager": True},
     }
-    verbatim = (RUN, "python", ROOT / "tests/hostgpu/serve.py", sysconfig.get_path("purelib"))
     # Kernels do nothing here, the one that counts NaN included: it would find whatever was in memory.
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "VLLM_COMPUTE_NANS_IN_LOGITS": "0"}
+    environ = os.environ | {"VLLM_COMPUTE_NANS_IN_LOGITS": "0"}
     folder = tmp_path_factory.mktemp("hostgpu-serve")
-    with serving(folder, {"models": [model]}, verbatim=verbatim, environ=environ) as server:
+    with serving(folder, {"models": [model]}, verbatim=(RUN, "verbatim"), environ=environ) as server:
         server.wait_ready()
         yield server
 

@@ -1,0 +1,48 @@
+"""Gives vLLM plausible token ids: nothing computed any, so whatever was in memory would be taken for them."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+PATCHED = "vllm.v1.worker.gpu.async_utils"
+SMALLEST_VOCABULARY = 40_000
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Changes the one module when it is imported, and no other."""
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        if name != PATCHED:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec, f"vLLM has no {name} any more"
+        assert spec.loader
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def patch(module: Any) -> None:
+    """One token a step and request, with an id that every vocabulary here has."""
+    get_output = module.AsyncOutput.get_output
+
+    def plausible(self: Any) -> Any:
+        self.num_sampled_tokens_np[...] = 1
+        self.sampled_token_ids %= SMALLEST_VOCABULARY
+        return get_output(self)
+
+    module.AsyncOutput.get_output = plausible
+
+
+sys.meta_path.insert(0, Finder())
