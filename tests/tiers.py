@@ -19,7 +19,7 @@ SLOW = {
     "bundle": "cryptography",
     "engine": "vLLM",
     "gpu": "an NVIDIA GPU",
-    "hostgpu": "the fake-gpu kit",
+    "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 10 GB of disk",
     "packaging": "vLLM, root, buildah, debootstrap",
     "sampling/torch": "torch, Triton, vLLM",
 }

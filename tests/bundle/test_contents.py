@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bundle.contents import matching, orphans, thin
 from bundle.order import FileRule
-from tests.bundle.tiny import make_wheel
+from tests.wheels import make_wheel
 
 GRAPH = {
     "vllm": {"torch", "numpy", "pillow"},

@@ -21,8 +21,9 @@ from bundle.order import ROOT
 from scripts.requirements import write_list
 from sealed.manifest import SBOM, Manifest, parse, read_bytes
 from server.pip import Pin
-from tests.bundle.tiny import PYTHON, flip, make_wheel
+from tests.bundle.tiny import PYTHON, flip
 from tests.helpers import byte_level, model_directory
+from tests.wheels import make_wheel
 
 TEXT_PROFILE = """
 [packages]

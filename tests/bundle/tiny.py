@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import csv
 import ensurepip
-import hashlib
-import io
 import platform
 import shutil
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,36 +14,12 @@ from bundle.contents import Item, entry_of
 from bundle.seal import cut, installer, place_whole, sign
 from sealed import manifest as manifests
 from sealed.manifest import Entry, Manifest, Target
+from tests.wheels import make_wheel
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ".".join(platform.python_version_tuple()[:2])
 MODEL = "models/tiny"
 SAYS = "verbatim 0 of a tiny bundle"
-
-
-def make_wheel(
-    folder: Path, name: str, files: Mapping[str, str], entry_points: str = "", version: str = "1.0"
-) -> Path:
-    """A wheel of pure Python."""
-    info = f"{name}-{version}.dist-info"
-    content = {
-        **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    if entry_points:
-        content[f"{info}/entry_points.txt"] = entry_points
-    record = io.StringIO()
-    rows = csv.writer(record)
-    for path, text in content.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
-        rows.writerow([path, f"sha256={digest}", len(text.encode())])
-    rows.writerow([f"{info}/RECORD", "", ""])
-    wheel = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in (*content.items(), (f"{info}/RECORD", record.getvalue())):
-            archive.writestr(zipfile.ZipInfo(path, (1980, 1, 1, 0, 0, 0)), text)
-    return wheel
 
 
 def pip_wheel() -> Path:

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from bundle.wheels import build_ours
-from tests.engine.serving import serving
 from tests.helpers import ASK, URL, byte_level, model_directory
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 

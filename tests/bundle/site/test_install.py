@@ -25,7 +25,8 @@ import typing_extensions
 from bundle.keys import make_keys, read_private_key
 from sealed.installation import check_installation, complete_versions
 from tests.bundle.conftest import Install
-from tests.bundle.tiny import MODEL, PYTHON, SAYS, flip, make_wheel, reseal, tiny_bundle
+from tests.bundle.tiny import MODEL, PYTHON, SAYS, flip, reseal, tiny_bundle
+from tests.wheels import make_wheel
 
 NUM_KILLS = 10
 

