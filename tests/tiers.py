@@ -22,6 +22,7 @@ SLOW = {
     "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 10 GB of disk",
     "packaging": "vLLM, root, buildah, debootstrap",
     "sampling/torch": "torch, Triton, vLLM",
+    "sealed": "cryptography",
 }
 
 
