@@ -141,22 +141,6 @@ def test_lone_byte_has_a_plain_name(pieces: Tokenizer) -> None:
 # --- loading -----------------------------------------------------------------------------------------------
 
 
-def test_ends_and_beginning(directory: Path) -> None:
-    """BOS and EOS are read from the tokenizer's configuration, where it has them."""
-    tokenizer = load_tokenizer(directory, VOCAB_SIZE)
-    assert (tokenizer.bos_id, tokenizer.eos_ids) == (0, (1,))
-
-
-def test_ends_of_every_file(tmp_path: Path) -> None:
-    """Each id that any file calls an end is one, once."""
-    path = model_directory(tmp_path, byte_level())
-    (path / "generation_config.json").write_text('{"eos_token_id": [1, 9]}')
-    (path / "config.json").write_text('{"eos_token_id": 8, "bos_token_id": 7}')
-    (path / "tokenizer_config.json").unlink()
-    tokenizer = load_tokenizer(path, VOCAB_SIZE)
-    assert (tokenizer.bos_id, tokenizer.eos_ids) == (7, (1, 9, 8))
-
-
 @pytest.mark.parametrize("text", ["", "{}", "[]", None])
 def test_broken_tokenizer(tmp_path: Path, text: str | None) -> None:
     """A tokenizer that cannot be read is an error that names the file."""
