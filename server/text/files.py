@@ -1,18 +1,25 @@
-"""What a model directory's files say of its tokenizer, and of the ids that begin and end a text."""
+"""A model directory's tokenizer out of all its files, put together as transformers does, and the ids that
+begin and end a text."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
+from tokenizers import AddedToken, Tokenizer
 
 from server.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
+
+ENDS = ("bos_token", "eos_token")
+NAMED = (*ENDS, "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+EXTRA = "additional_special_tokens"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +27,7 @@ class TokenizerFiles:
     """encoder: the tokenizer. bos_id: of the token for a text's beginning. eos_ids: ids that end a
     completion. Both are ids that the model has."""
 
-    encoder: tokenizers.Tokenizer
+    encoder: Tokenizer
     bos_id: int | None
     eos_ids: tuple[int, ...]
 
@@ -28,29 +35,110 @@ class TokenizerFiles:
 def read_files(directory: Path, vocab_size: int) -> TokenizerFiles:
     """The files of a model directory. vocab_size: the model's, which the tokenizer's may exceed.
 
-    Raises ConfigurationError for files that cannot be read.
+    Raises ConfigurationError for files that cannot be read, and for a bos_token or eos_token in none of them.
     """
     try:
-        encoder = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        encoder = Tokenizer.from_file(str(directory / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001  # the library raises nothing finer
         raise ConfigurationError(f"{directory / 'tokenizer.json'} cannot be read: {error}") from None
     encoder.no_padding()
     encoder.no_truncation()
+    try:
+        tokens = _add_tokens(encoder, directory, vocab_size)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{directory}: its files describe the tokenizer's tokens in no known way: {error!r}"
+        ) from error
     return TokenizerFiles(
         encoder=encoder,
-        bos_id=next(iter(_ids("bos_token", encoder, directory, vocab_size)), None),
-        eos_ids=_ids("eos_token", encoder, directory, vocab_size),
+        bos_id=next(iter(_ids("bos_token", tokens, directory, vocab_size)), None),
+        eos_ids=_ids("eos_token", tokens, directory, vocab_size),
     )
 
 
-def _ids(name: str, encoder: tokenizers.Tokenizer, directory: Path, vocab_size: int) -> tuple[int, ...]:
+def _add_tokens(encoder: Tokenizer, directory: Path, vocab_size: int) -> dict[str, int]:
+    """Adds what the other files say, as transformers' TokenizersBackend does.
+
+    A token keeps the id that it has, and a new one gets the next. Returns the ids of bos_token and eos_token.
+    """
+    config = _read_json(directory / "tokenizer_config.json")
+    if "added_tokens_decoder" in config:
+        listed = {int(i): _token(fields) for i, fields in config["added_tokens_decoder"].items()}
+    else:  # the older files
+        more = _read_json(directory / "special_tokens_map.json")
+        extra = config.get(EXTRA) or more.pop(EXTRA, None)
+        config |= more
+        special = {token.content for _, token in _special_tokens(config)}
+        added = _read_json(directory / "added_tokens.json").items()
+        listed = {i: AddedToken(t, special=t in special, normalized=t not in special) for t, i in added}
+        config[EXTRA] = extra
+    found = list(_special_tokens(config))
+    for token in listed.values():
+        token.special |= any(name and token.content == other.content for name, other in found)
+    encoder.add_tokens([listed[i] for i in sorted(listed)])
+    _warn_of_other_ids(encoder, listed, directory)
+    for name, token in found:
+        _add_named(encoder, name, token, directory, vocab_size)
+    encoder.encode_special_tokens = config.get("split_special_tokens") is True
+    ids = {name: encoder.token_to_id(token.content) for name, token in found if name in ENDS}
+    return {name: token_id for name, token_id in ids.items() if token_id is not None}
+
+
+def _add_named(encoder: Tokenizer, name: str, token: AddedToken, directory: Path, vocab_size: int) -> None:
+    """Adds a special token that is not one yet. One that the model was never taught stays text."""
+    is_there = encoder.token_to_id(token.content) is not None
+    if name in ENDS and not is_there:
+        raise ConfigurationError(
+            f"{directory}: {name} is {token.content!r}, but no file of the tokenizer has such a token;"
+            " correct tokenizer_config.json or special_tokens_map.json, or add the file that is missing"
+        )
+    known = {other.content for other in encoder.get_added_tokens_decoder().values()}
+    if token.content not in known and (is_there or _next_id(encoder) < vocab_size):
+        encoder.add_special_tokens([token])
+
+
+def _special_tokens(config: dict[str, Any]) -> Iterator[tuple[str, AddedToken]]:
+    """The special tokens of a configuration by their names there; those of a list have none."""
+    named = {name: config[name] for name in NAMED if name in config}
+    named |= {name: token for name, token in config.items() if name.endswith("_token") and name not in NAMED}
+    unnamed: list[Any] = []
+    for listed in (config.get("extra_special_tokens") or [], config.get(EXTRA) or []):
+        if isinstance(listed, dict):
+            named |= listed
+        else:
+            unnamed += listed
+    for name, token in [*named.items(), *(("", token) for token in unnamed)]:
+        fields = token if isinstance(token, dict) else {"content": token}
+        if isinstance(fields.get("content"), str) and fields["content"]:
+            yield name, _token({**fields, "special": True})
+
+
+def _token(fields: dict[str, Any]) -> AddedToken:
+    """A token as a file describes it."""
+    return AddedToken(fields["content"], **{name: fields[name] for name in FLAGS if name in fields})
+
+
+def _warn_of_other_ids(encoder: Tokenizer, listed: dict[int, AddedToken], directory: Path) -> None:
+    for i, token in listed.items():
+        if (given := encoder.token_to_id(token.content)) != i:
+            log.warning(
+                "%s: the token %r has the id %s, not %d as a file says", directory, token.content, given, i
+            )
+
+
+def _next_id(encoder: Tokenizer) -> int:
+    """The id that the next token gets which is new."""
+    last = max(encoder.get_added_tokens_decoder(), default=-1)
+    return max(last + 1, encoder.get_vocab_size(with_added_tokens=False))
+
+
+def _ids(name: str, tokens: dict[str, int], directory: Path, vocab_size: int) -> tuple[int, ...]:
     """Every id that any of the files calls this, the tokenizer's first, as vLLM does.
 
     Only ids that the model has: any other kills an engine that looks for its logit.
     """
     found: list[int] = []
-    token = _special_names(directory).get(name)
-    named = {"tokenizer_config.json": None if token is None else encoder.token_to_id(token)}
+    named = {"tokenizer_config.json": tokens.get(name)}
     for file in ("generation_config.json", "config.json"):
         named[file] = _read_json(directory / file).get(f"{name}_id")
     for file, ids in named.items():
@@ -69,6 +157,7 @@ def _ids(name: str, encoder: tokenizers.Tokenizer, directory: Path, vocab_size: 
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file, which a tokenizer may well do without."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -76,15 +165,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
     return content if isinstance(content, dict) else {}
-
-
-def _special_names(directory: Path) -> dict[str, str]:
-    """bos_token and eos_token of tokenizer_config.json, which writes each as a string or as an object."""
-    config = _read_json(directory / "tokenizer_config.json")
-    found = {}
-    for name in ("bos_token", "eos_token"):
-        token = config.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str):
-            found[name] = token
-    return found

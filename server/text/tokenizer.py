@@ -73,12 +73,14 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         )
     decoder = json.loads(encoder.to_str())["decoder"] or {}
     parts = {part.get("type"): part for part in [decoder, *decoder.get("decoders", [])]}
-    added = encoder.get_added_tokens_decoder()
     vocab = encoder.get_vocab(with_added_tokens=True)
+    # As the library writes them, which is not always what it looks for.
+    added = {i: str(encoder.id_to_token(i)) for i in encoder.get_added_tokens_decoder()}
     if "ByteLevel" in parts:
-        content = {i: token.encode() if i in added else byte_level(token) for token, i in vocab.items()}
+        content = {i: byte_level(token) for token, i in vocab.items()}
+        content |= {i: token.encode() for i, token in added.items()}
     elif parts.keys() & {"ByteFallback", "Metaspace"}:
-        content = {i: sentencepiece(token) for token, i in vocab.items()}
+        content = {i: sentencepiece(token) for i, token in ({i: t for t, i in vocab.items()} | added).items()}
     else:
         raise ConfigurationError(
             f"{directory / 'tokenizer.json'} has a decoder of type {decoder.get('type')}; supported are "
@@ -90,7 +92,8 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         table=table,
         texts=tuple(map(text_of, table)),
         names=token_names(table, vocab),
-        special=frozenset(i for i, token in added.items() if token.special),
+        # By what the library leaves out: it remembers more tokens as special than it says.
+        special=frozenset(i for i in added if encoder.decode([i]) != encoder.decode([i], False)),
         bos_id=files.bos_id,
         eos_ids=files.eos_ids,
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",

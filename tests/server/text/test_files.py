@@ -65,3 +65,55 @@ def test_beginning_beyond_the_model(tmp_path: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(f"{EOS} $A", special_tokens=[(EOS, 5000)])
     with pytest.raises(ConfigurationError, match="token id 5000 around every prompt"):
         loaded(model_directory(tmp_path, tokenizer))
+
+
+# --- tokens beside tokenizer.json --------------------------------------------------------------------------
+
+CHATML = {"<|im_start|>": 265, "<|im_end|>": 266}
+SPECIAL = {"special": True, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "tokenizer_config.json": {
+                "added_tokens_decoder": {i: {"content": t, **SPECIAL} for t, i in CHATML.items()}
+            }
+        },
+        {"added_tokens.json": CHATML},
+    ],
+)
+def test_tokens_of_other_files(path: Path, files: dict[str, Any]) -> None:
+    """Tokens that tokenizer.json lacks are tokens, and the one that is named as the end ends."""
+    write(path, "tokenizer_config.json")
+    for file, content in files.items():
+        write(path, file, **content)
+    config = files.get("tokenizer_config.json", {})
+    write(path, "tokenizer_config.json", **config, eos_token="<|im_end|>")
+    tokenizer = loaded(path)
+    assert tokenizer.eos_ids == (266,)
+    assert tokenizer.encode("<|im_start|>hello<|im_end|>") == [265, 261, 266]
+    assert tokenizer.special >= {266}
+
+
+@pytest.mark.parametrize("name", ["bos_token", "eos_token"])
+def test_end_that_no_file_has(path: Path, name: str) -> None:
+    """A BOS or EOS that is none of the tokenizer's tokens is refused by its name."""
+    write(path, "tokenizer_config.json", **{name: "<nowhere>"})
+    with pytest.raises(ConfigurationError, match=f"{name} is '<nowhere>', but no file"):
+        loaded(path)
+
+
+def test_token_beyond_the_model_is_not_added(path: Path) -> None:
+    """A special token that the model was never taught is no token: a prompt may have such text."""
+    write(path, "tokenizer_config.json", pad_token="[PAD]")
+    assert loaded(path, 265).encode("[PAD]") != loaded(path, 266).encode("[PAD]") == [265]
+
+
+@pytest.mark.parametrize("decoder", [[], {"x": {}}, {"1": {}}, {"1": "<s>"}, {"1": {"content": 1}}])
+def test_tokens_described_in_no_known_way(path: Path, decoder: object) -> None:
+    """What cannot be read as tokens is an error that names the directory, not a crash."""
+    write(path, "tokenizer_config.json", added_tokens_decoder=decoder)
+    with pytest.raises(ConfigurationError, match=str(path)):
+        loaded(path)
