@@ -22,7 +22,7 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile settings loading",
-    "server.text": "files tables tokenizer detokenizer stops",
+    "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",
     "server.access": "keys limits",

@@ -59,10 +59,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class PromptText:
-    """A prompt for echo. text: as the client wrote it, or None where it sent ids or had it truncated."""
+    """A prompt for echo. text: as the client wrote it, or None where it sent ids or had it truncated.
+
+    starts: where in the text each token begins, where text and log-probabilities are to be echoed.
+    """
 
     ids: list[int]
     text: str | None = None
+    starts: list[int] | None = None
 
 
 class CandidateText:
@@ -106,10 +110,13 @@ class CandidateText:
         before = self.num_tokens
         last = len(output.token_ids) - 1
         for k, token_id in enumerate(output.token_ids):
+            is_last = output.finish_reason is not None and k == last
+            hidden = is_last and output.finish_reason == "stop" and not self._params.include_stop
             if logprobs is not None and output.logprobs is not None:
-                _append(logprobs, self._tokenizer, output.logprobs, k, self._length)
-            ends = output.finish_reason == "stop" and k == last
-            text = self._token(token_id, hidden=ends and not self._params.include_stop)
+                part = b"" if hidden else self._detokenizer.bytes_of(token_id)
+                offset = self._length + self._detokenizer.num_given_up(part, is_last=is_last)
+                _append(logprobs, self._tokenizer, output.logprobs, k, offset)
+            text = self._token(token_id, hidden=hidden)
             given, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
             parts.append(given)
             if stopped:
@@ -138,24 +145,26 @@ class CandidateText:
         self, prompt: PromptText, prompt_logprobs: TopLogprobs | None, logprobs: Logprobs | None
     ) -> str:
         """The prompt's text, and its log-probabilities if they were asked for; the first token has none."""
-        skip = self._params.skip_special_tokens
-        parts = self._tokenizer.prompt_bytes(prompt.ids, skip_special=skip)
-        decoder = (
-            self._detokenizer if prompt.text is None else Detokenizer(self._tokenizer, skip_special=skip)
-        )
-        texts = [decoder.push_bytes(part) for part in parts]
-        text = "".join(texts) if prompt.text is None else prompt.text
+        text, starts = self._prompt_text(prompt)
         if logprobs is not None and prompt_logprobs is not None:
-            for k, piece in enumerate(texts):
-                offset = min(self._length, len(text))
-                if k == 0:
-                    name = self._tokenizer.names[prompt.ids[0]]
-                    logprobs.extend(Logprobs([name], [None], [None], [offset]))
-                else:
-                    _append(logprobs, self._tokenizer, prompt_logprobs, k - 1, offset)
-                self._length += len(piece)
+            name = self._tokenizer.names[prompt.ids[0]]
+            logprobs.extend(Logprobs([name], [None], [None], [starts[0]]))
+            for k, offset in enumerate(starts[1:]):
+                _append(logprobs, self._tokenizer, prompt_logprobs, k, offset)
         self._length = len(text)
         return text
+
+    def _prompt_text(self, prompt: PromptText) -> tuple[str, list[int]]:
+        """The prompt's text, and where in it each token begins. The completion goes on with what the ids of
+        a prompt leave half."""
+        if prompt.text is not None:
+            return prompt.text, prompt.starts or []
+        skip = self._params.skip_special_tokens
+        text, starts = "", []
+        for part in self._tokenizer.prompt_bytes(prompt.ids, skip_special=skip):
+            starts.append(len(text) + self._detokenizer.num_given_up(part))
+            text += self._detokenizer.push_bytes(part)
+        return text, starts
 
 
 def merged(deltas: list[Delta]) -> list[Delta]:

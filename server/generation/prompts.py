@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from server.config.settings import ModelSettings
@@ -12,7 +13,8 @@ from server.contract.request import CompletionRequest
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest
 from server.generation.outputs import PromptText
-from server.text.tokenizer import Tokenizer
+from server.text.long import ending, tokens_at_least
+from server.text.tokenizer import Encoded, Tokenizer
 
 # About 5 ms of tokenizing; from here on it is done in a thread, which does not hold the GIL.
 LONG_CHARS = 20_000
@@ -30,15 +32,17 @@ async def encode_prompts(
     prompts: list[Any] = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     _check_count(len(prompts), params, model.settings)
     if isinstance(prompts[0], str):
-        texts = _filled_in(prompts, request.suffix, model.settings)
-        encoded = await _encode(texts, model.tokenizer)
+        encoded = await _encode(_filled_in(prompts, request.suffix, model.settings), params, model)
     elif request.suffix:
         raise InvalidRequest("suffix must be empty where the prompt is not text", "suffix")
     else:
-        encoded = [PromptText(ids) for ids in prompts]
+        keep = _keep(params, model.context_size) or 0  # [-0:] is all
+        encoded = [PromptText(ids[-keep:]) for ids in prompts]
     for prompt in encoded:
         _check_ids(prompt.ids, model.vocab_size)
-    return [_fitted(prompt, params, model.context_size) for prompt in encoded]
+        if len(prompt.ids) + params.max_tokens > model.context_size:
+            raise _too_long(len(prompt.ids), params, model.context_size)
+    return encoded
 
 
 def _check_count(count: int, params: GenerationParams, model: ModelSettings) -> None:
@@ -63,12 +67,57 @@ def _filled_in(texts: list[str], suffix: str | None, model: ModelSettings) -> li
     return [before + suffix + between + text + after for text in texts]
 
 
-async def _encode(texts: list[str], tokenizer: Tokenizer) -> list[PromptText]:
-    if sum(map(len, texts)) > LONG_CHARS:
-        encoded = await asyncio.to_thread(tokenizer.encode_many, texts)
+async def _encode(texts: list[str], params: GenerationParams, model: ServedModel) -> list[PromptText]:
+    """In threads where it takes long, a few of which do it for all requests, a part at a time."""
+    if sum(map(len, texts)) <= LONG_CHARS:
+        return _tokenized(texts, params, model)
+    loop, encoded = asyncio.get_running_loop(), list[PromptText]()
+    for group in _groups(texts):
+        encoded += await loop.run_in_executor(model.tokenizer.threads, _tokenized, group, params, model)
+    return encoded
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    """Texts that follow each other, up to LONG_CHARS; a longer one is alone."""
+    group, size = list[str](), 0
+    for text in texts:
+        if group and size + len(text) > LONG_CHARS:
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    yield group
+
+
+def _tokenized(texts: list[str], params: GenerationParams, model: ServedModel) -> list[PromptText]:
+    """Of a text that is too long only so much is tokenized as shows it, of one that is truncated its end."""
+    tokenizer, room = model.tokenizer, model.context_size - params.max_tokens
+    keep = _keep(params, model.context_size)
+    if keep is None or keep > room:
+        for text in texts:
+            if (count := tokens_at_least(tokenizer, text, room)) is not None:
+                raise _too_long(count, params, model.context_size, more="at least ")
+        parts = texts
     else:
-        encoded = tokenizer.encode_many(texts)
-    return [PromptText(ids or _bos(tokenizer), text) for ids, text in zip(encoded, texts, strict=True)]
+        parts = [ending(tokenizer, text, keep) for text in texts]
+    with_starts = params.echo and params.num_logprobs is not None
+    encoded = tokenizer.encode_all(parts, keep=keep, with_starts=with_starts)
+    return [_prompt(*each, tokenizer) for each in zip(texts, parts, encoded, strict=True)]
+
+
+def _prompt(text: str, part: str, encoded: Encoded, tokenizer: Tokenizer) -> PromptText:
+    if not encoded.ids:
+        return PromptText(_bos(tokenizer), text, [0])
+    if encoded.is_whole and len(part) == len(text):
+        return PromptText(encoded.ids, text, encoded.starts)
+    return PromptText(encoded.ids)
+
+
+def _keep(params: GenerationParams, context_size: int) -> int | None:
+    """Most tokens that stay of a prompt; None: all."""
+    if params.truncate_prompt_tokens == -1:
+        return max(1, context_size - params.max_tokens)
+    return params.truncate_prompt_tokens
 
 
 def _bos(tokenizer: Tokenizer) -> list[int]:
@@ -90,18 +139,10 @@ def _check_ids(ids: list[int], vocab_size: int) -> None:
         )
 
 
-def _fitted(prompt: PromptText, params: GenerationParams, context_size: int) -> PromptText:
-    keep = params.truncate_prompt_tokens
-    if keep == -1:
-        keep = max(1, context_size - params.max_tokens)
-    if keep is not None and len(prompt.ids) > keep:
-        prompt = PromptText(prompt.ids[-keep:])
-    total = len(prompt.ids) + params.max_tokens
-    if total > context_size:
-        raise InvalidRequest(
-            f"This model's maximum context length is {context_size} tokens, however you requested {total} "
-            f"tokens ({len(prompt.ids)} in your prompt; {params.max_tokens} for the completion). Please "
-            "reduce your prompt or max_tokens.",
-            "prompt" if len(prompt.ids) > context_size else "max_tokens",
-        )
-    return prompt
+def _too_long(count: int, params: GenerationParams, context_size: int, *, more: str = "") -> InvalidRequest:
+    return InvalidRequest(
+        f"This model's maximum context length is {context_size} tokens, however you requested "
+        f"{more}{count + params.max_tokens} tokens ({more}{count} in your prompt; {params.max_tokens} for "
+        "the completion). Please reduce your prompt or max_tokens.",
+        "prompt" if count > context_size else "max_tokens",
+    )

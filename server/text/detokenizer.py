@@ -33,7 +33,22 @@ class Detokenizer:
         self._pending = part[num_bytes:]
         return text
 
+    def num_given_up(self, part: bytes, *, is_last: bool = False) -> int:
+        """How many characters of what these bytes complete are of tokens before them: 1 where a character
+        was begun that they do not go on with, so that it becomes U+FFFD; else 0."""
+        if not self._pending or not (part or is_last):
+            return 0
+        try:
+            codecs.utf_8_decode(self._pending + part[:1], "strict", not part)
+        except UnicodeDecodeError:
+            return 1
+        return 0
+
     def finish(self) -> str:
         """What is left of a character that was never completed."""
         part, self._pending = self._pending, b""
         return part.decode("utf-8", "replace")
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """What a token adds to the text."""
+        return b"" if token_id in self._skip else self._table[token_id]

@@ -7,8 +7,10 @@ the tokens of a completion gives its text.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tokenizers
@@ -17,7 +19,22 @@ from server.errors import ConfigurationError
 from server.text.files import read_files
 from server.text.tables import byte_level, sentencepiece, text_of, token_names
 
+MAX_THREADS = min(8, os.cpu_count() or 1)
 NO_SPACE = {"prepend_scheme": "never"}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt's ids. is_whole: none were left out. starts: where in the prompt's characters the text of each
+    token begins, where that was asked for.
+
+    A token inside a character begins where the character does, and one that the post-processor adds stands
+    between its neighbours.
+    """
+
+    ids: list[int]
+    is_whole: bool = True
+    starts: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,7 @@ class Tokenizer:
     token as logprobs show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another
     token has the same text; unique. special: ids that skip_special_tokens leaves out of the text. eos_ids:
     ids that end a completion. strips_space: whether decoding drops one leading space (SentencePiece's dummy
-    prefix).
+    prefix). threads: where long texts are tokenized, for all requests.
     """
 
     encoder: tokenizers.Tokenizer
@@ -40,13 +57,19 @@ class Tokenizer:
     bos_id: int | None
     eos_ids: tuple[int, ...]
     strips_space: bool
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "tokenizer"))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, with the tokens that the model's own post-processor adds (a BOS, say)."""
         return self.encoder.encode(text).ids
 
-    def encode_many(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.encoder.encode_batch_fast(texts)]
+    def encode_all(
+        self, texts: list[str], *, keep: int | None = None, with_starts: bool = False
+    ) -> list[Encoded]:
+        """The prompts of a request. keep: at most so many tokens of each, the last ones."""
+        if with_starts:
+            return [_encoded(encoding, keep, with_starts) for encoding in self.encoder.encode_batch(texts)]
+        return [_encoded(encoding, keep, with_starts) for encoding in self.encoder.encode_batch_fast(texts)]
 
     def prompt_bytes(self, ids: Iterable[int], *, skip_special: bool) -> list[bytes]:
         """What each id of a prompt contributes to its text."""
@@ -56,6 +79,27 @@ class Tokenizer:
             if first is not None and parts[first].startswith(b" "):
                 parts[first] = parts[first][1:]
         return parts
+
+
+def _encoded(encoding: tokenizers.Encoding, keep: int | None, with_starts: bool) -> Encoded:
+    """The tokens of the prompt are left out before a BOS, say, is added to them, so that one stays."""
+    ids = encoding.ids
+    if keep is None or len(ids) <= keep:
+        return Encoded(ids, starts=_starts(encoding) if with_starts else None)
+    is_added = encoding.special_tokens_mask
+    left_out = [k for k, added in enumerate(is_added) if not added][: len(ids) - keep]
+    for k in reversed(left_out):
+        del ids[k]
+    return Encoded(ids[-keep:], is_whole=False)
+
+
+def _starts(encoding: tokenizers.Encoding) -> list[int]:
+    starts, start, end = [], 0, 0
+    for (first, behind), is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
+        start = max(start, end if is_added else first)
+        end = max(end, behind)
+        starts.append(start)
+    return starts
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
@@ -71,6 +115,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
             f"{directory / 'tokenizer.json'} puts the token id {strange[0]} around every prompt, but the"
             f" model has {vocab_size} tokens; its post_processor belongs to another model"
         )
+    _keep_spans_whole(encoder)
     decoder = json.loads(encoder.to_str())["decoder"] or {}
     parts = {part.get("type"): part for part in [decoder, *decoder.get("decoders", [])]}
     vocab = encoder.get_vocab(with_added_tokens=True)
@@ -98,3 +143,12 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         eos_ids=files.eos_ids,
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
     )
+
+
+def _keep_spans_whole(encoder: tokenizers.Tokenizer) -> None:
+    """Some post-processors take the space at a token's start out of its span, though the token has it."""
+    if encoder.post_processor is not None:
+        state = encoder.post_processor.__getstate__().replace(b'"trim_offsets":true', b'"trim_offsets":false')
+        processor = encoder.post_processor
+        processor.__setstate__(state)
+        encoder.post_processor = processor

@@ -16,7 +16,7 @@ from server.generation.outputs import CandidateText, Delta, PromptText
 from server.text.tokenizer import Tokenizer
 
 PARAMS = GenerationParams(max_tokens=10, n=1, best_of=3)
-PROMPT = PromptText([5, 6], "$%")
+PROMPT = PromptText([5, 6], "$%", [0, 1])
 A, B, C = 66, 67, 68  # a, b, c
 
 

@@ -55,6 +55,12 @@ def told(
     return fold(1, deltas)[0]
 
 
+def written(tokenizer: Tokenizer, text: str) -> PromptText:
+    """A prompt of text."""
+    (encoded,) = tokenizer.encode_all([text], with_starts=True)
+    return PromptText(encoded.ids, text, encoded.starts)
+
+
 def content(name: str) -> bytes:
     if name.startswith("bytes:"):
         return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
@@ -99,6 +105,35 @@ def test_offsets_of_half_characters(bytes_tokenizer: Tokenizer) -> None:
     assert choice.text == "e😀e"
     assert choice.logprobs.text_offset == [0, 1, 1, 1, 1, 2]
     assert choice.logprobs.tokens == ["e", "bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80", "e"]
+
+
+E, HALF, OTHER_HALF, EURO = [70], [174], [160], [160, 226, 107]  # e, the first byte of 😀, of €, and €
+END = [1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "text", "offsets"),
+    [
+        (HALF + E, "\ufffde", [0, 1]),
+        (E + HALF + HALF + E, "e\ufffd\ufffde", [0, 1, 2, 3]),
+        (HALF + OTHER_HALF, "\ufffd\ufffd", [0, 1]),
+        (HALF + EURO + E, "\ufffd€e", [0, 1, 1, 1, 2]),
+        (HALF + END, "\ufffd", [0, 1]),
+        (HALF + END + EURO, "\ufffd€", [0, 0, 1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("sizes", [[], [1, 1, 1, 1]])
+def test_offsets_after_a_character_that_is_never_completed(
+    bytes_tokenizer: Tokenizer, ids: list[int], text: str, offsets: list[int], sizes: list[int]
+) -> None:
+    """What comes after it stands after its U+FFFD, also a special token that ends the text."""
+    for prompt, completion in ((None, ids), (ids[:1], ids[1:])):
+        params = ECHO if prompt else WITH_LOGPROBS
+        parts = outputs(completion, sizes)
+        parts[0].prompt_logprobs = positions([])
+        choice = told(bytes_tokenizer, params, parts, PromptText(prompt or [5]))
+        assert choice.logprobs is not None
+        assert (choice.text, choice.logprobs.text_offset) == (text, offsets)
 
 
 def test_unfinished_character(bytes_tokenizer: Tokenizer) -> None:
@@ -209,7 +244,7 @@ def with_prompt(ids: list[int], completion: list[int]) -> list[EngineOutput]:
 def test_echo(bytes_tokenizer: Tokenizer) -> None:
     """The prompt's text comes first; its first token has no log-probability, offsets run on."""
     prompt, completion = bytes_tokenizer.encode("he é"), bytes_tokenizer.encode(" world")
-    choice = told(bytes_tokenizer, ECHO, with_prompt(prompt, completion), PromptText(prompt, "he é"))
+    choice = told(bytes_tokenizer, ECHO, with_prompt(prompt, completion), written(bytes_tokenizer, "he é"))
     assert choice.text == "he é world"
     assert choice.logprobs is not None
     assert choice.logprobs.tokens == ["he", " ", "é", " w", "or", "l", "d"]
@@ -232,7 +267,10 @@ def test_echo_is_not_searched(bytes_tokenizer: Tokenizer) -> None:
     params = replace(ECHO, stop=("he",))
     prompt = bytes_tokenizer.encode("he")
     choice = told(
-        bytes_tokenizer, params, with_prompt(prompt, bytes_tokenizer.encode("o")), PromptText(prompt, "he")
+        bytes_tokenizer,
+        params,
+        with_prompt(prompt, bytes_tokenizer.encode("o")),
+        written(bytes_tokenizer, "he"),
     )
     assert (choice.text, choice.finish_reason) == ("heo", "length")
 
@@ -241,7 +279,7 @@ def test_echo_alone(bytes_tokenizer: Tokenizer) -> None:
     """With max_tokens 0 the reply is the prompt, and the token that the engine had to make is not in it."""
     prompt = bytes_tokenizer.encode("hello é")
     params = replace(ECHO, max_tokens=0)
-    choice = told(bytes_tokenizer, params, with_prompt(prompt, [9]), PromptText(prompt, "hello é"))
+    choice = told(bytes_tokenizer, params, with_prompt(prompt, [9]), written(bytes_tokenizer, "hello é"))
     assert (choice.text, choice.finish_reason) == ("hello é", "length")
     assert choice.logprobs is not None
     assert choice.logprobs.tokens == ["hello", " ", "é"]
@@ -257,7 +295,7 @@ def test_echo_offsets(
     ids = bytes_tokenizer.encode(prompt)
     parts = outputs(completion, sizes)
     parts[0].prompt_logprobs = positions(ids[1:])
-    choice = told(bytes_tokenizer, ECHO, parts, PromptText(ids, prompt))
+    choice = told(bytes_tokenizer, ECHO, parts, written(bytes_tokenizer, prompt))
     assert choice.text.startswith(prompt)
     assert choice.logprobs is not None
     assert len(choice.logprobs.tokens) == len(ids) + len(completion)
@@ -266,13 +304,14 @@ def test_echo_offsets(
     assert choice.logprobs.text_offset[len(ids)] == len(prompt)
 
 
-def test_echo_of_a_text_that_its_tokens_lengthen(bytes_tokenizer: Tokenizer) -> None:
-    """The prompt is echoed as the client wrote it, and no offset is beyond it."""
+def test_echo_of_a_text_has_the_tokenizers_places(bytes_tokenizer: Tokenizer) -> None:
+    """Whatever the tokens decode to, they begin in the text where the tokenizer has found them."""
     ids = bytes_tokenizer.encode("ffi")
-    choice = told(bytes_tokenizer, ECHO, with_prompt(ids, bytes_tokenizer.encode("e")), PromptText(ids, "ﬃ"))
-    assert choice.text == "ﬃe"
+    prompt, completion = PromptText(ids, "ﬃ é", [0, 0, 2]), bytes_tokenizer.encode("e")
+    choice = told(bytes_tokenizer, ECHO, with_prompt(ids, completion), prompt)
+    assert choice.text == "ﬃ ée"
     assert choice.logprobs is not None
-    assert choice.logprobs.text_offset == [0, 1, 1, 1]
+    assert choice.logprobs.text_offset == [0, 0, 2, 3]
 
 
 # --- fold --------------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_no_truncation_no_padding(tmp_path: Path) -> None:
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=100)
     loaded = load_tokenizer(model_directory(tmp_path, tokenizer), VOCAB_SIZE)
-    assert list(map(len, loaded.encode_many(["e" * 50, "e"]))) == [50, 1]
+    assert [len(encoded.ids) for encoded in loaded.encode_all(["e" * 50, "e"])] == [50, 1]
 
 
 # --- stop sequences ----------------------------------------------------------------------------------------

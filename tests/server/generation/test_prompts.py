@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, processors
+
+from server.contract.params import resolve
+from server.contract.request import CompletionRequest
+from server.engine.served import ServedModel
+from server.generation.outputs import PromptText
+from server.generation.prompts import encode_prompts
+from tests.helpers import BOS, CONTEXT_SIZE, EOS, Engine, byte_level, model_directory, served
+
+
+def surrounded() -> Tokenizer:
+    """As Llama 3's: the post-processor puts a BOS before a text; and an EOS behind it."""
+    tokenizer = byte_level()
+    ids = [(token, tokenizer.token_to_id(token)) for token in (BOS, EOS)]
+    tokenizer.post_processor = processors.TemplateProcessing(f"{BOS} $A {EOS}", special_tokens=ids)
+    return tokenizer
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ServedModel:
+    return served(model_directory(tmp_path, surrounded()), Engine())
+
+
+async def prompts(model: ServedModel, prompt: Any, **fields: Any) -> list[PromptText]:
+    request = CompletionRequest(model="m", prompt=prompt, **fields)
+    return await encode_prompts(request, resolve(request, model.settings, model.vocab_size), model)
+
+
+async def ids(model: ServedModel, prompt: Any, **fields: Any) -> list[int]:
+    (found,) = await prompts(model, prompt, **fields)
+    return found.ids
+
+
+# --- truncation --------------------------------------------------------------------------------------------
+
+WXYZ = [88, 89, 90, 91]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"truncate_prompt_tokens": 6}, [0, *WXYZ, 1]),
+        ({"truncate_prompt_tokens": 4}, [0, *WXYZ[2:], 1]),
+        ({"truncate_prompt_tokens": 2}, [0, 1]),
+        ({"truncate_prompt_tokens": 1}, [1]),
+        ({"truncate_prompt_tokens": -1, "max_tokens": CONTEXT_SIZE - 3}, [0, WXYZ[3], 1]),
+        ({"truncate_prompt_tokens": -1}, [0, *WXYZ, 1]),
+        ({"truncate_prompt_tokens": 10**15}, [0, *WXYZ, 1]),
+    ],
+)
+async def test_text_is_truncated_before_tokens_are_added(
+    model: ServedModel, fields: dict[str, int], expected: list[int]
+) -> None:
+    """Its last tokens stay, and what the post-processor puts around a text is put around them."""
+    assert await ids(model, "wxyz", **fields) == expected
+
+
+async def test_ids_are_sliced(model: ServedModel) -> None:
+    """Ids are sent as they are to be, so nothing is known of what stands before them."""
+    assert await ids(model, [0, *WXYZ, 1], truncate_prompt_tokens=4) == [*WXYZ[1:], 1]
+
+
+async def test_text_of_a_truncated_prompt_is_not_the_clients(model: ServedModel) -> None:
+    """It is what its ids decode to; one that was not truncated is echoed as it was written."""
+    asked = {"echo": True, "logprobs": 0}
+    (cut,) = await prompts(model, "wxyz", truncate_prompt_tokens=4, **asked)
+    (whole,) = await prompts(model, "wxyz", truncate_prompt_tokens=6, **asked)
+    assert (cut.text, cut.starts) == (None, None)
+    assert (whole.text, whole.starts) == ("wxyz", [0, 0, 1, 2, 3, 4])
+
+
+async def test_places_only_where_they_are_told(model: ServedModel) -> None:
+    """Where tokens begin is found out for echo with log-probabilities alone."""
+    for fields in ({}, {"echo": True}, {"logprobs": 1}):
+        (prompt,) = await prompts(model, "wxyz", **fields)
+        assert prompt.starts is None
+
+
+async def test_empty_text_has_one_place(directory: Path) -> None:
+    """The BOS that stands for an empty text begins where the text does."""
+    (prompt,) = await prompts(served(directory, Engine()), "", echo=True, logprobs=1)
+    assert prompt == PromptText([0], "", [0])
