@@ -203,6 +203,13 @@ def test_start_of_a_stop_at_the_end(bytes_tokenizer: Tokenizer) -> None:
     assert stopped(bytes_tokenizer, "we hel", stop=("elo",), include_stop=False) == ("we hel", "length")
 
 
+def test_stop_that_the_end_completes(bytes_tokenizer: Tokenizer) -> None:
+    """Half a character that nothing follows is U+FFFD, also where a sequence asks for that."""
+    half = outputs(bytes_tokenizer.encode("e😀")[:-1])
+    choice = told(bytes_tokenizer, replace(PLAIN, stop=("\ufffd",), include_stop=False), half)
+    assert (choice.text, choice.finish_reason) == ("e", "stop")
+
+
 def test_min_tokens(bytes_tokenizer: Tokenizer) -> None:
     """A sequence that is complete within min_tokens is text."""
     assert stopped(bytes_tokenizer, "oooo", stop=("o",), min_tokens=2) == ("ooo", "stop")
