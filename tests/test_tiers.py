@@ -37,6 +37,14 @@ def test_fast_leaves_out_what_needs_more(folder: pytest.Pytester, options: tuple
     folder.runpytest(*options).assert_outcomes(passed=passed)
 
 
+def test_fast_ones_come_first(folder: pytest.Pytester) -> None:
+    """In a run of all tests, whatever their folders are called."""
+    for name in ("airgap", "server"):
+        make(folder, f"{name}/test_{name}.py", PASSES)
+    result = folder.runpytest("-v")
+    result.stdout.fnmatch_lines(["server/*", "airgap/*"])
+
+
 def test_fast_imports_nothing_heavy(folder: pytest.Pytester) -> None:
     """A fast test that imports a heavy package, or a part of it, fails, installed or not."""
     names = sorted({*tiers.HEAVY, *(f"{name}.x" for name in tiers.HEAVY)})

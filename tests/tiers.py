@@ -41,5 +41,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return (config.getoption("--fast") and is_slow(collection_path)) or None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fast ones first, so that most mistakes show within a minute."""
+    items.sort(key=lambda item: is_slow(item.path))
+
+
 def is_slow(path: Path) -> bool:
     return path.is_relative_to(HERE) and any(path.is_relative_to(HERE / folder) for folder in SLOW)
