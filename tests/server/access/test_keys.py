@@ -51,6 +51,15 @@ def test_wrong_key() -> None:
         Keyring(("k",), None).authenticate("Bearer K")
 
 
+@pytest.mark.parametrize("place", [0, 31, 63])
+def test_every_digit_of_a_digest_counts(tmp_path: Path, place: int) -> None:
+    """A digest that differs in one place is another key's."""
+    right = digest("a")
+    other = right[:place] + ("1" if right[place] == "0" else "0") + right[place + 1 :]
+    with pytest.raises(FailedToAuth):
+        ring(tmp_path, f"alice {other}").authenticate("Bearer a")
+
+
 def test_no_keys_accepts_any() -> None:
     """With no key configured any bearer token will do, and nobody has a name."""
     assert Keyring((), None).authenticate("Bearer whatever") == ANONYMOUS

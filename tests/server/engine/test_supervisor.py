@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+import server.engine.supervisor as supervisor_module
 from server.contract.params import GenerationParams
 from server.engine.base import Engine, EngineOutput, Job, Phase, Report, Status
 from server.engine.simulated.engine import SimulatedEngine
@@ -161,6 +162,36 @@ async def test_not_ready() -> None:
     got: list[EngineOutput | RequestFailure] = []
     supervisor.submit(JOB, collect(got))
     assert isinstance(got[0], ServiceUnavailable)
+
+
+class Unready(SimulatedEngine):
+    """Starts for ever."""
+
+    async def start(self, report: Report) -> None:
+        report(Status(Phase.LOADING))
+        await asyncio.Event().wait()
+
+
+async def test_starting() -> None:
+    """An engine that is there and not ready takes nothing either."""
+    got: list[EngineOutput | RequestFailure] = []
+    async with Patient(engine := Unready(10)).treated() as supervisor:
+        await until(lambda: supervisor.status.phase is Phase.LOADING)
+        supervisor.submit(JOB, collect(got))
+        assert isinstance(got[0], ServiceUnavailable)
+        assert engine.running == set()
+
+
+async def test_a_long_life_wipes_the_slate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that was ready for long is started again as after a first failure."""
+    monkeypatch.setattr(supervisor_module, "STABLE_S", 0.02)
+    sick = [Sick(ValueError("no")) for _ in range(2)]
+    patient = Patient(*sick, stable := slow(), slow(), backoff_s=(0.0, 0.0, 0.0, 60.0))
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        await asyncio.sleep(0.03)
+        stable.death.set()
+        await until(lambda: len(patient.made) == 4)
 
 
 async def test_queue() -> None:

@@ -65,12 +65,13 @@ class Asked:
 
 async def test_what_runs_may_finish(directory: Path) -> None:
     """After a signal /ready and new requests are a 503; what runs is answered whole, and then it ends."""
-    app = app_of(eager(directory, step_s=0.01)[0])
+    app = app_of(eager(directory, step_s=0.02)[0])
     async with living(app) as (client, life):
         asked = Asked(client, stream=False)
         await until(lambda: app.state.server.in_flight == 1)
         os.kill(os.getpid(), signal.SIGTERM)
         await until(lambda: app.state.server.draining)
+        assert app.state.server.in_flight == 1
         assert (await client.get("/ready")).status_code == 503
         assert (await client.post(URL, json=LONG)).status_code == 503
         assert not life.done()
