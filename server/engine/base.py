@@ -60,8 +60,9 @@ class Job:
     """One candidate to generate. request_id: what the client was told, for the log and for messages.
 
     eos_ids: ids that end it (with finish_reason stop) unless params.ignore_eos. seed: this candidate's own.
-    num_logprobs: None, or how many most likely tokens to report beside the sampled one. max_tokens: at least
-    1.
+    num_logprobs: None, or how many most likely tokens to report beside the sampled one. prompt_logprobs: of a
+    prompt of two tokens or more, whose first has none. max_tokens: with prompt_logprobs it may be 0, and the
+    prompt as long as the context.
     """
 
     id: str

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.contract.params import GenerationParams, candidate_seed
-from server.engine.base import EngineOutput, Job, Sink
+from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.engine.supervisor import Supervisor
 from server.errors import InternalError, RequestFailure
 from server.generation.contest import Contest
@@ -47,6 +47,32 @@ class Candidate:
     number: int
     text: CandidateText | None = None
     contest: Contest | None = None
+
+
+class PromptScores:
+    """A prompt's log-probabilities. The first of its candidates alone asks for them, since all have the same;
+    what comes for others before them is held.
+
+    arrive: takes each output, with them.
+    """
+
+    def __init__(self, arrive: Callable[[Candidate, EngineOutput | RequestFailure], None]) -> None:
+        self._arrive = arrive
+        self._logprobs: TopLogprobs | None = None
+        self._held: list[tuple[Candidate, EngineOutput]] = []
+
+    def take(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
+        """A candidate's sink."""
+        if isinstance(output, RequestFailure):
+            self._arrive(candidate, output)
+            return
+        self._held.append((candidate, output))
+        self._logprobs = self._logprobs or output.prompt_logprobs
+        if self._logprobs is not None:
+            held, self._held = self._held, []
+            for one, earlier in held:
+                earlier.prompt_logprobs = self._logprobs
+                self._arrive(one, earlier)
 
 
 class Generation:
@@ -102,10 +128,17 @@ class Generation:
         """The jobs of one prompt, each with the sink for its outputs."""
         params, tokenizer, first_index = self.params, self._tokenizer, prompt_index * self.params.n
         contest = Contest(first_index, prompt, params, tokenizer) if params.best_of > params.n else None
+        is_shared = self._scores_prompt(prompt_index) and params.best_of > 1
+        take = PromptScores(self._arrive).take if is_shared else self._arrive
         for number in range(params.best_of):
             text = None if contest else CandidateText(first_index + number, prompt, params, tokenizer)
             job = self._job(prompt_index, number)
-            yield job, partial(self._arrive, Candidate(job.id, prompt_index, number, text, contest))
+            yield job, partial(take, Candidate(job.id, prompt_index, number, text, contest))
+
+    def _scores_prompt(self, prompt_index: int) -> bool:
+        """Whether the prompt's log-probabilities are needed; its first token has none."""
+        asked = self.params.echo and self.params.num_logprobs is not None
+        return asked and len(self._prompts[prompt_index].ids) > 1
 
     def _job_id(self, prompt_index: int, number: int) -> str:
         return f"{self._unique}-{prompt_index * self.params.best_of + number}"
@@ -121,10 +154,10 @@ class Generation:
             prompt_ids=self._prompts[prompt_index].ids,
             params=params,
             eos_ids=self._tokenizer.eos_ids,
-            max_tokens=max(1, params.max_tokens),
+            max_tokens=params.max_tokens,
             seed=candidate_seed(params.seed, prompt_index, number),
             num_logprobs=num_logprobs,
-            prompt_logprobs=params.echo and params.num_logprobs is not None,
+            prompt_logprobs=number == 0 and self._scores_prompt(prompt_index),
         )
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:

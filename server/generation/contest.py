@@ -107,7 +107,7 @@ class Contest:
         return self._ranking.excludes(number, best_mean(self._running[number].logprob_sum, params.max_tokens))
 
     def _scanner(self) -> CandidateText | None:
-        if not self._params.stop and self._params.max_tokens:
+        if not self._params.stop:
             return None
         silent = replace(self._params, echo=False, num_logprobs=None)
         return CandidateText(0, self._prompt, silent, self._tokenizer)

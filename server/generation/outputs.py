@@ -146,10 +146,11 @@ class CandidateText:
     ) -> str:
         """The prompt's text, and its log-probabilities if they were asked for; the first token has none."""
         text, starts = self._prompt_text(prompt)
-        if logprobs is not None and prompt_logprobs is not None:
+        if logprobs is not None:
             name = self._tokenizer.names[prompt.ids[0]]
             logprobs.extend(Logprobs([name], [None], [None], [starts[0]]))
             for k, offset in enumerate(starts[1:]):
+                assert prompt_logprobs is not None, "asked for"
                 _append(logprobs, self._tokenizer, prompt_logprobs, k, offset)
         self._length = len(text)
         return text

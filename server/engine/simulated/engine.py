@@ -63,6 +63,10 @@ class SimulatedEngine:
             prompt_logprobs = TopLogprobs(1 + (job.num_logprobs or 0))
             for i, token_id in enumerate(job.prompt_ids[1:]):
                 prompt_logprobs.extend(self._logprobs(job, i, token_id))
+        if not job.max_tokens:
+            await asyncio.sleep(self.step_s)
+            del self._running[job.id]
+            sink(EngineOutput([], None, prompt_logprobs, "length"))
         for position in range(job.max_tokens):
             await asyncio.sleep(self.step_s)
             token_id = self._script(job, position)

@@ -118,9 +118,7 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         "served_model_name": settings.id,
         "skip_tokenizer_init": True,  # text is ours
         "dtype": settings.dtype,
-        # One more than ours: vLLM always generates, and a request that only scores a prompt may fill the
-        # context.
-        "max_model_len": context_size + 1,
+        "max_model_len": context_size,
         "max_num_seqs": settings.max_num_seqs,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "tensor_parallel_size": settings.tensor_parallel_size,

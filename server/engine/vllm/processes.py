@@ -39,8 +39,6 @@ OFFLINE = {
     "VLLM_DO_NOT_TRACK": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_USE_MODELSCOPE": "0",
-    # Our context length is vLLM's less one, see host.py.
-    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
     # A broken model's request fails instead of getting noise.
     "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
 }

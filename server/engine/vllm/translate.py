@@ -4,6 +4,7 @@ move."""
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -16,13 +17,19 @@ log = logging.getLogger(__name__)
 
 NEUTRAL = GenerationParams()
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
+CERTAIN = 1e30  # a bias beside which no logit counts
 
 
 def core_request(job: Job, client: int = 0) -> CoreRequest:
     """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
+    prompt_ids, asked = (job.prompt_ids, _params(job)) if job.max_tokens else _scoring(job)
+    return CoreRequest(job.id, prompt_ids, None, asked, None, time.time(), client_index=client)
+
+
+def _params(job: Job) -> CoreParams:
     params = job.params
     eos = () if params.ignore_eos else job.eos_ids
-    asked = CoreParams(
+    return CoreParams(
         max_tokens=job.max_tokens,
         min_tokens=min(params.min_tokens, job.max_tokens),
         temperature=params.temperature,
@@ -38,7 +45,23 @@ def core_request(job: Job, client: int = 0) -> CoreRequest:
         prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
         detokenize=False,
     )
-    return CoreRequest(job.id, job.prompt_ids, None, asked, None, time.time(), client_index=client)
+
+
+def _scoring(job: Job) -> tuple[list[int], CoreParams]:
+    """The prompt and the parameters of a job that generates nothing.
+
+    vLLM always generates, so the prompt goes without its last token, and that one is what is generated: then
+    a prompt may fill the context of which vLLM is told.
+    """
+    *before, last = job.prompt_ids
+    return before, CoreParams(
+        max_tokens=1,
+        temperature=0.0,
+        logprobs=job.num_logprobs,
+        prompt_logprobs=job.num_logprobs if len(before) > 1 else None,
+        detokenize=False,
+        extra_args={"logit_bias": {last: CERTAIN}},
+    )
 
 
 def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
@@ -54,12 +77,26 @@ def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
     reason = output.finish_reason
     if reason is not None and reason >= len(FINISH_REASONS):
         raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)
+    logprobs = _narrowed(output.new_logprobs, job)
+    prompt_logprobs = _narrowed(output.new_prompt_logprobs_tensors, job)
+    if not job.max_tokens:
+        return EngineOutput([], None, _scored(job, prompt_logprobs, logprobs), "length")
     return EngineOutput(
         output.new_token_ids,
-        _narrowed(output.new_logprobs, job),
-        _narrowed(output.new_prompt_logprobs_tensors, job),
+        logprobs,
+        prompt_logprobs,
         None if reason is None else FINISH_REASONS[reason],
     )
+
+
+def _scored(job: Job, before: TopLogprobs | None, last: TopLogprobs | None) -> TopLogprobs:
+    """The prompt's positions, the last of which vLLM has generated."""
+    assert last is not None, "asked for"
+    if last.token_ids[0] != job.prompt_ids[-1]:  # not even the bias could make it likely
+        last.token_ids[0], last.logprobs[0] = job.prompt_ids[-1], -math.inf
+    scored = before or TopLogprobs(last.width)
+    scored.extend(last)
+    return scored
 
 
 def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:

@@ -15,7 +15,7 @@ LONG_PROMPT = 300
 
 def warm_up_jobs(context_size: int) -> list[list[Job]]:
     """Steps of jobs that run together: each kind alone, all kinds in one batch, and a long prompt beside
-    short ones."""
+    short ones. Those that do not fit into the context are left out."""
     kinds = [
         replace(PLAIN, temperature=0.0),
         PLAIN,
@@ -31,8 +31,13 @@ def warm_up_jobs(context_size: int) -> list[list[Job]]:
     alone = [[_job(f"{number}", params)] for number, params in enumerate(kinds)]
     together = [_job(f"all-{number}", params) for number, params in enumerate(kinds)]
     echo = [_job("echo", replace(PLAIN, num_logprobs=5, echo=True), prompt_logprobs=True)]
-    long = _job("long", PLAIN, prompt_length=min(LONG_PROMPT, context_size - PLAIN.max_tokens))
-    return [*alone, echo, [long, *together]]
+    long = _job("long", PLAIN, prompt_length=min(LONG_PROMPT, max(1, context_size - PLAIN.max_tokens)))
+    steps = [*alone, echo, [long, *together]]
+    return [fitting for step in steps if (fitting := [job for job in step if _fits(job, context_size)])]
+
+
+def _fits(job: Job, context_size: int) -> bool:
+    return len(job.prompt_ids) + job.max_tokens <= context_size
 
 
 def _job(
@@ -41,7 +46,7 @@ def _job(
     return Job(
         id=f"warm-up-{name}",
         request_id=f"warm-up-{name}",
-        prompt_ids=[(7 * k) % 100 for k in range(max(1, prompt_length))],
+        prompt_ids=[k % 2 for k in range(prompt_length)],  # ids that every vocabulary has
         params=params,
         eos_ids=(0,),
         max_tokens=params.max_tokens,

@@ -3,17 +3,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.contract.params import GenerationParams, candidate_seed
 from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest, ServiceUnavailable
 from server.generation.candidates import Generation
-from server.generation.outputs import Choice, Delta, PromptText, fold
+from server.generation.contest import Contest
+from server.generation.outputs import CandidateText, Choice, Delta, PromptText, fold
+from server.text.tokenizer import Tokenizer
 from tests.helpers import Engine, number_of, says, served, until
 
 # Candidates by the letters of their text: a has log-probability -1, b -2, and so on.
@@ -117,7 +123,7 @@ async def test_what_the_engine_is_asked(directory: Path) -> None:
             {"echo": True},
             {"best_of": 2},
         ):
-            await choices(generation(model, **params))
+            await choices(generation(model, [5, 6], **params))
     asked = [(job.num_logprobs, job.prompt_logprobs) for job in engine.jobs]
     assert asked == [(None, False), (2, False), (2, True), (None, False), (0, False), (0, False)]
 
@@ -146,7 +152,122 @@ async def test_max_tokens_0(directory: Path) -> None:
     assert (found[0].text, found[0].finish_reason) == ("$%", "length")
     assert found[0].logprobs is not None
     assert found[0].logprobs.tokens == ["$", "%"]
-    assert [job.max_tokens for job in engine.jobs] == [1]
+    assert [job.max_tokens for job in engine.jobs] == [0]
+
+
+@pytest.mark.parametrize("max_tokens", [0, 3])
+async def test_a_prompt_of_one_token_has_nothing_to_be_asked(directory: Path, max_tokens: int) -> None:
+    """Its only token is the first, which has no log-probability."""
+    model = served(directory, engine := Engine(lambda job, position: 67))
+    async with live(model):
+        made = generation(model, [5], max_tokens=max_tokens, echo=True, num_logprobs=1, n=2, best_of=2)
+        found = await choices(made)
+    assert [choice.logprobs.token_logprobs[0] for choice in found if choice.logprobs] == [None, None]
+    assert [len(choice.logprobs.tokens) for choice in found if choice.logprobs] == [1 + max_tokens] * 2
+    assert not any(job.prompt_logprobs for job in engine.jobs)
+
+
+class AnyOrder:
+    """An engine that hands out what its jobs get in an order of the test's."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.waiting: dict[str, tuple[Sink, list[EngineOutput]]] = {}
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        self.jobs.append(job)
+        self.waiting[job.id] = (sink, outputs_of(job, scored=job.prompt_logprobs))
+
+    def abort(self, job_id: str) -> None:
+        self.waiting.pop(job_id, None)
+
+    async def run(self, order: Random) -> None:
+        while self.waiting:
+            sink, outputs = self.waiting[order.choice(list(self.waiting))]
+            if outputs:
+                sink(outputs.pop(0))
+            if order.random() < 0.5:
+                await asyncio.sleep(0)
+
+
+def outputs_of(job: Job, *, scored: bool) -> list[EngineOutput]:
+    """One letter after another, by the job's number."""
+    ids = [66 + (number_of(job.id) * k) % 5 for k in range(1, job.max_tokens + 1)]
+    outputs = [EngineOutput([i], TopLogprobs(2, [i, 66], [-0.1 * i, -0.5])) for i in ids] or [
+        EngineOutput([])
+    ]
+    outputs[-1].finish_reason = "length"
+    if scored:
+        tail = job.prompt_ids[1:]
+        outputs[0].prompt_logprobs = TopLogprobs(
+            2, [x for i in tail for x in (i, 70)], [-1.5, -0.5] * len(tail)
+        )
+    return outputs
+
+
+@given(
+    params=st.builds(
+        dict,
+        n=st.integers(1, 3),
+        more=st.integers(0, 3),
+        max_tokens=st.integers(0, 4),
+        stop=st.sampled_from([(), ("b",), ("cd",)]),
+        give_up=st.booleans(),
+    ),
+    order=st.randoms(),
+)
+def test_one_candidate_asks_for_the_prompts_logprobs(
+    bytes_tokenizer: Tokenizer, params: dict[str, Any], order: Random
+) -> None:
+    """In whatever order the outputs come, the choices are those of candidates that have each asked."""
+    more = params.pop("more")
+    asked = GenerationParams(echo=True, num_logprobs=1, best_of=params["n"] + more, **params)
+    prompts, engine = [PromptText([5, 6, 7]), PromptText([8, 9], ")*")], AnyOrder()
+
+    async def ask() -> list[Choice]:
+        deltas: list[Delta] = []
+        made = Generation("r", prompts, asked, engine, bytes_tokenizer)  # type: ignore[arg-type]
+        ended = made.start(deltas.extend)
+        await engine.run(order)
+        await asyncio.wait_for(ended, 5)
+        return fold(made.num_choices, deltas)
+
+    found = asyncio.run(ask())
+    assert found == [
+        choice for k, prompt in enumerate(prompts) for choice in each_asks(k, prompt, asked, bytes_tokenizer)
+    ]
+    assert [job.prompt_ids for job in engine.jobs if job.prompt_logprobs] == [
+        prompt.ids for prompt in prompts
+    ]
+
+
+def each_asks(k: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer) -> list[Choice]:
+    """The choices of a prompt whose candidates have all asked for its log-probabilities."""
+    contest = Contest(0, prompt, replace(params, give_up=False), tokenizer)
+    deltas: list[Delta] = []
+    for number in range(params.best_of):
+        name = f"x-{k * params.best_of + number}"
+        outputs = outputs_of(Job(name, "r", prompt.ids, params, (1,), params.max_tokens), scored=True)
+        text = CandidateText(number, prompt, params, tokenizer)
+        while outputs and text.finish_reason is None:
+            deltas.append(text.push(output := outputs.pop(0)))
+            contest.receive(number, output)
+    ranked = params.best_of > params.n
+    return [
+        replace(choice, index=k * params.n + choice.index)
+        for choice in fold(params.n, contest.winners() if ranked else deltas)
+    ]
+
+
+async def test_a_failure_of_the_one_that_asks_fails_those_that_wait(directory: Path) -> None:
+    """Nothing waits for ever."""
+    model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
+    async with live(model):
+        made = generation(model, [5, 6], n=3, best_of=3, echo=True, num_logprobs=0, max_tokens=10_000)
+        ended = made.start(lambda deltas: None)
+        engine.death.set()
+        with pytest.raises(ServiceUnavailable):
+            await asyncio.wait_for(ended, 5)
 
 
 @pytest.mark.parametrize("batches", [0, 1])

@@ -95,10 +95,10 @@ def test_stop_sequence_ends_a_candidate(bytes_tokenizer: Tokenizer) -> None:
 
 
 def test_nothing_to_generate(bytes_tokenizer: Tokenizer) -> None:
-    """With max_tokens 0 the token that an engine has to make does not count, and all candidates tie."""
+    """With max_tokens 0 all candidates tie."""
     params = replace(PARAMS, max_tokens=0, echo=True, num_logprobs=0, n=2)
     match = contest(bytes_tokenizer, params)
-    scored = EngineOutput([A], TopLogprobs(1, [A], [-1.0]), TopLogprobs(1, [6], [-2.0]), "length")
+    scored = EngineOutput([], None, TopLogprobs(1, [6], [-2.0]), "length")
     ends = [match.receive(number, scored) for number in range(3)]
     assert ends == [(0, [0]), (0, [1]), (0, [2])]
     first, second = match.winners()
