@@ -33,7 +33,7 @@ from benchmarks import report
 from benchmarks.load import percentiles
 from benchmarks.report import machine, write
 from benchmarks.servers import Server, verbatim, vllm
-from server.config.settings import OWN_KEYS
+from server.config.engine_args import OWN_KEYS
 from server.observe.versions import CPU_BUILD, installed
 from server.weights.builtin import builtin_path
 

@@ -21,7 +21,7 @@ from server.access.keys import Keyring, new_key, parse_day
 from server.client.complete import complete
 from server.config.loading import ModelSettings, Settings, config_file, load_settings
 from server.engine.served import inspect
-from server.errors import ConfigurationError
+from server.errors import ConfigurationError, EngineFailed
 from server.observe.versions import versions
 from server.weights.checkpoint import Report, verify_checksums
 
@@ -37,15 +37,16 @@ COMMANDS = "verbatim.commands"  # the entry points of the packages above this on
 class OneParagraph(TyperGroup):
     """One paragraph instead of a traceback, whichever package a command is of.
 
-    Exit code 1 for a bundle that is not as it should be, 2 for everything else that can be mended.
+    Exit code 1 for a bundle that is not as it should be and for an engine that does not start, 2 for
+    everything else that can be mended.
     """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ConfigurationError, SealedFailure) as failure:
+        except (ConfigurationError, EngineFailed, SealedFailure) as failure:
             print(f"verbatim: {failure.message}", file=sys.stderr)
-            raise typer.Exit(1 if isinstance(failure, BundleError) else 2) from None
+            raise typer.Exit(1 if isinstance(failure, BundleError | EngineFailed) else 2) from None
 
 
 # No rich markup: the help is plain text, the same on a terminal, in a pipe and in the documentation.

@@ -2,6 +2,7 @@
 
     Failure
     ├── ConfigurationError          the server cannot start; the message says what to change
+    ├── EngineFailed                an engine did not start; the message is its own reason
     └── RequestFailure              one request cannot be answered
         ├── InvalidRequest          400  the body breaks a rule of the contract
         ├── InvalidApiKey           401  no Authorization header, or not "Bearer KEY"
@@ -38,6 +39,10 @@ class Failure(Exception):  # noqa: N818  # its subclasses say what it is
 
 class ConfigurationError(Failure):
     """The configuration, the weights or the machine do not allow a start. The message says what to do."""
+
+
+class EngineFailed(Failure):
+    """An engine did not start, and may with another try. The message is its own reason, in one line."""
 
 
 class RequestFailure(Failure):
@@ -123,9 +128,10 @@ class TokenLimitExceeded(RateLimitExceeded):
 
 
 class InternalError(RequestFailure):
-    """Our fault. The message carries the request's id and nothing else."""
+    """Our fault. The message carries the request's id and nothing else. cause: what an operator is told."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, cause: str = "") -> None:
+        self.cause = cause
         super().__init__(f"internal error; the server's log has the details under request id {request_id}")
 
 

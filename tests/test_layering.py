@@ -21,14 +21,16 @@ ROOMS = {
     "sampling": "reference batch transforms kernels launcher slots best_of runner_v1 runner_v2",
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
-    "server.config": "values yamlfile settings loading",
+    "server.config": "values yamlfile engine_args settings loading",
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",
     "server.access": "keys limits",
     "server.engine": "base supervisor",
     "server.engine.simulated": "engine",
-    "server.engine.vllm": "warmup wire translate processes host link stats running client engine attached",
+    "server.engine.vllm": (
+        "warmup wire translate failures processes host link stats running client engine attached"
+    ),
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.http": (

@@ -10,22 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from server.config.engine_args import refusal
 from server.config.values import Host, Name, Origin, Sha256, is_loopback
 from server.config.yamlfile import MisplacedError, nearest
 from server.weights.builtin import BUILTIN_MODELS, builtin_path
 
 Count = Annotated[int, Field(ge=1)]
-
-# Set by a key of the model; a second value under engine_args would win or lose depending on vLLM's mood.
-OWN_KEYS = (
-    "dtype",
-    "max_model_len",
-    "max_num_seqs",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "quantization",
-)
 
 
 class _Section(BaseModel):
@@ -183,13 +173,9 @@ class ModelSettings(_Section):
     @field_validator("engine_args")
     @classmethod
     def _not_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        for name in arguments:
-            if name in OWN_KEYS:
-                raise MisplacedError(f'set "{name}" as a key of the model, not under engine_args', name)
-            if name in ("model", "tokenizer", "served_model_name"):
-                raise MisplacedError(
-                    f'"{name}" follows from path or builtin; leave it out of engine_args', name
-                )
+        for name, value in arguments.items():
+            if (problem := refusal(name, value)) is not None:
+                raise MisplacedError(problem, name)
         return arguments
 
     @model_validator(mode="after")
@@ -243,6 +229,10 @@ class Settings(_Section):
     )
     max_pending: int = Field(
         default=4096, ge=1, description="Candidates waiting or running per model; more is a 503."
+    )
+    keep_trying: bool = Field(
+        default=False,
+        description="Go on when the only model's engine has failed to start in the same way three times.",
     )
     error_format: Literal["nested", "flat"] = Field(
         default="nested", description="`flat` leaves the `error` object out."

@@ -80,7 +80,7 @@ Sink = Callable[[EngineOutput | RequestFailure], None]
 
 
 class Phase(StrEnum):
-    """Where an engine is in its life."""
+    """Where an engine is in its life. FAILED: for good; no other try would help."""
 
     WAITING = "waiting"
     VERIFYING = "verifying checksums"
@@ -89,6 +89,7 @@ class Phase(StrEnum):
     WARMING = "warming up"
     READY = "ready"
     RESTARTING = "restarting"
+    FAILED = "failed"
     STOPPED = "stopped"
 
 
@@ -117,7 +118,8 @@ class Engine(Protocol):
         """Jobs that have neither ended nor been aborted."""
 
     async def start(self, report: Report) -> None:
-        """Return when jobs run at full speed. Raises ConfigurationError for what no second try would mend."""
+        """Return when jobs run at full speed. Raises EngineFailed, or ConfigurationError for what no second
+        try would mend."""
 
     def submit(self, job: Job, sink: Sink) -> None:
         """Begin a job. Never raises for the job: a failure goes to the sink."""

@@ -66,7 +66,9 @@ def load_models(
                 return SimulatedEngine(vocab_size, step_s=0.01)
             return make_vllm(number, model, context_size)
 
-        return load_model(model, make, max_pending=math.ceil(settings.max_pending / settings.workers))
+        served = load_model(model, make, max_pending=math.ceil(settings.max_pending / settings.workers))
+        served.engine.keep_trying = settings.keep_trying or len(settings.models) > 1
+        return served
 
     return [one(number, model) for number, model in enumerate(settings.models)]
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from server.engine.base import Engine, Job, Phase, Sink, Status, stopped
-from server.errors import ConfigurationError, ServiceUnavailable
+from server.errors import EngineFailed, Failure, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
 # Before the first start, and before each after a failure. STABLE_S seconds of being ready wipe the slate.
 BACKOFF_S = (0.0, 1.0, 5.0, 15.0, 60.0)
 STABLE_S = 300.0
+# Starts that fail alike, one after another, after which another one is not expected to help.
+ALIKE = 3
+NUMBERS = re.compile(r"\d+")
 
 
 class Supervisor:
     """The engine of one model, whichever process it is at the moment.
 
     make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request
-    is refused. backoff_s: waits before the first start, and before each after a failure. on_status: told how
-    far the engine is.
+    is refused. backoff_s: waits before the first start, and before each after a failure. keep_trying: also an
+    engine that fails in the same way each time. on_status: told how far the engine is.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class Supervisor:
         *,
         max_pending: int = 4096,
         backoff_s: Sequence[float] = BACKOFF_S,
+        keep_trying: bool = True,
     ) -> None:
         self.name = name
         self.status = Status(Phase.WAITING)
@@ -39,8 +45,10 @@ class Supervisor:
         self.restarts = 0
         self.max_pending = max_pending
         self.backoff_s = backoff_s
+        self.keep_trying = keep_trying
         self.on_status: Callable[[Status], None] = lambda status: None
         self._make = make
+        self._last = ""  # how the last engine has ended
         self._engine: Engine | None = None
 
     @property
@@ -49,17 +57,25 @@ class Supervisor:
         return self._engine.num_running if self._engine is not None else 0
 
     async def run(self) -> None:
-        """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help."""
-        failures = 0
+        """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help, and
+        EngineFailed where none has helped."""
+        failures = alike = 0
         try:
             while True:
                 await asyncio.sleep(self.backoff_s[min(failures, len(self.backoff_s) - 1)])
-                how = await self._live()
+                try:
+                    how, alike = await self._live(), 0
+                except EngineFailed as error:
+                    how = f"the engine did not start: {error.message}"
+                    alike = alike + 1 if _alike(how, self._last) else 1
                 stable = self.status.ready and time.monotonic() - self.phase_since > STABLE_S
-                failures = 1 if stable else failures + 1
+                failures = 1 if stable else failures + 1 if alike < ALIKE else len(self.backoff_s)
+                if alike >= ALIKE and not self.keep_trying:
+                    raise EngineFailed(f"model {self.name}: {how} (the same {alike} times)")
                 self.restarts += 1
+                self._last = how
                 log.error("model %s: %s; starting it again (%d)", self.name, how, self.restarts)
-                self.report(Status(Phase.RESTARTING, detail=how))
+                self.report(Status(Phase.RESTARTING))
                 await self._end()
         finally:
             self.report(Status(Phase.STOPPED))
@@ -68,7 +84,10 @@ class Supervisor:
     def check_room(self, num_jobs: int) -> None:
         """Raise ServiceUnavailable unless that many more jobs can be taken now."""
         if not self.status.ready:
-            raise ServiceUnavailable(f"model {self.name} is not ready: {self.status.phase}", retry_after_s=10)
+            why = f" ({self.status.detail})" if self.status.detail else ""
+            raise ServiceUnavailable(
+                f"model {self.name} is not ready: {self.status.phase}{why}", retry_after_s=10
+            )
         if self.pending and self.pending + num_jobs > self.max_pending:
             raise ServiceUnavailable(
                 f"model {self.name} has {self.pending} candidates to work on, of at most {self.max_pending}",
@@ -88,15 +107,15 @@ class Supervisor:
             self._engine.abort(job_id)
 
     async def _live(self) -> str:
-        """One life of an engine. Returns how it ended."""
+        """One life of an engine. Returns how it ended. Raises EngineFailed where it did not start."""
         self._engine = self._make()
         try:
             await self._engine.start(self.report)
-        except ConfigurationError:
+        except Failure:
             raise
         except Exception as error:
             log.exception("model %s: the engine did not start", self.name)
-            return f"the engine did not start ({type(error).__name__})"
+            raise EngineFailed(f"{type(error).__name__}: {error}") from error
         return await self._engine.died()
 
     async def _end(self) -> None:
@@ -105,6 +124,11 @@ class Supervisor:
             await engine.close()
 
     def report(self, status: Status) -> None:
+        """An engine is so far. Until it is ready, how the last one has ended is said as well."""
+        if status.ready:
+            self._last = ""
+        elif self._last and not status.detail:
+            status = replace(status, detail=self._last)
         if status.phase is not self.status.phase:
             now = time.monotonic()
             log.info(
@@ -117,3 +141,8 @@ class Supervisor:
             self.phase_since = now
         self.status = status
         self.on_status(status)
+
+
+def _alike(reason: str, other: str) -> bool:
+    """Whether they say the same, numbers aside: addresses, process ids, bytes that are free."""
+    return NUMBERS.sub("", reason) == NUMBERS.sub("", other)

@@ -10,6 +10,7 @@ from starlette.types import Scope, Send
 from server.access.keys import Keyring, authorize
 from server.access.limits import RateLimits
 from server.config.settings import Settings
+from server.engine.base import Phase
 from server.engine.served import ServedModel
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
@@ -69,7 +70,10 @@ class State:
 
     @property
     def ready(self) -> bool:
-        return not self.draining and all(model.engine.status.ready for model in self.models.values())
+        """All models are, apart from those that have failed for good."""
+        engines = [model.engine.status for model in self.models.values()]
+        lasting = [status.ready for status in engines if status.phase is not Phase.FAILED]
+        return not self.draining and bool(lasting) and all(lasting)
 
     def count(self, change: int) -> None:
         """A request has begun or ended."""

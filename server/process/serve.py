@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine, Phase, Status
 from server.engine.served import ServedModel, load_models
 from server.engine.vllm.engine import VLLMEngine
+from server.errors import ConfigurationError
 from server.http.app import build_app
 from server.http.metrics import Metrics
 from server.http.state import State
@@ -28,10 +31,12 @@ from server.process.port import live, open_ports
 from server.process.workers import Workers
 from server.weights.checkpoint import verify_checksums
 
+log = logging.getLogger(__name__)
+
 
 def serve(settings: Settings, file: Path | None = None) -> None:
     """Serve until a signal. `file` is where the settings come from. Raises ConfigurationError for what the
-    machine or the configuration does not allow."""
+    machine or the configuration does not allow, and EngineFailed where the only engine does not start."""
     logs.configure(settings.log_level)
     raise_limit()
     with contextlib.ExitStack() as stack:
@@ -52,7 +57,7 @@ def serve(settings: Settings, file: Path | None = None) -> None:
             attestation.start()
         app = build_app(settings, models, metrics, attestation)
         state: State = app.state.server
-        beside = [_run_model(model, attestation) for model in models]
+        beside = [_run_model(model, models, attestation) for model in models]
         beside += [workers.run(), _tell_progress(state, ports[0])]
         if attestation:
             beside.append(_tell_attestation(attestation, workers))
@@ -60,13 +65,22 @@ def serve(settings: Settings, file: Path | None = None) -> None:
             runner.run(live(app, state, ports[0], beside, workers))
 
 
-async def _run_model(model: ServedModel, attestation: Attestation | None) -> None:
+async def _run_model(
+    model: ServedModel, models: Sequence[ServedModel], attestation: Attestation | None
+) -> None:
     model.engine.report(Status(Phase.VERIFYING))
     if attestation:
         await asyncio.to_thread(attestation.verify_model, model.settings)
     else:
         await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
-    await model.engine.run()
+    try:
+        await model.engine.run()
+    except ConfigurationError as error:
+        model.engine.report(Status(Phase.FAILED, detail=error.message))
+        if all(other.engine.status.phase is Phase.FAILED for other in models):
+            raise
+        log.error("%s; the other models are served", error.message)
+    await asyncio.Event().wait()
 
 
 async def _tell_progress(state: State, listener: socket.socket) -> None:
@@ -80,7 +94,7 @@ async def _tell_progress(state: State, listener: socket.socket) -> None:
             status.update(" · ".join(_where(model) for model in state.models.values()))
             await asyncio.sleep(0.1)
     console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
-    console.print(_curl(url, next(iter(state.models))) + "\n", markup=False)
+    console.print(_curl(url, _ready_id(state)) + "\n", markup=False)
     await asyncio.Event().wait()
 
 
@@ -89,6 +103,11 @@ async def _tell_attestation(attestation: Attestation, workers: Workers) -> None:
         await asyncio.sleep(0.1)
     workers.tell_attestation(attestation.document())
     await asyncio.Event().wait()
+
+
+def _ready_id(state: State) -> str:
+    """A model that answers: another one may have failed for good."""
+    return next(name for name, model in state.models.items() if model.engine.status.ready)
 
 
 def _where(model: ServedModel) -> str:

@@ -10,7 +10,7 @@ from scripts import docs
 from server import __version__
 from server.cli import cli
 
-INTERNAL = {"VERBATIM_SERVER_PID"}  # set by the server, for the processes it starts
+INTERNAL = {"VERBATIM_SERVER_PID", "VERBATIM_FAILURES"}  # set by the server, for the processes it starts
 PAGE = Path(__file__).parents[2] / docs.PAGE
 
 

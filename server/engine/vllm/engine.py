@@ -18,16 +18,12 @@ from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
 from server.engine.vllm.processes import EngineProcess, News, Order
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
-from server.errors import ConfigurationError, RequestFailure
+from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
 
 log = logging.getLogger(__name__)
 
 # How long an engine may take to end by itself, then its processes are killed; vLLM's own default.
 SHUTDOWN_S = 5.0
-
-
-class EngineFailed(Exception):  # noqa: N818  # it says what it is
-    """The engine did not start. The reason is in its words, or in the log before."""
 
 
 class VLLMEngine:
@@ -66,13 +62,18 @@ class VLLMEngine:
             inputs=[inputs_of(folder) for folder in clients],
             outputs=[outputs_of(folder) for folder in clients],
             handshake=handshake_of(link.folder),
+            failures=link.folder / "failures",
         )
-        self._watching = asyncio.create_task(self._watch(order, report, client))
-        await self._connected(link, self._watching)
+        self._watching = watching = asyncio.create_task(self._watch(order, report, client))
+        await self._connected(link, watching)
         client.listen(self._process.kill)
-        for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
-            report(Status(Phase.WARMING, number, len(steps)))
-            await asyncio.gather(*(self._answered(job) for job in jobs))
+        try:
+            await self._warm_up(report)
+        except RequestFailure as failure:
+            if watching.done():
+                raise self._failed(watching.result()) from None
+            cause = failure.cause if isinstance(failure, InternalError) else failure.message
+            raise EngineFailed(f"while warming up: {cause}") from None
         self._is_ready = True
         report(Status(Phase.READY))
 
@@ -107,9 +108,18 @@ class VLLMEngine:
             connecting.cancel()
             await asyncio.wait((connecting,))  # it takes its socket out of the loop
         if watching.done():
-            if self._news.is_final:
-                raise ConfigurationError(self._news.error)
-            raise EngineFailed(watching.result())
+            raise self._failed(watching.result())
+
+    def _failed(self, how: str) -> Failure:
+        """What a start that has ended so fails with."""
+        if self._news.is_final:
+            return ConfigurationError(self._news.error)
+        return EngineFailed(self._news.error or how)
+
+    async def _warm_up(self, report: Report) -> None:
+        for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
+            report(Status(Phase.WARMING, number, len(steps)))
+            await asyncio.gather(*(self._answered(job) for job in jobs))
 
     async def _watch(self, order: Order, report: Report, client: EngineClient) -> str:
         """The life of the process: start it, hear what it says, and return how it has ended."""

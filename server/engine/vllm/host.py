@@ -21,14 +21,12 @@ import zmq
 
 from server.config.settings import ModelSettings
 from server.config.yamlfile import nearest
+from server.engine.vllm.failures import FINAL, NOTES, why
 from server.engine.vllm.processes import THREADS, News, Order, follow_server
 from server.errors import ConfigurationError
 from server.observe.versions import CPU_BUILD, installed
 
 NUMA = "libnuma.so.1"
-
-# Engine arguments by which a user says how the model is spread over processes.
-PARALLEL = {"distributed_executor_backend", "data_parallel_size"}
 
 
 def main() -> None:
@@ -36,8 +34,10 @@ def main() -> None:
     line = sys.stdin.readline()
     if not line:  # the server has gone
         return
-    follow_server()
     order = Order.model_validate_json(line)
+    os.environ[NOTES] = str(order.failures)
+    follow_server()
+    is_made = threading.Event()  # the engine, from which on nothing is wrong with its configuration
     try:
         check_libraries()
         from vllm.v1.engine.core import EngineCoreProc
@@ -45,7 +45,7 @@ def main() -> None:
         say(News(loading=True))
         config, executor = engine_config(order.model, order.context_size)
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
-        threading.Thread(target=_answer_handshake, args=(order,), daemon=True).start()
+        threading.Thread(target=_answer_handshake, args=(order, is_made), daemon=True).start()
         with contextlib.suppress(SystemExit):  # vLLM's way to end
             EngineCoreProc.run_engine_core(
                 vllm_config=config,
@@ -58,8 +58,12 @@ def main() -> None:
         say(News(error=error.message, is_final=True))
         sys.exit(2)
     except Exception as error:
-        say(News(error=f"{type(error).__name__}: {error}"))
-        raise
+        failure = why(error)
+        if is_made.is_set() or not failure.is_final:
+            say(News(error=failure.reason))
+            raise
+        say(News(error=f"model {order.model.id} cannot be served: {failure.reason}", is_final=True))
+        sys.exit(2)
 
 
 def check_libraries() -> None:
@@ -79,7 +83,7 @@ def check_libraries() -> None:
 def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]:
     """vLLM's configuration and the class of its executor.
 
-    Raises ConfigurationError for an engine argument that vLLM does not know, or refuses.
+    Raises ConfigurationError for an engine argument that vLLM does not know, and for what it refuses.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -97,18 +101,30 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
     try:
         # vLLM's defaults depend on who asks: without a context a step has 2048 tokens, on any GPU.
         config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except (TypeError, ValueError) as error:
+    except FINAL as error:
         raise ConfigurationError(
-            f"model {settings.id}: vLLM refuses the engine arguments: {error}"
+            f"model {settings.id}: vLLM refuses it, or its engine_args: {why(error).reason}"
         ) from error
-    if config.parallel_config.data_parallel_size > 1:
+    if config.speculative_config is not None and not config.use_v2_model_runner:
         raise ConfigurationError(
-            f"model {settings.id}: data_parallel_size must be 1 here, an engine is not several; use"
-            " tensor_parallel_size, or several servers with a load balancer in front."
+            f"model {settings.id}: it runs on vLLM's V1 model runner, which has no speculative decoding"
+            " beside this server's own sampling; leave it out of engine_args."
         )
+    _check_kind(settings.id, config.model_config)
     runner = "runner_v2" if config.use_v2_model_runner else "runner_v1"
     config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
     return config, Executor.get_class(config)
+
+
+def _check_kind(name: str, model: Any) -> None:
+    """Raises ConfigurationError for a model that does not continue a text."""
+    kind = "encoder-decoder" if model.is_encoder_decoder else model.runner_type
+    if kind != "generate":
+        architectures = ", ".join(model.hf_config.architectures or [])
+        raise ConfigurationError(
+            f"model {name}: {architectures} is for vLLM a model of the kind {kind}, which does not continue a"
+            " text. This server serves decoder-only language models (…ForCausalLM)."
+        )
 
 
 def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool) -> dict[str, Any]:
@@ -132,7 +148,8 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         # Compiling takes 45 s and gains a tenth (engine-facts); reserving memory by share would take the
         # whole machine's.
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
-    if on_cpu and THREADS in os.environ and not settings.engine_args.keys() & PARALLEL:
+    is_one_process = settings.tensor_parallel_size == settings.pipeline_parallel_size == 1
+    if on_cpu and THREADS in os.environ and is_one_process:
         # vLLM would have the model in a further process, so that its threads can be set up; here they are
         # already (processes.py). A start takes half the time without it.
         arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
@@ -151,7 +168,7 @@ def _own_standard_output() -> Callable[[News], None]:
     return say
 
 
-def _answer_handshake(order: Order) -> None:
+def _answer_handshake(order: Order, is_made: threading.Event) -> None:
     """vLLM's engine asks its client for the addresses, and tells it when it is ready; here, this process."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.bind(order.handshake)
@@ -160,6 +177,7 @@ def _answer_handshake(order: Order) -> None:
         answer = msgspec.msgpack.encode({"addresses": addresses, "parallel_config": {}})
         socket.send_multipart([engine, answer])
         socket.recv_multipart()  # READY
+        is_made.set()
 
 
 if __name__ == "__main__":

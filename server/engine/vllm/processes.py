@@ -22,6 +22,7 @@ import psutil
 from pydantic import BaseModel
 
 from server.config.settings import ModelSettings
+from server.engine.vllm.failures import note_failures
 from server.observe.versions import CPU_BUILD, installed
 
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
@@ -55,13 +56,15 @@ QUIET = {
 
 class Order(BaseModel):
     """What an engine process is told. context_size: most tokens of prompt and completion together. inputs,
-    outputs: addresses of sockets, one of each for every client. handshake: an address too."""
+    outputs: addresses of sockets, one of each for every client. handshake: an address too. failures: a file
+    for what its processes fail with."""
 
     model: ModelSettings
     context_size: int
     inputs: list[str]
     outputs: list[str]
     handshake: str
+    failures: Path
 
 
 class News(BaseModel):
@@ -144,7 +147,9 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
 
 
 def follow_server() -> None:
-    """Plugin of vLLM's: end this process when the server has ended."""
+    """Plugin of vLLM's, in each of its processes: end it when the server has ended, and note what it fails
+    with."""
+    note_failures()
     server = int(os.environ.get(SERVER_PID, "0"))
     if server == 0:
         return

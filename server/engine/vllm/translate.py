@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 NEUTRAL = GenerationParams()
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
+ARE_NAN = "logits are NaN; the model may be damaged, or its dtype too small"
 CERTAIN = 1e30  # a bias beside which no logit counts
 
 
@@ -68,12 +69,8 @@ def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
     """What a step brought for a job. Raises a RequestFailure where the engine has ended it otherwise than
     well."""
     if output.num_nans_in_logits:
-        log.error(
-            "request %s: %d of the logits are NaN; the model may be damaged, or its dtype too small",
-            job.request_id,
-            output.num_nans_in_logits,
-        )
-        raise InternalError(job.request_id)
+        log.error("request %s: %d of its %s", job.request_id, output.num_nans_in_logits, ARE_NAN)
+        raise InternalError(job.request_id, ARE_NAN)
     reason = output.finish_reason
     if reason is not None and reason >= len(FINISH_REASONS):
         raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)

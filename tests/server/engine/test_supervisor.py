@@ -11,7 +11,7 @@ from server.contract.params import GenerationParams
 from server.engine.base import Engine, EngineOutput, Job, Phase, Report, Status
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import BACKOFF_S, Supervisor
-from server.errors import ConfigurationError, RequestFailure, ServiceUnavailable
+from server.errors import ConfigurationError, EngineFailed, RequestFailure, ServiceUnavailable
 from tests.helpers import until
 
 JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10_000)
@@ -38,11 +38,17 @@ class Patient:
     """A supervisor of engines that are made one after another; what became of each."""
 
     def __init__(
-        self, *engines: Engine, backoff_s: tuple[float, ...] = (0.0,), max_pending: int = 10
+        self,
+        *engines: Engine,
+        backoff_s: tuple[float, ...] = (0.0,),
+        max_pending: int = 10,
+        keep_trying: bool = True,
     ) -> None:
         self.engines = list(engines)
         self.made: list[float] = []
-        self.supervisor = Supervisor("m", self.make, backoff_s=backoff_s, max_pending=max_pending)
+        self.supervisor = Supervisor(
+            "m", self.make, backoff_s=backoff_s, max_pending=max_pending, keep_trying=keep_trying
+        )
 
     def make(self) -> Engine:
         self.made.append(asyncio.get_running_loop().time())
@@ -109,13 +115,59 @@ async def test_started_again() -> None:
 async def test_backoff() -> None:
     """Each failure in a row is waited for longer, up to the last delay."""
     delays = (0.0, 0.02, 0.1)
-    patient = Patient(Sick(RuntimeError("no")), backoff_s=delays)
+    engines = [Sick(RuntimeError(f"no {letter}")) for letter in "abcdef"]
+    patient = Patient(*engines, backoff_s=delays)
     async with patient.treated() as supervisor:
         await until(lambda: len(patient.made) == 5)
     waits = [later - earlier for earlier, later in zip(patient.made, patient.made[1:], strict=False)]
     assert all(wait >= least for wait, least in zip(waits, (0.02, 0.1, 0.1, 0.1), strict=True))
     assert waits[0] < 0.1
     assert supervisor.restarts == len(patient.made)
+
+
+async def test_the_same_failure_waits_longest() -> None:
+    """After three starts that have failed alike, numbers aside, there is no use in hurrying."""
+    engines = [Sick(EngineFailed(f"out of memory, {number} bytes free")) for number in range(6)]
+    patient = Patient(*engines, backoff_s=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 60.0))
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.restarts == 3)
+        await asyncio.sleep(0.05)
+        assert len(patient.made) == 3
+
+
+async def test_the_only_engine_is_given_up() -> None:
+    """The third failure alike is raised, with the engine's own reason; what fails in another way each time is
+    tried again."""
+    words = ("killed", "out of memory", "killed", "killed", "killed")
+    patient = Patient(*(Sick(EngineFailed(word)) for word in words), keep_trying=False)
+    with pytest.raises(EngineFailed, match="model m: the engine did not start: killed"):
+        await patient.supervisor.run()
+    assert (len(patient.made), patient.supervisor.status.phase) == (5, Phase.STOPPED)
+
+
+async def test_a_death_is_no_failed_start() -> None:
+    """An engine that was ready and has died is started again, however often."""
+    engines = [slow() for _ in range(6)]
+    patient = Patient(*engines, keep_trying=False)
+    async with patient.treated() as supervisor:
+        for number, engine in enumerate(engines[:5]):
+            await until(lambda: supervisor.status.ready)
+            engine.death.set()
+            await until(lambda number=number: supervisor.restarts == number + 1)  # type: ignore[misc]
+
+
+async def test_the_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """In the status until an engine is ready, to whoever asks for something, and in the log."""
+    patient = Patient(Sick(EngineFailed("the disk is full")), slow(), backoff_s=(0.0, 0.05))
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.restarts == 1)
+        assert supervisor.status.detail == "the engine did not start: the disk is full"
+        with pytest.raises(ServiceUnavailable, match=r"not ready: restarting .*the disk is full"):
+            supervisor.check_room(1)
+        await until(lambda: supervisor.status.ready)
+        assert supervisor.status.detail == ""
+    assert "the disk is full" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_backoff_values() -> None:

@@ -1,0 +1,133 @@
+"""vLLM's engine arguments that are not passed on: each by its name, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Set by a key of the model; a second value under engine_args would win or lose depending on vLLM's mood.
+OWN_KEYS = {
+    "dtype": "dtype",
+    "max_model_len": "max_model_len",
+    "max_num_seqs": "max_num_seqs",
+    "gpu_memory_utilization": "gpu_memory_utilization",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "pipeline_parallel_size": "pipeline_parallel_size",
+    "quantization": "quantization",
+    "device_ids": "devices",
+}
+
+# The values of those below that change nothing, and are let pass; else None and false.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "aux_output_config": ({},),
+    "convert": ("auto", "none"),
+    "data_parallel_backend": ("mp",),
+    "data_parallel_size": (1,),
+    "data_parallel_size_local": (1,),
+    "generation_config": ("auto", "vllm"),
+    "logits_processors": ([],),
+    "logprobs_mode": ("raw_logprobs",),
+    "model_class_overrides": ({},),
+    "nnodes": (1,),
+    "node_rank": (0,),
+    "override_generation_config": ({},),
+    "runner": ("auto", "generate"),
+    "skip_tokenizer_init": (True,),
+    "tokenizer_mode": ("auto",),
+    "_api_process_count": (1,),
+    "_api_process_rank": (0,),
+}
+
+_FROM_PATH = "it follows from path or builtin"
+_TOKENS_ONLY = "the engine is given tokens and gives tokens: text is this server's"
+_LOGPROBS = "log-probabilities are the raw model distribution's, by the contract"
+_CHANGES_TOKENS = "it would change which tokens come, which is for requests alone to say"
+_OTHER_OUTPUTS = "the engine would send what this server does not read"
+_ONE_ENGINE = (
+    "an engine is not several here; use tensor_parallel_size, or several servers behind a load balancer"
+)
+_ONE_MACHINE = "the processes of an engine are on one machine here"
+_NO_TEXT = "a model has to continue a text here"
+_DEFAULTS = "what a request does not say is in the model's defaults"
+_OTHER_WEIGHTS = "what is served is what is in the model's directory"
+
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("model", "model_weights", "served_model_name", "hf_config_path"), _FROM_PATH),
+    **dict.fromkeys(
+        ("tokenizer", "tokenizer_mode", "skip_tokenizer_init", "tokenizer_revision"), _TOKENS_ONLY
+    ),
+    **dict.fromkeys(("enable_prompt_embeds", "enable_mm_embeds", "tokens_only"), _TOKENS_ONLY),
+    "logprobs_mode": _LOGPROBS,
+    "logits_processors": "bias, penalties and min_p are this server's own, which takes that place",
+    "watermark_config": _CHANGES_TOKENS,
+    "diffusion_config": _CHANGES_TOKENS,
+    "enable_trace_replay": _CHANGES_TOKENS,
+    "return_sampling_mask": _OTHER_OUTPUTS,
+    "aux_output_config": _OTHER_OUTPUTS,
+    "enable_return_routed_experts": _OTHER_OUTPUTS,
+    **dict.fromkeys(("runner", "convert", "pooler_config", "mm_encoder_only"), _NO_TEXT),
+    **dict.fromkeys(("generation_config", "override_generation_config"), _DEFAULTS),
+    **dict.fromkeys(("model_class_overrides", "weight_transfer_config"), _OTHER_WEIGHTS),
+    "ec_transfer_config": _ONE_ENGINE,
+    **dict.fromkeys(("enable_elastic_ep", "elastic_ep_max_dp_size"), _ONE_ENGINE),
+    **dict.fromkeys(
+        ("fault_tolerance_config", "enable_fault_tolerance"), "restarting engines is this server's"
+    ),
+    **dict.fromkeys(("_api_process_count", "_api_process_rank"), "the processes of the API are `workers`"),
+    **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), "how much may wait is max_pending"),
+    **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port"), _ONE_MACHINE),
+    **dict.fromkeys(
+        (
+            "data_parallel_size",
+            "data_parallel_rank",
+            "data_parallel_start_rank",
+            "data_parallel_size_local",
+            "data_parallel_address",
+            "data_parallel_rpc_port",
+            "data_parallel_hybrid_lb",
+            "data_parallel_external_lb",
+            "data_parallel_multi_port_external_lb",
+            "data_parallel_backend",
+        ),
+        _ONE_ENGINE,
+    ),
+}
+
+# Values of arguments that are otherwise passed on.
+REFUSED_VALUES: Mapping[tuple[str, Any], str] = {
+    ("load_format", "pt"): "loading a pickle can run any code, so safetensors alone are read",
+    ("load_format", "npcache"): "loading a pickle can run any code, so safetensors alone are read",
+    ("distributed_executor_backend", "external_launcher"): "the processes of an engine are started here",
+}
+
+# Connectors that keep what an engine has computed for the same engine. Others carry it between engines.
+OFFLOADING = {
+    "OffloadingConnector",
+    "SimpleCPUOffloadConnector",
+    "LMCacheConnectorV1",
+    "LMCacheMPConnector",
+}
+
+
+def refusal(name: str, value: Any) -> str | None:
+    """Why an engine argument is not passed on; None: it is."""
+    if name in OWN_KEYS:
+        return f'set "{OWN_KEYS[name]}" as a key of the model, not "{name}" under engine_args'
+    reason = REFUSED.get(name)
+    neutral = (None, *NEUTRAL.get(name, (False,)))
+    if reason is not None and any(value == other and type(value) is type(other) for other in neutral):
+        reason = None  # (0 is False for Python)
+    elif isinstance(value, str):
+        reason = reason or REFUSED_VALUES.get((name, value))
+    elif name == "kv_transfer_config" and isinstance(value, Mapping):
+        reason = next(_transfer_problems(value), None)
+    return None if reason is None else f'engine_args has "{name}: {value}", which is refused: {reason}'
+
+
+def _transfer_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    if config.get("kv_load_failure_policy") == "recompute":
+        yield "with kv_load_failure_policy recompute a candidate's tokens could change half-way"
+    if config.get("kv_role") not in (None, "kv_both"):
+        yield f"kv_role {config['kv_role']} is one half of an engine; {_ONE_ENGINE}"
+    if config.get("kv_connector") not in OFFLOADING:
+        yield f"of the connectors only those that offload are served: {', '.join(sorted(OFFLOADING))}"

@@ -1,0 +1,72 @@
+"""Why an engine has failed, in one line, whichever of its processes knew."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+NOTES = "VERBATIM_FAILURES"  # names the file where the processes of an engine note what they fail with
+ELSEWHERE = "root cause"  # vLLM's word for what another process has said
+MAX_CHARS = 400
+
+# What a configuration, or a model that vLLM cannot run, fails with; no other try would help.
+FINAL = (TypeError, ValueError, NotImplementedError)
+# But vLLM refuses with a ValueError as well what another program has taken for now.
+PASSING = ("free memory", "available memory", "available kv cache memory", "gpu memory used by other")
+
+
+class Why(BaseModel):
+    """reason: one line. is_final: while an engine is being made, no other try would help."""
+
+    reason: str
+    is_final: bool = False
+
+
+def why(error: BaseException) -> Why:
+    """What an engine's own process has failed with; where that says no more than that another process has
+    failed, what the first of them has noted."""
+    found = _why(error)
+    if ELSEWHERE in found.reason.lower() and (file := os.environ.get(NOTES)):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            found = Why.model_validate_json(Path(file).read_text("utf-8").splitlines()[0])
+    return found
+
+
+def note_failures() -> None:
+    """From now on, note what vLLM logs of a failure in this process."""
+    if file := os.environ.get(NOTES):
+        logging.getLogger("vllm").addHandler(_Notes(Path(file)))
+
+
+def one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_CHARS else line[:MAX_CHARS] + "…"
+
+
+class _Notes(logging.Handler):
+    def __init__(self, file: Path) -> None:
+        super().__init__(logging.ERROR)
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            with contextlib.suppress(OSError), self._file.open("a", encoding="utf-8") as file:
+                file.write(_why(record.exc_info[1]).model_dump_json() + "\n")
+
+
+def _why(error: BaseException) -> Why:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ValidationError):
+        text = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+    else:
+        text = str(error)
+    text = one_line(text)
+    is_final = isinstance(error, FINAL) and not any(word in text.lower() for word in PASSING)
+    if not is_final or not text:  # a final one is for a person who is to change something
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return Why(reason=text, is_final=is_final)

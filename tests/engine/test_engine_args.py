@@ -1,0 +1,65 @@
+"""vLLM's engine arguments, one by one: each is refused, or does no harm to what this server promises.
+
+Whoever raises the version of vLLM finds the new ones here, and says which they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from server.config.engine_args import OWN_KEYS, REFUSED
+from server.config.settings import ModelSettings
+from server.engine.vllm.host import engine_config
+from server.errors import ConfigurationError
+from tests.engine.serving import ON_GPU
+
+pytest.importorskip("vllm")
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when vLLM is imported
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+# Speed, memory, numerics, logs, adapters, pictures, or without effect where the front end is not vLLM's.
+# kv_transfer_config, load_format and distributed_executor_backend have values that are refused;
+# speculative_config and its kin are refused with the V1 runner.
+PASSED = Path(__file__).with_name("engine_args.txt").read_text("utf-8").split()
+
+
+def test_each_is_looked_at() -> None:
+    """None is passed on that nobody has thought of, and none refused that vLLM no longer has."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    fields = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    assert fields == {*PASSED, *REFUSED, *OWN_KEYS}
+    assert not set(PASSED) & {*REFUSED, *OWN_KEYS}
+
+
+@pytest.mark.skipif(ON_GPU, reason="the model runs on V2 there")
+def test_speculation_needs_the_v2_runner(smol_path: Path) -> None:
+    """On V1 vLLM refuses it beside a logits processor, while it loads the model."""
+    speculation = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+    settings = ModelSettings(id="m", path=smol_path, engine_args={"speculative_config": speculation})
+    with pytest.raises(ConfigurationError, match=r"model m: .* V1 model runner, which has no speculative"):
+        engine_config(settings, 64)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForSequenceClassification"]}, "pooling"),
+        ({"model_type": "llama", "architectures": ["LlamaForTokenClassification"]}, "pooling"),
+        ({"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}, "encoder-decoder"),
+    ],
+)
+def test_models_that_continue_no_text_are_refused(tmp_path: Path, config: dict[str, str], kind: str) -> None:
+    """By what vLLM takes them for, before an engine is made."""
+    shape = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 256}
+    (tmp_path / "config.json").write_text(json.dumps({**shape, "max_position_embeddings": 64, **config}))
+    settings = ModelSettings(id="m", path=tmp_path, engine_args={"load_format": "dummy"})
+    with pytest.raises(ConfigurationError, match=f"model m: {config['architectures'][0]} .* {kind},"):
+        engine_config(settings, 64)
