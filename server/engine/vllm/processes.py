@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import select
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,10 @@ from server.observe.versions import CPU_BUILD, installed
 
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
+PR_SET_PDEATHSIG = 1
+HOST = ("-m", "server.engine.vllm.host")
+POLL_S = 0.01
+LAST_WORDS_S = 0.5  # for what a process has said before its end to be read
 THREADS = "OMP_NUM_THREADS"
 SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
 
@@ -40,6 +45,8 @@ OFFLINE = {
     "VLLM_DO_NOT_TRACK": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_USE_MODELSCOPE": "0",
+    # A forked worker would hold open what its parent has, its standard output for one.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # A broken model's request fails instead of getting noise.
     "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
 }
@@ -78,47 +85,80 @@ class News(BaseModel):
 
 
 class EngineProcess:
-    """One engine's process, and whatever it starts itself."""
+    """One engine's process, and whatever it starts itself: a group of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Sequence[str] = HOST) -> None:
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
+        self._ended: asyncio.Task[int] | None = None
 
     async def start(self, order: Order) -> AsyncIterator[News]:
         """Start it. Gives what it says until it ends."""
         self._process = process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "server.engine.vllm.host"),
+            *(sys.executable, *self._program),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment(os.environ, order.model),
+            start_new_session=True,  # Ctrl-C is the server's to pass on
         )
+        self._ended = ended = asyncio.create_task(_end_of(process))
         assert process.stdin is not None and process.stdout is not None  # noqa: PT018
         process.stdin.write(order.model_dump_json().encode() + b"\n")
-        async for line in process.stdout:
+        while line := await _line_before_end(process.stdout, ended):
             yield News.model_validate_json(line)
 
     async def ended(self) -> str:
         """Return when it has ended, with a word on how."""
-        assert self._process is not None, "started"
-        code = await self._process.wait()
+        assert self._ended is not None, "started"
+        code = await self._ended
         return f"the engine process ended, {f'by signal {-code}' if code < 0 else f'with exit code {code}'}"
 
     async def stop(self, patience_s: float) -> None:
-        """End it, and all that it has started: of itself within that time, or else by force."""
-        if self._process is None:
+        """End it, and all that it has started: of itself within that time, or else by force. Safe to call
+        twice."""
+        if self._process is None or self._ended is None:
             return
-        processes = with_descendants([self._process.pid])
-        if self._process.returncode is None:
+        if not self._ended.done():
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), patience_s)
-        kill(processes)
-        await self._process.wait()
+            await asyncio.wait((self._ended,), timeout=patience_s)
+        self.kill()
+        await self._ended
+        self._process = None  # its number may be another one's from now on
 
     def kill(self) -> None:
+        """At once, with all that it has started, also where it has ended itself and they are stopped."""
         if self._process is not None:
-            kill(with_descendants([self._process.pid]))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """Return when a process has ended, with its code. asyncio's own way waits until nobody holds its output
+    open any more, and what it has forked does."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(ProcessLookupError):
+        process_fd, ended = os.pidfd_open(process.pid), asyncio.Event()
+        loop.add_reader(process_fd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(process_fd)
+            os.close(process_fd)
+    while process.returncode is None:  # noqa: ASYNC110  # the loop asks for it, a moment later
+        await asyncio.sleep(POLL_S)
+    return process.returncode
+
+
+async def _line_before_end(output: asyncio.StreamReader, ended: asyncio.Future[int]) -> bytes:
+    """The next line of a process, or nothing if there is none before its end."""
+    line = asyncio.ensure_future(output.readline())
+    try:
+        await asyncio.wait((line, ended), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((line,), timeout=LAST_WORDS_S)
+        return line.result() if line.done() else b""
+    finally:
+        line.cancel()
 
 
 def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, str]:
@@ -147,12 +187,14 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
 
 
 def follow_server() -> None:
-    """Plugin of vLLM's, in each of its processes: end it when the server has ended, and note what it fails
-    with."""
+    """Plugin of vLLM's, in each of its processes: end it when the server has ended, or the process that has
+    started it; and note what it fails with."""
     note_failures()
     server = int(os.environ.get(SERVER_PID, "0"))
     if server == 0:
         return
+    # The kernel does it for processes that are stopped as well.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         server_fd = os.pidfd_open(server)
     except OSError:
@@ -164,20 +206,3 @@ def follow_server() -> None:
 def _end_with(server_fd: int) -> None:
     select.select([server_fd], [], [])
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def with_descendants(pids: Iterable[int]) -> list[psutil.Process]:
-    """These processes and all that they started. Those that have ended are passed over."""
-    found: list[psutil.Process] = []
-    for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            found += [process, *process.children(recursive=True)]
-    return found
-
-
-def kill(processes: Iterable[psutil.Process]) -> None:
-    """End processes at once; psutil knows a process from a later one that got its number."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
