@@ -116,7 +116,11 @@ class Supervisor:
         except Exception as error:
             log.exception("model %s: the engine did not start", self.name)
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
-        return await self._engine.died()
+        try:
+            return await self._engine.died()
+        except Exception as error:
+            log.exception("model %s: the engine is not watched any more", self.name)
+            return f"{type(error).__name__}: {error}"
 
     async def _end(self) -> None:
         engine, self._engine = self._engine, None

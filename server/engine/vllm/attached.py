@@ -16,13 +16,18 @@ class Feed:
 
     def __init__(self) -> None:
         self.status = Status(Phase.WAITING)
-        self.life = 0  # how often it has stopped
+        self.life = 0  # how often it has stopped, or was lost
         self._changed = asyncio.Event()
 
     def tell(self, status: Status) -> None:
         if self.status.ready and not status.ready:
             self.life += 1
         self.status = status
+        self._changed.set()
+
+    def lose(self) -> None:
+        """The link to it is lost, perhaps with the engine, of which the process that runs it will tell."""
+        self.life += 1
         self._changed.set()
 
     async def change(self) -> None:
@@ -37,19 +42,20 @@ class AttachedEngine:
     def __init__(self, feed: Feed, folder: Path, number: int, stats: EngineStats) -> None:
         self._feed = feed
         self._client = EngineClient(Link(folder), stats, number)
-        self._life = 0
+        self._life = -1  # which of the feed's this is
 
     @property
     def num_running(self) -> int:
         return self._client.num_running
 
     async def start(self, report: Report) -> None:
-        while not self._feed.status.ready:
-            report(self._feed.status)
-            await self._feed.change()
-        self._life = self._feed.life
-        await self._client.link.reached()
-        self._client.listen(lambda: None)  # the process that runs it hears that too, and tells the feed
+        while self._life != self._feed.life:  # else one that has stopped meanwhile is reached
+            while not self._feed.status.ready:
+                report(self._feed.status)
+                await self._feed.change()
+            self._life = self._feed.life
+            await self._client.link.reached()
+        self._client.listen(self._feed.lose)
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import zmq
 
 from server.engine.vllm.wire import ABORT, ADD, DEAD, CoreOutputs, CoreRequest, decode, encode
+
+log = logging.getLogger(__name__)
 
 ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
 POLL_S = 0.02
@@ -67,24 +70,39 @@ class Link:
         """Hand over what steps bring, from within the event loop's reading of it: of one step, or of several
         where the engine is faster than this process.
 
-        dead: called when the engine says that it has failed.
+        dead: called when the engine says that it has failed, or sends what cannot be read: what came for
+        whom is not known then. Nothing is read after that. The border where no error of ours, nor of the
+        engine's, leaves jobs waiting for ever.
         """
 
         def read() -> None:
-            steps = []
+            try:
+                is_over = self._hand_over(take)
+            except Exception:
+                log.exception("what the engine has sent cannot be read")
+                is_over = True
+            if is_over:
+                self._loop.remove_reader(self._outputs.FD)
+                dead()
+
+        self._loop.add_reader(self._outputs.FD, read)
+        read()
+
+    def _hand_over(self, take: Callable[[list[CoreOutputs]], None]) -> bool:
+        """All that has come. Returns whether the engine has failed with it."""
+        steps = []
+        try:
             # The descriptor tells of a change, not of a state: all there is has to be read.
             with contextlib.suppress(zmq.Again):
                 while True:
                     frames = self._outputs.recv_multipart(zmq.NOBLOCK)
                     if frames[0] == DEAD:
-                        dead()
-                    else:
-                        steps.append(decode(frames))
+                        return True
+                    steps.append(decode(frames))
+        finally:
             if steps:
                 take(steps)
-
-        self._loop.add_reader(self._outputs.FD, read)
-        read()
+        return False
 
     def add(self, request: CoreRequest) -> None:
         """Begin a request.

@@ -156,6 +156,17 @@ async def test_a_death_is_no_failed_start() -> None:
             await until(lambda number=number: supervisor.restarts == number + 1)  # type: ignore[misc]
 
 
+async def test_an_engine_that_cannot_be_watched_is_dead() -> None:
+    """An error in the watching of it is not the end of the server."""
+
+    class Unwatched(SimulatedEngine):
+        async def died(self) -> str:
+            raise ValueError("no news")
+
+    async with Patient(Unwatched(10), slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready and supervisor.restarts == 1)
+
+
 async def test_the_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """In the status until an engine is ready, to whoever asks for something, and in the log."""
     patient = Patient(Sick(EngineFailed("the disk is full")), slow(), backoff_s=(0.0, 0.05))

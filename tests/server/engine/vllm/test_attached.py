@@ -104,6 +104,24 @@ async def test_jobs_fail_when_the_engine_stops(attached: Attached) -> None:
     assert supervisor.restarts == 1
 
 
+async def test_a_message_that_cannot_be_read_loses_the_link(attached: Attached) -> None:
+    """Jobs fail, and a new link to the same engine takes the next ones."""
+    got: list[Any] = []
+    attached.feed.tell(Status(Phase.READY))
+    async with running(attached) as supervisor:
+        with engine(attached.engines[0]._client.link) as (_, outputs):
+            await until(lambda: supervisor.status.ready)
+            supervisor.submit(JOB, got.append)
+            outputs.send(b"\xc1")
+            await until(lambda: bool(got))
+            assert isinstance(got[0], ServiceUnavailable)
+            await until(lambda: len(attached.engines) == 2 and supervisor.status.ready)
+            supervisor.submit(JOB, got.append)
+            outputs.send(step("j"))
+            await until(lambda: len(got) == 2)
+    assert isinstance(got[1], EngineOutput)
+
+
 async def test_work_for_nobody_is_given_up(attached: Attached) -> None:
     """What a process that was killed has left in the engine goes on for nobody: its successor ends it."""
     attached.feed.tell(Status(Phase.READY))

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
+import pytest
 import zmq
 
 from server.engine.vllm.link import SEND_TOGETHER, Link, inputs_of, outputs_of
@@ -106,6 +107,39 @@ async def test_a_dead_engine_is_heard_after_its_last_step() -> None:
         await until(lambda: bool(calls and deaths))
     link.close()
     assert len(deaths) == 1
+
+
+@pytest.mark.parametrize("junk", [b"\xc1", b"", msgspec.msgpack.encode({"not": "a step"})])
+async def test_what_is_no_message_is_the_end(junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The engine counts as dead, once, and the log says why; what came before is handed over, what comes
+    after is not."""
+    link, calls, deaths = Link(), list[list[CoreOutputs]](), list[bool]()
+    with engine(link) as (_, outputs):
+        await link.connected()
+        link.listen(calls.append, lambda: deaths.append(True))
+        for message in (step("a"), junk, step("b"), junk):
+            outputs.send(message)
+        await until(lambda: bool(deaths))
+        await asyncio.sleep(0.05)
+    link.close()
+    assert [one.outputs[0].request_id for call in calls for one in call] == ["a"]
+    assert len(deaths) == 1
+    assert "cannot be read" in caplog.text
+
+
+async def test_an_error_of_ours_is_the_end_too() -> None:
+    """Whoever takes the steps: nobody waits for what was lost."""
+    link, deaths = Link(), list[bool]()
+
+    def take(steps: list[CoreOutputs]) -> None:
+        raise KeyError("a bug")
+
+    with engine(link) as (_, outputs):
+        await link.connected()
+        link.listen(take, lambda: deaths.append(True))
+        outputs.send(step("a"))
+        await until(lambda: bool(deaths))
+    link.close()
 
 
 async def test_closing_leaves_nothing_and_may_be_repeated() -> None:
