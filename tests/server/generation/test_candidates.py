@@ -222,7 +222,7 @@ def test_one_candidate_asks_for_the_prompts_logprobs(
     """In whatever order the outputs come, the choices are those of candidates that have each asked."""
     more = params.pop("more")
     asked = GenerationParams(echo=True, num_logprobs=1, best_of=params["n"] + more, **params)
-    prompts, engine = [PromptText([5, 6, 7]), PromptText([8, 9], ")*")], AnyOrder()
+    prompts, engine = [PromptText([5, 6, 7]), PromptText([8, 9], ")*", [0, 1])], AnyOrder()
 
     async def ask() -> list[Choice]:
         deltas: list[Delta] = []
