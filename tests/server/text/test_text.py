@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterator
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,16 @@ def test_stop(parts: list[str], stops: tuple[str, ...], include: bool) -> None:
     """However text is cut into tokens, it ends where reading character by character ends it."""
     given = list(matched(parts, stops, include=include))
     assert ("".join(text for text, _ in given), given[-1][1]) == naive("".join(parts), stops, include=include)
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_stop_of_any_length(include: bool) -> None:
+    """The same for every short text that comes character by character, and every sequence in it."""
+    for text in ("".join(letters) for size in range(1, 7) for letters in product("ab", repeat=size)):
+        for start, end in combinations(range(len(text) + 1), 2):
+            stops = (text[start:end],)
+            given = "".join(part for part, _ in matched(list(text), stops, include=include))
+            assert given == naive(text, stops, include=include)[0], (text, stops)
 
 
 @given(parts=SPLIT, stops=STOPS)
