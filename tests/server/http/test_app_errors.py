@@ -145,6 +145,13 @@ async def test_limits(directory: Path, limits: dict[str, int], reason: str) -> N
         assert 1 <= int(reply.headers["retry-after"]) <= 60
 
 
+async def test_tokens_of_the_prompt_count(directory: Path) -> None:
+    """As well as those of the completion: what usage says in all."""
+    ask = ASK | {"prompt": [5] * 9, "max_tokens": 1}
+    async with running(app_of(talking(directory, "he"), rate_limits={"tokens_per_minute": 10})) as client:
+        assert [(await client.post(URL, json=ask)).status_code for _ in range(2)] == [200, 429]
+
+
 async def test_loading(directory: Path) -> None:
     """A completion of a model that is loading is a 503 with Retry-After."""
     transport = httpx.ASGITransport(app_of(served(directory, Engine())))
