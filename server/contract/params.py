@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,6 +21,10 @@ from server.errors import InvalidRequest
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# Ids that may end a candidate, of which none may come before min_tokens. vLLM keeps so many for each of its
+# slots (its V2 runner's LogitBiasState), and one more would end the engine. Its tables for bias, allowed
+# tokens and bad words are not used: the bias is ours, and grows.
+MAX_HELD_BACK = 128
 DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 
 
@@ -60,8 +65,13 @@ class StreamParams:
     continuous_usage: bool = False
 
 
-def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -> GenerationParams:
-    """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge."""
+def resolve(
+    request: CompletionRequest, model: ModelSettings, vocab_size: int, eos_ids: Collection[int] = ()
+) -> GenerationParams:
+    """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge.
+
+    eos_ids: the model's own, which end a candidate as well.
+    """
     if request.model_extra and (unknown := refuse_unsupported(request.model_extra)):
         _unknown_fields(unknown, strict=model.strict_fields)
     defaults, limits = model.defaults, model.limits
@@ -108,7 +118,11 @@ def resolve(request: CompletionRequest, model: ModelSettings, vocab_size: int) -
         echo=bool(request.echo),
         stop=_stops(request.stop, limits.stop),
         include_stop=_first(request.include_stop_str_in_output, model.include_stop_text),
-        stop_token_ids=_stop_token_ids(request.stop_token_ids or [], vocab_size),
+        stop_token_ids=_stop_token_ids(
+            request.stop_token_ids or [],
+            vocab_size,
+            limit=MAX_HELD_BACK - len(() if request.ignore_eos else eos_ids) if min_tokens else None,
+        ),
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=_first(request.skip_special_tokens, True),
         truncate_prompt_tokens=_truncation(request.truncate_prompt_tokens),
@@ -170,14 +184,21 @@ def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
     return {int(key): value for key, value in bias.items()}
 
 
-def _stop_token_ids(ids: list[int], vocab_size: int) -> tuple[int, ...]:
+def _stop_token_ids(ids: list[int], vocab_size: int, limit: int | None) -> tuple[int, ...]:
     for token_id in ids:
         if token_id >= vocab_size:
             raise InvalidRequest(
                 f"stop_token_ids (current value: {token_id}) must be between 0 and {vocab_size - 1}",
                 "stop_token_ids",
             )
-    return tuple(dict.fromkeys(ids))
+    different = tuple(dict.fromkeys(ids))
+    if limit is not None and len(different) > limit:
+        raise InvalidRequest(
+            f"stop_token_ids ({len(different)} different ids) must be at most {limit} ids with min_tokens:"
+            f" an engine holds back {MAX_HELD_BACK}, this model's ends of a text among them",
+            "stop_token_ids",
+        )
+    return different
 
 
 def _truncation(value: int | None) -> int | None:

@@ -139,7 +139,7 @@ def state_of(request: Request) -> State:
 async def _generation(
     wanted: CompletionRequest, model: ServedModel, request_id: str
 ) -> tuple[Generation, StreamParams]:
-    params = resolve(wanted, model.settings, model.vocab_size)
+    params = resolve(wanted, model.settings, model.vocab_size, model.tokenizer.eos_ids)
     how = resolve_stream(wanted)
     prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of)

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.config.settings import ModelSettings
-from server.contract.params import GenerationParams
+from server.contract.params import MAX_HELD_BACK, GenerationParams
 from server.engine.base import Job, TopLogprobs
 from server.engine.vllm import stats
 from server.engine.vllm.host import engine_config
@@ -29,7 +29,7 @@ from server.engine.vllm.wire import (
 )
 from server.errors import InternalError, ServiceUnavailable
 
-pytest.importorskip("vllm")
+vllm = pytest.importorskip("vllm")
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own, when vLLM is imported
@@ -74,6 +74,17 @@ def test_a_step_is_as_large_as_in_vllms_own_server(smol_path: Path, monkeypatch:
     monkeypatch.setattr(EngineArgs, "get_batch_defaults", lambda self, world_size: defaults)
     config, _ = engine_config(ModelSettings(id="m", path=smol_path), 1024)
     assert config.scheduler_config.max_num_batched_tokens == 3072
+
+
+def test_limits_of_vllms_tables_are_the_contracts() -> None:
+    """What the V2 runner keeps of ids that are held back; of its other tables nothing is used."""
+    source = Path(vllm.__file__).parent / "v1/worker/gpu/sample/logit_bias.py"  # which imports Triton
+    assert f"MAX_NUM_STOP_TOKEN_IDS = {MAX_HELD_BACK}\n" in source.read_text("utf-8")
+    bias = dict.fromkeys(range(2000), 1.0)
+    sent = core_request(job(logit_bias=bias)).sampling_params
+    assert sent.extra_args == {"logit_bias": bias}
+    unused = {"logit_bias", "allowed_token_ids", "bad_words", "logprob_token_ids"}
+    assert not unused & set(CoreParams.__struct_fields__)
 
 
 def test_signs() -> None:

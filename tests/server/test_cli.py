@@ -191,7 +191,7 @@ def test_commands_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     app = typer.Typer(cls=OneParagraph)
     add_commands(app)
     assert CliRunner().invoke(app, ["more", "hello"]).stdout == "hello\n"
-    for kind, code in (("ConfigurationError", 2), ("SiteError", 2), ("BundleError", 1)):
+    for kind, code in (("ConfigurationError", 2), ("SiteError", 2), ("BundleError", 1), ("EngineFailed", 1)):
         result = CliRunner().invoke(app, ["fail", kind])
         assert (result.exit_code, result.stderr) == (code, "verbatim: what to do\n")
 

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.config.settings import ModelSettings
-from server.contract.params import GenerationParams, StreamParams, candidate_seed, resolve, resolve_stream
+from server.contract.params import (
+    MAX_HELD_BACK,
+    GenerationParams,
+    StreamParams,
+    candidate_seed,
+    resolve,
+    resolve_stream,
+)
 from server.contract.request import CompletionRequest
 from server.errors import InvalidRequest
 
@@ -31,6 +38,11 @@ def resolved(body: dict[str, Any], **model: Any) -> GenerationParams:
     request = CompletionRequest.model_validate({"model": "m", "prompt": "a"} | body)
     settings: dict[str, Any] = {"id": "m", "path": Path("m")} | model
     return resolve(request, ModelSettings(**settings), 300)
+
+
+def resolved_for(body: dict[str, Any], eos_ids: tuple[int, ...]) -> GenerationParams:
+    request = CompletionRequest.model_validate({"model": "m", "prompt": "a"} | body)
+    return resolve(request, ModelSettings(id="m", path=Path("m")), 300, eos_ids)
 
 
 def test_contract_defaults() -> None:
@@ -140,3 +152,23 @@ def test_seeds_fit(seed: int, prompt: int, candidate: int) -> None:
 def test_seed_values_are_pinned() -> None:
     """The derivation is part of the contract with clients that repeat a seed: it does not change."""
     assert [candidate_seed(42, 0, 0), candidate_seed(42, 0, 1), candidate_seed(43, 0, 0)] == PINNED
+
+
+@pytest.mark.parametrize(
+    ("count", "fields", "allowed"),
+    [
+        (MAX_HELD_BACK - 2, {"min_tokens": 1}, True),
+        (MAX_HELD_BACK - 1, {"min_tokens": 1}, False),
+        (MAX_HELD_BACK, {"min_tokens": 1, "ignore_eos": True}, True),
+        (MAX_HELD_BACK + 1, {"min_tokens": 1, "ignore_eos": True}, False),
+        (2 * MAX_HELD_BACK, {}, True),
+    ],
+)
+def test_ids_that_an_engine_can_hold_back(count: int, fields: dict[str, Any], allowed: bool) -> None:
+    """With min_tokens at most 128 together with the model's ends; without, there is nothing to hold back."""
+    body = {"stop_token_ids": [*range(count), 0, 0], "max_tokens": 5} | fields
+    if allowed:
+        assert len(resolved_for(body, eos_ids=(1, 2)).stop_token_ids) == count
+    else:
+        with pytest.raises(InvalidRequest, match=rf"stop_token_ids \({count} different ids\) must be"):
+            resolved_for(body, eos_ids=(1, 2))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.access.keys import digest
+from server.engine.base import Phase, Status
 from server.http.border import PREFIXES
 from tests.helpers import (
     ASK,
@@ -238,6 +239,21 @@ async def test_ready(directory: Path) -> None:
         app.state.server.draining = True
         reply = await client.get("/ready")
         assert (reply.status_code, reply.json()["status"]) == (503, "draining")
+
+
+async def test_ready_without_one_that_has_failed(directory: Path) -> None:
+    """A model that will never be served is marked with the reason, and holds the others up no longer."""
+    app = app_of(served(directory, Engine()), served(directory, Engine(), id="other"))
+    async with running(app) as client:
+        app.state.server.models["m"].engine.report(Status(Phase.FAILED, detail="no such architecture"))
+        reply = await client.get("/ready")
+        refused = await client.post(URL, json=ASK)
+        assert (reply.status_code, reply.json()["models"]["other"]["phase"]) == (200, "ready")
+        assert reply.json()["models"]["m"]["detail"] == "no such architecture"
+        assert (refused.status_code, refused.json()["reason"]) == (503, "SERVICE_NOT_AVAILABLE")
+        assert "m is not ready: failed (no such architecture)" in refused.json()["message"]
+        app.state.server.models["other"].engine.report(Status(Phase.FAILED))
+        assert (await client.get("/ready")).status_code == 503
 
 
 async def test_metrics(directory: Path) -> None:
