@@ -70,10 +70,10 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """All models are, apart from those that have failed for good."""
+        """All models are, apart from those that have failed for good, if those are not all."""
         engines = [model.engine.status for model in self.models.values()]
-        lasting = [status.ready for status in engines if status.phase is not Phase.FAILED]
-        return not self.draining and bool(lasting) and all(lasting)
+        lasting = [status for status in engines if status.phase is not Phase.FAILED]
+        return not self.draining and (not engines or bool(lasting)) and all(one.ready for one in lasting)
 
     def count(self, change: int) -> None:
         """A request has begun or ended."""
