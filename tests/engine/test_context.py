@@ -11,7 +11,7 @@ import pytest
 
 from server.text.tokenizer import load_tokenizer
 from tests.engine.reference import Reference
-from tests.engine.serving import BESIDE_OTHERS, VOCAB_SIZE, Client, serving
+from tests.serving import BESIDE_OTHERS, VOCAB_SIZE, Client, serving
 from tests.tiny_phi3 import LONG_CONTEXT, SHORT_CONTEXT, make_tiny_phi3
 
 pytestmark = pytest.mark.engine

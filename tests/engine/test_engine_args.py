@@ -15,7 +15,7 @@ from server.config.engine_args import OWN_KEYS, REFUSED
 from server.config.settings import ModelSettings
 from server.engine.vllm.host import engine_config
 from server.errors import ConfigurationError
-from tests.engine.serving import ON_GPU
+from tests.serving import ON_GPU
 
 pytest.importorskip("vllm")
 pytestmark = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.serving import SIMULATED_MODEL, SMOL, START_S, Client, serving
+from tests.serving import SIMULATED_MODEL, SMOL, START_S, Client, serving
 from tests.tiny_llama import TOKENIZER_FILES
 
 pytestmark = pytest.mark.engine
