@@ -26,7 +26,7 @@ from rich.console import Console
 from benchmarks import sampling_cuda
 from benchmarks.report import machine, steps, write
 from sampling.batch import Batch, Row, RowParams
-from sampling.transforms import apply
+from sampling.transforms import Transforms
 
 ROWS = (1, 8, 64, 256)
 VOCABULARIES = (32_000, 128_000, 152_000)
@@ -84,15 +84,10 @@ def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeat
 
 
 def ours(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Callable[[torch.Tensor], Any]:
-    batch = Batch(vocab_size)
+    batch = Batch()
     for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         batch.put(number, None if params.is_neutral else Row(params, prompt, [], output))
-
-    def step(logits: torch.Tensor) -> torch.Tensor:
-        if batch.rows:
-            batch.update()
-        return apply(logits, batch)
-
+    step = Transforms(batch, torch.device("cpu")).apply
     step(torch.zeros(len(prompts), vocab_size))  # the first step lays the batch out
     return step
 

@@ -103,16 +103,19 @@ class Row:
 class Batch:
     """The rows that need something, and their pairs side by side.
 
-    index: [num_pairs] place of each pair in the flattened logits. count: [num_pairs] times generated.
-    repetition, frequency, presence: [num_pairs] the row's penalties. bias_index, bias: [num_biases].
-    min_p_rows: [num_rows] int64; min_p_border: [num_rows, 1] float32, temperature × ln(min_p). The arrays are
-    longer than num_pairs says.
+    index: [num_pairs] place of each pair in the logits' memory, counted from the first. count: [num_pairs]
+    times generated. repetition, frequency, presence: [num_pairs] the row's penalties. bias_index, bias:
+    [num_biases]. min_p_rows: [num_rows] int64, ascending; min_p_border: [num_rows, 1] float32, temperature ×
+    ln(min_p). The arrays are longer than num_pairs says.
+
+    Who keeps copies of the arrays sees by num_layouts whether any has been made anew, by num_pairs whether
+    pairs were added since, and by num_taken whether a count was raised.
     """
 
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
+    def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
-        self.num_pairs = 0
+        self.num_layouts = self.num_pairs = self.num_taken = 0
+        self._row_stride = 0  # from one row's first logit to the next one's: no less than the vocabulary
         self._layout_is_stale = False
         self._reserve(0)
         self._lay_out_constants()
@@ -141,8 +144,11 @@ class Batch:
             if row is not None:
                 self.rows[number] = row
 
-    def update(self) -> None:
-        """Take in what was generated since the last step. To be called once before each apply."""
+    def update(self, row_stride: int) -> None:
+        """Take in what was generated since the last step, for logits whose rows begin row_stride apart."""
+        if row_stride != self._row_stride:
+            self._take_back()
+            self._row_stride = row_stride
         if self._layout_is_stale:
             self._lay_out()
         for number, row in self.rows.items():
@@ -151,6 +157,7 @@ class Batch:
                     self._generated(number, row, token_id)
 
     def _generated(self, number: int, row: Row, token_id: int) -> None:
+        self.num_taken += 1
         place = row.place(token_id)
         if place is not None:
             self.count[place] += 1.0
@@ -158,7 +165,7 @@ class Batch:
         if self.num_pairs == len(self.index):
             self._reserve(2 * self.num_pairs + 64)
         place = row.tail[token_id] = self.num_pairs
-        self.index[place] = number * self.vocab_size + token_id
+        self.index[place] = number * self._row_stride + token_id
         self.count[place] = 1.0
         self._set_penalties(slice(place, place + 1), row.params)
         self.num_pairs += 1
@@ -178,11 +185,12 @@ class Batch:
         for (number, row), length in zip(self.rows.items(), lengths, strict=True):
             run = slice(start, start + length)
             row.start = start
-            self.index[run] = row.ids + number * self.vocab_size
+            self.index[run] = row.ids + number * self._row_stride
             self.count[run] = row.counts
             self._set_penalties(run, row.params)
             start += length
         self._lay_out_constants()
+        self.num_layouts += 1
         self._layout_is_stale = False
 
     def _set_penalties(self, run: slice, params: RowParams) -> None:
@@ -192,13 +200,13 @@ class Batch:
 
     def _lay_out_constants(self) -> None:
         biased = [
-            (number * self.vocab_size + token_id, value)
+            (number * self._row_stride + token_id, value)
             for number, row in self.rows.items()
             for token_id, value in row.params.logit_bias.items()
         ]
         self.bias_index = np.array([place for place, _ in biased], np.int64)
         self.bias = np.array([value for _, value in biased], np.float32)
-        masked = [(number, row.params) for number, row in self.rows.items() if row.params.has_min_p]
+        masked = [(number, row.params) for number, row in sorted(self.rows.items()) if row.params.has_min_p]
         self.min_p_rows = np.array([number for number, _ in masked], np.int64)
         borders = [params.temperature * math.log(params.min_p) for _, params in masked]
         self.min_p_border = np.array(borders, np.float32).reshape(-1, 1)

@@ -1,11 +1,13 @@
 """The transforms of reference.py in Triton, for vLLM's V2 model runner: in place, on the device.
 
 What a request has seen stays on the device: `take_in` reads what is new in the runner's own history of
-tokens, so the host waits for nothing. The state in bytes a slot:
-    36              parameters, always
-    vocab_size / 8  which tokens were seen; allocated with the first request that has a penalty
-    4 × vocab_size  times generated; only for slots with a frequency or presence penalty
-At 1024 slots and 128k tokens: 16 MiB, and 0.5 MiB for each such slot. vLLM's own, made all the same: 528 MiB.
+tokens, so the host waits for nothing. The state in bytes a slot, all of it made at the start:
+    28              parameters
+    4096            biases
+    vocab_size / 8  which tokens were seen
+    4 × vocab_size  times generated
+At 1024 slots and 128,000 tokens: 520 MiB. As much goes to vLLM's own penalties, which stay unused. A step
+takes 4 bytes for each 4096 logits, and a row of logits for each long list of biases, one after the other.
 
 Order: `take_in`, `add_bias`, `penalise`, `mask_min_p`, then vLLM's temperature. Block sizes and warps are
 reasoned, not measured: no GPU was at hand.
@@ -22,9 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-# Columns of SlotTables.real and SlotTables.whole.
+# Columns of SlotTables.real.
 REPETITION, FREQUENCY, PRESENCE, BORDER = (tl.constexpr(column) for column in range(4))
-OUTPUT_FROM, COUNT_ROW, BIAS_START, BIAS_END = (tl.constexpr(column) for column in range(4))
 NUM_COLUMNS = tl.constexpr(4)
 
 # 16 logits a thread: four loads of 16 bytes under way in each, and 128k tokens are 32 programs a row, so that
@@ -41,13 +42,14 @@ class SlotTables:
     """What the kernels know of each slot, on the device. Neutral in `real`: 1, 0, 0, -inf."""
 
     real: torch.Tensor  # [num_slots, 4] float32: repetition, frequency, presence, temperature × ln(min_p)
-    # [num_slots, 4] int32: first position that is output; row in counts, -1: none; its biases' start and end
-    whole: torch.Tensor
+    output_from: torch.Tensor  # [num_slots] int32: first position that is output
+    num_biases: torch.Tensor  # [num_slots] int32: of bias_ids and bias_values
     num_taken: torch.Tensor  # [num_slots] int32: tokens of the history that are in seen and counts
-    seen: torch.Tensor  # [num_slots or 0, ceil(vocab_size / 32)] int32: token t is bit t % 32 of word t // 32
-    counts: torch.Tensor  # [num_count_rows, vocab_size] int32: times generated; 32 bits, as atomics want them
-    bias_ids: torch.Tensor  # [capacity] int32
-    bias_values: torch.Tensor  # [capacity] float32
+    seen: torch.Tensor  # [num_slots, ceil(vocab_size / 32)] int32: token t is bit t % 32 of word t // 32
+    # [num_slots, vocab_size] int32, as atomics want them: times generated, where frequency or presence asks
+    counts: torch.Tensor
+    bias_ids: torch.Tensor  # [num_slots, room] int32
+    bias_values: torch.Tensor  # [num_slots, room] float32
 
 
 @triton.jit(do_not_specialize_on_alignment=["idx_mapping"])
@@ -57,11 +59,11 @@ def _take_in_kernel(
     history_stride,
     total_len,  # [num_slots] int32
     real,  # [num_slots, 4] float32
-    whole,  # [num_slots, 4] int32
+    output_from_of,  # [num_slots] int32
     num_taken,  # [num_slots] int32, changed
     seen,  # [num_slots, num_words] int32, changed
     seen_stride,
-    counts,  # [num_count_rows, vocab_size] int32, changed
+    counts,  # [num_slots, vocab_size] int32, changed
     counts_stride,
     vocab_size,
     BLOCK: tl.constexpr,
@@ -78,20 +80,19 @@ def _take_in_kernel(
     presence = tl.load(real + slot * NUM_COLUMNS + PRESENCE)
     if (repetition == 1.0) & (frequency == 0.0) & (presence == 0.0):
         return
-    output_from = tl.load(whole + slot * NUM_COLUMNS + OUTPUT_FROM)
-    count_row = tl.load(whole + slot * NUM_COLUMNS + COUNT_ROW).to(tl.int64)
+    output_from = tl.load(output_from_of + slot)
     start = tl.load(num_taken + slot)
     end = tl.load(total_len + slot)
     if repetition == 1.0:  # the prompt matters to the repetition penalty alone
         start = tl.maximum(start, output_from)
-    counted_from = tl.where(count_row >= 0, output_from, end)
+    counted_from = tl.where((frequency != 0.0) | (presence != 0.0), output_from, end)
     for first in range(start, end, BLOCK):
         position = first + tl.arange(0, BLOCK)
         token_id = tl.load(all_token_ids + slot * history_stride + position, mask=position < end, other=-1)
         is_token = (token_id >= 0) & (token_id < vocab_size)  # a broken id must not write into other slots
         bit = tl.full((BLOCK,), 1, tl.int32) << (token_id % 32)
         tl.atomic_or(seen + slot * seen_stride + token_id // 32, bit, mask=is_token)
-        here = counts + count_row * counts_stride + token_id
+        here = counts + slot * counts_stride + token_id
         tl.atomic_add(here, 1, mask=is_token & (position >= counted_from))
     # Of several warps, one could store this before another has loaded it: the kernel runs with one.
     tl.store(num_taken + slot, end)
@@ -104,11 +105,10 @@ def take_in(
     total_len: torch.Tensor,  # [num_slots] int32: tokens in each row of all_token_ids
     block: int = TAKE_IN_BLOCK,
 ) -> None:
-    assert len(tables.seen) == len(tables.num_taken), "seen is allocated"
     assert all_token_ids.stride(1) == 1
     history = (all_token_ids, all_token_ids.stride(0), total_len)
     seen, counts = (tables.seen, tables.seen.stride(0)), (tables.counts, tables.counts.stride(0))
-    state = (tables.real, tables.whole, tables.num_taken, *seen, *counts)
+    state = (tables.real, tables.output_from, tables.num_taken, *seen, *counts)
     vocab_size = tables.counts.shape[1]
     _take_in_kernel[(len(idx_mapping),)](idx_mapping, *history, *state, vocab_size, BLOCK=block, num_warps=1)
 
@@ -118,9 +118,10 @@ def _bias_kernel(
     logits,  # [num_rows, vocab_size] float32, changed in place
     logits_stride,
     slot_of_row,  # [num_rows] int32
-    whole,  # [num_slots, 4] int32
-    bias_ids,  # [capacity] int32
-    bias_values,  # [capacity] float32
+    num_biases,  # [num_slots] int32
+    bias_ids,  # [num_slots, room] int32
+    bias_values,  # [num_slots, room] float32
+    room,
     vocab_size,
     BLOCK: tl.constexpr,
 ):
@@ -131,13 +132,13 @@ def _bias_kernel(
     """
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_of_row + row).to(tl.int64)
-    end = tl.load(whole + slot * NUM_COLUMNS + BIAS_END)
-    first = tl.load(whole + slot * NUM_COLUMNS + BIAS_START) + tl.program_id(1) * BLOCK
+    end = tl.load(num_biases + slot)
+    first = tl.program_id(1) * BLOCK
     if first >= end:
         return
     entry = first + tl.arange(0, BLOCK)
-    token_id = tl.load(bias_ids + entry, mask=entry < end, other=-1)
-    value = tl.load(bias_values + entry, mask=entry < end, other=0.0)
+    token_id = tl.load(bias_ids + slot * room + entry, mask=entry < end, other=-1)
+    value = tl.load(bias_values + slot * room + entry, mask=entry < end, other=0.0)
     inside = (token_id >= 0) & (token_id < vocab_size)
     here = logits + row * logits_stride + token_id  # no id stands twice in a list: no atomics
     tl.store(here, tl.load(here, mask=inside, other=0.0) + value, mask=inside)
@@ -152,10 +153,23 @@ def add_bias(
 ) -> None:
     _check(logits, tables)
     grid = (len(logits), triton.cdiv(most, block))
-    biases = (tables.whole, tables.bias_ids, tables.bias_values)
+    biases = (tables.num_biases, tables.bias_ids, tables.bias_values, tables.bias_ids.stride(0))
     _bias_kernel[grid](
         logits, logits.stride(0), slot_of_row, *biases, logits.shape[1], BLOCK=block, num_warps=1
     )
+
+
+def add_long_bias(
+    logits: torch.Tensor,  # [num_rows, vocab_size] float32, changed in place
+    slot_of_row: torch.Tensor,  # [num_rows] int32
+    slot: int,  # whose biases these are
+    ids: torch.Tensor,  # [num_biases] int32, on the host
+    values: torch.Tensor,  # [num_biases] float32, on the host
+) -> None:
+    """Adds a list of biases that no table has room for. Seldom: it passes over every logit of the batch."""
+    row = logits.new_zeros(logits.shape[1])
+    row[ids.to(logits.device, non_blocking=True)] = values.to(logits.device, non_blocking=True)
+    logits.addr_((slot_of_row == slot).float(), row)
 
 
 @triton.jit(do_not_specialize_on_alignment=["slot_of_row", "local_pos", "input_ids"])
@@ -166,10 +180,9 @@ def _penalise_kernel(
     local_pos,  # [num_rows] int32: the row's place among its request's rows
     input_ids,  # [num_rows] int32 or int64: from a request's second row on, its draft tokens
     real,  # [num_slots, 4] float32
-    whole,  # [num_slots, 4] int32
     seen,  # [num_slots, num_words] int32
     seen_stride,
-    counts,  # [num_count_rows, vocab_size] int32
+    counts,  # [num_slots, vocab_size] int32
     counts_stride,
     maxima,  # [num_rows, num_blocks] float32, written for rows with min_p
     vocab_size,
@@ -192,16 +205,15 @@ def _penalise_kernel(
     has_min_p = tl.load(real + slot * NUM_COLUMNS + BORDER) > float("-inf")
     if not (has_history | has_min_p):
         return
-    count_row = tl.load(whole + slot * NUM_COLUMNS + COUNT_ROW).to(tl.int64)
     # Which part of the vocabulary is of interest: all or nothing.
     history_end = tl.where(has_history, vocab_size, 0)
-    counts_end = tl.where(count_row >= 0, vocab_size, 0)
+    counts_end = tl.where((frequency != 0.0) | (presence != 0.0), vocab_size, 0)
     min_p_end = tl.where(has_min_p, vocab_size, 0)
     token_id = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     words = tl.load(seen + slot * seen_stride + token_id // 32, mask=token_id < history_end, other=0)
     is_seen = ((words >> (token_id % 32)) & 1) != 0
     is_counted = is_seen & (token_id < counts_end)
-    count = tl.load(counts + count_row * counts_stride + token_id, mask=is_counted, other=0)
+    count = tl.load(counts + slot * counts_stride + token_id, mask=is_counted, other=0)
     num_drafts = tl.load(local_pos + row)
     for k in range(num_drafts):
         is_draft = tl.load(input_ids + row - num_drafts + 1 + k) == token_id
@@ -232,7 +244,7 @@ def penalise(
     maxima = torch.empty(num_rows, triton.cdiv(vocab_size, block), dtype=torch.float32, device=logits.device)
     rows = (logits, logits.stride(0), slot_of_row, local_pos, input_ids)
     seen, counts = (tables.seen, tables.seen.stride(0)), (tables.counts, tables.counts.stride(0))
-    state = (tables.real, tables.whole, *seen, *counts)
+    state = (tables.real, *seen, *counts)
     _penalise_kernel[maxima.shape](*rows, *state, maxima, vocab_size, BLOCK=block, num_warps=LOGITS_WARPS)
     return maxima
 

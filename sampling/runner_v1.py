@@ -9,7 +9,7 @@ import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from sampling.batch import Batch, Row, RowParams
-from sampling.transforms import apply
+from sampling.transforms import Transforms
 
 
 class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not type-checked
@@ -20,7 +20,9 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._batch = Batch(vllm_config.model_config.get_vocab_size())
+        self._batch = Batch()
+        pinned = is_pin_memory and device.type != "cpu"
+        self._transforms = Transforms(self._batch, device, pinned=pinned)
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -35,10 +37,8 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
                 self._batch.move(source, target, swap=direction is MoveDirectionality.SWAP)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        if self._batch.rows:
-            # Only now: with async scheduling the last step's tokens are known just before they are needed.
-            self._batch.update()
-        return apply(logits, self._batch)
+        # Only here the last step's tokens are taken in: with async scheduling they are known just now.
+        return self._transforms.apply(logits)
 
 
 def _row(params: Any, prompt: list[int] | None, output: list[int]) -> Row | None:

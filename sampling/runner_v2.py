@@ -54,6 +54,9 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
             self._kernels.take_in(tables, ctx.idx_mapping, history, total_len)
         if most_biases:
             self._kernels.add_bias(logits, tables, rows, most_biases)
+        if slots.long_biases:
+            for slot in slots.long_biases.keys() & in_batch.tolist():
+                self._kernels.add_long_bias(logits, rows, slot, *slots.long_biases[slot])
         if has_history or has_min_p:
             maxima = self._kernels.penalise(logits, tables, rows, ctx.expanded_local_pos, ctx.input_ids)
             if has_min_p:

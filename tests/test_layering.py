@@ -18,7 +18,7 @@ STANDARD = sys.stdlib_module_names
 ROOMS = {
     "sealed": "failures ed25519 files manifest payload signature installation",
     "bundle.site": "console packages target install cli",
-    "sampling": "reference batch transforms kernels launcher slots best_of runner_v1 runner_v2",
+    "sampling": "reference batch staging transforms kernels launcher slots best_of runner_v1 runner_v2",
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args settings loading",

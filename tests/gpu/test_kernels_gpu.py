@@ -28,6 +28,7 @@ from tests.sampling.torch.test_kernels import (
     test_min_p_keeps_the_same_tokens,
     test_neutral_rows_are_not_touched,
     test_prompt_matters_to_repetition_alone,
+    test_rows_any_distance_apart,
     test_ties_of_the_largest_stay,
     wanted,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "test_min_p_keeps_the_same_tokens",
     "test_neutral_rows_are_not_touched",
     "test_prompt_matters_to_repetition_alone",
+    "test_rows_any_distance_apart",
     "test_ties_of_the_largest_stay",
 ]
 
@@ -82,9 +84,8 @@ def test_long_histories(device: str) -> None:
         on_device.take_in()
     tables = on_device.slots.tables
     for number, row in enumerate(rows):
-        count_row = int(tables.whole[number, 1])
         counted = np.bincount(row.output, minlength=VOCAB_SIZE)
-        assert tables.counts[count_row].tolist() == counted.tolist()
+        assert tables.counts[number].tolist() == counted.tolist()
         bits = np.unpackbits(tables.seen[number].cpu().numpy().view(np.uint8), bitorder="little")
         assert bits[:VOCAB_SIZE].tolist() == (counted > 0).tolist()
 

@@ -102,7 +102,7 @@ class Watch:
             self._seen["prompt_and_history"].append(
                 [int(states.prompt_len.np[slot]), int(states.prefill_len.np[slot])]
             )
-            self._seen["output_from"].append(int(processor._slots._whole[slot, 0]))
+            self._seen["output_from"].append(int(processor._slots._output_from[slot]))
             return is_used
 
         processor.add_request = add

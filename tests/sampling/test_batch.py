@@ -78,7 +78,7 @@ def change(batch: Batch, model: dict[int, Naive], update: tuple) -> None:  # typ
         case "step", tokens:
             for number, row in model.items():
                 row.output.append(tokens[number])
-            batch.update()
+            batch.update(VOCAB_SIZE)
 
 
 def pairs_of(batch: Batch) -> dict[tuple[int, int], tuple[float, ...]]:
@@ -103,7 +103,7 @@ def test_batch_is_the_naive_batch(seed: int) -> None:
     gives."""
     random = Random(seed)
     for _ in range(40):
-        batch, model = Batch(VOCAB_SIZE), dict[int, Naive]()
+        batch, model = Batch(), dict[int, Naive]()
         for _ in range(NUM_UPDATES):
             update = some_update(random)
             change(batch, model, update)

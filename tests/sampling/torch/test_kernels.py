@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sampling import reference
 from sampling.batch import RowParams
 from tests.sampling.torch.interpreter import interpreted
+from tests.sampling.torch.specification import before_temperature
 
 torch = pytest.importorskip("torch", reason="the kernels' torch is part of the engine's packages")
 pytestmark = [
@@ -51,27 +51,21 @@ def device() -> str:
 
 
 def wanted(row: Row, logits: Logits, num_drafts: int = 0) -> Logits:
-    """The specification's answer before temperature, which min_p already heeds."""
-    params, output = row.params, [*row.output, *row.drafts[:num_drafts]]
-    logits = reference.logit_bias(logits, params.logit_bias)
-    logits = reference.repetition(logits, [*row.prompt, *output], params.repetition_penalty)
-    logits = reference.frequency(logits, output, params.frequency_penalty)
-    logits = reference.presence(logits, output, params.presence_penalty)
-    if not params.has_min_p:
-        return logits
-    tempered = reference.temperature(logits, params.temperature)
-    return np.where(np.isneginf(reference.min_p(tempered, params.min_p)), -np.inf, logits)
+    """The specification's answer, after some of the drafts."""
+    return before_temperature(logits, row.params, row.prompt, [*row.output, *row.drafts[:num_drafts]])
 
 
 class Device:
     """The rows' tables and histories on a device, and the kernels on them. block None: each kernel's own."""
 
-    def __init__(self, device: str, rows: Sequence[Row], vocab_size: int = VOCAB_SIZE) -> None:
+    def __init__(
+        self, device: str, rows: Sequence[Row], vocab_size: int = VOCAB_SIZE, bias_room: int = 512
+    ) -> None:
         from sampling import kernels
         from sampling.slots import Slots
 
         self.kernels, self.device, self.rows = kernels, device, rows
-        self.slots = Slots(len(rows), vocab_size, torch.device(device))
+        self.slots = Slots(len(rows), vocab_size, torch.device(device), bias_room)
         for number, row in enumerate(rows):
             self.slots.put(number, row.params, len(row.prompt))
         self.slots.flush()
@@ -88,20 +82,25 @@ class Device:
 
     def apply(self, logits: Logits, block: int | None = None) -> Logits:
         """One row of logits for each row and draft: what becomes of it."""
+        got = torch.tensor(logits, dtype=torch.float32, device=self.device)
+        self.apply_to(got, block)
+        result: Logits = got.cpu().numpy().astype(np.float64)
+        return result
+
+    def apply_to(self, got: Any, block: int | None = None) -> None:
         places = [(n, k) for n, row in enumerate(self.rows) for k in range(len(row.drafts) + 1)]
         slots, local_pos = self.ints([n for n, _ in places]), self.ints([k for _, k in places])
         input_ids = self.ints([self.rows[n].drafts[k - 1] if k else 0 for n, k in places])
-        got = torch.tensor(logits, dtype=torch.float32, device=self.device)
         kernels, tables, options = self.kernels, self.slots.tables, _block(block)
         if any(row.params.has_history for row in self.rows):
             self.take_in(block)
         most = max(len(row.params.logit_bias) for row in self.rows)
         if most:
             kernels.add_bias(got, tables, slots, most, **options)
+        for slot, biases in self.slots.long_biases.items():
+            kernels.add_long_bias(got, slots, slot, *biases)
         maxima = kernels.penalise(got, tables, slots, local_pos, input_ids, **options)
         kernels.mask_min_p(got, tables, slots, maxima, **options)
-        result: Logits = got.cpu().numpy().astype(np.float64)
-        return result
 
 
 def _block(block: int | None) -> dict[str, int]:
@@ -176,7 +175,7 @@ def test_ids_beyond_the_vocabulary_change_nothing(device: str) -> None:
     on_device = Device(device, rows)
     on_device.take_in()
     tables = on_device.slots.tables
-    assert tables.counts.nonzero().tolist() == [[int(tables.whole[0, 1]), 5]]
+    assert tables.counts.nonzero().tolist() == [[0, 5]]
     assert tables.seen.nonzero().tolist() == [[0, 0]]
     assert int(tables.seen[0, 0]) == 1 << 5
 
@@ -211,14 +210,15 @@ def test_drafts_before_a_row_are_output(device: str, block: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, VOCAB_SIZE])
 @pytest.mark.parametrize("block", [1, 2, 64])
-def test_bias_lists_of_any_length(device: str, length: int, block: int) -> None:
-    """A list may be as long as the vocabulary, and each row has its own."""
+@pytest.mark.parametrize("room", [1, 2, VOCAB_SIZE])
+def test_bias_lists_of_any_length(device: str, length: int, block: int, room: int) -> None:
+    """A list may be as long as the vocabulary, whatever room a slot has, and each row has its own."""
     rows = [
         Row(RowParams({(token_id + 9 * n) % VOCAB_SIZE: token_id / 4 - 3 for token_id in range(length - n)}))
         for n in range(min(length, 3))
     ]
     logits = drawn_logits(6, len(rows))
-    got = Device(device, rows).apply(logits, block)
+    got = Device(device, rows, bias_room=room).apply(logits, block)
     for row, before, after in zip(rows, logits, got, strict=True):
         np.testing.assert_allclose(after, wanted(row, before), atol=TOLERANCE, rtol=0)
 
@@ -282,6 +282,19 @@ def test_offsets_have_64_bits(device: str, tmp_path: Path) -> None:
     kernels.add_bias(there, tables, slots, 3)
     kernels.mask_min_p(there, tables, slots, kernels.penalise(there, tables, slots, none, none))
     for row, before, after in zip(rows, logits, there.numpy(), strict=True):
+        np.testing.assert_allclose(after, wanted(row, before), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("vocab_size", [128, 129, 144, 65_537])
+def test_rows_any_distance_apart(device: str, vocab_size: int) -> None:
+    """Rows that are a part of longer ones come out as the reference has them; what lies between is left."""
+    rows, logits = drawn_rows(9, 6, vocab_size), drawn_logits(10, 6, vocab_size)
+    longer = torch.full((6, -(-vocab_size // 64) * 64), torch.nan, device=device)
+    part = longer[:, :vocab_size]
+    part.copy_(torch.tensor(logits))
+    Device(device, rows, vocab_size).apply_to(part)
+    assert int(longer.isnan().sum()) == longer.numel() - part.numel()
+    for row, before, after in zip(rows, logits, part.cpu().numpy(), strict=True):
         np.testing.assert_allclose(after, wanted(row, before), atol=TOLERANCE, rtol=0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -12,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sampling import reference
 from sampling.batch import RowParams
 from tests.sampling.torch.interpreter import interpreted
+from tests.sampling.torch.specification import before_temperature
 
 torch = pytest.importorskip("torch", reason="the kernels' torch is part of the engine's packages")
 pytestmark = [
@@ -58,15 +60,8 @@ class Request:
     def wanted(self, logits: Logits, drafts: list[int]) -> Logits:
         params = RowParams.from_extra_args(self.extra_args, self.temperature)
         history = [*self.prompt, *self.output, *drafts]
-        output = history[len(self.prompt) - self.extra_args.get("num_output_before", 0) :]
-        logits = reference.logit_bias(logits, params.logit_bias)
-        logits = reference.repetition(logits, history, params.repetition_penalty)
-        logits = reference.frequency(logits, output, params.frequency_penalty)
-        logits = reference.presence(logits, output, params.presence_penalty)
-        if not params.has_min_p:
-            return logits
-        tempered = reference.temperature(logits, params.temperature)
-        return np.where(np.isneginf(reference.min_p(tempered, params.min_p)), -np.inf, logits)
+        border = len(self.prompt) - self.extra_args.get("num_output_before", 0)
+        return before_temperature(logits, params, history[:border], history[border:])
 
 
 class Runner:
@@ -76,6 +71,7 @@ class Runner:
         from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcRequestState
 
         from sampling.runner_v2 import SamplingProcessor
+        from sampling.slots import Slots
 
         self.state = LogitsProcRequestState(
             device=torch.device("cpu"),
@@ -87,6 +83,8 @@ class Runner:
             total_len=Buffer(NUM_SLOTS),
         )
         self.processor = SamplingProcessor(None, self.state)
+        # Of the lists of biases here, some have room and some do not.
+        self.processor._slots = Slots(NUM_SLOTS, VOCAB_SIZE, self.state.device, bias_room=3)
         self.requests: dict[int, Request] = {}
 
     def add(self, slot: int, request: Request) -> bool:
@@ -127,6 +125,15 @@ class Runner:
         self.state.all_token_ids.np[slot, end : end + len(token_ids)] = token_ids
         self.state.total_len.np[slot] += len(token_ids)
         self.requests[slot].output.extend(token_ids)
+
+
+@contextmanager
+def sending_nothing(runner: Runner) -> Iterator[None]:
+    """The tables are the same afterwards, and none was written in between."""
+    tables = runner.processor._slots.tables
+    before = [getattr(tables, name)._version for name in tables.__slots__]
+    yield
+    assert [getattr(tables, name)._version for name in tables.__slots__] == before
 
 
 def ints(values: list[int]) -> Any:
@@ -214,12 +221,9 @@ def test_unused_costs_nothing() -> None:
     for slot, extra_args in enumerate([{}, {"min_p": 0.0}, {"logit_bias": {}}]):
         assert not runner.add(slot, Request(extra_args, [1]))
     assert not runner.add(3, Request({"min_p": 0.5}, [1], temperature=0.0))  # greedy
-    slots, runner.processor._kernels = runner.processor._slots, None
-    real, whole, logits = slots.tables.real, slots.tables.whole, np.ones((4, VOCAB_SIZE))
-    assert runner.step(logits, {n: [] for n in range(4)}).tolist() == logits.tolist()
-    assert slots.tables.real is real
-    assert slots.tables.whole is whole
-    assert len(slots.tables.seen) == 0
+    runner.processor._kernels, logits = None, np.ones((4, VOCAB_SIZE))
+    with sending_nothing(runner):
+        assert runner.step(logits, {n: [] for n in range(4)}).tolist() == logits.tolist()
 
 
 def test_a_slot_that_needs_nothing_again_costs_nothing_again() -> None:
@@ -240,10 +244,9 @@ def test_the_batch_alone_decides_what_is_launched() -> None:
     runner.add(0, Request(FULL, [1, 2], [3]))
     runner.add(1, Request({}, [1, 2], [3]))
     runner.step(np.ones((2, VOCAB_SIZE)), {0: [], 1: []})
-    slots, runner.processor._kernels = runner.processor._slots, None
-    real, logits = slots.tables.real, np.ones((1, VOCAB_SIZE))
-    assert runner.step(logits, {1: []}).tolist() == logits.tolist()
-    assert slots.tables.real is real
+    runner.processor._kernels, logits = None, np.ones((1, VOCAB_SIZE))
+    with sending_nothing(runner):
+        assert runner.step(logits, {1: []}).tolist() == logits.tolist()
 
 
 def test_vllm_loads_the_class() -> None:

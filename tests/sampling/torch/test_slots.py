@@ -18,13 +18,13 @@ pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is part of the engine's packages"),
 ]
 
-VOCAB_SIZE, NUM_SLOTS = 41, 5
+VOCAB_SIZE, NUM_SLOTS, ROOM = 41, 5, 9
 
 
 def new_slots() -> Any:
     from sampling.slots import Slots
 
-    return Slots(NUM_SLOTS, VOCAB_SIZE, torch.device("cpu"))
+    return Slots(NUM_SLOTS, VOCAB_SIZE, torch.device("cpu"), bias_room=ROOM)
 
 
 slot_numbers = st.integers(0, NUM_SLOTS - 1)
@@ -48,6 +48,7 @@ def params_of(kind: str, token_id: int) -> RowParams:
 def test_tables_are_the_requests(operations: list[tuple[int, str, int] | None]) -> None:
     """After any requests and flushes (None) the device knows each slot's last request, and nothing older."""
     slots, model = new_slots(), {}
+    begin = addresses(slots)
     for operation in [*operations, None]:
         if operation is None:
             slots.flush()
@@ -62,47 +63,57 @@ def test_tables_are_the_requests(operations: list[tuple[int, str, int] | None]) 
             slots.flush()
             assert not slots.tables.seen[slot].any()
             assert int(slots.tables.num_taken[slot]) == 0
+            if model[slot].frequency_penalty or model[slot].presence_penalty:
+                assert not slots.tables.counts[slot].any()
     compare_tables(slots, model)
+    assert addresses(slots) == begin, "a table was made anew"
+
+
+def addresses(slots: Any) -> list[int]:
+    return [getattr(slots.tables, name).data_ptr() for name in slots.tables.__slots__]
 
 
 def compare_tables(slots: Any, model: dict[int, RowParams]) -> None:
     tables = slots.tables
-    rows = [int(tables.whole[slot, 1]) for slot in range(NUM_SLOTS)]
-    lent = [row for row in rows if row >= 0]
-    assert len(set(lent)) == len(lent) <= len(tables.counts) <= NUM_SLOTS
-    assert len(tables.bias_ids) <= 2 * NUM_SLOTS * VOCAB_SIZE
     for slot, params in model.items():
         border = params.temperature * np.log(params.min_p) if params.has_min_p else -np.inf
         penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
         np.testing.assert_allclose(tables.real[slot].numpy(), (*penalties, border), rtol=1e-6)
-        assert (rows[slot] >= 0) == bool(params.frequency_penalty or params.presence_penalty)
-        run = slice(*tables.whole[slot, 2:].tolist())
-        listed = zip(tables.bias_ids[run].tolist(), tables.bias_values[run].tolist(), strict=True)
-        assert dict(listed) == params.logit_bias
+        num_biases = int(tables.num_biases[slot])
+        listed = tables.bias_ids[slot, :num_biases], tables.bias_values[slot, :num_biases]
+        ids, values = slots.long_biases.get(slot, listed)
+        assert dict(zip(ids.tolist(), values.tolist(), strict=True)) == params.logit_bias
+        assert (slot in slots.long_biases) is (len(params.logit_bias) > ROOM)
 
 
-def test_biases_take_the_room_of_those_that_live() -> None:
-    """Lists of many requests, one after the other in a slot, take twice the room of those that live."""
+def test_all_memory_is_taken_at_the_start() -> None:
+    """Requests of every kind in every slot, with lists of biases of any length, take a row of logits each at
+    most, and that for no longer than a step."""
+    from sampling.kernels import add_long_bias
+    from tests.sampling.torch.devices import Made
+
     slots = new_slots()
-    for number in range(20):
-        for slot in (0, 3):
-            slots.put(slot, RowParams({slot: 1.0, number: 2.0, 40: float(number)}), 0)
-        slots.flush()
-    assert len(slots.tables.bias_ids) == len(slots.tables.bias_values) == 12
+    begin, num_bytes = addresses(slots), [getattr(slots.tables, n).nbytes for n in slots.tables.__slots__]
+    everything = RowParams(dict.fromkeys(range(VOCAB_SIZE), 1.0), 2.0, 1.0, 1.0, 0.5)
+    logits, row = torch.zeros(1, VOCAB_SIZE), torch.tensor([0])
+    with Made() as made:
+        for params in (everything, RowParams({1: 1.0}), everything):
+            for slot in range(NUM_SLOTS):
+                slots.put(slot, params, 1)
+            slots.flush()
+        add_long_bias(logits, row, 0, *slots.long_biases[0])
+    assert logits.tolist() == [[1.0] * VOCAB_SIZE]
+    assert addresses(slots) == begin
+    assert sum(num_bytes) == NUM_SLOTS * (28 + 8 * ROOM + 4 * 2 + 4 * VOCAB_SIZE)  # 41 tokens are 2 words
+    assert made.largest <= 8 * VOCAB_SIZE
 
 
-def test_counts_are_kept_for_those_that_need_them() -> None:
-    """The table of counts grows with the slots that have a frequency or presence penalty; rows are reused."""
+def test_ids_beyond_the_vocabulary_are_left_out() -> None:
+    """A bias for no token is dropped, of short lists and of long ones."""
     slots = new_slots()
-    tables = slots.tables
-
-    def num_rows(slot: int, **extra_args: float) -> int:
-        slots.put(slot, RowParams(**extra_args), 1)
-        slots.flush()
-        return len(tables.counts)
-
-    assert num_rows(0, repetition_penalty=2.0) == 0
-    assert num_rows(1, presence_penalty=1.0) == 2
-    assert [num_rows(2, frequency_penalty=1.0), num_rows(2, presence_penalty=1.0)] == [2, 2]
-    assert num_rows(3, frequency_penalty=1.0) == NUM_SLOTS
-    assert list(tables.seen.shape) == [NUM_SLOTS, 2]
+    bad = {-1: 1.0, VOCAB_SIZE: 1.0}
+    slots.put(0, RowParams({3: 2.0, **bad}), 0)
+    slots.put(1, RowParams({**dict.fromkeys(range(ROOM + 1), 2.0), **bad}), 0)
+    slots.flush()
+    assert slots.num_biases.tolist() == [1, 0, 0, 0, 0]
+    assert slots.long_biases[1][0].tolist() == list(range(ROOM + 1))

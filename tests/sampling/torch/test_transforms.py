@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sampling import reference
 from sampling.batch import Batch, Row, RowParams
 from sampling.reference import Logits
+from tests.sampling.torch.specification import before_temperature
 
 torch = pytest.importorskip("torch", reason="the transforms' torch is part of the engine's packages")
 pytestmark = [
@@ -37,13 +38,13 @@ params = st.builds(
 
 def applied(logits: Logits, *rows: Row) -> Logits:
     """Our transforms on a batch in which row k is rows[k]; [num_rows, vocab_size]."""
-    from sampling.transforms import apply
+    from sampling.transforms import Transforms
 
-    batch = Batch(logits.shape[1])
+    batch = Batch()
     for number, row in enumerate(rows):
         batch.put(number, row)
-    batch.update()
-    return apply(torch.tensor(logits, dtype=torch.float32), batch).numpy().astype(np.float64)
+    transforms = Transforms(batch, torch.device("cpu"))
+    return transforms.apply(torch.tensor(logits, dtype=torch.float32)).numpy().astype(np.float64)
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,10 +54,7 @@ def test_equals_the_specification(data: st.DataObject, logits: list[list[float]]
     drawn = [(data.draw(params), data.draw(ids), data.draw(ids)) for _ in logits]
     got = applied(np.array(logits), *(Row(p, prompt, [], output) for p, prompt, output in drawn))
     for row, (p, prompt, output), given_logits in zip(got, drawn, logits, strict=True):
-        wanted = reference.logit_bias(np.array(given_logits), p.logit_bias)
-        wanted = reference.repetition(wanted, [*prompt, *output], p.repetition_penalty)
-        wanted = reference.frequency(wanted, output, p.frequency_penalty)
-        wanted = reference.presence(wanted, output, p.presence_penalty)
+        wanted = before_temperature(np.array(given_logits), p, prompt, output)
         np.testing.assert_allclose(row, wanted, atol=TOLERANCE)
 
 
