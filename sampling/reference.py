@@ -100,29 +100,37 @@ def min_p(logits: Logits, value: float) -> Logits:
 
 
 def top_k(logits: Logits, k: int) -> Logits:
-    """Bans what is below the k-th largest logit. Neutral: 0, and k ≥ vocab_size. Ties with the k-th all stay,
-    as in vLLM."""
+    """Keeps the k largest logits, and no more: of equal ones the lower ids come first. Neutral: 0, and k ≥
+    vocab_size.
+
+    So k = 1 is greedy. Source: Fan et al. 2018; ties as in vLLM's Triton kernel.
+    """
     if k <= 0 or k >= len(logits):
         return logits.copy()
-    border = np.partition(logits, -k)[-k]
-    return np.where(logits < border, -np.inf, logits)
+    kept = logits.copy()
+    kept[_likeliest_first(logits)[k:]] = -np.inf
+    return kept
 
 
 def top_p(logits: Logits, p: float) -> Logits:
     """Keeps the smallest set of likeliest tokens whose probabilities sum to at least p. Neutral: 1. The
     likeliest always stays.
 
-    Of equally likely tokens at the border, the higher ids stay first (vLLM sorts ascending and stably, and
-    bans from the front while the sum of what it bans is at most 1 - p). Source: Holtzman et al. 2019.
+    Of equally likely tokens the lower ids come first. vLLM's Triton kernel may keep all that are exactly as
+    likely as the last. Source: Holtzman et al. 2019.
     """
     if p >= 1.0:
         return logits.copy()
-    order = np.argsort(logits, kind="stable")  # ascending
-    banned = np.cumsum(softmax(logits)[order]) <= 1.0 - p
-    banned[-1] = False
+    order = _likeliest_first(logits)
+    sum_before = np.cumsum(softmax(logits)[order])[:-1]
     kept = logits.copy()
-    kept[order[banned]] = -np.inf
+    kept[order[1:][sum_before >= p]] = -np.inf
     return kept
+
+
+def _likeliest_first(logits: Logits) -> npt.NDArray[np.int64]:
+    """Token ids by their logits; of equal ones the lower ids first."""
+    return np.argsort(-logits, kind="stable")
 
 
 def apply(logits: Logits, params: Transforms, prompt: Sequence[int], output: Sequence[int]) -> Logits:

@@ -9,6 +9,7 @@ import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
 from sampling.batch import Batch, Row, RowParams
+from sampling.patches_v1 import patch
 from sampling.transforms import Transforms
 
 
@@ -20,6 +21,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        patch()  # here, as vLLM makes a processor in each of its processes that runs a model
         self._batch = Batch()
         pinned = is_pin_memory and device.type != "cpu"
         self._transforms = Transforms(self._batch, device, pinned=pinned)

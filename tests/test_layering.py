@@ -18,7 +18,10 @@ STANDARD = sys.stdlib_module_names
 ROOMS = {
     "sealed": "failures ed25519 files manifest payload signature installation",
     "bundle.site": "console packages target install cli",
-    "sampling": "reference batch staging transforms kernels launcher slots best_of runner_v1 runner_v2",
+    "sampling": (
+        "reference batch staging transforms truncation kernels launcher slots best_of patches_v1 runner_v1"
+        " runner_v2"
+    ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args settings loading",
@@ -59,7 +62,7 @@ LATE = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
+VLLM_IN = {"sampling.patches_v1", "sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
 
 
 def path_of(module: str) -> Path:

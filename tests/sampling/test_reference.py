@@ -64,9 +64,16 @@ def test_min_p_one_keeps_ties() -> None:
     assert reference.min_p(of(3.0, 1.0, 3.0, 2.9), 1.0).tolist() == [3.0, -inf, 3.0, -inf]
 
 
-def test_top_k_keeps_ties_at_the_border() -> None:
-    """Tokens as likely as the k-th all stay."""
-    assert reference.top_k(of(3.0, 2.0, 2.0, 1.0), 2).tolist() == [3.0, 2.0, 2.0, -inf]
+def test_top_k_keeps_k() -> None:
+    """Of tokens as likely as the k-th the lower ids stay, and with them no more than k."""
+    assert reference.top_k(of(2.0, 3.0, 2.0, 2.0), 2).tolist() == [2.0, 3.0, -inf, -inf]
+    assert reference.top_k(of(2.0, 3.0, 3.0, 2.0), 1).tolist() == [-inf, 3.0, -inf, -inf]
+
+
+def test_top_p_prefers_lower_ids() -> None:
+    """Of equally likely tokens at the border the lower ids stay."""
+    logits = np.log(of(0.2, 0.4, 0.2, 0.2))
+    assert np.isfinite(reference.top_p(logits, 0.55)).tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("k", [0, 4, 5])

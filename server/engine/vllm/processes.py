@@ -49,6 +49,8 @@ OFFLINE = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # A broken model's request fails instead of getting noise.
     "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
+    # FlashInfer's would draw by other rules, and only where nobody in the batch has a seed or is greedy.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
 # Noise of vLLM's processes, for a log that is read: progress bars, warnings of libraries to their callers. A
