@@ -9,7 +9,7 @@ import re
 
 from server.text.tokenizer import Tokenizer
 
-PIECE_CHARS = 50_000
+PIECE_CHARS = 20_000
 CHARS_PER_TOKEN = 6  # more than most texts have
 SLACK = (
     64  # tokens that a text may have in excess where it is cut: a word, a long run of spaces, a special token

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from tokenizers import Tokenizer, processors
 from server.contract.params import resolve
 from server.contract.request import CompletionRequest
 from server.engine.served import ServedModel
+from server.errors import InvalidRequest
 from server.generation.outputs import PromptText
 from server.generation.prompts import encode_prompts
 from tests.helpers import BOS, CONTEXT_SIZE, EOS, Engine, byte_level, model_directory, served
@@ -80,6 +84,60 @@ async def test_places_only_where_they_are_told(model: ServedModel) -> None:
     for fields in ({}, {"echo": True}, {"logprobs": 1}):
         (prompt,) = await prompts(model, "wxyz", **fields)
         assert prompt.starts is None
+
+
+# --- long texts --------------------------------------------------------------------------------------------
+
+
+async def test_the_loop_goes_on(model: ServedModel) -> None:
+    """While long prompts are tokenized, other requests wait for no more than 0.1 s of work.
+
+    Counted is what this thread computes, not how long it waits for a busy machine.
+    """
+    texts, longest, over = ["hello w\n" * 1_000_000, ["hello w"] * 1000], 0.0, False
+
+    async def look() -> None:
+        nonlocal longest
+        while not over:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+
+    watch = asyncio.create_task(look())
+    for text in texts * 2:
+        with contextlib.suppress(InvalidRequest):
+            await prompts(model, text)
+    over = True
+    await watch
+    assert longest < 0.1
+
+
+async def test_numbers_of_a_prompt_that_is_too_long(model: ServedModel) -> None:
+    """Exact where the prompt was tokenized to its end, else said to be at least so many."""
+    for text, count in (("wxyz" * 100, "402"), ("wxyz" * 1_000_000, "at least [0-9]+")):
+        with pytest.raises(InvalidRequest, match=rf"however .* tokens \({count} in your prompt; 16 for"):
+            await prompts(model, text)
+
+
+async def test_long_text_is_truncated_from_its_end(model: ServedModel) -> None:
+    """However long it is, what stays are its last tokens."""
+    text = "hello w\n" * 1_000_000 + "wxyz"
+    assert await ids(model, text, truncate_prompt_tokens=6) == [0, *WXYZ, 1]
+    assert (await ids(model, text, truncate_prompt_tokens=-1))[-5:] == [*WXYZ, 1]
+
+
+async def test_a_text_that_no_truncation_makes_fit(model: ServedModel) -> None:
+    """One that is truncated to more than there is room for is too long like any other."""
+    with pytest.raises(InvalidRequest, match="maximum context length is 64 tokens"):
+        await prompts(model, "wxyz" * 1_000_000, truncate_prompt_tokens=10**15)
+
+
+async def test_texts_that_are_long_together(model: ServedModel) -> None:
+    """Each is tokenized as it is alone, in its order."""
+    texts = [f"hello {'w' * (k % 40)}" for k in range(1000)]
+    found = await prompts(model, texts)
+    assert [prompt.ids for prompt in found] == [model.tokenizer.encode(text) for text in texts]
+    assert [prompt.text for prompt in found] == texts
 
 
 async def test_empty_text_has_one_place(directory: Path) -> None:
