@@ -72,28 +72,25 @@ class Border:
             self._note(scope, exchange)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._answered(scope, receive, send, exchange_of(scope))
-        if response is not None:
-            await response(scope, receive, send)
-
-    async def _answered(
-        self, scope: Scope, receive: Receive, send: Send, exchange: Exchange
-    ) -> Response | None:
-        """Has the application answer. Returns what is to be sent where it has failed to."""
+        """Has the application answer, or answers where it has failed to."""
+        exchange = exchange_of(scope)
         try:
             await self.app(_routed(scope), receive, send)
+            return
         except ClientLeft:
             exchange.status, exchange.reason = CLIENT_LEFT, "CLIENT_LEFT"
+            return
         except RequestFailure as failure:
-            return self._failed(exchange, failure)
+            response = self._failed(exchange, failure)
         except HTTPException as error:
             refusal = of_router(error, scope["method"], exchange.path)
-            return self._failed(exchange, refusal, _with_head(error.headers or {}))
+            response = self._failed(exchange, refusal, _with_head(error.headers or {}))
         except Exception:
             log.exception("request %s failed", exchange.request_id)
-            if exchange.first_byte is None:
-                return self._failed(exchange, InternalError(exchange.request_id))
-        return None
+            if exchange.first_byte is not None:
+                return
+            response = self._failed(exchange, InternalError(exchange.request_id))
+        await response(scope, receive, send)
 
     def _failed(
         self, exchange: Exchange, failure: RequestFailure, more_headers: Mapping[str, str] | None = None

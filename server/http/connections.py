@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from collections import Counter
-from enum import Enum, auto
 from typing import Protocol
 
 from server.config.settings import Settings
@@ -27,14 +26,6 @@ EVERY_S = 0.5  # how often deadlines are looked at
 LOG_EVERY_S = 10.0
 
 
-class Phase(Enum):
-    SILENT = auto()  # no byte of a request has come
-    BEGUN = auto()  # one has, and nobody waits for more: its head is not whole, or it has its reply
-    BODY = auto()  # its body is waited for
-    SERVED = auto()  # it is worked on
-    LINGERING = auto()  # what comes is ignored; about to be closed
-
-
 class Connection(Protocol):
     """What a connection is asked to do."""
 
@@ -45,77 +36,85 @@ class Connection(Protocol):
         """Close at once."""
 
 
+class Phase:
+    """What a connection waits for, and how long it may. ends: when that is over for each that is in it, of
+    time.monotonic; the first to come is the first."""
+
+    __slots__ = ("ends", "limit_s")
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.ends: dict[Connection, float] = {}
+
+
 class Connections:
-    """most: how many there may be. Where there are as many, the one that has been silent longest makes room,
-    else the one that began its request first; where there is neither, the new one is refused."""
+    """Each is in one phase.
+
+    silent: no byte of a request has come. begun: one has, and nobody waits for more: its head is not whole,
+    or it has its reply. body: its body is waited for. served: it is worked on. lingering: what comes is
+    ignored, and it is about to be closed.
+
+    most: how many there may be. Where there are as many, the one that has been silent longest makes room,
+    else the one that began its request first; where there is neither, the new one is refused.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, most: int) -> None:
         self.settings = settings
-        self._receive_timeout_s = settings.receive_timeout_s or math.inf
-        self._limits_s = {
-            Phase.SILENT: KEEP_ALIVE_S,
-            Phase.BEGUN: self._receive_timeout_s,
-            Phase.BODY: self._receive_timeout_s,
-            Phase.SERVED: math.inf,
-            Phase.LINGERING: LINGER_S,
-        }
+        receive_timeout_s = settings.receive_timeout_s or math.inf
+        self.silent, self.served, self.lingering = Phase(KEEP_ALIVE_S), Phase(math.inf), Phase(LINGER_S)
+        self.begun, self.body = Phase(receive_timeout_s), Phase(receive_timeout_s)
         self._metrics = metrics
         self._most = most
         self._phases: dict[Connection, Phase] = {}
-        # In each phase, when its time is over, of time.monotonic; the first to come is the first.
-        self._ends: dict[Phase, dict[Connection, float]] = {phase: {} for phase in Phase}
         self._dropped: Counter[str] = Counter()  # since the log spoke of them
         self._next_log = 0.0
 
     def admit(self, connection: Connection) -> bool:
         """A connection has been made. False: there is no room for it."""
-        if len(self._phases) - len(self._ends[Phase.LINGERING]) >= self._most:
-            oldest = next(iter(self._ends[Phase.SILENT] or self._ends[Phase.BEGUN]), None)
+        if len(self._phases) - len(self.lingering.ends) >= self._most:
+            oldest = next(iter(self.silent.ends or self.begun.ends), None)
             self._count("full" if oldest is None else "silent")
             if oldest is None:
                 return False
             self._end(oldest)
-        self.place(connection, Phase.SILENT, time.monotonic())
+        self.place(connection, self.silent, time.monotonic())
         return True
 
     def place(self, connection: Connection, phase: Phase, since: float) -> None:
         """It is in this phase, which began then."""
         before = self._phases.get(connection)
         if before is not phase:
-            if phase is Phase.LINGERING and len(self._ends[phase]) >= MAX_LINGERING:
-                self._end(next(iter(self._ends[phase])))
+            if phase is self.lingering and len(phase.ends) >= MAX_LINGERING:
+                self._end(next(iter(phase.ends)))
             if before is not None:
-                del self._ends[before][connection]
+                del before.ends[connection]
             self._phases[connection] = phase
-        self._ends[phase][connection] = since + self._limits_s[phase]
+        phase.ends[connection] = since + phase.limit_s
 
     def forget(self, connection: Connection) -> None:
         """It is closed."""
         phase = self._phases.pop(connection, None)
         if phase is not None:
-            del self._ends[phase][connection]
+            del phase.ends[connection]
 
     def drain(self) -> None:
         """Requests that have not come whole are not waited for."""
-        gone = ServiceUnavailable("the server is shutting down; try another one", retry_after_s=10)
-        for connection in list(self._ends[Phase.BODY]):
-            connection.refuse(gone)
+        for connection in list(self.body.ends):
+            connection.refuse(
+                ServiceUnavailable("the server is shutting down; try another one", retry_after_s=10)
+            )
 
     async def watch(self) -> None:
         """Hold them to their times."""
-        late = RequestTooSlow(
-            f"the request was not sent whole within {self._receive_timeout_s:g} s (receive_timeout_s)"
-        )
+        late = f"the request was not sent whole within {self.begun.limit_s:g} s (receive_timeout_s)"
         while True:
             await asyncio.sleep(EVERY_S)
             now = time.monotonic()
-            for connection in [
-                one for ends in self._ends.values() for one, end in ends.items() if end <= now
-            ]:
-                if self._phases[connection] is Phase.LINGERING:
-                    self._end(connection)
-                else:
-                    connection.refuse(late)
+            for connection in _overdue(self.lingering, now):
+                self._end(connection)
+            for phase in (self.silent, self.begun, self.body):
+                for connection in _overdue(phase, now):
+                    connection.refuse(RequestTooSlow(late))
             self._tell(now)
 
     def _end(self, connection: Connection) -> None:
@@ -136,3 +135,7 @@ class Connections:
             )
             self._dropped.clear()
             self._next_log = now + LOG_EVERY_S
+
+
+def _overdue(phase: Phase, now: float) -> list[Connection]:
+    return [connection for connection, end in phase.ends.items() if end <= now]

@@ -9,45 +9,36 @@ from __future__ import annotations
 
 import secrets
 import time
-from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
 
 import httptools
 from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import InvalidRequest, RequestFailure, RequestTooLarge, ServiceUnavailable
-from server.http.connections import Connections, Phase
+from server.http.connections import Connections
 from server.http.failures import response_to
 from server.observe.logs import log_request
 
 WRITE = "verbatim.write"
 
 MAX_HEAD_BYTES = 64 * 1024  # and of whatever else in a request is not its body, beyond the body's own length
-MAX_AHEAD_BYTES = (
-    64 * 1024
-)  # of what is sent before earlier requests have their replies; the rest is not read
 MAX_IGNORED_BYTES = 64 * 1024 * 1024  # of what comes after a refusal
 
 
-class Part(Enum):
-    """Which part of a request comes next."""
-
-    START = auto()
-    HEAD = auto()
-    BODY = auto()
+# Which part of a request comes next.
+Part = Literal["start", "head", "body"]
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's request and its reply. refusal: raised to who waits for the rest of the body."""
+    """uvicorn's request and its reply, where it has not come whole, or is one of HTTP/1.0.
+
+    uvicorn makes them, and has no place to say of which class: they become one of these afterwards. refusal:
+    raised to who waits for the rest of the body. lingers: whether the connection goes on reading in the end.
+    """
 
     refusal: RequestFailure | None = None
-    lingers = False  # the connection closes after the reply, although the request is not whole
-
-    @property
-    def is_framed(self) -> bool:
-        """Whether the client knows chunks; else a body of unknown length ends with its connection."""
-        return self.scope["http_version"] == "1.1"
+    lingers = False
 
     def refuse(self, failure: RequestFailure) -> None:
         self.refusal, self.keep_alive = failure, False
@@ -61,11 +52,16 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.body":
-            if not self.is_framed:
+            if _ends_with_connection(self):
                 self.expected_content_length = len(message.get("body", b""))
             if self.more_body and not self.keep_alive:
                 self.keep_alive, self.lingers = True, True  # closed by on_response_complete
         await super().send(message)
+
+
+def _ends_with_connection(cycle: RequestResponseCycle) -> bool:
+    """Whether that is how the client knows where a body of unknown length ends: it knows no chunks."""
+    return cycle.scope["http_version"] != "1.1"
 
 
 class Protocol(HttpToolsProtocol):
@@ -78,22 +74,19 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all = connections
-        self._part = Part.START
+        self._part: Part = "start"
         self._since = 0.0  # when the part that is waited for began
         self._num_surplus = 0  # bytes of the request that are not its body, less its body's
-        self._running: Cycle | None = None
-        self._ahead = bytearray()
+        self._running: RequestResponseCycle | None = None
+        self._ahead = bytearray()  # what has come while a request waits for its turn
         self._refusal: RequestFailure | None = None  # to be said after the replies before it
+        self._wants_upgrade = False
         self._ignores = False
         self._num_ignored = 0
 
     @property
     def _is_busy(self) -> bool:
         return self._running is not None and not self._running.response_complete
-
-    @property
-    def _asks_to_upgrade(self) -> bool:
-        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     # --- the connection ------------------------------------------------------------------------------------
 
@@ -142,7 +135,7 @@ class Protocol(HttpToolsProtocol):
         self._ignores = True
         self.flow.resume_reading()
         self.transport.write_eof()
-        self._all.place(self, Phase.LINGERING, time.monotonic())
+        self._all.place(self, self._all.lingering, time.monotonic())
 
     # --- requests, as the parser finds them ----------------------------------------------------------------
 
@@ -157,7 +150,7 @@ class Protocol(HttpToolsProtocol):
             what = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}"
             self._fail(InvalidRequest(f"the request is not valid HTTP{what}"))
             return
-        if self._part is not Part.START and self._num_surplus > MAX_HEAD_BYTES:
+        if self._part != "start" and self._num_surplus > MAX_HEAD_BYTES:
             self._fail(RequestTooLarge(f"the request's head is over {MAX_HEAD_BYTES} bytes"))
             return
         self._settle()
@@ -176,35 +169,41 @@ class Protocol(HttpToolsProtocol):
     def _fail(self, failure: RequestFailure) -> None:
         """What comes is no request that could be read on."""
         self._ignores = True
-        if self._part is Part.START:
-            self._part = Part.HEAD  # of what was to be one
+        if self._part == "start":
+            self._part = "head"  # of what was to be one
         self.refuse(failure)
 
     def _settle(self) -> None:
         """Say what this connection waits for now, and since when."""
         if self._is_busy:
-            is_coming = self._part is Part.BODY and self._running is self.cycle
-            phase = Phase.BODY if is_coming else Phase.SERVED
+            phase = self._all.served if self._unfinished() is None else self._all.body
         else:
-            phase = Phase.SILENT if self._part is Part.START else Phase.BEGUN
+            phase = self._all.silent if self._part == "start" else self._all.begun
         self._all.place(self, phase, self._since)
+
+    def _unfinished(self) -> Cycle | None:
+        """The request that is worked on, if its body is still coming."""
+        if self._part != "body" or self._running is not self.cycle:
+            return None
+        self.cycle.__class__ = Cycle
+        assert isinstance(self.cycle, Cycle)
+        return self.cycle
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._part, self._num_surplus = Part.HEAD, 0
+        self._part, self._num_surplus = "head", 0
         self._since = time.monotonic()
 
     def on_headers_complete(self) -> None:
-        if self._asks_to_upgrade:
+        self._wants_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._wants_upgrade:
             return
         super().on_headers_complete()
-        self._part = Part.BODY
-        cycle = self.cycle
-        cycle.__class__ = Cycle  # uvicorn makes them itself, and has no place to say of which class
-        assert isinstance(cycle, Cycle)
+        self._part = "body"
         write = self.write_chunk
-        if not cycle.is_framed:
-            cycle.chunked_encoding, write = False, self.write_part
+        if _ends_with_connection(self.cycle):
+            self.cycle.__class__ = Cycle
+            self.cycle.chunked_encoding, write = False, self.write_part
         extensions: dict[str, object] = {WRITE: write}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # uvicorn knows its own
         self._read_on()
@@ -215,10 +214,10 @@ class Protocol(HttpToolsProtocol):
         self._read_on()
 
     def on_message_complete(self) -> None:
-        if self._asks_to_upgrade:
+        if self._wants_upgrade:
             return
         super().on_message_complete()
-        self._part = Part.START
+        self._part = "start"
 
     def _read_on(self) -> None:
         """While a request waits for its turn uvicorn stops reading; then it does not learn that the client
@@ -229,11 +228,11 @@ class Protocol(HttpToolsProtocol):
     # --- replies -------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle  # type: ignore[assignment]  # is a Cycle before it runs
+        self._running = cycle
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if self._running is not None and self._running.lingers:
+        if isinstance(self._running, Cycle) and self._running.lingers:
             self._linger()
             return
         super().on_response_complete()  # starts the next one that waits
@@ -251,12 +250,12 @@ class Protocol(HttpToolsProtocol):
     def refuse(self, failure: RequestFailure) -> None:
         """Answer this to the request that comes, if one has begun, after replies before it; then close."""
         self._refusal = failure
-        if self._running is not None and self._is_busy:
-            if self._part is Part.BODY and self._running is self.cycle:
-                self._running.refuse(failure)
-        elif self._part is Part.HEAD:
+        if self._is_busy:
+            if unfinished := self._unfinished():
+                unfinished.refuse(failure)
+        elif self._part == "head":
             log_request(id=self._answer(failure), status=failure.status, reason=failure.reason)
-        elif self._part is Part.BODY:  # it has its reply
+        elif self._part == "body":  # it has its reply
             self._linger()
         else:
             self.transport.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from server.http import connections
-from server.http.connections import Connections, Phase
+from server.http.connections import Connections
 from server.http.metrics import Metrics
 from tests.helpers import LONG, app_of, eager, running, slow, talking, until
 from tests.server.http.sockets import connected, listening, reply, request
@@ -190,7 +190,7 @@ def test_lingering_ones_are_few(directory: Path) -> None:
     held = [Held() for _ in range(connections.MAX_LINGERING + 2)]
     for one in held:
         assert listed.admit(one)
-        listed.place(one, Phase.LINGERING, 0.0)
+        listed.place(one, listed.lingering, 0.0)
     assert [one.dropped for one in held] == [True] * 2 + [False] * connections.MAX_LINGERING
 
 
