@@ -17,7 +17,7 @@ help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
-	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (10 GB; gcc)'
+	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (9 GB; gcc)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
@@ -39,7 +39,7 @@ test-fast:
 	@$(BIN)/python -m pytest --fast $(ARGS)
 
 test-hostgpu:
-	@echo 'vLLM'\''s CUDA build on a pretended GPU, in $(HOSTGPU): about 5 GB to download and 10 GB on disk the first time'
+	@echo 'vLLM'\''s CUDA build on a pretended GPU, in $(HOSTGPU): about 4 GB to download and 9 GB on disk the first time'
 	@command -v gcc >/dev/null || { echo 'error: gcc is missing, which compiles the pretended GPU'; exit 2; }
 	@VERBATIM_VENV=$(HOSTGPU) $(PYTHON) -m scripts.setup --device cuda runtime
 	@sh tests/hostgpu/kit/build.sh $(HOSTGPU)

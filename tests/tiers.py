@@ -19,7 +19,7 @@ SLOW = {
     "bundle": "cryptography",
     "engine": "vLLM",
     "gpu": "an NVIDIA GPU",
-    "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 10 GB of disk",
+    "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 9 GB of disk",
     "packaging": "vLLM, root, buildah, debootstrap",
     "sampling/torch": "torch, Triton, vLLM",
     "sealed": "cryptography",

@@ -107,7 +107,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return 0; }
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned f) { return 0; }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) { return 0; }
 cudaError_t cudaMalloc(void **p, size_t n) {
-    if (used + n > TOTAL_BYTES) {
+    if (device_used() + n > TOTAL_BYTES) {
         *p = 0;
         return cudaErrorMemoryAllocation;
     }
@@ -264,7 +264,7 @@ void __cudaRegisterVar(void **h, char *hv, char *da, const char *dn, int e, size
 char __cudaInitModule(void **h) { return 1; }
 cudaError_t cudaMemGetInfo(size_t *f, size_t *t) {
     *t = TOTAL_BYTES;
-    *f = TOTAL_BYTES - used - (600ull << 20);
+    *f = TOTAL_BYTES - device_used() - (600ull << 20);
     return 0;
 }
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t m, enum cudaMemPoolAttr a, void *v) {
