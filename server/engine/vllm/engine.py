@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # How long an engine may take to end by itself, then its processes are killed; vLLM's own default.
 SHUTDOWN_S = 5.0
+LAST_WORDS_S = 1.0  # from its message that it has failed to its reason
 
 
 class VLLMEngine:
@@ -66,7 +67,7 @@ class VLLMEngine:
         )
         self._watching = watching = asyncio.create_task(self._watch(order, report, client))
         await self._connected(link, watching)
-        client.listen(self._process.kill)
+        client.listen(self._dying)
         try:
             await self._warm_up(report)
         except RequestFailure as failure:
@@ -114,7 +115,7 @@ class VLLMEngine:
         """What a start that has ended so fails with."""
         if self._news.is_final:
             return ConfigurationError(self._news.error)
-        return EngineFailed(self._news.error or how)
+        return EngineFailed(how)
 
     async def _warm_up(self, report: Report) -> None:
         for number, jobs in enumerate(steps := warm_up_jobs(self.context_size)):
@@ -125,6 +126,8 @@ class VLLMEngine:
         """The life of the process: start it, hear what it says, and return how it has ended."""
         async for news in self._process.start(order):
             self._news = news
+            if news.error:  # its last word; its others may take their time
+                self._process.kill()
             if news.loading:
                 report(Status(Phase.LOADING))
             if news.runner:
@@ -132,7 +135,11 @@ class VLLMEngine:
         how = await self._process.ended()
         client.fail()
         self._stats.stopped()
-        return f"{how}: {self._news.error}" if self._news.error else how
+        return self._news.error or how
+
+    def _dying(self) -> None:
+        """It has failed, and has a moment to say why."""
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, self._process.kill)
 
     async def _answered(self, job: Job) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -39,8 +39,10 @@ _, data = inputs.recv_multipart()
 name = msgspec.msgpack.decode(data)[0]
 outputs.send({message})
 time.sleep({seconds})
+print({news!r}, flush=True)
 context.destroy()
 """
+DEAD = 'b"ENGINE_CORE_DEAD"'
 STEP = "msgspec.msgpack.encode(CoreOutputs(outputs=[CoreOutput(name, [1], {fields})]))"
 
 
@@ -78,7 +80,7 @@ async def test_no_reason() -> None:
 
 async def test_logits_that_are_nan_in_the_warm_up() -> None:
     """Are the reason."""
-    program = ANSWERS.format(message=STEP.format(fields="num_nans_in_logits=3"), seconds=60)
+    program = ANSWERS.format(message=STEP.format(fields="num_nans_in_logits=3"), seconds=60, news="")
     async with engine(program) as (made, seen):
         with pytest.raises(EngineFailed, match="while warming up: logits are NaN; the model may be damaged"):
             await made.start(seen.append)
@@ -86,16 +88,17 @@ async def test_logits_that_are_nan_in_the_warm_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "seconds", "how"),
+    ("message", "seconds", "news", "how"),
     [
-        ('b"ENGINE_CORE_DEAD"', 60, "by signal 9"),
-        ('b"\\xc1"', 60, "by signal 9"),  # no message
-        (STEP.format(fields=""), 0.1, "with exit code 0"),
+        (DEAD, 60, "", "the engine process ended, by signal 9"),
+        (DEAD, 0.3, '{"error": "out of memory"}', "out of memory"),
+        ('b"\\xc1"', 60, "", "the engine process ended, by signal 9"),  # no message
+        (STEP.format(fields=""), 0.1, '{"error": "out of memory"}', "out of memory"),
     ],
-    ids=["says so", "speaks nonsense", "ends"],
+    ids=["says so", "says why", "speaks nonsense", "ends"],
 )
-async def test_an_engine_that_dies_in_the_warm_up(message: str, seconds: float, how: str) -> None:
-    """Is said to have ended, and how; not that a job failed."""
-    async with engine(ANSWERS.format(message=message, seconds=seconds)) as (made, seen):
-        with pytest.raises(EngineFailed, match=f"^the engine process ended, {how}$"):
+async def test_an_engine_that_dies_in_the_warm_up(message: str, seconds: float, news: str, how: str) -> None:
+    """Is said to have ended, with its last word; not that a job failed."""
+    async with engine(ANSWERS.format(message=message, seconds=seconds, news=news)) as (made, seen):
+        with pytest.raises(EngineFailed, match=rf"^{how}$"):
             await asyncio.wait_for(made.start(seen.append), 30)
