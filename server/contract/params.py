@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeVar
 
 from server.config.settings import ModelSettings
@@ -66,11 +67,16 @@ class StreamParams:
 
 
 def resolve(
-    request: CompletionRequest, model: ModelSettings, vocab_size: int, eos_ids: Collection[int] = ()
+    request: CompletionRequest,
+    model: ModelSettings,
+    vocab_size: int,
+    eos_ids: Collection[int] = (),
+    special_ids: Mapping[str, int] = MappingProxyType({}),
 ) -> GenerationParams:
     """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge.
 
-    eos_ids: the model's own, which end a candidate as well.
+    eos_ids: the model's own, which end a candidate as well. special_ids: of its special tokens by their
+    names; a stop sequence that is such a name stops at the id, since the token may have no text.
     """
     if request.model_extra and (unknown := refuse_unsupported(request.model_extra)):
         _unknown_fields(unknown, strict=model.strict_fields)
@@ -99,6 +105,8 @@ def resolve(
             "fill-in-the-middle template",
             "suffix",
         )
+    stops = _stops(request.stop, limits.stop)
+    stop_ids = [special_ids[stop] for stop in stops if stop in special_ids]
     return GenerationParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
@@ -116,10 +124,10 @@ def resolve(
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
         num_logprobs=request.logprobs,
         echo=bool(request.echo),
-        stop=_stops(request.stop, limits.stop),
+        stop=stops,
         include_stop=_first(request.include_stop_str_in_output, model.include_stop_text),
         stop_token_ids=_stop_token_ids(
-            request.stop_token_ids or [],
+            [*(request.stop_token_ids or []), *stop_ids],
             vocab_size,
             limit=MAX_HELD_BACK - len(() if request.ignore_eos else eos_ids) if min_tokens else None,
         ),

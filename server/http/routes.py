@@ -139,11 +139,12 @@ def state_of(request: Request) -> State:
 async def _generation(
     wanted: CompletionRequest, model: ServedModel, request_id: str
 ) -> tuple[Generation, StreamParams]:
-    params = resolve(wanted, model.settings, model.vocab_size, model.tokenizer.eos_ids)
+    tokenizer = model.tokenizer
+    params = resolve(wanted, model.settings, model.vocab_size, tokenizer.eos_ids, tokenizer.special_ids)
     how = resolve_stream(wanted)
     prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of)
-    return Generation(request_id, prompts, params, model.engine, model.tokenizer), how
+    return Generation(request_id, prompts, params, model.engine, tokenizer), how
 
 
 async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:

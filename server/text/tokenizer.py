@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,11 +42,11 @@ class Tokenizer:
     """A model's tokenizer as the two tables a server needs.
 
     table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. texts: the same
-    as text, None where a token is not whole characters. names: every
-    token as logprobs show it: its text, or bytes:\\xNN… where it is not whole UTF-8 by itself or another
-    token has the same text; unique. special: ids that skip_special_tokens leaves out of the text. eos_ids:
-    ids that end a completion. strips_space: whether decoding drops one leading space (SentencePiece's dummy
-    prefix). threads: where long texts are tokenized, for all requests.
+    as text, None where a token is not whole characters. names: every token as logprobs show it: its text, or
+    bytes:\\xNN… where it is not whole UTF-8 by itself or another token has the same text; unique. special:
+    ids that skip_special_tokens leaves out of the text. special_ids: of those that the model has, by what
+    they are written as. eos_ids: ids that end a completion. strips_space: whether decoding drops one leading
+    space (SentencePiece's dummy prefix). threads: where long texts are tokenized, for all requests.
     """
 
     encoder: tokenizers.Tokenizer
@@ -54,6 +54,7 @@ class Tokenizer:
     texts: tuple[str | None, ...]
     names: tuple[str, ...]
     special: frozenset[int]
+    special_ids: Mapping[str, int]
     bos_id: int | None
     eos_ids: tuple[int, ...]
     strips_space: bool
@@ -132,13 +133,15 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
             "ByteLevel, ByteFallback and Metaspace"
         )
     table = tuple(content.get(i, b"") for i in range(max(vocab_size, max(vocab.values()) + 1)))
+    # By what the library leaves out: it remembers more tokens as special than it says.
+    special = frozenset(i for i in added if encoder.decode([i]) != encoder.decode([i], False))
     return Tokenizer(
         encoder=encoder,
         table=table,
         texts=tuple(map(text_of, table)),
         names=token_names(table, vocab),
-        # By what the library leaves out: it remembers more tokens as special than it says.
-        special=frozenset(i for i in added if encoder.decode([i]) != encoder.decode([i], False)),
+        special=special,
+        special_ids={encoder.get_added_tokens_decoder()[i].content: i for i in special if i < vocab_size},
         bos_id=files.bos_id,
         eos_ids=files.eos_ids,
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
