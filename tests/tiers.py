@@ -21,8 +21,8 @@ SLOW = {
     "gpu": "an NVIDIA GPU",
     "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 9 GB of disk",
     "packaging": "vLLM, root, buildah, debootstrap",
-    "sampling/torch": "torch, Triton, vLLM",
     "sealed": "cryptography",
+    "sampling/torch": "torch, Triton, vLLM",
 }
 
 

@@ -162,7 +162,7 @@ def visit(container: Container) -> Seen:
         for path in (*PLACES, *(f"{volume}/new" for volume in VOLUMES))
     }
     inside = psutil.Process(container.init)
-    container.run("sh", "-c", "for n in 1 2 3; do (sleep 2 &) ; done")
+    container.run("sh", "-c", "for n in 1 2 3; do (sleep 2 >/dev/null 2>&1 &) ; done")
     orphans = [one for one in inside.children() if one.name() == "sleep"]
     _, left = psutil.wait_procs(orphans, timeout=10)
     uid, name = inside.uids().effective, inside.name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -216,9 +217,10 @@ def test_every_field_has_a_row() -> None:
 @pytest.mark.parametrize(
     "prompt", [[1] * 100_000 + ["x"], ["a"] * 100_000 + [1], [["a"]] * 100_000, [[1] * 10] * 10_000 + [[]]]
 )
-@pytest.mark.timeout(2)
 def test_wrong_at_length(prompt: list[Any]) -> None:
     """A long prompt with many mistakes is refused as fast as with one: its message is short too."""
+    body, began = orjson.dumps({"model": "m", "prompt": prompt}), time.process_time()
     with pytest.raises(InvalidRequest) as caught:
-        parse_request(orjson.dumps({"model": "m", "prompt": prompt}))
+        parse_request(body)
+    assert time.process_time() - began < 0.5
     assert len(caught.value.message) < 400

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +14,8 @@ import pytest
 
 from tests.helpers import LONG
 from tests.server.http.sockets import request
-from tests.serving import Client, Server, serving, wait_for
+from tests.serving import VERBATIM, Client, Server, serving, wait_for
 
-VERBATIM = str(Path(sys.executable).with_name("verbatim"))
 NUM_CLIENTS = 190  # of 400 descriptors 256 are kept
 STREAM = request(LONG | {"ignore_eos": True, "stream": True})
 HALF_A_HEAD, HALF_A_BODY = STREAM[:30], STREAM[:-5]
@@ -32,7 +30,7 @@ def limited(
         "models": [{"id": "m", "path": str(directory), "engine": "simulated"}],
         "receive_timeout_s": receive_timeout_s,
     }
-    command = ("sh", "-c", f'{limits}; exec "$0" "$@"', VERBATIM)
+    command = ("sh", "-c", f'{limits}; exec "$0" "$@"', *VERBATIM)
     with serving(tmp_path, config, *flags, verbatim=command) as server:
         server.wait_ready()
         yield server
