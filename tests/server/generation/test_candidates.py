@@ -142,6 +142,22 @@ async def test_stop_aborts_in_the_engine(directory: Path) -> None:
     assert list(map(number_of, engine.aborted)) == [0]
 
 
+class Hasty(Engine):
+    """Sends two outputs at once."""
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        for _ in range(2):
+            sink(EngineOutput([66]))
+
+
+async def test_what_comes_after_the_end_is_nobodys(directory: Path) -> None:
+    """An output that was on its way when its candidate met a stop sequence adds nothing, and harms nobody."""
+    async with live(served(directory, Hasty())) as model:
+        asked = generation(model, n=2, best_of=2, stop=("a",))
+        assert texts(await choices(asked)) == ["a", "a"]
+    assert asked.usage.completion_tokens == 2
+
+
 async def test_max_tokens_0(directory: Path) -> None:
     """Nothing to generate needs no engine, unless the prompt's log-probabilities are asked for."""
     model = served(directory, engine := Engine())

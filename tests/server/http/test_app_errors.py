@@ -214,6 +214,7 @@ async def test_timeout_in_the_stream(directory: Path) -> None:
         chunks = events(reply.content)
         assert (reply.status_code, chunks[-1]["reason"]) == (200, "TIMEOUT")
         assert len(chunks) > 1
+        assert 'reason="TIMEOUT"} 1.0' in (await client.get("/metrics")).text
         await until(lambda: not engine.running)
 
 
