@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,13 +72,13 @@ class Tokenizer:
             return [_encoded(encoding, keep, with_starts) for encoding in self.encoder.encode_batch(texts)]
         return [_encoded(encoding, keep, with_starts) for encoding in self.encoder.encode_batch_fast(texts)]
 
-    def prompt_bytes(self, ids: Iterable[int], *, skip_special: bool) -> list[bytes]:
+    def prompt_bytes(self, ids: Sequence[int], *, skip_special: bool) -> list[bytes]:
         """What each id of a prompt contributes to its text."""
         parts = [b"" if skip_special and i in self.special else self.table[i] for i in ids]
         if self.strips_space:
             first = next((k for k, part in enumerate(parts) if part), None)
             if first is not None and parts[first].startswith(b" "):
-                parts[first] = parts[first][1:]
+                parts[first] = self.encoder.decode([ids[first]], skip_special_tokens=False).encode()
         return parts
 
 
@@ -119,32 +119,45 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     _keep_spans_whole(encoder)
     decoder = json.loads(encoder.to_str())["decoder"] or {}
     parts = {part.get("type"): part for part in [decoder, *decoder.get("decoders", [])]}
-    vocab = encoder.get_vocab(with_added_tokens=True)
-    # As the library writes them, which is not always what it looks for.
-    added = {i: str(encoder.id_to_token(i)) for i in encoder.get_added_tokens_decoder()}
-    if "ByteLevel" in parts:
-        content = {i: byte_level(token) for token, i in vocab.items()}
-        content |= {i: token.encode() for i, token in added.items()}
-    elif parts.keys() & {"ByteFallback", "Metaspace"}:
-        content = {i: sentencepiece(token) for i, token in ({i: t for t, i in vocab.items()} | added).items()}
-    else:
-        raise ConfigurationError(
-            f"{directory / 'tokenizer.json'} has a decoder of type {decoder.get('type')}; supported are "
-            "ByteLevel, ByteFallback and Metaspace"
-        )
+    vocab, added = encoder.get_vocab(with_added_tokens=True), encoder.get_added_tokens_decoder()
+    content = _content(encoder, parts)
+    if not content:
+        raise _unknown_decoder(directory, f"has a decoder of type {decoder.get('type')}")
     table = tuple(content.get(i, b"") for i in range(max(vocab_size, max(vocab.values()) + 1)))
     # By what the library leaves out: it remembers more tokens as special than it says.
     special = frozenset(i for i in added if encoder.decode([i]) != encoder.decode([i], False))
-    return Tokenizer(
+    tokenizer = Tokenizer(
         encoder=encoder,
         table=table,
         texts=tuple(map(text_of, table)),
         names=token_names(table, vocab),
         special=special,
-        special_ids={encoder.get_added_tokens_decoder()[i].content: i for i in special if i < vocab_size},
+        special_ids={added[i].content: i for i in special if i < vocab_size},
         bos_id=files.bos_id,
         eos_ids=files.eos_ids,
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
+    )
+    texts = [i for i in range(len(table)) if tokenizer.texts[i]]
+    if b"".join(tokenizer.prompt_bytes(texts, skip_special=False)).decode() != encoder.decode(texts, False):
+        raise _unknown_decoder(directory, "has a decoder that does more than this server does")
+    return tokenizer
+
+
+def _content(encoder: tokenizers.Tokenizer, parts: Collection[str]) -> dict[int, bytes]:
+    """Each token's bytes by its id; none where no part of the decoder is known. parts: their types."""
+    vocab = {i: token for token, i in encoder.get_vocab(with_added_tokens=True).items()}
+    # As the library writes them, which is not always what it looks for.
+    added = {i: str(encoder.id_to_token(i)) for i in encoder.get_added_tokens_decoder()}
+    if "ByteLevel" in parts:
+        return {i: added[i].encode() if i in added else byte_level(token) for i, token in vocab.items()}
+    if "ByteFallback" in parts or "Metaspace" in parts:
+        return {i: sentencepiece(token) for i, token in (vocab | added).items()}
+    return {}
+
+
+def _unknown_decoder(directory: Path, problem: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{directory / 'tokenizer.json'} {problem}; supported are ByteLevel, ByteFallback and Metaspace"
     )
 
 

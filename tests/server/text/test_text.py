@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 from server.errors import ConfigurationError
 from server.text.detokenizer import Detokenizer
@@ -23,7 +25,17 @@ KINDS: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "byte-level": byte_level,
     "sentencepiece": sentencepiece,
     "metaspace": lambda: sentencepiece(metaspace=True),
+    "metaspace, never in front": lambda: decoding(decoders.Metaspace(prepend_scheme="never")),
+    "metaspace, first in front": lambda: decoding(decoders.Metaspace(prepend_scheme="first")),
+    "without a space taken away": lambda: decoding(decoders.Replace("▁", " ")),
 }
+
+
+def decoding(decoder: decoders.Decoder) -> tokenizers.Tokenizer:
+    """SentencePiece's tokens, made text of in another way."""
+    tokenizer = sentencepiece(metaspace=True)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoder])
+    return tokenizer
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -72,6 +84,14 @@ def test_completion_continues_its_prompt(tokenizer: Tokenizer, prompt: str, text
 def test_any_ids(bytes_tokenizer: Tokenizer, ids: list[int]) -> None:
     """Ids in any order, half characters among them, decode as the library decodes them all at once."""
     assert "".join(detokenized(bytes_tokenizer, ids)) == bytes_tokenizer.encoder.decode(ids)
+
+
+@given(ids=st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=8), skip=st.booleans())
+def test_any_ids_are_decoded_as_the_library_does(tokenizer: Tokenizer, ids: list[int], skip: bool) -> None:
+    """Whatever the decoder, and wherever special tokens and spaces stand, as long as the bytes are text."""
+    content = b"".join(tokenizer.prompt_bytes(ids, skip_special=skip))
+    with contextlib.suppress(UnicodeDecodeError):  # of a run of bytes that is none, the library gives up all
+        assert content.decode() == tokenizer.encoder.decode(ids, skip)
 
 
 @given(ids=st.lists(st.integers(0, VOCAB_SIZE - 1)), skip=st.booleans())
@@ -151,11 +171,21 @@ def test_broken_tokenizer(tmp_path: Path, text: str | None) -> None:
         load_tokenizer(tmp_path, 10)
 
 
-def test_unknown_decoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("decoder", "words"),
+    [
+        (None, "of type None"),
+        (decoders.WordPiece(), "of type WordPiece"),
+        (decoders.BPEDecoder(), "of type BPEDecoder"),
+        (decoders.Sequence([decoders.ByteLevel(), decoders.Replace("e", "a")]), "does more"),
+        (decoders.Sequence([decoders.ByteFallback(), decoders.Strip("e", 0, 1)]), "does more"),
+    ],
+)
+def test_unknown_decoder(tmp_path: Path, decoder: decoders.Decoder | None, words: str) -> None:
     """A tokenizer that decodes in a way this server does not know is refused, not guessed at."""
     tokenizer = byte_level()
-    tokenizer.decoder = None
-    with pytest.raises(ConfigurationError, match="supported are ByteLevel"):
+    tokenizer.decoder = decoder
+    with pytest.raises(ConfigurationError, match=f"{words}.*supported are ByteLevel"):
         load_tokenizer(model_directory(tmp_path, tokenizer), VOCAB_SIZE)
 
 
