@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 import yaml
 
 from server.observe.versions import CPU_BUILD, installed
@@ -85,7 +86,7 @@ class Server:
         found = wait_for(lambda: self._alive() and re.search(r"listens on (http://\S+)", self.said()), 30)
         return str(found[1])
 
-    def wait_ready(self) -> list[dict[str, Any]]:
+    def wait_ready(self, within_s: float = START_S) -> list[dict[str, Any]]:
         """Every answer of /ready on the way that differed from the one before."""
         answers: list[dict[str, Any]] = []
 
@@ -97,7 +98,7 @@ class Server:
                 answers.append({"status": answer.status_code, "phases": phases, "body": answer.json()})
             return answer.status_code == 200
 
-        wait_for(ready, START_S, every_s=0.2)
+        wait_for(ready, within_s, every_s=0.2)
         return answers
 
     def engines(self) -> list[psutil.Process]:
@@ -217,8 +218,44 @@ def frames(text: str) -> list[str]:
     return [frame.removeprefix("data: ") for frame in text.split("\n\n")[:-1] if not frame.startswith(":")]
 
 
+def fold(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The choices that chunks add up to: texts and arrays one after the other, the last finish_reason."""
+    choices: dict[int, dict[str, Any]] = {}
+    for part in (choice for chunk in chunks for choice in chunk["choices"]):
+        assert set(part) == {"index", "text", "logprobs", "finish_reason"}
+        choice = choices.setdefault(
+            part["index"], {**part, "text": "", "logprobs": None, "finish_reason": None}
+        )
+        assert choice["finish_reason"] is None, "a chunk after the choice's last"
+        choice["text"] += part["text"]
+        choice["finish_reason"] = part["finish_reason"]
+        if part["logprobs"] is not None:
+            whole = choice["logprobs"] or {name: [] for name in part["logprobs"]}
+            choice["logprobs"] = {name: whole[name] + part["logprobs"][name] for name in whole}
+    return [choices[index] for index in sorted(choices)]
+
+
+def assert_alike(left: Any, right: Any) -> None:
+    """Equal; log-probabilities but for the last bits, which depend on what else a step computes, and of which
+    a GPU's attention cuts off more (test_logprobs_hf.py)."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        assert list(left) == list(right)
+        left, right = list(left.values()), list(right.values())
+    if isinstance(left, list):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_alike(one, other)
+    elif isinstance(left, float):
+        assert left == pytest.approx(right, abs=2e-3 if ON_GPU else 1e-5)
+    else:
+        assert left == right
+
+
 def as_bytes(token: str) -> bytes:
-    """What a token of a reply stands for: its text, or the bytes that it spells."""
+    """What a token of a reply stands for: its text, or the bytes that it spells. A row of the vocabulary that
+    is only padding, which has an id for a name, has none."""
+    if token.startswith("token_id:"):
+        return b""
     if token.startswith("bytes:"):
         return bytes.fromhex(token.removeprefix("bytes:").replace("\\x", ""))
     return token.encode()

@@ -18,6 +18,7 @@ SLOW = {
     "airgap": "vLLM, root, tcpdump, network namespaces",
     "bundle": "cryptography",
     "engine": "vLLM",
+    "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",
     "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 9 GB of disk",
     "packaging": "vLLM, root, buildah, debootstrap",

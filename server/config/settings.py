@@ -93,7 +93,8 @@ class ModelSettings(_Section):
         default="auto", description="`simulated` needs no engine: for tests."
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="Type of the weights in use."
+        default="auto",
+        description="Type of the weights in use; `auto` is config.json's, but bfloat16 for float32.",
     )
     max_model_len: Count | None = Field(
         default=None, description="Tokens of prompt and completion; null is the model's own."

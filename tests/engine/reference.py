@@ -15,7 +15,9 @@ class Reference:
         import torch
         from transformers import AutoModelForCausalLM
 
-        self._model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        # eager: the attention that transformers takes otherwise leaves out Gemma 2's soft cap.
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        self._model = AutoModelForCausalLM.from_pretrained(path, **options).eval()
 
     def __call__(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """[num_ids, vocab] float32: row i holds the log-probabilities of what follows ids[: i + 1]."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving import CAPITAL, ON_GPU, SMOL, TINY, Client, frames
+from tests.serving import CAPITAL, SMOL, TINY, Client, assert_alike, fold, frames
 
 pytestmark = pytest.mark.engine
 
@@ -36,39 +36,6 @@ ASKED: list[dict[str, Any]] = [
         "max_tokens": 10,
     },
 ]
-
-
-def fold(chunks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The choices that chunks add up to: texts and arrays one after the other, the last finish_reason."""
-    choices: dict[int, dict[str, Any]] = {}
-    for part in (choice for chunk in chunks for choice in chunk["choices"]):
-        assert set(part) == {"index", "text", "logprobs", "finish_reason"}
-        choice = choices.setdefault(
-            part["index"], {**part, "text": "", "logprobs": None, "finish_reason": None}
-        )
-        assert choice["finish_reason"] is None, "a chunk after the choice's last"
-        choice["text"] += part["text"]
-        choice["finish_reason"] = part["finish_reason"]
-        if part["logprobs"] is not None:
-            whole = choice["logprobs"] or {name: [] for name in part["logprobs"]}
-            choice["logprobs"] = {name: whole[name] + part["logprobs"][name] for name in whole}
-    return [choices[index] for index in sorted(choices)]
-
-
-def assert_alike(left: Any, right: Any) -> None:
-    """Equal; log-probabilities but for the last bits, which depend on what else a step computes, and of which
-    a GPU's attention cuts off more (test_logprobs_hf.py)."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        assert list(left) == list(right)
-        left, right = list(left.values()), list(right.values())
-    if isinstance(left, list):
-        assert len(left) == len(right)
-        for one, other in zip(left, right, strict=True):
-            assert_alike(one, other)
-    elif isinstance(left, float):
-        assert left == pytest.approx(right, abs=2e-3 if ON_GPU else 1e-5)
-    else:
-        assert left == right
 
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
