@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.serving import BESIDE_OTHERS, Client, serving
+from tests.serving import BESIDE_OTHERS, Client, serving
 
 NAME = "tests/tiny-gpt2"
 CHUNK = 64  # tokens in a step
