@@ -127,10 +127,11 @@ def _mark(path: Path, counter: Counter) -> list[Any]:
 
 
 def find_version(folder: Path) -> Path | None:
-    """The version that a folder is, or whose `current` it has. None for a folder that is no installation."""
+    """The version that a folder is, or whose `current` it has. None for a folder that is no installation: a
+    bundle is none, whatever link somebody has put into it."""
     if (folder / INSTALLED).is_file():
         return folder
-    return target_of(folder / CURRENT)
+    return None if os.path.lexists(folder / manifests.SCRIPT) else target_of(folder / CURRENT)
 
 
 def check_installation(version: Path, keys: list[PublicKey], report: Report = silent) -> Problems:
@@ -151,11 +152,16 @@ def check_installation(version: Path, keys: list[PublicKey], report: Report = si
     for name in sorted(listed.keys() | promised.keys() | paths.keys()):
         if name not in paths:
             problems[name] = "missing"
-        elif name not in listed:
+        elif name not in listed or _is_carried(name):
             problems[name] = "not part of the installation"
         elif problem := _compare(paths[name], listed[name], promised.get(name), counter):
             problems[name] = problem
     return problems
+
+
+def _is_carried(name: str) -> bool:
+    """Whether a file is of a bundle alone, so that a list that has it is no installation's."""
+    return name.startswith(f"{manifests.WHEELS}/") or bool(manifests.PART.fullmatch(name))
 
 
 def _compare(path: Path, listed: list[Any], promised: Entry | None, counter: Counter) -> str | None:

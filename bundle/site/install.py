@@ -118,11 +118,14 @@ def remove_incomplete(prefix: Path) -> None:
 def sound_version(prefix: Path, identity: str, console: Console) -> Path | None:
     """This very bundle, installed before and still whole."""
     for version in installation.complete_versions(prefix):
-        if manifests.identity(manifests.read_bytes(version)) != identity:
-            continue
-        problems = installation.check_installation(
-            version, [], lambda done, total: console.bytes("checking what is installed", done, total)
-        )
+        try:
+            if manifests.identity(manifests.read_bytes(version)) != identity:
+                continue
+            problems = installation.check_installation(
+                version, [], lambda done, total: console.bytes("checking what is installed", done, total)
+            )
+        except (BundleError, OSError) as error:
+            problems = {version.name: str(error)}
         if not problems:
             console.say(f"already installed and whole: {version}")
             return version

@@ -1,6 +1,6 @@
 """The shape of the configuration: every key, its type, range and default.
 
-The text of a key's `description` is its entry in docs/configuration.md. config.py fills the values in.
+The text of a key's `description` is its entry in docs/configuration.md. loading.py fills the values in.
 """
 
 from __future__ import annotations

@@ -28,16 +28,17 @@ async def read_body(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length) > limit:
         raise too_large(limit)
-    body, more = bytearray(), True
+    body, num_bytes, more = bytearray(), 0, True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         part, more = message.get("body", b""), message.get("more_body", False)
+        num_bytes += len(part)  # some that comes may add nothing
         for layer in layers:
             part = layer.feed(part)
         body += part
-        if len(body) > limit:
+        if max(len(body), num_bytes) > limit:
             raise too_large(limit)
     for layer in layers:
         layer.check_end()
@@ -75,7 +76,7 @@ class Layer:
 
     def feed(self, data: bytes) -> bytes:
         """What these bytes add."""
-        out = b""
+        out = bytearray()
         while data:
             inflate, data = self._ready(data)
             if inflate is None:
@@ -89,7 +90,7 @@ class Layer:
                 raise too_large(self._limit)
             out += part
             data = inflate.unused_data
-        return out
+        return bytes(out)
 
     def check_end(self) -> None:
         """Raises InvalidRequest where more would have to come."""

@@ -92,6 +92,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._since = time.monotonic()
         if not self._all.admit(self):
             self._answer(ServiceUnavailable("all connections are taken; try again", retry_after_s=5))
 
@@ -144,7 +145,10 @@ class Protocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._parse_plainly(data[upgrade.args[0] :])
+            if self.parser.get_method() == b"CONNECT":
+                self._fail(InvalidRequest("the request is not valid HTTP here: CONNECT is for proxies"))
+            else:
+                self._parse_plainly(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
             what = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}"
@@ -195,7 +199,7 @@ class Protocol(HttpToolsProtocol):
         self._since = time.monotonic()
 
     def on_headers_complete(self) -> None:
-        self._wants_upgrade = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        self._wants_upgrade = self.parser.should_upgrade()
         if self._wants_upgrade:
             return
         super().on_headers_complete()

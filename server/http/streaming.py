@@ -2,7 +2,7 @@
 
 While the connection is full, deltas are merged into one for each choice: a client that reads slowly gets
 fewer and larger chunks, takes no more memory than its own text, and holds nobody else up. One that reads
-nothing at all for a while is cut off by the kernel (serve.py), and is then a client that has left.
+nothing at all for a while is cut off by the kernel (process/port.py), and is then a client that has left.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class EventStream:
             if not self._is_started:
                 raise
             exchange.reason = failure.reason
+            self._generation.close()
             await self._fail(receive, failure)
         finally:
             self._generation.close()
@@ -87,6 +88,8 @@ class EventStream:
     async def _fail(self, receive: Receive, failure: RequestFailure) -> None:
         if self._catching_up is not None:
             await unless_client_leaves(receive, self._catching_up)
+        if self._stream.is_over:  # what was held was all that was missing
+            return
         last = _body(error_frame(failure) + DONE, more=False)
         await unless_client_leaves(receive, self._send_body(last))
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from server.config.settings import Settings
 from server.engine.base import Phase, Status
-from server.engine.vllm.processes import SERVER_PID
+from server.engine.vllm.processes import SAFE_PATH, SERVER_PID
 from server.http.metrics import forget
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class Workers:
             *(sys.executable, "-m", "server.process.worker"),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=[listener.fileno()],
-            env={**os.environ, SERVER_PID: str(os.getpid())},
+            env={**os.environ, **SAFE_PATH, SERVER_PID: str(os.getpid())},
             start_new_session=True,  # Ctrl-C is this process's to pass on
         )
         _write(process, order)

@@ -3,8 +3,8 @@ begin and end a text."""
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from server.errors import ConfigurationError
+from server.weights.architecture import read_json
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +159,4 @@ def _ids(name: str, tokens: dict[str, int], directory: Path, vocab_size: int) ->
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is no such file, which a tokenizer may well do without."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else {}
+    return read_json(path) if os.path.lexists(path) else {}

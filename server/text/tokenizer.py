@@ -89,8 +89,8 @@ def _encoded(encoding: tokenizers.Encoding, keep: int | None, with_starts: bool)
         return Encoded(ids, starts=_starts(encoding) if with_starts else None)
     is_added = encoding.special_tokens_mask
     left_out = [k for k, added in enumerate(is_added) if not added][: len(ids) - keep]
-    for k in reversed(left_out):
-        del ids[k]
+    last = left_out[-1] if left_out else -1
+    ids = [i for k, (i, added) in enumerate(zip(ids, is_added, strict=True)) if added or k > last]
     return Encoded(ids[-keep:], is_whole=False)
 
 

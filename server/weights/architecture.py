@@ -39,10 +39,12 @@ LENGTH_IS_SCALED = {
 }
 GENERATE = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS")  # vLLM's tables
 ANY_LIBRARY = "ForCausalLM"  # of those not in its tables, vLLM runs these through transformers
+ANSWER_S = 120
 ASK_THE_CLASS = """
 import json, sys
 from transformers import AutoConfig
-print(json.dumps(AutoConfig.from_pretrained(sys.argv[1], local_files_only=True).get_text_config().to_dict()))
+config = AutoConfig.from_pretrained(sys.argv[1], local_files_only=True, trust_remote_code=False)
+print(json.dumps(config.get_text_config().to_dict()))
 """
 
 
@@ -191,10 +193,17 @@ def _filled_in(directory: Path) -> dict[str, Any]:
     know the model. In a process of its own: the import takes seconds and memory, and few models need it."""
     if find_spec("transformers") is None:
         return {}
-    command = [sys.executable, "-c", ASK_THE_CLASS, str(directory)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-c", ASK_THE_CLASS, str(directory)]
     try:
+        ran = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=ANSWER_S,
+        )
         filled = json.loads(ran.stdout.splitlines()[-1]) if ran.returncode == 0 else {}
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, subprocess.TimeoutExpired):
         return {}
     return filled if isinstance(filled, dict) else {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sealed.installation import seal
+from sealed.installation import check_installation, find_version, seal
 from sealed.manifest import identity
 from server.config.settings import Settings
 from server.observe.attestation import Attestation
@@ -24,6 +24,15 @@ def installed(whole: Path) -> Path:
     shutil.rmtree(whole / "wheels")
     seal(whole, identity((whole / MANIFEST).read_bytes()))
     return whole
+
+
+@pytest.fixture
+def installed_elsewhere(whole: Path, tmp_path: Path) -> Path:
+    """An installation that is whole."""
+    other = shutil.copytree(whole, tmp_path / "good")
+    shutil.rmtree(other / "wheels")
+    seal(other, identity((other / MANIFEST).read_bytes()))
+    return other
 
 
 async def attested(root: Path) -> dict[str, Any]:
@@ -53,3 +62,16 @@ async def test_an_installation_of_another_manifest_is_not_whole(installed: Path)
     """What was installed says of which manifest."""
     (installed / "installed.json").write_text("{}")
     assert (await attested(installed))["whole"] is False
+
+
+def test_a_bundle_is_no_installation(whole: Path, installed_elsewhere: Path) -> None:
+    """A link to a good installation, put into a bundle, does not have that looked at in its place."""
+    (whole / "current").symlink_to(installed_elsewhere)
+    assert find_version(whole) is None
+
+
+def test_an_installation_has_no_wheels(whole: Path) -> None:
+    """A list that somebody has added to a bundle makes it no installation that is whole."""
+    seal(whole, identity((whole / MANIFEST).read_bytes()))
+    problems = check_installation(whole, [])
+    assert {name.split("/")[0] for name in problems} == {"wheels"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from server.errors import ConfigurationError
 from server.weights.architecture import generating_architectures, read_architecture
 
 pytestmark = pytest.mark.engine
@@ -48,3 +49,13 @@ def test_what_config_json_leaves_out_is_its_classs(
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = read_architecture(tmp_path)
     assert (found.longest, found.vocab_size) == (longest, vocab_size)
+
+
+def test_no_code_of_a_model_is_run(tmp_path: Path) -> None:
+    """A configuration that brings a class of its own is not understood; nobody is asked whether to run it."""
+    config = {"model_type": "its-own", "auto_map": {"AutoConfig": "configuration_own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "configuration_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    with pytest.raises(ConfigurationError, match="vocab_size"):
+        read_architecture(tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -69,6 +69,33 @@ def test_a_page_names_make_targets_and_files_that_exist(page: str) -> None:
     assert [link for link in links if not (root / page).parent.joinpath(link).exists()] == []
 
 
+PACKAGES = ("benchmarks", "bundle", "sampling", "scripts", "sealed", "server")
+# Files of vLLM's, and one inside an archive; docs/tried.md speaks of files that are gone.
+ELSEWHERE = {
+    "__main__.py",
+    "v1/metrics/buckets.py",
+    "vllm/config/model.py",
+    "model_executor/models/registry.py",
+}
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    """A `.py` that a page, a comment or a docstring names is a file of ours, by the end of its path."""
+    root = PAGE.parent.parent
+    sources = [file for name in (*PACKAGES, "tests") for file in (root / name).rglob("*.py")]
+    ends = [f"/{file.relative_to(root)}" for file in sources]
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
+    pages += [file for file in sources if file.relative_to(root).parts[0] in PACKAGES]
+    missing = {
+        (page.name, name)
+        for page in pages
+        if page.name != "tried.md"
+        for name in re.findall(r"(?<![\w/.-])((?:\w+/)*\w+\.py)\b", page.read_text(encoding="utf-8"))
+        if name not in ELSEWHERE and not any(end.endswith(f"/{name}") for end in ends)
+    }
+    assert missing == set()
+
+
 def test_writing_twice_changes_nothing() -> None:
     """Making the page anew from itself gives itself."""
     page = f"intro\n{docs.BEGIN}\nold\n{docs.END}\nmore\n"

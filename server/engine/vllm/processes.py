@@ -35,6 +35,9 @@ LAST_WORDS_S = 0.5  # for what a process has said before its end to be read
 THREADS = "OMP_NUM_THREADS"
 SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
 
+# Nothing is imported from the folder that the server was started in, whoever may write there.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
 # Set before vllm is imported: nothing asks the network for anything.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -167,7 +170,7 @@ def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, st
     """What an engine process finds in its environment. What a user has set in the server's stays."""
     quiet = {} if logging.getLogger().isEnabledFor(logging.DEBUG) else QUIET
     on_cpu = _on_cpu(model) if installed(CPU_BUILD) else {}
-    chosen = {**OFFLINE, **quiet, **on_cpu, **server, SERVER_PID: str(os.getpid())}
+    chosen = {**OFFLINE, **quiet, **on_cpu, **server, **SAFE_PATH, SERVER_PID: str(os.getpid())}
     chosen.pop(SHARED_METRICS, None)  # ours, not vLLM's
     if model.devices:
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, model.devices))

@@ -476,3 +476,15 @@ def test_links_in_the_prefix_lead_nowhere(made: Path, install: Install, tmp_path
     (site / "versions/leftover").symlink_to(tmp_path)
     assert install(made).returncode == 0
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "installed.json"])
+def test_a_damaged_version_is_no_obstacle(made: Path, install: Install, tmp_path: Path, lost: str) -> None:
+    """The same bundle is installed anew beside a version whose own papers cannot be read."""
+    install(made)
+    damaged = (tmp_path / "site/current").resolve() / lost
+    damaged.unlink() if lost == "manifest.json" else damaged.write_text("{")
+    done = install(made)
+    assert done.returncode == 0, done.stderr
+    assert "installing it anew" in done.stdout
+    assert told(tmp_path / "site") == SAYS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import time
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -148,3 +149,27 @@ async def test_byte_order_mark(client: httpx.AsyncClient) -> None:
     assert (await client.post(URL, content=marked)).status_code == 200
     assert (await post(client, gzip.compress(marked), "gzip")).status_code == 200
     assert (await client.post(URL, content=codecs.BOM_UTF16_LE + BODY)).status_code == 400
+
+
+async def test_a_body_that_adds_nothing(directory: Path) -> None:
+    """What comes counts as well as what comes out: empty blocks without end are too large."""
+    empty = b"\x00\x00\x00\xff\xff" * (1 << 16)
+    asked = Connection(
+        app := app_of(talking(directory, "he"), max_body_bytes=LIMIT),
+        b"",
+        headers=[("content-encoding", "deflate")],
+    )
+    asked.body_parts = [empty] * 20
+    async with running(app):
+        await asked.run()
+    assert asked.sent[0]["status"] == 413
+    assert asked.body_parts, "read to its end"
+
+
+async def test_a_small_body_takes_little_time(directory: Path) -> None:
+    """Many small members after a large one cost no copy of the large one each."""
+    body = gzip.compress(b" " * (16 * LIMIT - 2000)) + gzip.compress(b" ") * (MAX_MEMBERS - 2)
+    async with running(app_of(talking(directory, "he"), max_body_bytes=16 * LIMIT)) as client:
+        began = time.process_time()
+        assert (await post(client, body, "gzip")).status_code == 400
+        assert time.process_time() - began < 0.5

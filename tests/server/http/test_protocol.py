@@ -134,6 +134,8 @@ async def test_too_much_sent_ahead(directory: Path) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         b"CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n",
+        b"CONNECT /x HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"CONNECT http://x/x HTTP/1.1\r\nhost: x\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         request(LONG, headers={"content-length": "x"}),
         request(b"zz\r\n", headers={"transfer-encoding": "chunked", "content-length": ""}),
@@ -306,3 +308,13 @@ def test_uvicorn_is_as_we_know_it() -> None:
     for name in ("disconnected", "keep_alive", "more_body", "response_complete", "expected_content_length"):
         assert f"self.{name} = " in source
     assert {"pause_reading", "resume_reading", "resume_writing"} <= vars(FlowControl).keys()
+
+
+async def test_an_empty_line_first(directory: Path) -> None:
+    """A client that sends one has as long as any other before its request."""
+    app = app_of(served(directory, Quick()))
+    async with running(app), listening(app) as port, connected(port, b"\r\n") as (reader, writer):
+        await asyncio.sleep(1.2)  # deadlines are looked at twice a second
+        writer.write(request(LONG))
+        status, _, _ = await reply(reader)
+    assert status == 200

@@ -235,3 +235,21 @@ async def test_held_deltas_are_one_a_choice(directory: Path, monkeypatch: pytest
         assert held == [3] * 39  # the first step's are with the connection
         client.left.set()
         await asyncio.wait_for(task, 1)
+
+
+async def test_deadline_while_the_connection_is_full(directory: Path) -> None:
+    """The engine's work ends at the deadline, though the client has not read so far."""
+    engine = Stepped()
+    app = app_of(served(directory, engine), request_timeout_s=0.2)
+    async with running(app):
+        client = Reader(app, STREAM)
+        asking = asyncio.create_task(client.run())
+        await until(lambda: engine.sinks)
+        client.reads.clear()
+        engine.step()
+        await until(lambda: not engine.sinks)
+        assert not asking.done()
+        client.reads.set()
+        await asking
+    assert client.body.endswith(b"data: [DONE]\n\n")
+    assert b"TIMEOUT" in client.body

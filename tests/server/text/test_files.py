@@ -117,3 +117,11 @@ def test_tokens_described_in_no_known_way(path: Path, decoder: object) -> None:
     write(path, "tokenizer_config.json", added_tokens_decoder=decoder)
     with pytest.raises(ConfigurationError, match=str(path)):
         loaded(path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", "[]"])
+def test_a_file_that_cannot_be_read(path: Path, content: str) -> None:
+    """One that is no JSON object, or nested without end, is named."""
+    (path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(ConfigurationError, match=r"tokenizer_config\.json"):
+        load_tokenizer(path, VOCAB_SIZE)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -76,3 +77,14 @@ def test_a_text_that_is_too_long_is_read_no_further(bytes_tokenizer: Tokenizer, 
 def test_a_text_of_few_tokens_is_read_to_its_end(bytes_tokenizer: Tokenizer) -> None:
     """One that has many characters to a token is not refused for its length."""
     assert tokens_at_least(bytes_tokenizer, "hello" * 100, 100) is None
+
+
+def test_truncation_takes_no_longer_than_tokenizing(bytes_tokenizer: Tokenizer) -> None:
+    """What is left out of a long text is not moved token by token."""
+    text = "x " * 150_000
+    began = time.process_time()
+    whole = bytes_tokenizer.encode(text)
+    tokenizing_s = time.process_time() - began
+    (kept,) = bytes_tokenizer.encode_all([text], keep=100_000)
+    assert kept.ids == whole[-100_000:]
+    assert time.process_time() - began - tokenizing_s < 3 * tokenizing_s + 0.5

@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from server.config.settings import ModelSettings
-from server.engine.vllm.processes import EngineProcess, News, Order
+from server.engine.vllm.processes import EngineProcess, News, Order, environment
 
 # Says which process it is, and the number of its child, which holds its standard output open.
 FORKS = """
@@ -178,3 +178,11 @@ def test_none_outlives_the_engine(tmp_path: Path) -> None:
         return child
 
     asyncio.run(live())
+
+
+def test_nothing_is_imported_from_where_the_server_was_started(tmp_path: Path) -> None:
+    """A folder that anybody may write to gives an engine's processes no code."""
+    (tmp_path / "server.py").write_text("raise SystemExit('foreign')\n")
+    environ = environment(os.environ, ModelSettings(id="m", path=tmp_path))
+    ran = subprocess.run([sys.executable, "-m", "server.errors"], cwd=tmp_path, env=environ, check=False)
+    assert ran.returncode == 0
