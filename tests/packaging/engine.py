@@ -165,7 +165,8 @@ class Container:
         uid, gid = (user or self.config["User"]).split(":")
         settings = [f"{name}={value}" for name, value in self.environment.items()]
         enter = ["nsenter", "-t", str(self.init), "-m", "-n", "-p", "-r", "-w", "-S", uid, "-G", gid]
-        return [*enter, "env", "-i", *settings, *command]
+        # Nothing of this process's environment goes along: vLLM's LD_PRELOAD, for one, names a file out here.
+        return ["env", "-i", f"PATH={os.environ['PATH']}", *enter, "env", "-i", *settings, *command]
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.inside(*command), capture_output=True, text=True, check=False)
