@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).parent
 HEAVY = frozenset({"cryptography", "torch", "transformers", "triton", "vllm"})
-# Folders whose tests need more than the server's own packages, and what. All others are fast.
+# Folders whose tests need more than the server's own packages, and what, or take long. All others are fast.
 SLOW = {
     "airgap": "vLLM, root, tcpdump, network namespaces",
     "bundle": "cryptography",
@@ -23,6 +23,7 @@ SLOW = {
     "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 9 GB of disk",
     "packaging": "vLLM, root, buildah, debootstrap",
     "sealed": "cryptography",
+    "server/process": "time: servers in processes of their own",
     "sampling/torch": "torch, Triton, vLLM",
 }
 

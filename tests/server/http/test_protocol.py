@@ -12,6 +12,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from server.http import connections
 from server.http.protocol import MAX_HEAD_BYTES
 from server.process.port import open_port
 from tests.helpers import LONG, app_of, eager, events, running, served, talking, until
@@ -310,11 +311,12 @@ def test_uvicorn_is_as_we_know_it() -> None:
     assert {"pause_reading", "resume_reading", "resume_writing"} <= vars(FlowControl).keys()
 
 
-async def test_an_empty_line_first(directory: Path) -> None:
+async def test_an_empty_line_first(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that sends one has as long as any other before its request."""
+    monkeypatch.setattr(connections, "EVERY_S", 0.02)
     app = app_of(served(directory, Quick()))
     async with running(app), listening(app) as port, connected(port, b"\r\n") as (reader, writer):
-        await asyncio.sleep(1.2)  # deadlines are looked at twice a second
+        await asyncio.sleep(0.1)  # deadlines have been looked at
         writer.write(request(LONG))
         status, _, _ = await reply(reader)
     assert status == 200
