@@ -17,6 +17,7 @@
         ├── RateLimitExceeded       429  requests per minute of the key
         │   └── TokenLimitExceeded  429  tokens per minute of the key
         ├── InternalError           500  our fault
+        │   └── EngineDeathsError   500  engines died while they worked on it, the last one on it alone
         ├── ServiceUnavailable      503  loading, queue full, draining, engine died
         └── RequestTimeout          504  the request's deadline passed
 
@@ -133,6 +134,17 @@ class InternalError(RequestFailure):
     def __init__(self, request_id: str, cause: str = "") -> None:
         self.cause = cause
         super().__init__(f"internal error; the server's log has the details under request id {request_id}")
+
+
+class EngineDeathsError(InternalError):
+    """num_deaths: engines that died while they worked on it."""
+
+    def __init__(self, request_id: str, num_deaths: int) -> None:
+        super().__init__(request_id)
+        self.message = (
+            f"the engine died {num_deaths} times while it worked on this request, which is not tried again;"
+            f" the server's log has the details under request id {request_id}"
+        )
 
 
 class ServiceUnavailable(RequestFailure):

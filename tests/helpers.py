@@ -106,8 +106,8 @@ def served(directory: Path, engine: Engine, *, max_pending: int = 4096, **settin
 
 
 def number_of(job_id: str) -> int:
-    """A candidate's number in its request."""
-    return int(job_id.rpartition("-")[2])
+    """A candidate's number in its request, on whichever engine."""
+    return int(job_id.rpartition("-")[2].partition(".")[0])
 
 
 def says(model: ServedModel, *texts: str, then: str = EOS) -> Script:

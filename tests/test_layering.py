@@ -29,10 +29,10 @@ ROOMS = {
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",
     "server.access": "keys limits",
-    "server.engine": "base supervisor",
+    "server.engine": "base losses work supervisor",
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures processes host link stats running client engine attached"
+        "warmup wire translate failures processes pulse host link stats running client engine attached"
     ),
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",

@@ -231,6 +231,19 @@ class Settings(_Section):
     max_pending: int = Field(
         default=4096, ge=1, description="Candidates waiting or running per model; more is a 503."
     )
+    resume: bool = Field(
+        default=True,
+        description="Requests go on where they were when their engine has died or hung; off: they fail.",
+    )
+    resume_timeout_s: float = Field(
+        default=120.0, gt=0, description="How long a request that has lost its engine waits for the next, s."
+    )
+    hang_timeout_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="An engine without a sign of life for so long is killed and started again, s; 0: never."
+        " A step of a large model on a CPU may need more.",
+    )
     keep_trying: bool = Field(
         default=False,
         description="Go on when the only model's engine has failed to start in the same way three times.",

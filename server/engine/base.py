@@ -1,7 +1,8 @@
 """What the server asks of an engine.
 
 A job is one candidate. Its outputs are pushed to a sink, on the event loop's thread, as they come; the last
-one has a finish_reason, or is a RequestFailure in its place. Nothing is pushed after that, nor after abort.
+one has a finish_reason, or is a RequestFailure in its place. Nothing is pushed after that, nor after abort,
+nor when the engine has ended: what becomes of its jobs then is not its to decide (work.py).
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Job:
     eos_ids: ids that end it (with finish_reason stop) unless params.ignore_eos. seed: this candidate's own.
     num_logprobs: None, or how many most likely tokens to report beside the sampled one. prompt_logprobs: of a
     prompt of two tokens or more, whose first has none. max_tokens: with prompt_logprobs it may be 0, and the
-    prompt as long as the context.
+    prompt as long as the context. num_output_before: how many ids at the prompt's end were generated, by an
+    engine that was lost: for penalties and draws they are output.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Job:
     seed: int | None = None
     num_logprobs: int | None = None
     prompt_logprobs: bool = False
+    num_output_before: int = 0
 
 
 Sink = Callable[[EngineOutput | RequestFailure], None]
@@ -110,12 +113,16 @@ class Status:
 Report = Callable[[Status], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How an engine has ended by itself. is_hang: it did nothing any more, and was killed."""
+
+    how: str
+    is_hang: bool = False
+
+
 class Engine(Protocol):
     """A model that runs."""
-
-    @property
-    def num_running(self) -> int:
-        """Jobs that have neither ended nor been aborted."""
 
     async def start(self, report: Report) -> None:
         """Return when jobs run at full speed. Raises EngineFailed, or ConfigurationError for what no second
@@ -127,12 +134,11 @@ class Engine(Protocol):
     def abort(self, job_id: str) -> None:
         """End a job within one step. Unknown ids are ignored: it may have just ended."""
 
-    async def died(self) -> str:
-        """Return only when the engine has died by itself, with a word on how."""
+    async def died(self) -> Death:
+        """Return only when the engine has died by itself."""
 
     async def close(self) -> None:
-        """End the engine and leave no process behind; what still runs fails. Safe to call twice, or before
-        start has returned."""
+        """End the engine and leave no process behind. Safe to call twice, or before start has returned."""
 
 
 def stopped() -> ServiceUnavailable:

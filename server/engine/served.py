@@ -13,6 +13,7 @@ from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import Supervisor
+from server.engine.work import Work
 from server.errors import ConfigurationError
 from server.text.tokenizer import Tokenizer, load_tokenizer
 from server.weights.architecture import check_generates, context_size
@@ -66,7 +67,9 @@ def load_models(
                 return SimulatedEngine(vocab_size, step_s=0.01)
             return make_vllm(number, model, context_size)
 
-        served = load_model(model, make, max_pending=math.ceil(settings.max_pending / settings.workers))
+        served = load_model(model, make)
+        served.engine.max_pending = math.ceil(settings.max_pending / settings.workers)
+        served.engine.work = Work(resume=settings.resume, resume_timeout_s=settings.resume_timeout_s)
         served.engine.keep_trying = settings.keep_trying or len(settings.models) > 1
         return served
 
@@ -90,7 +93,7 @@ def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
 
 
 def load_model(
-    settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int], Engine], *, max_pending: int
+    settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int], Engine]
 ) -> ServedModel:
     """A model from its directory, its engine not yet started.
 
@@ -109,9 +112,5 @@ def load_model(
         tokenizer=load_tokenizer(settings.directory, vocab_size),
         context_size=size,
         vocab_size=vocab_size,
-        engine=Supervisor(
-            settings.id,
-            lambda: make_engine(settings, size, vocab_size),
-            max_pending=max_pending,
-        ),
+        engine=Supervisor(settings.id, lambda: make_engine(settings, size, vocab_size)),
     )

@@ -1,4 +1,4 @@
-"""Starts an engine, watches it, fails what runs on it when it dies, and starts it again."""
+"""Starts an engine, watches it, and starts it again when it has died; its jobs go on there (work.py)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from server.engine.base import Engine, Job, Phase, Sink, Status, stopped
+from server.engine.base import Death, Engine, Job, Phase, Sink, Status, stopped
+from server.engine.losses import Losses
+from server.engine.work import Work
 from server.errors import EngineFailed, Failure, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
-# Before the first start, and before each after a failure. STABLE_S seconds of being ready wipe the slate.
-BACKOFF_S = (0.0, 1.0, 5.0, 15.0, 60.0)
-STABLE_S = 300.0
+# Before each start, by the failures in a row before it: starts that failed, and lives that ended early.
+BACKOFF_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)
+# Seconds of being ready after which a life has not ended early.
+STABLE_S = 30.0
+# How long after an engine was lost new requests are taken, to wait for the next one with those that have lost
+# it. After that, a start that fails say, they are better told to go elsewhere.
+PATIENCE_S = 30.0
 # Starts that fail alike, one after another, after which another one is not expected to help.
 ALIKE = 3
 NUMBERS = re.compile(r"\d+")
@@ -26,8 +32,9 @@ class Supervisor:
     """The engine of one model, whichever process it is at the moment.
 
     make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request
-    is refused. backoff_s: waits before the first start, and before each after a failure. keep_trying: also an
-    engine that fails in the same way each time. on_status: told how far the engine is.
+    is refused. work: those jobs. backoff_s: waits before each start, by the failures before it. keep_trying:
+    also an engine that fails in the same way each time. on_status: told how far the engine is. losses: the
+    count of what was lost, where it is this process that counts.
     """
 
     def __init__(
@@ -36,6 +43,7 @@ class Supervisor:
         make: Callable[[], Engine],
         *,
         max_pending: int = 4096,
+        work: Work | None = None,
         backoff_s: Sequence[float] = BACKOFF_S,
         keep_trying: bool = True,
     ) -> None:
@@ -44,17 +52,25 @@ class Supervisor:
         self.phase_since = time.monotonic()
         self.restarts = 0
         self.max_pending = max_pending
+        self.work = work or Work()
+        self.losses: Losses | None = None
         self.backoff_s = backoff_s
         self.keep_trying = keep_trying
         self.on_status: Callable[[Status], None] = lambda status: None
         self._make = make
         self._last = ""  # how the last engine has ended
+        self._lost_at: float | None = None  # when the last engine that was ready has, until another one is
         self._engine: Engine | None = None
 
     @property
     def pending(self) -> int:
         """Jobs running or waiting."""
-        return self._engine.num_running if self._engine is not None else 0
+        return len(self.work)
+
+    @property
+    def is_resuming(self) -> bool:
+        """Whether an engine was lost a moment ago, and another one is expected."""
+        return self._lost_at is not None and time.monotonic() - self._lost_at < PATIENCE_S
 
     async def run(self) -> None:
         """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help, and
@@ -69,7 +85,7 @@ class Supervisor:
                     how = f"the engine did not start: {error.message}"
                     alike = alike + 1 if _alike(how, self._last) else 1
                 stable = self.status.ready and time.monotonic() - self.phase_since > STABLE_S
-                failures = 1 if stable else failures + 1 if alike < ALIKE else len(self.backoff_s)
+                failures = 0 if stable else failures + 1 if alike < ALIKE else len(self.backoff_s)
                 if alike >= ALIKE and not self.keep_trying:
                     raise EngineFailed(f"model {self.name}: {how} (the same {alike} times)")
                 self.restarts += 1
@@ -79,11 +95,12 @@ class Supervisor:
                 await self._end()
         finally:
             self.report(Status(Phase.STOPPED))
+            self.work.fail(stopped())
             await self._end()
 
     def check_room(self, num_jobs: int) -> None:
         """Raise ServiceUnavailable unless that many more jobs can be taken now."""
-        if not self.status.ready:
+        if not (self.status.ready or (self.work.resume and self.is_resuming)):
             why = f" ({self.status.detail})" if self.status.detail else ""
             raise ServiceUnavailable(
                 f"model {self.name} is not ready: {self.status.phase}{why}", retry_after_s=10
@@ -95,16 +112,15 @@ class Supervisor:
             )
 
     def submit(self, job: Job, sink: Sink) -> None:
-        """As an engine's. A job on an engine that is not ready fails at once."""
-        if self._engine is None or not self.status.ready:
+        """As an engine's, whichever it will be. Where none is expected, the job fails at once."""
+        if self.status.ready or (self.work.resume and self.is_resuming):
+            self.work.submit(job, sink)
+        else:
             sink(stopped())
-            return
-        self._engine.submit(job, sink)
 
     def abort(self, job_id: str) -> None:
         """As an engine's."""
-        if self._engine is not None:
-            self._engine.abort(job_id)
+        self.work.abort(job_id)
 
     async def _live(self) -> str:
         """One life of an engine. Returns how it ended. Raises EngineFailed where it did not start."""
@@ -116,11 +132,29 @@ class Supervisor:
         except Exception as error:
             log.exception("model %s: the engine did not start", self.name)
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
+        self._begin(self._engine)
         try:
-            return await self._engine.died()
+            death = await self._engine.died()
         except Exception as error:
             log.exception("model %s: the engine is not watched any more", self.name)
-            return f"{type(error).__name__}: {error}"
+            death = Death(f"{type(error).__name__}: {error}")
+        self._lose(death)
+        return death.how
+
+    def _begin(self, engine: Engine) -> None:
+        lost_s = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+        self._lost_at = None
+        num_resumed = self.work.begin(engine)
+        if num_resumed:
+            log.info("model %s: %d candidates go on after %.1f s", self.name, num_resumed, lost_s)
+        if self.losses is not None:
+            self.losses.recovered(lost_s, num_resumed)
+
+    def _lose(self, death: Death) -> None:
+        self._lost_at = time.monotonic()
+        if self.losses is not None:
+            self.losses.died(is_hang=death.is_hang)
+        self.work.lose()
 
     async def _end(self) -> None:
         engine, self._engine = self._engine, None

@@ -102,6 +102,11 @@ class Generation:
         self._unfinished = self.num_choices
         self._is_alone = len(prompts) * params.best_of == 1
 
+    @property
+    def is_resuming(self) -> bool:
+        """Whether a candidate waits for an engine, having lost one."""
+        return any(map(self._engine.work.is_resuming, self._running))
+
     def start(self, take: Take) -> asyncio.Future[None]:
         """Begin. `take` is called with each batch of deltas.
 

@@ -16,6 +16,7 @@ from prometheus_client import (
     values,
 )
 
+from server.engine.losses import LossMetrics
 from server.engine.vllm.processes import SHARED_METRICS
 from server.engine.vllm.stats import EngineMetrics
 
@@ -38,6 +39,7 @@ class Metrics:
         self._children: dict[tuple[object, ...], object] = {}
         self._registry = registry = CollectorRegistry()
         self.engines = EngineMetrics(registry)
+        self.losses = LossMetrics(registry)
         by_key = ("model", "key")
         self.requests = Counter(
             "verbatim_requests", "Completion requests, by HTTP status", (*by_key, "status"), registry=registry

@@ -110,6 +110,8 @@ async def ready(request: Request) -> Response:
     state = state_of(request)
     models = {model.id: _progress(model) for model in state.models.values()}
     status = "draining" if state.draining else "ready" if state.ready else "starting"
+    if status == "starting" and any(model.engine.is_resuming for model in state.models.values()):
+        status = "degraded"
     headers = {} if state.ready else {"retry-after": "5"}
     return JSONResponse({"status": status, "models": models}, 200 if state.ready else 503, headers)
 
@@ -181,4 +183,6 @@ def _progress(model: ServedModel) -> dict[str, object]:
         progress |= {"done": status.done, "total": status.total}
     if status.detail:
         progress["detail"] = status.detail
+    if num_resuming := model.engine.work.num_resuming:
+        progress["resuming"] = num_resuming
     return progress

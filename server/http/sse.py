@@ -48,6 +48,9 @@ class Reply:
         return self._chunk_head + _with_usage(usage)
 
 
+RESUMING = b": resuming\n\n"  # a comment: nothing to a client, a sign of life to all that is between
+
+
 def frame(message: dict[str, Any]) -> bytes:
     """One server-sent event. JSON has no line break outside its strings, and none unescaped inside."""
     return b"data: " + orjson.dumps(message) + b"\n\n"

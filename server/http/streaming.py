@@ -3,6 +3,9 @@
 While the connection is full, deltas are merged into one for each choice: a client that reads slowly gets
 fewer and larger chunks, takes no more memory than its own text, and holds nobody else up. One that reads
 nothing at all for a while is cut off by the kernel (process/port.py), and is then a client that has left.
+
+While a stream waits for an engine because it has lost one, a comment now and then keeps whatever is between
+from giving the connection up.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from server.generation.outputs import Delta, merged
 from server.http.disconnect import unless_client_leaves
 from server.http.eager import Rest, begin
 from server.http.protocol import WRITE
-from server.http.sse import DONE, HEADERS, Stream, error_frame
+from server.http.sse import DONE, HEADERS, RESUMING, Stream, error_frame
 from server.http.state import exchange_of
+
+ALIVE_S = 3.0  # between two comments
 
 RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
@@ -27,7 +32,7 @@ class EventStream:
     """Starts a generation and writes its deltas, one write a batch, as the engine's outputs are worked on:
     the request's own task waits for the end alone.
 
-    deadline: of the loop's clock. What fails before the first delta is raised, and has its own HTTP status.
+    deadline: of the loop's clock. What fails before the first byte is raised, and has its own HTTP status.
     """
 
     def __init__(self, generation: Generation, stream: Stream, deadline: float | None) -> None:
@@ -43,6 +48,7 @@ class EventStream:
         # The start passes every layer; what follows goes straight to the server.
         self._send, self._send_body = send, exchange.send
         self._write = scope.get("extensions", {}).get(WRITE, _cannot_write)
+        self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
         try:
             await unless_client_leaves(receive, self._generation.start(self._take), self._deadline)
             if self._catching_up is not None:
@@ -54,6 +60,7 @@ class EventStream:
             self._generation.close()
             await self._fail(receive, failure)
         finally:
+            self._sign.cancel()
             self._generation.close()
             if self._catching_up is not None:
                 self._catching_up.cancel()
@@ -62,7 +69,9 @@ class EventStream:
         if self._catching_up is not None and not self._catching_up.done():
             self._held = merged([*self._held, *deltas])
             return
-        frames = self._stream.frames(deltas)
+        self._put(self._stream.frames(deltas))
+
+    def _put(self, frames: bytes) -> None:
         if not self._is_started:
             self._is_started = True
             rest = begin(self._start(frames))
@@ -72,6 +81,13 @@ class EventStream:
             rest = begin(self._send_body(_body(frames, more=not self._stream.is_over)))
         if rest is not None:  # the connection is full
             self._catching_up = asyncio.ensure_future(self._catch_up(rest))
+
+    def _stay_alive(self) -> None:
+        """A sign of life where there is nothing else to send."""
+        self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
+        is_full = self._catching_up is not None and not self._catching_up.done()
+        if self._generation.is_resuming and not is_full:
+            self._put(RESUMING)
 
     async def _start(self, frames: bytes) -> None:
         await self._send({"type": "http.response.start", "status": 200, "headers": [*RAW_HEADERS]})

@@ -47,11 +47,13 @@ def serve(settings: Settings, file: Path | None = None) -> None:
         metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
 
         def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
-            return VLLMEngine(model, context_size, metrics.engines.of(model.id), workers.links(number))
+            stats, links = metrics.engines.of(model.id), workers.links(number)
+            return VLLMEngine(model, context_size, stats, links, hang_timeout_s=settings.hang_timeout_s)
 
         models = load_models(settings, make_vllm)
         for model in models:
             model.engine.on_status = partial(workers.tell_status, model.id)
+            model.engine.losses = metrics.losses.of(model.id)
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None
         if attestation:
             attestation.start()

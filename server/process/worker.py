@@ -50,6 +50,7 @@ def main() -> None:
     models = load_models(settings, make_attached)
     for model in models:
         model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
+        model.engine.losses = metrics.losses.of(model.id, is_owner=False)
     attestation = AttestedElsewhere() if settings.attest else None
     app = build_app(settings, models, metrics, attestation)
 

@@ -7,9 +7,9 @@ import hashlib
 import math
 from collections.abc import Callable
 
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status, TopLogprobs, stopped
+from server.engine.base import Death, EngineOutput, Job, Phase, Report, Sink, Status, TopLogprobs
 
-# (job, how many tokens it has) -> the next token's id
+# (job, how many tokens it has, those of earlier engines included) -> the next token's id
 Script = Callable[[Job, int], int]
 
 
@@ -27,35 +27,34 @@ class SimulatedEngine:
         self.death: asyncio.Event = asyncio.Event()
         self.aborted: list[str] = []
         self._script = script or self._hashed
-        self._running: dict[str, tuple[asyncio.Task[None], Sink]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     @property
     def running(self) -> set[str]:
         return set(self._running)
 
-    @property
-    def num_running(self) -> int:
-        return len(self._running)
-
     async def start(self, report: Report) -> None:
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:
-        self._running[job.id] = asyncio.get_running_loop().create_task(self._run(job, sink)), sink
+        self._running[job.id] = asyncio.get_running_loop().create_task(self._run(job, sink))
 
     def abort(self, job_id: str) -> None:
         if job_id in self._running:
-            self._running.pop(job_id)[0].cancel()
+            self._running.pop(job_id).cancel()
             self.aborted.append(job_id)
 
-    async def died(self) -> str:
+    async def died(self) -> Death:
         await self.death.wait()
-        return "the simulated engine was told to die"
+        self._stop()
+        return Death("the simulated engine was told to die")
 
     async def close(self) -> None:
-        for job_id, (_, sink) in list(self._running.items()):
-            self.abort(job_id)
-            sink(stopped())
+        self._stop()
+
+    def _stop(self) -> None:
+        while self._running:
+            self._running.popitem()[1].cancel()
 
     async def _run(self, job: Job, sink: Sink) -> None:
         prompt_logprobs = None
@@ -69,13 +68,13 @@ class SimulatedEngine:
             sink(EngineOutput([], None, prompt_logprobs, "length"))
         for position in range(job.max_tokens):
             await asyncio.sleep(self.step_s)
-            token_id = self._script(job, position)
+            token_id = self._script(job, at := job.num_output_before + position)
             ends = not job.params.ignore_eos and token_id in job.eos_ids
             ends = (ends or token_id in job.params.stop_token_ids) and position >= job.params.min_tokens
             last = position + 1 == job.max_tokens
             if ends or last:
                 del self._running[job.id]
-            logprobs = None if job.num_logprobs is None else self._logprobs(job, position, token_id)
+            logprobs = None if job.num_logprobs is None else self._logprobs(job, at, token_id)
             sink(
                 EngineOutput(
                     [token_id], logprobs, prompt_logprobs, "stop" if ends else "length" if last else None
@@ -86,12 +85,12 @@ class SimulatedEngine:
                 return
 
     def _hashed(self, job: Job, position: int) -> int:
-        return self._hash(job.seed, job.prompt_ids, position) % self.vocab_size
+        return self._hash(job.seed, _prompt(job), position) % self.vocab_size
 
     def _logprobs(self, job: Job, position: int, token_id: int) -> TopLogprobs:
         """k invented tokens of falling probability, the sampled one among them every other time."""
         k = job.num_logprobs or 0
-        start = self._hash("top", job.prompt_ids, position)
+        start = self._hash("top", _prompt(job), position)
         top = [(start + i) % self.vocab_size for i in range(k)]
         values = [-math.log(2.0) * (i + 1) for i in range(k)]
         if k and start % 2 and token_id not in top:
@@ -102,3 +101,8 @@ class SimulatedEngine:
     @staticmethod
     def _hash(*parts: object) -> int:
         return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=6).digest())
+
+
+def _prompt(job: Job) -> list[int]:
+    """Without what an earlier engine has generated."""
+    return job.prompt_ids[: len(job.prompt_ids) - job.num_output_before]

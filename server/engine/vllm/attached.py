@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from server.engine.base import Job, Phase, Report, Sink, Status
+from server.engine.base import Death, Job, Phase, Report, Sink, Status
 from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link
 from server.engine.vllm.stats import EngineStats
@@ -44,10 +44,6 @@ class AttachedEngine:
         self._client = EngineClient(Link(folder), stats, number)
         self._life = -1  # which of the feed's this is
 
-    @property
-    def num_running(self) -> int:
-        return self._client.num_running
-
     async def start(self, report: Report) -> None:
         while self._life != self._feed.life:  # else one that has stopped meanwhile is reached
             while not self._feed.status.ready:
@@ -64,10 +60,11 @@ class AttachedEngine:
     def abort(self, job_id: str) -> None:
         self._client.abort(job_id)
 
-    async def died(self) -> str:
+    async def died(self) -> Death:
         while self._feed.life == self._life:
             await self._feed.change()
-        return "the engine has stopped"
+        self._client.stop()
+        return Death("the engine has stopped")
 
     async def close(self) -> None:
         self._client.close()

@@ -41,13 +41,13 @@ class EngineClient:
             asyncio.get_running_loop().call_soon(self._tell_aborted)
         self._aborted.append(job_id)
 
-    def fail(self) -> None:
-        """The engine has stopped: so have all jobs."""
-        self._running.fail()
+    def stop(self) -> None:
+        """The engine has stopped: nothing more is handed out."""
+        self._running.clear()
 
     def close(self) -> None:
         """Safe to call twice."""
-        self.fail()
+        self.stop()
         self.link.close()
 
     def _tell_aborted(self) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from server.config.settings import ModelSettings
-from server.engine.base import EngineOutput, Job, Phase, Report, Sink, Status
+from server.engine.base import Death, EngineOutput, Job, Phase, Report, Sink, Status
 from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
-from server.engine.vllm.processes import EngineProcess, News, Order
+from server.engine.vllm.processes import KILLED_S, EngineProcess, News, Order, num_threads
+from server.engine.vllm.pulse import Pulse, Vitals, vitals_of
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
 from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
@@ -31,11 +32,18 @@ class VLLMEngine:
     """One model on vLLM.
 
     context_size: most tokens of prompt and completion together. stats: the model's metrics. workers: the
-    folders of the links of other processes, which are clients of the engine too.
+    folders of the links of other processes, which are clients of the engine too. hang_timeout_s: without a
+    sign of life (pulse.py); 0: it may take as long as it likes.
     """
 
     def __init__(
-        self, settings: ModelSettings, context_size: int, stats: EngineStats, workers: Sequence[Path] = ()
+        self,
+        settings: ModelSettings,
+        context_size: int,
+        stats: EngineStats,
+        workers: Sequence[Path] = (),
+        *,
+        hang_timeout_s: float = 20.0,
     ) -> None:
         self.settings = settings
         self.context_size = context_size
@@ -46,10 +54,16 @@ class VLLMEngine:
         self._client: EngineClient | None = None
         self._is_ready = False
         self._watching: asyncio.Task[str] | None = None  # the life of the process
-
-    @property
-    def num_running(self) -> int:
-        return self._client.num_running if self._client is not None else 0
+        self._pulse = Pulse(
+            self._look,
+            self._is_answered,
+            self._has_stepped,
+            hang_timeout_s=hang_timeout_s,
+            num_threads=num_threads(settings),
+        )
+        self._feeling: asyncio.Task[None] | None = None  # its pulse
+        self._num_steps = 0  # when they were last looked at
+        self._hang = ""
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
@@ -66,16 +80,15 @@ class VLLMEngine:
             failures=link.folder / "failures",
         )
         self._watching = watching = asyncio.create_task(self._watch(order, report, client))
+        self._feeling = asyncio.create_task(self._feel())
         await self._connected(link, watching)
         client.listen(self._dying)
         try:
-            await self._warm_up(report)
+            await self._unless_it_ends(self._warm_up(report), watching)
         except RequestFailure as failure:
-            if watching.done():
-                raise self._failed(watching.result()) from None
             cause = failure.cause if isinstance(failure, InternalError) else failure.message
             raise EngineFailed(f"while warming up: {cause}") from None
-        self._is_ready = True
+        self._is_ready = self._pulse.is_up = True
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:
@@ -86,13 +99,20 @@ class VLLMEngine:
         if self._client is not None:
             self._client.abort(job_id)
 
-    async def died(self) -> str:
+    async def died(self) -> Death:
         assert self._watching is not None, "started"
-        return await asyncio.shield(self._watching)
+        assert self._feeling is not None, "started"
+        await asyncio.wait((self._watching, self._feeling), return_when=asyncio.FIRST_COMPLETED)
+        if self._hang:  # and killed, which may not help against a driver
+            await asyncio.wait((self._watching,), timeout=KILLED_S)
+            return Death(f"the engine hangs: {self._hang}", is_hang=True)
+        return Death(self._watching.result())
 
     async def close(self) -> None:
         if self._client is not None:
-            self._client.fail()
+            self._client.stop()
+        if self._feeling is not None:
+            self._feeling.cancel()
         # One that is still starting has nothing to tidy up, and would not listen.
         await self._process.stop(SHUTDOWN_S if self._is_ready else 0)
         if self._watching is not None:
@@ -102,14 +122,20 @@ class VLLMEngine:
 
     async def _connected(self, link: Link, watching: asyncio.Task[str]) -> None:
         """Until the engine has started. Raises ConfigurationError or EngineFailed where it ends instead."""
-        connecting = asyncio.create_task(link.connected())
+        await self._unless_it_ends(link.connected(), watching)
+
+    async def _unless_it_ends(self, work: Coroutine[None, None, None], watching: asyncio.Task[str]) -> None:
+        """The work, which is cancelled when the process ends. Raises what it raises; ConfigurationError or
+        EngineFailed where the process has ended."""
+        working = asyncio.create_task(work)
         try:
-            await asyncio.wait((connecting, watching), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            connecting.cancel()
-            await asyncio.wait((connecting,))  # it takes its socket out of the loop
+            working.cancel()
+            await asyncio.wait((working,))
         if watching.done():
             raise self._failed(watching.result())
+        working.result()
 
     def _failed(self, how: str) -> Failure:
         """What a start that has ended so fails with."""
@@ -133,9 +159,31 @@ class VLLMEngine:
             if news.runner:
                 log.info("model %s: on vLLM's %s model runner", self.settings.id, news.runner)
         how = await self._process.ended()
-        client.fail()
+        client.stop()
         self._stats.stopped()
-        return self._news.error or how
+        return self._hang or self._news.error or how
+
+    async def _feel(self) -> None:
+        """Until it hangs: then it is killed."""
+        self._hang = await self._pulse.stops()
+        log.error("model %s: the engine hangs: %s; it is killed", self.settings.id, self._hang)
+        self._process.kill()
+
+    def _look(self) -> Vitals:
+        return vitals_of(self._process.pid or 0)
+
+    def _is_answered(self) -> bool:
+        assert self._client is not None, "started"
+        link = self._client.link
+        if is_answered := link.is_answered:
+            link.ask()
+        return is_answered
+
+    def _has_stepped(self) -> bool:
+        """Or has nothing to do. Where it has other clients, their steps are not seen here."""
+        assert self._client is not None, "started"
+        before, self._num_steps = self._num_steps, self._client.link.num_steps
+        return bool(self._workers) or not self._client.num_running or before != self._num_steps
 
     def _dying(self) -> None:
         """It has failed, and has a moment to say why."""

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import zmq
 
-from server.engine.vllm.wire import ABORT, ADD, DEAD, CoreOutputs, CoreRequest, decode, encode
+from server.engine.vllm.wire import (
+    ABORT,
+    ADD,
+    DEAD,
+    QUESTION,
+    UTILITY,
+    CoreOutputs,
+    CoreRequest,
+    decode,
+    encode,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +31,10 @@ SEND_TOGETHER = 16  # more would let the engine wait for the first of them
 
 
 class Link:
-    """folder: where the sockets are; without, one of its own, which ends with it."""
+    """folder: where the sockets are; without, one of its own, which ends with it.
+
+    is_answered: whether the engine has answered what it was asked last. num_steps: messages of steps so far.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._own_folder = None if folder else tempfile.TemporaryDirectory(prefix="verbatim-")
@@ -31,6 +44,8 @@ class Link:
         self._outputs = self._socket(zmq.PULL, outputs_of(self.folder))
         self._engine = b""  # the name that the engine has given itself
         self._unsent: list[tuple[bytes, bytes]] = []
+        self.is_answered = True
+        self.num_steps = 0
         self._loop = asyncio.get_running_loop()
 
     async def connected(self) -> None:
@@ -98,9 +113,14 @@ class Link:
                     frames = self._outputs.recv_multipart(zmq.NOBLOCK)
                     if frames[0] == DEAD:
                         return True
-                    steps.append(decode(frames))
+                    outputs = decode(frames)
+                    if outputs.utility_output is None:
+                        steps.append(outputs)
+                    else:
+                        self.is_answered = True
         finally:
             if steps:
+                self.num_steps += len(steps)
                 take(steps)
         return False
 
@@ -115,6 +135,11 @@ class Link:
     def abort(self, request_ids: list[str]) -> None:
         """Unknown ids are ignored."""
         self._send(ABORT, encode(request_ids))
+
+    def ask(self) -> None:
+        """For a sign of life, between two steps. To be called when the last question is answered."""
+        self.is_answered = False
+        self._send(UTILITY, encode((0, 0, QUESTION, ())))
 
     def close(self) -> None:
         """Safe to call twice."""

@@ -26,11 +26,14 @@ from server.config.settings import ModelSettings
 from server.engine.vllm.failures import note_failures
 from server.observe.versions import CPU_BUILD, installed
 
+log = logging.getLogger(__name__)
+
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
 PR_SET_PDEATHSIG = 1
 HOST = ("-m", "server.engine.vllm.host")
 POLL_S = 0.01
+KILLED_S = 10.0  # more needs one that waits in the kernel, for a driver say
 LAST_WORDS_S = 0.5  # for what a process has said before its end to be read
 THREADS = "OMP_NUM_THREADS"
 SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
@@ -112,6 +115,11 @@ class EngineProcess:
         while line := await _line_before_end(process.stdout, ended):
             yield News.model_validate_json(line)
 
+    @property
+    def pid(self) -> int | None:
+        """None: not started, or over and done with."""
+        return self._process.pid if self._process is not None else None
+
     async def ended(self) -> str:
         """Return when it has ended, with a word on how."""
         assert self._ended is not None, "started"
@@ -128,7 +136,9 @@ class EngineProcess:
                 self._process.terminate()
             await asyncio.wait((self._ended,), timeout=patience_s)
         self.kill()
-        await self._ended
+        await asyncio.wait((self._ended,), timeout=KILLED_S)
+        if not self._ended.done():
+            log.error("the engine process %d does not end, not even by SIGKILL", self._process.pid)
         self._process = None  # its number may be another one's from now on
 
     def kill(self) -> None:
@@ -189,6 +199,12 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
         cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
         chosen |= {THREADS: str(cores), SPIN: "1000"}
     return chosen
+
+
+def num_threads(model: ModelSettings) -> int:
+    """Threads of an engine that compute at the same time: those of vLLM's CPU build, or the one that feeds a
+    GPU."""
+    return int(environment(os.environ, model).get(THREADS, "1")) if installed(CPU_BUILD) else 1
 
 
 def follow_server() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from server.engine.base import EngineOutput, Job, Sink, stopped
+from server.engine.base import EngineOutput, Job, Sink
 from server.engine.vllm.stats import EngineStats, RequestStats
 from server.engine.vllm.translate import engine_output
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
@@ -81,11 +81,9 @@ class RunningJobs:
                 held, running.held = running.held, []
                 running.sink(EngineOutput(held))
 
-    def fail(self) -> None:
-        """The engine has stopped: so have they all."""
-        running, self._running = self._running, {}
-        for one in running.values():
-            one.sink(stopped())
+    def clear(self) -> None:
+        """The engine has stopped: nothing more is handed out to any."""
+        self._running.clear()
 
     def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
         output.new_token_ids[:0], running.held = running.held, []

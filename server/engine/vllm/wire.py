@@ -13,7 +13,8 @@ import msgspec
 
 from server.engine.base import TopLogprobs
 
-ADD, ABORT = b"\x00", b"\x01"  # vLLM's EngineCoreRequestType
+ADD, ABORT, UTILITY = b"\x00", b"\x01", b"\x03"  # vLLM's EngineCoreRequestType
+QUESTION = "is_sleeping"  # a method of vLLM's engine that does nothing
 DEAD = b"ENGINE_CORE_DEAD"  # what an engine says last when it fails
 RAW_VIEW = 3  # the msgpack extension that holds an array's bytes
 FORMATS = {"<i4": "i", "<i8": "q", "<f4": "f", "int32": "i", "int64": "q", "float32": "f"}
@@ -79,16 +80,17 @@ class CoreOutput(msgspec.Struct, array_like=True, gc=False):
 
 
 class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
-    """One step of the engine: the first fields of vLLM's EngineCoreOutputs, in its order."""
+    """One step of the engine, or an answer: the first fields of vLLM's EngineCoreOutputs, in its order."""
 
     engine_index: int = 0
     outputs: list[CoreOutput] = []
     scheduler_stats: Any = None
     timestamp: float = 0.0  # time.monotonic
+    utility_output: msgspec.Raw | None = None  # the answer to a UTILITY message
 
 
 def encode(message: Any) -> bytes:
-    """A CoreRequest, or a list of the ids of requests."""
+    """A CoreRequest, a list of the ids of requests, or a question."""
     return _encode(message)
 
 

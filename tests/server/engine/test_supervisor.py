@@ -8,9 +8,10 @@ import pytest
 
 import server.engine.supervisor as supervisor_module
 from server.contract.params import GenerationParams
-from server.engine.base import Engine, EngineOutput, Job, Phase, Report, Status
+from server.engine.base import Death, Engine, EngineOutput, Job, Phase, Report, Status
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import BACKOFF_S, Supervisor
+from server.engine.work import Work
 from server.errors import ConfigurationError, EngineFailed, RequestFailure, ServiceUnavailable
 from tests.helpers import until
 
@@ -81,10 +82,11 @@ async def test_life() -> None:
     assert supervisor.status.phase is Phase.STOPPED
 
 
-async def test_death_fails_what_runs() -> None:
-    """When an engine dies, its jobs fail at once, and the model is not ready."""
+async def test_without_resuming_a_death_fails_what_runs() -> None:
+    """When an engine dies, its jobs fail at once, and the model takes nothing."""
     got: list[EngineOutput | RequestFailure] = []
     patient = Patient(engine := slow(), slow(), backoff_s=(0.0, 60.0))
+    patient.supervisor.work = Work(resume=False)
     async with patient.treated() as supervisor:
         await until(lambda: supervisor.status.ready)
         supervisor.submit(JOB, collect(got))
@@ -160,7 +162,7 @@ async def test_an_engine_that_cannot_be_watched_is_dead() -> None:
     """An error in the watching of it is not the end of the server."""
 
     class Unwatched(SimulatedEngine):
-        async def died(self) -> str:
+        async def died(self) -> Death:
             raise ValueError("no news")
 
     async with Patient(Unwatched(10), slow()).treated() as supervisor:

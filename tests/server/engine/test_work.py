@@ -1,0 +1,233 @@
+"""The jobs of a model, over the deaths of its engines."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from server.contract.params import GenerationParams
+from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
+from server.engine.simulated.engine import SimulatedEngine
+from server.engine.work import MOST_DEATHS, Work
+from server.errors import EngineDeathsError, InternalError, RequestFailure, ServiceUnavailable
+
+
+class Hand(SimulatedEngine):
+    """An engine that does what the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(10)
+        self.jobs: dict[str, tuple[Job, Sink]] = {}
+        self.gone: list[str] = []
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        self.jobs[job.id] = job, sink
+
+    def abort(self, job_id: str) -> None:
+        self.gone.append(job_id)
+
+    def job(self, name: str) -> Job:
+        return self.jobs[name][0]
+
+    def say(self, name: str, *token_ids: int, end: bool = False) -> None:
+        self.jobs[name][1](EngineOutput([*token_ids], None, None, "length" if end else None))
+
+
+def job(name: str, **fields: object) -> Job:
+    known: dict[str, object] = {"max_tokens": 10, "seed": 7}
+    return Job(name, f"r-{name}", [1, 2], GenerationParams(), (0,), **{**known, **fields})  # type: ignore[arg-type]
+
+
+class Jobs:
+    """Work, its first engine, and what each job's sink got."""
+
+    def __init__(self, *names: str, **settings: float) -> None:
+        self.work = Work(**settings)  # type: ignore[arg-type]
+        self.got: dict[str, list[EngineOutput | RequestFailure]] = {}
+        self.engine = self.next()
+        for name in names:
+            self.submit(job(name))
+
+    def submit(self, one: Job) -> None:
+        self.got[one.id] = []
+        self.work.submit(one, self.got[one.id].append)
+
+    def next(self) -> Hand:
+        """Another engine, ready."""
+        self.work.lose()
+        self.engine = Hand()
+        self.work.begin(self.engine)
+        return self.engine
+
+    def tokens(self, name: str) -> list[int]:
+        return [k for one in self.got[name] if isinstance(one, EngineOutput) for k in one.token_ids]
+
+    def failure(self, name: str) -> RequestFailure:
+        (found,) = [one for one in self.got[name] if isinstance(one, RequestFailure)]
+        return found
+
+
+async def test_the_next_engine_goes_on_where_the_last_has_stopped() -> None:
+    """It gets the prompt with what was generated, which it is told, and what is left of the limits; the sink
+    notices nothing."""
+    jobs = Jobs()
+    one = Job("a", "r", [1, 2], GenerationParams(min_tokens=4, repetition_penalty=1.5), (0,), 10, seed=7)
+    jobs.submit(one)
+    jobs.engine.say("a", 5)
+    jobs.engine.say("a", 6, 5)
+    (rest,) = [job for job, _ in jobs.next().jobs.values()]
+    assert (rest.prompt_ids, rest.num_output_before, rest.seed) == ([1, 2, 5, 6, 5], 3, 7)
+    assert (rest.max_tokens, rest.params.min_tokens, rest.params.repetition_penalty) == (7, 1, 1.5)
+    jobs.engine.say(rest.id, 8, end=True)
+    assert (jobs.tokens("a"), len(jobs.work)) == ([5, 6, 5, 8], 0)
+
+
+async def test_a_job_without_a_token_is_sent_as_it_was() -> None:
+    """Log-probabilities of its prompt included; with a token they have been sent."""
+    jobs = Jobs()
+    jobs.submit(job("a", num_logprobs=1, prompt_logprobs=True))
+    (rest,) = [job for job, _ in jobs.next().jobs.values()]
+    assert (rest.prompt_logprobs, rest.num_output_before, rest.max_tokens) == (True, 0, 10)
+    jobs.engine.jobs[rest.id][1](EngineOutput([5], TopLogprobs(2, [5, 5], [0, 0]), TopLogprobs(2)))
+    (rest,) = [job for job, _ in jobs.next().jobs.values()]
+    assert (rest.prompt_logprobs, rest.num_output_before) == (False, 1)
+
+
+async def test_no_name_is_used_twice() -> None:
+    """An output that was on its way must not be taken for a later engine's."""
+    jobs = Jobs("a")
+    names = {*jobs.engine.jobs, *jobs.next().jobs, *jobs.next().jobs}
+    assert len(names) == 3
+
+
+async def test_an_abort_reaches_the_engine_that_works_on_it() -> None:
+    """And one that waits goes nowhere any more."""
+    jobs = Jobs("a", "b")
+    jobs.work.lose()
+    jobs.work.abort("b")
+    (name,) = jobs.next().jobs
+    jobs.work.abort("a")
+    jobs.work.abort("a")
+    assert (jobs.engine.gone, len(jobs.work), name.partition(".")[0]) == ([name], 0, "a")
+
+
+async def test_what_comes_between_two_engines_waits() -> None:
+    """In the order in which it came, behind those that have lost theirs."""
+    jobs = Jobs("a")
+    jobs.engine.say("a", 5)
+    jobs.work.lose()
+    jobs.submit(job("b"))
+    assert jobs.work.num_resuming == 2
+    assert [one.partition(".")[0] for one in jobs.next().jobs] == ["a", "b"]
+    assert jobs.work.num_resuming == 0
+
+
+async def test_nobody_waits_for_too_long() -> None:
+    """After resume_timeout_s without an engine, a 503."""
+    jobs = Jobs("a", resume_timeout_s=0.02)
+    jobs.work.lose()
+    await asyncio.sleep(0.05)
+    assert isinstance(jobs.failure("a"), ServiceUnavailable)
+    assert "resume_timeout_s" in jobs.failure("a").message
+    assert not jobs.next().jobs
+
+
+async def test_who_has_an_engine_again_is_not_timed_out() -> None:
+    """The time counts while it waits."""
+    jobs = Jobs("a", resume_timeout_s=0.03)
+    jobs.next()
+    await asyncio.sleep(0.05)
+    assert not jobs.got["a"]
+
+
+async def test_without_resuming() -> None:
+    """Off: what runs fails with its engine."""
+    jobs = Jobs("a", resume=False)
+    jobs.work.lose()
+    assert isinstance(jobs.failure("a"), ServiceUnavailable)
+
+
+async def test_who_kills_engines_is_found() -> None:
+    """Two engines die of it, the third of it alone; it fails with a 500 that says so; the others go on."""
+    jobs = Jobs("a", "poison", "b")
+    jobs.next()
+    (first,) = jobs.next().jobs
+    assert first.partition(".")[0] == "a"
+    jobs.engine.say(first, 5)
+    await asyncio.sleep(0)
+    assert [name.partition(".")[0] for name in jobs.engine.jobs] == ["a", "poison"]
+    assert not jobs.got["poison"]
+    jobs.next()
+    failure = jobs.failure("poison")
+    assert isinstance(failure, EngineDeathsError)
+    assert isinstance(failure, InternalError)
+    assert "died 3 times" in failure.message
+    assert "r-poison" in failure.message
+    for _ in range(2):
+        for name in [*jobs.engine.jobs]:
+            jobs.engine.say(name, 6)
+        await asyncio.sleep(0)
+    assert (jobs.tokens("a")[:2], jobs.tokens("b")[:1]) == ([5, 6], [6])
+
+
+async def test_who_generates_is_not_suspected() -> None:
+    """However many engines are lost, as long as there is a token from each."""
+    jobs = Jobs("a", "b")
+    for _ in range(MOST_DEATHS - 1):
+        for name in [*jobs.engine.jobs]:
+            jobs.engine.say(name, 5)
+        jobs.next()
+        assert len(jobs.engine.jobs) == 2
+
+
+async def test_even_so_not_for_ever() -> None:
+    """One that kills each engine with its next token but one is given up in the end."""
+    jobs = Jobs()
+    jobs.submit(job("a", max_tokens=1000))
+    for _ in range(MOST_DEATHS):
+        (name,) = jobs.engine.jobs
+        jobs.engine.say(name, 5)
+        jobs.next()
+    assert isinstance(jobs.failure("a"), EngineDeathsError)
+
+
+@pytest.mark.parametrize("ends", ["aborted", "done"])
+async def test_a_trial_ends_with_its_job(ends: str) -> None:
+    """Whichever way; then the others have their turn."""
+    jobs = Jobs("a", "b")
+    jobs.next()
+    (name,) = jobs.next().jobs
+    if ends == "aborted":
+        jobs.work.abort("a")
+    else:
+        jobs.engine.say(name, 5, end=True)
+    await asyncio.sleep(0)
+    assert [one.partition(".")[0] for one in jobs.engine.jobs] == ["a", "b"]
+
+
+async def test_a_failure_of_the_engine_is_handed_on() -> None:
+    """NaN, say: it is the request's, and no reason to try again."""
+    jobs = Jobs("a")
+    jobs.engine.jobs["a"][1](InternalError("r"))
+    assert isinstance(jobs.failure("a"), InternalError)
+    assert not jobs.next().jobs
+
+
+async def test_a_failing_sink_may_abort_its_siblings() -> None:
+    """The candidates of a request end with the first of them that fails."""
+    work = Work(resume=False)
+    work.begin(Hand())
+    failed: list[str] = []
+
+    def fails(name: str) -> Sink:
+        def sink(output: EngineOutput | RequestFailure) -> None:
+            failed.append(name)
+            work.abort("b" if name == "a" else "a")
+
+        return sink
+
+    work.submit(job("a"), fails("a"))
+    work.submit(job("b"), fails("b"))
+    work.lose()
+    assert (failed, len(work)) == (["a"], 0)
