@@ -38,7 +38,7 @@ def _params(job: Job) -> CoreParams:
         top_k=params.top_k,
         # The penalties, the bias and min_p are ours (sampling/); vLLM's own stay neutral, or they would act
         # twice.
-        extra_args=sampling_args(params),
+        extra_args=sampling_args(params, job.num_output_before),
         seed=job.seed,
         stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),
         ignore_eos=params.ignore_eos,
@@ -111,8 +111,9 @@ def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
     )
 
 
-def sampling_args(params: GenerationParams) -> dict[str, Any] | None:
-    """What sampling.batch.RowParams finds in a request's extra_args: its fields that are not neutral."""
+def sampling_args(params: GenerationParams, num_output_before: int = 0) -> dict[str, Any] | None:
+    """What our processors find in a request's extra_args: the fields of sampling.batch.RowParams that are not
+    neutral, and num_output_before."""
     given = {
         "logit_bias": params.logit_bias,
         "repetition_penalty": params.repetition_penalty,
@@ -120,4 +121,7 @@ def sampling_args(params: GenerationParams) -> dict[str, Any] | None:
         "presence_penalty": params.presence_penalty,
         "min_p": params.min_p,
     }
-    return {name: value for name, value in given.items() if value != getattr(NEUTRAL, name)} or None
+    asked = {name: value for name, value in given.items() if value != getattr(NEUTRAL, name)}
+    if num_output_before:
+        asked["num_output_before"] = num_output_before
+    return asked or None

@@ -86,7 +86,7 @@ class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
     outputs: list[CoreOutput] = []
     scheduler_stats: Any = None
     timestamp: float = 0.0  # time.monotonic
-    utility_output: msgspec.Raw | None = None  # the answer to a UTILITY message
+    utility_output: Any = None  # the answer to a question
 
 
 def encode(message: Any) -> bytes:
