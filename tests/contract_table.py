@@ -83,6 +83,7 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"skip_special_tokens": False}, {"skip_special_tokens": False}),
         ({"truncate_prompt_tokens": 1}, {"truncate_prompt_tokens": 1}),
         ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": -1}),
+        ({"priority": 1000}, {}),
         ({"user": "someone"}, {}),
         ({"suffix": None}, {}),
         ({"suffix": ""}, {}),
@@ -106,8 +107,12 @@ OUT_OF_RANGE: dict[str, list[tuple[Any, str]]] = {  # each out of its range, and
     "logprobs": [(value, "between 0 and 5") for value in (-1, 6)],
     "min_tokens": [(value, "between 0 and max_tokens") for value in (-1, 3)],
     "truncate_prompt_tokens": [(value, "1 or more") for value in (0, -2)],
+    "priority": [*((value, "between -1000 and 1000") for value in (-1001, 1001)), (-1, "0 or more")],
 }
-INTEGERS = {"max_tokens", "n", "best_of", "seed", "top_k", "logprobs", "min_tokens", "truncate_prompt_tokens"}
+INTEGERS = {
+    "max_tokens", "n", "best_of", "seed", "top_k", "logprobs", "min_tokens", "truncate_prompt_tokens",
+    "priority",
+}  # fmt: skip
 BOOLEANS = ("stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output")
 
 

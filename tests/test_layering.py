@@ -29,7 +29,7 @@ ROOMS = {
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",
     "server.access": "keys limits",
-    "server.engine": "base losses work supervisor",
+    "server.engine": "base losses ticket turns work supervisor",
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
         "warmup wire translate failures processes pulse host link stats running client engine attached"

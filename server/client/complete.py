@@ -52,6 +52,7 @@ def complete(
     echo: Annotated[bool | None, Text(help="The prompt before the completion.")] = None,
     suffix: Annotated[str | None, Text(help="What follows the completion.")] = None,
     user: Annotated[str | None, Text(help="For the server's request log.")] = None,
+    priority: Annotated[int | None, Text(help="Lower ones come first where the server is busy.")] = None,
     ignore_eos: Annotated[bool | None, Text(help="Go on after the end-of-text token.")] = None,
     min_tokens: Annotated[int | None, Text(help="No end before so many tokens.")] = None,
     stop_token_id: Annotated[list[int] | None, Text(help="A token that ends it; may be repeated.")] = None,

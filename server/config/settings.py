@@ -231,6 +231,12 @@ class Settings(_Section):
     max_pending: int = Field(
         default=4096, ge=1, description="Candidates waiting or running per model; more is a 503."
     )
+    max_wait_s: float = Field(
+        default=600.0,
+        ge=0,
+        description="A request that would wait longer for its turn is a 503, s; 0: it waits. As far as the"
+        " wait can be told, from how fast others end.",
+    )
     resume: bool = Field(
         default=True,
         description="Requests go on where they were when their engine has died or hung; off: they fail.",

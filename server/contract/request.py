@@ -127,6 +127,9 @@ class CompletionRequest(BaseModel):
     truncate_prompt_tokens: Annotated[int | None, Rule("an integer", "1 or more, or -1 for what fits")] = (
         Field(None, ge=-1, description="keep only the last so many tokens of the prompt")
     )
+    priority: Annotated[int | None, Rule("an integer", "between -1000 and 1000")] = Field(
+        None, ge=-1000, le=1000, description="default 0; lower ones come first, within what the key may ask"
+    )
     user: Annotated[str | None, STRING] = Field(None, description="in the request log only")
     suffix: Annotated[str | None, STRING] = Field(
         None, description="only for models with a fill-in-the-middle template"

@@ -30,7 +30,6 @@ NEUTRAL: dict[str, Any] = {
     "length_penalty": 1.0,
     "logits_processors": [],
     "logprob_token_ids": [],
-    "priority": 0,
     "prompt_embeds": None,
     "prompt_logprobs": None,
     "repetition_detection": None,

@@ -57,6 +57,19 @@ class EngineOutput(msgspec.Struct, gc=False):  # made for each token, in a third
 
 
 @dataclass(frozen=True, slots=True)
+class Requester:
+    """Who asks. key: the name of the API key. weight: its share of an engine that others want too. priority:
+    of the request; the lower ones come first."""
+
+    key: str = ""
+    weight: float = 1.0
+    priority: int = 0
+
+
+NOBODY = Requester()
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One candidate to generate. request_id: what the client was told, for the log and for messages.
 
@@ -64,7 +77,8 @@ class Job:
     num_logprobs: None, or how many most likely tokens to report beside the sampled one. prompt_logprobs: of a
     prompt of two tokens or more, whose first has none. max_tokens: with prompt_logprobs it may be 0, and the
     prompt as long as the context. num_output_before: how many ids at the prompt's end were generated, by an
-    engine that was lost: for penalties and draws they are output.
+    engine that was lost: for penalties and draws they are output. urgency: where the engine itself has jobs
+    wait, the lower ones come first.
     """
 
     id: str
@@ -77,6 +91,8 @@ class Job:
     num_logprobs: int | None = None
     prompt_logprobs: bool = False
     num_output_before: int = 0
+    requester: Requester = NOBODY
+    urgency: int = 0
 
 
 Sink = Callable[[EngineOutput | RequestFailure], None]

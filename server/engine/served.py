@@ -13,6 +13,7 @@ from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import Supervisor
+from server.engine.turns import Turns
 from server.engine.work import Work
 from server.errors import ConfigurationError
 from server.text.tokenizer import Tokenizer, load_tokenizer
@@ -69,7 +70,12 @@ def load_models(
 
         served = load_model(model, make)
         served.engine.max_pending = math.ceil(settings.max_pending / settings.workers)
-        served.engine.work = Work(resume=settings.resume, resume_timeout_s=settings.resume_timeout_s)
+        served.engine.max_wait_s = settings.max_wait_s
+        served.engine.work = Work(
+            resume=settings.resume,
+            resume_timeout_s=settings.resume_timeout_s,
+            turns=Turns(math.ceil(model.max_num_seqs / settings.workers)),
+        )
         served.engine.keep_trying = settings.keep_trying or len(settings.models) > 1
         return served
 

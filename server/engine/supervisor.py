@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from server.engine.base import Death, Engine, Job, Phase, Sink, Status, stopped
+from server.engine.base import NOBODY, Death, Engine, Job, Phase, Requester, Sink, Status, stopped
 from server.engine.losses import Losses
 from server.engine.work import Work
 from server.errors import EngineFailed, Failure, ServiceUnavailable
@@ -32,7 +33,8 @@ class Supervisor:
     """The engine of one model, whichever process it is at the moment.
 
     make: builds an engine that has not started. max_pending: jobs running or waiting, above which a request
-    is refused. work: those jobs. backoff_s: waits before each start, by the failures before it. keep_trying:
+    is refused. max_wait_s: how long one may wait for its turn, as far as that can be told; 0: for ever.
+    work: those jobs. backoff_s: waits before each start, by the failures before it. keep_trying:
     also an engine that fails in the same way each time. on_status: told how far the engine is. losses: the
     count of what was lost, where it is this process that counts.
     """
@@ -43,6 +45,7 @@ class Supervisor:
         make: Callable[[], Engine],
         *,
         max_pending: int = 4096,
+        max_wait_s: float = 600.0,
         work: Work | None = None,
         backoff_s: Sequence[float] = BACKOFF_S,
         keep_trying: bool = True,
@@ -52,6 +55,7 @@ class Supervisor:
         self.phase_since = time.monotonic()
         self.restarts = 0
         self.max_pending = max_pending
+        self.max_wait_s = max_wait_s
         self.work = work or Work()
         self.losses: Losses | None = None
         self.backoff_s = backoff_s
@@ -98,18 +102,28 @@ class Supervisor:
             self.work.fail(stopped())
             await self._end()
 
-    def check_room(self, num_jobs: int) -> None:
-        """Raise ServiceUnavailable unless that many more jobs can be taken now."""
+    def check_room(self, num_jobs: int, requester: Requester = NOBODY, timeout_s: float = 0.0) -> None:
+        """Raise ServiceUnavailable unless that many more jobs can be taken now, and the first of them can be
+        begun in time. timeout_s: the request's own; 0: it has none."""
         if not (self.status.ready or (self.work.resume and self.is_resuming)):
             why = f" ({self.status.detail})" if self.status.detail else ""
             raise ServiceUnavailable(
                 f"model {self.name} is not ready: {self.status.phase}{why}", retry_after_s=10
             )
         if self.pending and self.pending + num_jobs > self.max_pending:
+            too_many = self.pending + num_jobs - self.max_pending
             raise ServiceUnavailable(
                 f"model {self.name} has {self.pending} candidates to work on, of at most {self.max_pending}",
-                retry_after_s=1,
+                retry_after_s=max(1, math.ceil(self.work.turns.clear_s(too_many))),
             )
+        wait_s = self.work.turns.wait_s(requester)
+        for limit_s, name in ((self.max_wait_s, "max_wait_s"), (timeout_s, "request_timeout_s")):
+            if 0 < limit_s < wait_s:
+                raise ServiceUnavailable(
+                    f"model {self.name} has so much to do that this request would wait for {wait_s:.0f} s,"
+                    f" and {name} is {limit_s:g}",
+                    retry_after_s=math.ceil(wait_s - limit_s),
+                )
 
     def submit(self, job: Job, sink: Sink) -> None:
         """As an engine's, whichever it will be. Where none is expected, the job fails at once."""

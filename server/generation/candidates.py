@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.contract.params import GenerationParams, candidate_seed
-from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
+from server.engine.base import NOBODY, EngineOutput, Job, Requester, Sink, TopLogprobs
 from server.engine.supervisor import Supervisor
 from server.errors import InternalError, RequestFailure
 from server.generation.contest import Contest
@@ -85,6 +85,7 @@ class Generation:
         params: GenerationParams,
         engine: Supervisor,
         tokenizer: Tokenizer,
+        requester: Requester = NOBODY,
     ) -> None:
         self.params = params
         self.num_choices = len(prompts) * params.n
@@ -94,6 +95,7 @@ class Generation:
         self._prompts = prompts
         self._engine = engine
         self._tokenizer = tokenizer
+        self._requester = requester
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._take: Take = list[Delta]().extend
@@ -104,8 +106,8 @@ class Generation:
 
     @property
     def is_resuming(self) -> bool:
-        """Whether a candidate waits for an engine, having lost one."""
-        return any(map(self._engine.work.is_resuming, self._running))
+        """Whether a candidate waits, having lost its engine or its place there."""
+        return any(map(self._engine.work.is_paused, self._running))
 
     def start(self, take: Take) -> asyncio.Future[None]:
         """Begin. `take` is called with each batch of deltas.
@@ -163,6 +165,7 @@ class Generation:
             seed=candidate_seed(params.seed, prompt_index, number),
             num_logprobs=num_logprobs,
             prompt_logprobs=number == 0 and self._scores_prompt(prompt_index),
+            requester=self._requester,
         )
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:

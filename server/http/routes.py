@@ -12,9 +12,11 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.config.settings import Settings
 from server.contract.params import StreamParams, resolve, resolve_stream
 from server.contract.reply import Model, ModelList
 from server.contract.request import CompletionRequest, parse_request
+from server.engine.base import Requester
 from server.engine.served import ServedModel
 from server.errors import ModelNotFound
 from server.generation.candidates import Generation
@@ -73,7 +75,8 @@ async def create_completion(request: Request) -> ASGIApp:
     wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""
-    generation, how = await _generation(wanted, model, exchange.request_id)
+    requester = state.requester(exchange.key, wanted.priority or 0)
+    generation, how = await _generation(wanted, model, exchange.request_id, requester, state.settings)
     exchange.usage = generation.usage
     reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
     deadline = _deadline(state.settings.request_timeout_s)
@@ -139,14 +142,18 @@ def state_of(request: Request) -> State:
 
 
 async def _generation(
-    wanted: CompletionRequest, model: ServedModel, request_id: str
+    wanted: CompletionRequest,
+    model: ServedModel,
+    request_id: str,
+    requester: Requester,
+    settings: Settings,
 ) -> tuple[Generation, StreamParams]:
     tokenizer = model.tokenizer
     params = resolve(wanted, model.settings, model.vocab_size, tokenizer.eos_ids, tokenizer.special_ids)
     how = resolve_stream(wanted)
     prompts = await encode_prompts(wanted, params, model)
-    model.engine.check_room(len(prompts) * params.best_of)
-    return Generation(request_id, prompts, params, model.engine, tokenizer), how
+    model.engine.check_room(len(prompts) * params.best_of, requester, settings.request_timeout_s)
+    return Generation(request_id, prompts, params, model.engine, tokenizer, requester), how
 
 
 async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:

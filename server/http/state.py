@@ -10,9 +10,9 @@ from starlette.types import Scope, Send
 from server.access.keys import Keyring, authorize
 from server.access.limits import RateLimits
 from server.config.settings import Settings
-from server.engine.base import Phase
+from server.engine.base import Phase, Requester
 from server.engine.served import ServedModel
-from server.errors import ModelNotFound, ServiceUnavailable
+from server.errors import InvalidRequest, ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation, AttestedElsewhere
@@ -63,6 +63,14 @@ class State:
             raise ModelNotFound(model_id)
         authorize(key, model.id, model.settings.allowed_keys)
         return model
+
+    def requester(self, key: str, priority: int) -> Requester:
+        """Who asks, by which it is whose turn. Raises InvalidRequest for a priority that is not the key's."""
+        if priority < 0:
+            raise InvalidRequest(
+                f"priority (current value: {priority}) must be 0 or more for the API key {key}", "priority"
+            )
+        return Requester(key, 1.0, priority)
 
     def check_accepting(self) -> None:
         if self.draining:

@@ -219,7 +219,7 @@ def test_complete_sends_every_field(server: Server) -> None:
         "model": "m", "max_tokens": 3, "n": 2, "best_of": 2, "seed": 1, "temperature": 0.5, "top_p": 0.9,
         "top_k": 5, "min_p": 0.1, "frequency_penalty": -1.0, "presence_penalty": 1.0,
         "repetition_penalty": 1.1, "logprobs": 2, "suffix": "s", "user": "u", "min_tokens": 1,
-        "truncate_prompt_tokens": 9,
+        "truncate_prompt_tokens": 9, "priority": 3,
     }  # fmt: skip
     words = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     words += [

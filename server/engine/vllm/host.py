@@ -137,6 +137,7 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         "dtype": settings.dtype,
         "max_model_len": context_size,
         "max_num_seqs": settings.max_num_seqs,
+        "scheduling_policy": "priority",  # by Job.urgency
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "pipeline_parallel_size": settings.pipeline_parallel_size,

@@ -24,7 +24,8 @@ CERTAIN = 1e30  # a bias beside which no logit counts
 def core_request(job: Job, client: int = 0) -> CoreRequest:
     """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
     prompt_ids, asked = (job.prompt_ids, _params(job)) if job.max_tokens else _scoring(job)
-    return CoreRequest(job.id, prompt_ids, None, asked, None, time.time(), client_index=client)
+    now = time.time()
+    return CoreRequest(job.id, prompt_ids, None, asked, None, now, client_index=client, priority=job.urgency)
 
 
 def _params(job: Job) -> CoreParams:

@@ -53,6 +53,7 @@ class CoreRequest(msgspec.Struct, array_like=True):
     prompt_is_token_ids: None = None
     client_index: int = 0
     current_wave: int = 0
+    priority: int = 0
 
 
 class CoreOutput(msgspec.Struct, array_like=True, gc=False):

@@ -8,7 +8,7 @@ import pytest
 
 import server.engine.supervisor as supervisor_module
 from server.contract.params import GenerationParams
-from server.engine.base import Death, Engine, EngineOutput, Job, Phase, Report, Status
+from server.engine.base import NOBODY, Death, Engine, EngineOutput, Job, Phase, Report, Status
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import BACKOFF_S, Supervisor
 from server.engine.work import Work
@@ -269,6 +269,22 @@ async def test_queue() -> None:
         with pytest.raises(ServiceUnavailable) as caught:
             supervisor.check_room(2)
         assert caught.value.retry_after_s == 1
+
+
+@pytest.mark.parametrize(("limits", "name"), [((5.0, 0.0), "max_wait_s"), ((0.0, 4.0), "request_timeout_s")])
+async def test_a_wait_that_is_too_long(limits: tuple[float, float], name: str) -> None:
+    """It is refused at once, by the operator's limit and by the request's own deadline, and told when the
+    wait will be short enough."""
+    max_wait_s, timeout_s = limits
+    async with Patient(slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.max_wait_s = max_wait_s
+        supervisor.work.turns.wait_s = lambda requester: 11.5  # type: ignore[method-assign]
+        with pytest.raises(ServiceUnavailable, match=f"wait for 12 s, and {name} is") as caught:
+            supervisor.check_room(1, NOBODY, timeout_s)
+        assert caught.value.retry_after_s == {"max_wait_s": 7, "request_timeout_s": 8}[name]
+        supervisor.max_wait_s = 0
+        supervisor.check_room(1, NOBODY, 0)
 
 
 async def test_abort() -> None:

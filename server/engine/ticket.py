@@ -1,0 +1,71 @@
+"""One job on its way, over the engines that work on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from server.engine.base import EngineOutput, Job, Sink
+from server.errors import RequestFailure
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """number: in the order of submission. on_end: called before its last output is handed on. on_token:
+    called with the first one after a death.
+
+    delivered: ids that its sink has; num_charged: those of them that its key's account says. engine_id: the
+    job's name on the engine that works on it; num_lives: how often it was sent to one. num_deaths: engines
+    lost in a row, without a token between; all_deaths: in all. waits_since: when it lost the last one, of
+    time.monotonic, while it waits for another.
+    """
+
+    number: int
+    job: Job
+    sink: Sink
+    on_end: Callable[[Ticket], None]
+    on_token: Callable[[Ticket], None]
+    delivered: list[int] = field(default_factory=list)
+    num_charged: int = 0
+    engine_id: str = ""
+    num_lives: int = 0
+    num_deaths: int = 0
+    all_deaths: int = 0
+    waits_since: float | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Among those of its key that wait: the urgent ones first, then as they came."""
+        return self.job.requester.priority, self.number
+
+    def take(self, output: EngineOutput | RequestFailure) -> None:
+        """The sink of its engine."""
+        if isinstance(output, EngineOutput):
+            self.delivered += output.token_ids
+            if self.num_deaths:
+                self.num_deaths = 0  # so it was not what killed the engine
+                self.on_token(self)
+            if output.finish_reason is not None:
+                self.on_end(self)
+        else:
+            self.on_end(self)
+        self.sink(output)
+
+    def rest(self, urgency: int) -> Job:
+        """What is still to be done, under a name that no output of an earlier engine has. urgency: as
+        Job's."""
+        job, num = self.job, len(self.delivered)
+        self.engine_id = f"{job.id}.{self.num_lives}" if self.num_lives else job.id
+        self.num_lives += 1
+        if not num:
+            return replace(job, id=self.engine_id, urgency=urgency)
+        return replace(
+            job,
+            id=self.engine_id,
+            prompt_ids=[*job.prompt_ids, *self.delivered],
+            params=replace(job.params, min_tokens=max(0, job.params.min_tokens - num)),
+            max_tokens=job.max_tokens - num,
+            prompt_logprobs=False,  # they came with the first token
+            num_output_before=num,
+            urgency=urgency,
+        )
