@@ -136,8 +136,8 @@ def test_stop_sequence_ends_the_engines_work(client: Client) -> None:
     wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
 
 
-# Two servers of a tiny model each, started together to save time: one loses its engine and is then told to
-# end; the other one, whose model is broken, is killed.
+# Two servers of a tiny model each, started together to save time: one, whose requests do not outlive their
+# engine, loses that and is then told to end; the other one, whose model is broken, is killed.
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +148,7 @@ def servers(
         {"models": [tiny_model(path) | {"max_model_len": 2048}], "drain_timeout_s": 20}
         for path in (tiny_path, broken_path)
     ]
+    configs[0]["resume"] = False
     configs[1]["workers"] = 2
     folder = tmp_path_factory.mktemp("servers")
     with serving(folder / "mortal", configs[0]) as mortal, serving(folder / "doomed", configs[1]) as doomed:
@@ -167,7 +168,7 @@ def mortal_client(mortal: Server) -> Iterator[Client]:
         yield client
 
 
-def test_death_of_the_engine(mortal: Server, mortal_client: Client) -> None:
+def test_death_of_the_engine_without_resuming(mortal: Server, mortal_client: Client) -> None:
     """kill -9: streams end with one error frame, replies are a 503, and so is /ready, until it comes back."""
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(mortal_client.ask, **BUSY)
@@ -206,6 +207,28 @@ def test_sigterm_drains(mortal: Server, mortal_client: Client) -> None:
     wait_for(lambda: not _still_there(engines), 5)  # multiprocessing's own helper ends after its parent
 
 
+def test_workers_share_an_engine(servers: tuple[Server, Server]) -> None:
+    """Whichever process has a connection: the same seed, the same text; a client that leaves stops its work;
+    when the engine dies, what runs goes on in the next one, to the text of an undisturbed run."""
+    server, seeded = servers[1], BUSY | {"max_tokens": 40}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(16) as pool:
+        clients = [stack.enter_context(Client(server.url(), "any")) for _ in range(16)]
+        texts = pool.map(lambda client: client.choice(**seeded)["text"], clients)
+        assert len(set(texts)) == 1
+        for client in clients[:6]:
+            with _asking(client, BUSY):
+                wait_for(lambda: clients[-1].running(TINY) == 1, 10)
+            wait_for(lambda: clients[-1].running(TINY) == 0, LEAVES_S)
+        greedy = BUSY | {"temperature": 0}
+        whole = clients[0].choice(**greedy)["text"]
+        running = [pool.submit(client.choice, **greedy) for client in clients]
+        wait_for(lambda: clients[-1].running(TINY) == 16, 10)
+        _engine_process(server.engines()).kill()
+        assert [one.result()["text"] for one in running] == [whole] * 16
+        assert clients[0].metric(f'verbatim_resumed_total{{model="{TINY}"}}') == 16
+        assert all(client.get("/ready").status_code == 200 for client in clients)
+
+
 def test_nan_fails_its_request_alone(servers: tuple[Server, Server]) -> None:
     """A prompt that makes NaN is a 500, streamed or not, and the log says why; what runs beside it, and comes
     after it, is as it would be without."""
@@ -222,27 +245,6 @@ def test_nan_fails_its_request_alone(servers: tuple[Server, Server]) -> None:
         assert client.choice(**asked)["text"] == alone
         wait_for(lambda: client.running(TINY) == 0, LEAVES_S)
     assert "logits are NaN" in server.said()
-
-
-def test_workers_share_an_engine(servers: tuple[Server, Server]) -> None:
-    """Whichever process has a connection: the same seed, the same text; a client that leaves stops its work;
-    when the engine dies all are told, and all are served by the next one."""
-    server, seeded = servers[1], BUSY | {"max_tokens": 40}
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(16) as pool:
-        clients = [stack.enter_context(Client(server.url(), "any")) for _ in range(16)]
-        texts = pool.map(lambda client: client.choice(**seeded)["text"], clients)
-        assert len(set(texts)) == 1
-        for client in clients[:6]:
-            with _asking(client, BUSY):
-                wait_for(lambda: clients[-1].running(TINY) == 1, 10)
-            wait_for(lambda: clients[-1].running(TINY) == 0, LEAVES_S)
-        running = [pool.submit(client.ask, **BUSY) for client in clients]
-        wait_for(lambda: clients[-1].running(TINY) == 16, 10)
-        _engine_process(server.engines()).kill()
-        for one in running:
-            _assert_unavailable(one.result(10))
-        wait_for(lambda: all(client.get("/ready").status_code == 200 for client in clients), 60)
-        assert [client.ask(**seeded).status_code for client in clients] == [200] * 16
 
 
 def test_kill_of_the_server_takes_its_engine_along(servers: tuple[Server, Server]) -> None:

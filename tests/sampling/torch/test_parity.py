@@ -14,6 +14,7 @@ from sampling.reference import Transforms, probabilities
 from server.weights.builtin import builtin_path, is_prepared
 
 # Two cores need six minutes for the 50 prompts of docs/sampling.md, and about ten more for 50,000 draws.
+# At full scale say also `-o faulthandler_timeout=4000`, or the run ends in the middle of a test.
 FULL = os.environ.get("VERBATIM_TEST_SCALE") == "full"
 pytestmark = [
     pytest.mark.engine,

@@ -112,7 +112,7 @@ def test_each_answers_and_each_knows_all(lasting: Server) -> None:
             client.complete(max_tokens=3, ignore_eos=True)
         assert all(connections(pid) for pid in pids)
         assert [client.metric(NUM_ANSWERS) for client in clients] == [before + 40] * 40
-        assert clients[0].metric(IN_FLIGHT) == 1  # this one
+        wait_for(lambda: clients[0].metric(IN_FLIGHT) == 1, 5)  # this one
         documents = [client.get("/attestation").json() for client in clients]
         assert all(document == documents[0] for document in documents)
         assert documents[0]["models"]["m"]
