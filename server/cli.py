@@ -17,7 +17,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from sealed.failures import BundleError, SealedFailure
-from server.access.keys import Keyring, new_key, parse_day
+from server.access.keys import Keyring, new_key
+from server.access.terms import Rules, parse_day
 from server.client.complete import complete
 from server.config.loading import ModelSettings, Settings, config_file, load_settings
 from server.engine.served import inspect
@@ -121,7 +122,8 @@ def _passes(console: Console, name: str, verify: Callable[[], str]) -> bool:
 
 
 def _check_keys(settings: Settings) -> str:
-    ring = Keyring(settings.api_keys, settings.api_keys_file)
+    rules = Rules(settings.rate_limits, settings.key_groups)
+    ring = Keyring(settings.api_keys, settings.api_keys_file, rules)
     return (
         "none, so loopback only and any key is accepted" if ring.open else f"{ring.num_usable()} can be used"
     )

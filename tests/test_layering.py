@@ -24,11 +24,11 @@ ROOMS = {
     ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
-    "server.config": "values yamlfile engine_args settings loading",
+    "server.config": "values yamlfile engine_args sections settings loading",
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions attestation",
-    "server.access": "keys limits",
+    "server.access": "terms keys limits",
     "server.engine": "base losses ticket turns work supervisor",
     "server.engine.simulated": "engine",
     "server.engine.vllm": (

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from server.access.terms import PLAIN, Key, Line, Rules, parse_line
 from server.errors import AccessDenied, ConfigurationError, FailedToAuth, InvalidApiKey
 
 ANONYMOUS = "anonymous"
@@ -23,16 +24,18 @@ KEY = re.compile(r"[\x21-\x7e]+", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", re.ASCII)
 DIGEST = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
+NO_RULES = Rules()
+
 log = logging.getLogger("verbatim.auth")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key. `expires` is the last day, in UTC, on which it works."""
+    """One key, and what its line says of it."""
 
     name: str
     digest: str
-    expires: date | None = None
+    line: Line = PLAIN
 
 
 def today() -> date:
@@ -45,7 +48,13 @@ class Keyring:
     A file that cannot be read any more revokes none: its last good keys stay, and the log says so.
     """
 
-    def __init__(self, keys: Sequence[str], file: Path | None, today: Callable[[], date] = today) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        file: Path | None,
+        rules: Rules = NO_RULES,
+        today: Callable[[], date] = today,
+    ) -> None:
         for number, key in enumerate(keys, 1):
             if not KEY.fullmatch(key):
                 raise ConfigurationError(
@@ -53,13 +62,16 @@ class Keyring:
                 )
         self._fixed = [Entry(f"key-{number}", digest(key)) for number, key in enumerate(keys, 1)]
         self._file = file
+        self._rules = rules
         self._today = today
         self._mark = _mark(file)
         if file is not None and self._mark is None:
             raise ConfigurationError(
                 f"{file} is not there; `verbatim keys new NAME --file {file}` makes it, and a key."
             )
-        self._from_file = read_keys(file) if file else []
+        self._from_file = read_keys(file, rules) if file else []
+        self._anonymous = rules.key(ANONYMOUS)
+        self._take_in()
         self._is_read = True
         self._problems: list[str] = []  # of the file as it is now
         # A file without keys lets nobody in: who deletes the last key does not mean to open the server.
@@ -67,10 +79,7 @@ class Keyring:
 
     def num_usable(self) -> int:
         """Keys that can be used today."""
-        current = (
-            entry for entry in self._from_file if entry.expires is None or entry.expires >= self._today()
-        )
-        return len(self._fixed) + sum(1 for _ in current)
+        return sum(not self._has_expired(entry) for entry, _ in self._known)
 
     @property
     def is_whole(self) -> bool:
@@ -79,24 +88,33 @@ class Keyring:
         self._reload()
         return not self._problems
 
-    def authenticate(self, authorization: str | None) -> str:
-        """The name of the key in an Authorization header."""
+    def authenticate(self, authorization: str | None) -> Key:
+        """The key in an Authorization header."""
         match = HEADER.fullmatch(authorization) if authorization else None
         if match is None:
             raise InvalidApiKey("the request needs the header `Authorization: Bearer KEY`")
         if self.open:
-            return ANONYMOUS
+            return self._anonymous
         self._reload()
         presented, found = digest(match[1]), None
-        for entry in (*self._from_file, *self._fixed):
+        for entry, key in self._known:
             # Every entry is compared, in constant time, so that timing tells nothing about any of them.
             if hmac.compare_digest(entry.digest, presented):
-                found = entry
+                found = entry, key
         if found is None:
             raise FailedToAuth("the API key is wrong or was revoked")
-        if found.expires is not None and self._today() > found.expires:
-            raise FailedToAuth(f"the API key expired after {found.expires}")
-        return found.name
+        entry, key = found
+        if self._has_expired(entry):
+            raise FailedToAuth(f"the API key expired after {entry.line.expires}")
+        return key
+
+    def _has_expired(self, entry: Entry) -> bool:
+        return entry.line.expires is not None and self._today() > entry.line.expires
+
+    def _take_in(self) -> None:
+        """What the keys may, as the file says now."""
+        entries = (*self._from_file, *self._fixed)
+        self._known = [(entry, self._rules.key(entry.name, entry.line)) for entry in entries]
 
     def _reload(self) -> None:
         """Read the file if it has changed, or could not be read."""
@@ -105,7 +123,8 @@ class Keyring:
             return
         problems: list[str] = []
         try:
-            self._from_file = read_keys(self._file, problems)
+            self._from_file = read_keys(self._file, self._rules, problems)
+            self._take_in()
             self._is_read = True
         except ConfigurationError as error:
             # Nobody revokes a key this way: a directory that is not mounted, rights that somebody set.
@@ -138,9 +157,10 @@ def _mark(file: Path | None) -> tuple[int, ...] | None:
     return (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino) if stat else None
 
 
-def read_keys(file: Path, problems: list[str] | None = None) -> list[Entry]:
-    """The entries of a file. With `problems`, a bad line is noted there and skipped: a slip of the pen in one
-    must neither undo the revocation in another nor lock everyone out."""
+def read_keys(file: Path, rules: Rules | None = None, problems: list[str] | None = None) -> list[Entry]:
+    """The entries of a file. rules: has the groups that they may name; None: any. With `problems`, a bad line
+    is noted there and skipped: a slip of the pen in one must neither undo the revocation in another nor lock
+    everyone out."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -154,7 +174,7 @@ def read_keys(file: Path, problems: list[str] | None = None) -> list[Entry]:
         text = line.partition("#")[0].strip()
         try:
             if text:
-                entries.append(_entry(text, entries))
+                entries.append(_entry(text, entries, rules))
         except ValueError as error:
             problem = f"{file.name}, line {number}: {error}."
             if problems is None:
@@ -163,7 +183,7 @@ def read_keys(file: Path, problems: list[str] | None = None) -> list[Entry]:
     return entries
 
 
-def _entry(text: str, before: list[Entry]) -> Entry:
+def _entry(text: str, before: list[Entry], rules: Rules | None) -> Entry:
     name, *rest = text.split()
     if not NAME.fullmatch(name):
         raise ValueError("a name is letters, digits and . _ @ - only")
@@ -172,18 +192,10 @@ def _entry(text: str, before: list[Entry]) -> Entry:
     # The line itself is not quoted: whoever wrote a key where its digest belongs should not find it in a log.
     if not rest or not DIGEST.fullmatch(rest[0]):
         raise ValueError(f'after "{name}" comes the SHA-256 of the key, 64 hex digits')
-    if len(rest) > 2 or (len(rest) == 2 and not rest[1].startswith("expires=")):
-        raise ValueError("after the SHA-256 may come expires=YYYY-MM-DD, nothing else")
-    return Entry(
-        name, rest[0].lower(), parse_day(rest[1].removeprefix("expires=")) if len(rest) == 2 else None
-    )
-
-
-def parse_day(text: str) -> date:
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
-    except ValueError:
-        raise ValueError(f'"{text}" is not a day written YYYY-MM-DD') from None
+    line = parse_line(rest[1:])
+    if line.group is not None and rules is not None:
+        rules.check_group(line.group)
+    return Entry(name, rest[0].lower(), line)
 
 
 def new_key(name: str, file: Path, expires: date | None = None) -> str:

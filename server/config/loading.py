@@ -12,11 +12,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from server.config.settings import BestOf, Defaults, Limits, ModelSettings, RateLimits, Settings
+from server.config.sections import KeyGroup, RateLimits
+from server.config.settings import BestOf, Defaults, Limits, ModelSettings, Settings
 from server.config.yamlfile import YamlFile, explain, location_of, read_yaml
 from server.errors import ConfigurationError
 
-__all__ = ["BestOf", "Defaults", "Limits", "ModelSettings", "RateLimits", "Settings", "load_settings"]
+__all__ = [
+    "BestOf",
+    "Defaults",
+    "KeyGroup",
+    "Limits",
+    "ModelSettings",
+    "RateLimits",
+    "Settings",
+    "load_settings",
+]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_FILE = "models.yaml"
@@ -25,7 +35,7 @@ DEFAULT_FILE = "models.yaml"
 ENVIRONMENT = {
     f"VERBATIM_{name.upper()}": name
     for name, field in Settings.model_fields.items()
-    if name not in ("api_keys", "cors_origins", "models", "rate_limits")
+    if name not in ("api_keys", "cors_origins", "key_groups", "models", "rate_limits")
 }
 
 

@@ -6,37 +6,20 @@ The text of a key's `description` is its entry in docs/configuration.md. loading
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from server.config.engine_args import refusal
-from server.config.values import Host, Name, Origin, Sha256, is_loopback
+from server.config.sections import KeyGroup, RateLimits, Section
+from server.config.values import GroupName, Host, Name, Origin, Sha256, is_loopback
 from server.config.yamlfile import MisplacedError, nearest
 from server.weights.builtin import BUILTIN_MODELS, builtin_path
 
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-    where: ClassVar[str] = "at the top level"
-
-
-class RateLimits(_Section):
-    where = "in rate_limits"
-
-    requests_per_minute: int = Field(
-        default=0, ge=0, description="Requests per minute and key; 0 is no limit."
-    )
-    tokens_per_minute: int = Field(
-        default=0, ge=0, description="Prompt and completion tokens per minute and key; 0: no limit."
-    )
-
-
-class Defaults(_Section):
+class Defaults(Section):
     """What a request gets that does not say; the ranges are the contract's."""
 
     where = "in defaults"
@@ -51,7 +34,7 @@ class Defaults(_Section):
     repetition_penalty: float = Field(default=1.0, gt=0, le=2, description="1 is off.")
 
 
-class Limits(_Section):
+class Limits(Section):
     """What one request may ask for; more is a 400."""
 
     where = "in limits"
@@ -63,7 +46,7 @@ class Limits(_Section):
     candidates: int = Field(default=4096, ge=1, description="Most prompts × best_of in one request.")
 
 
-class BestOf(_Section):
+class BestOf(Section):
     where = "in best_of"
 
     give_up: bool = Field(
@@ -71,7 +54,7 @@ class BestOf(_Section):
     )
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """One served model."""
 
     where = "in a model"
@@ -196,7 +179,7 @@ class ModelSettings(_Section):
         return self
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything the server was told."""
 
     host: Host = Field(
@@ -257,7 +240,12 @@ class Settings(_Section):
     error_format: Literal["nested", "flat"] = Field(
         default="nested", description="`flat` leaves the `error` object out."
     )
-    rate_limits: RateLimits = Field(default=RateLimits(), description="Per API key.")
+    rate_limits: RateLimits = Field(
+        default=RateLimits(), description="Per API key, unless its line or its group says otherwise."
+    )
+    key_groups: dict[GroupName, KeyGroup] = Field(
+        default={}, description="Limits and shares of several keys, by the group's name."
+    )
     attest: bool = Field(
         default=False, description="Verify every weight file at start; show digests on `GET /attestation`."
     )
@@ -301,6 +289,12 @@ class Settings(_Section):
                 " have the load balancer limit requests",
                 "workers",
             )
+        group_of: dict[str, str] = {}
+        for group, terms in self.key_groups.items():
+            for name in terms.keys:
+                if group_of.setdefault(name, group) != group:
+                    problem = f'the key "{name}" is in two groups, {group_of[name]} and {group}'
+                    raise MisplacedError(problem, "key_groups", group, "keys")
         return self
 
 

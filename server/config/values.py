@@ -24,6 +24,12 @@ def matching(pattern: str, words: str) -> AfterValidator:
 Name = Annotated[
     str, matching(r"[^\s\x00-\x1f]{1,200}", "1 to 200 characters without spaces or control characters")
 ]
+GroupName = Annotated[
+    str,
+    matching(
+        r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", "a name of letters, digits and . _ @ -, at most 100 of them"
+    ),
+]
 Sha256 = Annotated[str, matching(r"[0-9a-fA-F]{64}", "a SHA-256, which is 64 hexadecimal digits")]
 Origin = Annotated[
     str,

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 from server import __version__
 from server.access.keys import Keyring
 from server.access.limits import RateLimits
+from server.access.terms import Rules
 from server.config.settings import Settings
 from server.engine.served import ServedModel
 from server.http import routes
@@ -36,7 +37,7 @@ def build_app(
     state = State(
         settings=settings,
         models={model.id: model for model in models},
-        keyring=Keyring(settings.api_keys, settings.api_keys_file),
+        keyring=Keyring(settings.api_keys, settings.api_keys_file, Rules(limits, settings.key_groups)),
         limits=RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
         metrics=metrics or Metrics(),
         attestation=attestation,

@@ -113,7 +113,7 @@ class Border:
             path=path,
             status=exchange.status,
             reason=exchange.reason,
-            key=exchange.key,
+            key=exchange.key.name,
             model=exchange.model,
             user=exchange.user,
             prompt_tokens=usage and usage.prompt_tokens,

@@ -12,13 +12,14 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.access.terms import Key
 from server.config.settings import Settings
 from server.contract.params import StreamParams, resolve, resolve_stream
 from server.contract.reply import Model, ModelList
 from server.contract.request import CompletionRequest, parse_request
 from server.engine.base import Requester
 from server.engine.served import ServedModel
-from server.errors import ModelNotFound
+from server.errors import InvalidRequest, ModelNotFound
 from server.generation.candidates import Generation
 from server.generation.outputs import Delta, fold
 from server.generation.prompts import encode_prompts
@@ -71,11 +72,11 @@ async def create_completion(request: Request) -> ASGIApp:
     state, exchange = state_of(request), exchange_of(request.scope)
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
     state.check_accepting()
-    state.limits.admit(exchange.key)
+    state.limits.admit(exchange.key.name)
     wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""
-    requester = state.requester(exchange.key, wanted.priority or 0)
+    requester = _requester(exchange.key, wanted.priority)
     generation, how = await _generation(wanted, model, exchange.request_id, requester, state.settings)
     exchange.usage = generation.usage
     reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
@@ -134,6 +135,19 @@ async def metrics(request: Request) -> Response:
         state.metrics.restarts.labels(model.id).set(model.engine.restarts)
     state.metrics.keys_file_ok.set(state.keyring.is_whole)
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _requester(key: Key, priority: int | None) -> Requester:
+    """By what it is whose turn. Raises InvalidRequest for a priority that the key may not ask for."""
+    if priority is None:
+        priority = max(0, key.lowest_priority)
+    if priority < key.lowest_priority:
+        raise InvalidRequest(
+            f"priority (current value: {priority}) must be {key.lowest_priority} or more for the API key"
+            f" {key.name}",
+            "priority",
+        )
+    return Requester(key.name, key.weight, priority)
 
 
 def state_of(request: Request) -> State:

@@ -9,10 +9,11 @@ from starlette.types import Scope, Send
 
 from server.access.keys import Keyring, authorize
 from server.access.limits import RateLimits
+from server.access.terms import NOBODY, Key
 from server.config.settings import Settings
-from server.engine.base import Phase, Requester
+from server.engine.base import Phase
 from server.engine.served import ServedModel
-from server.errors import InvalidRequest, ModelNotFound, ServiceUnavailable
+from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation, AttestedElsewhere
@@ -32,7 +33,7 @@ class Exchange:
     first_byte: float | None = None
     status: int = 0
     reason: str = ""
-    key: str = ""
+    key: Key = NOBODY
     model: str = ""
     user: str = ""
     usage: Usage | None = None
@@ -56,21 +57,13 @@ class State:
     draining: bool = False
     in_flight: int = 0
 
-    def model(self, model_id: str, key: str) -> ServedModel:
+    def model(self, model_id: str, key: Key) -> ServedModel:
         """The model of that name. Raises ModelNotFound, or AccessDenied for a key that may not use it."""
         model = self.models.get(model_id)
         if model is None:
             raise ModelNotFound(model_id)
-        authorize(key, model.id, model.settings.allowed_keys)
+        authorize(key.name, model.id, model.settings.allowed_keys)
         return model
-
-    def requester(self, key: str, priority: int) -> Requester:
-        """Who asks, by which it is whose turn. Raises InvalidRequest for a priority that is not the key's."""
-        if priority < 0:
-            raise InvalidRequest(
-                f"priority (current value: {priority}) must be 0 or more for the API key {key}", "priority"
-            )
-        return Requester(key, 1.0, priority)
 
     def check_accepting(self) -> None:
         if self.draining:
@@ -90,7 +83,7 @@ class State:
 
     def record(self, exchange: Exchange) -> None:
         """Count a completion request that has ended."""
-        metrics, labels = self.metrics, (exchange.model, exchange.key)
+        metrics, labels = self.metrics, (exchange.model, exchange.key.name)
         metrics.of(metrics.requests, *labels, str(exchange.status)).inc()
         if exchange.reason:
             metrics.of(metrics.errors, *labels, exchange.reason).inc()
@@ -103,4 +96,4 @@ class State:
         if exchange.usage is not None:
             metrics.of(metrics.prompt_tokens, *labels).inc(exchange.usage.prompt_tokens)
             metrics.of(metrics.completion_tokens, *labels).inc(exchange.usage.completion_tokens)
-            self.limits.charge(exchange.key, exchange.usage.total_tokens)
+            self.limits.charge(exchange.key.name, exchange.usage.total_tokens)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from server.config.loading import (
     BestOf,
     Defaults,
+    KeyGroup,
     Limits,
     ModelSettings,
     RateLimits,
@@ -192,6 +193,26 @@ def test_limits_are_counted_in_one_process(tmp_path: Path) -> None:
     """With several workers a key could have several times its limit."""
     with pytest.raises(ConfigurationError, match="workers is 2, but rate_limits are counted in one process"):
         load(tmp_path, ONE + "rate_limits: {requests_per_minute: 9}\nworkers: 2\n")
+
+
+def test_groups_of_keys(tmp_path: Path) -> None:
+    """What a group does not say is None; keys of the environment can be in one."""
+    settings = load(tmp_path, ONE + "key_groups:\n  slow: {weight: 0.5, keys: [key-1]}\n")
+    assert settings.key_groups == {"slow": KeyGroup(weight=0.5, keys=("key-1",))}
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ("a: {wieght: 1}", 'line 5: unknown key "wieght" in a group of key_groups; did you mean "weight"?'),
+        ("a: {weight: 0}", "line 5: key_groups.a.weight is 0; it should be greater than or equal to 0.01."),
+        ("a: {keys: [k]}\n  b: {keys: [k]}", 'line 6: the key "k" is in two groups, a and b.'),
+        ("a b: {}", "a name of letters, digits"),
+    ],
+)
+def test_groups_that_are_wrong(tmp_path: Path, groups: str, words: str) -> None:
+    """Are refused with their line."""
+    assert words in refusal(tmp_path, f"{ONE}key_groups:\n  {groups}\n")
 
 
 def test_keys_of_the_environment(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""What every section of the configuration is, and the sections about API keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.config.values import Name
+
+Limit = Annotated[int, Field(ge=0)]
+Priority = Annotated[int, Field(ge=-1000, le=1000)]
+# Bounds, so that no key has to wait for thousands of the others' turns.
+Weight = Annotated[float, Field(ge=0.01, le=100)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+    where: ClassVar[str] = "at the top level"
+
+
+class RateLimits(Section):
+    where = "in rate_limits"
+
+    requests_per_minute: Limit = Field(default=0, description="Requests per minute and key; 0 is no limit.")
+    tokens_per_minute: Limit = Field(
+        default=0, description="Prompt and completion tokens per minute and key; 0: no limit."
+    )
+    concurrent_requests: Limit = Field(
+        default=0, description="Requests of a key at the same time; 0 is no limit."
+    )
+
+
+class KeyTerms(Section):
+    """What a key may. None: what its group says, else rate_limits, a weight of 1 and a priority of 0."""
+
+    where = "in a key's line"
+
+    requests_per_minute: Limit | None = Field(
+        default=None, description="As in `rate_limits`, for each of its keys; null is what stands there."
+    )
+    tokens_per_minute: Limit | None = Field(default=None, description="As in `rate_limits`.")
+    concurrent_requests: Limit | None = Field(default=None, description="As in `rate_limits`.")
+    weight: Weight | None = Field(
+        default=None, description="Share of each of its keys in the work when keys compete; null is 1."
+    )
+    priority: Priority | None = Field(
+        default=None,
+        description="Lowest `priority`, which is the most urgent, that a request may ask for; null is 0.",
+    )
+
+
+class KeyGroup(KeyTerms):
+    where = "in a group of key_groups"
+
+    keys: tuple[Name, ...] = Field(
+        default=(),
+        strict=False,
+        description="Names of keys that are in it, beside those whose line says `group=`:"
+        " `key-1` of VERBATIM_API_KEYS, say, or `anonymous`, who asks a server without keys.",
+    )
