@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.access.keys import digest
-from server.engine.base import Phase, Status
+from server.config.loading import KeyGroup
+from server.engine.base import Phase, Requester, Status
 from server.http.border import PREFIXES
 from tests.helpers import (
     ASK,
@@ -283,6 +284,20 @@ async def test_key_file_that_cannot_be_read(directory: Path, tmp_path: Path) -> 
         file.unlink()
         assert "verbatim_keys_file_ok 0.0" in (await client.get("/metrics")).text
         assert (await client.post(URL, json=ASK)).status_code == 200
+
+
+@pytest.mark.parametrize(("lowest", "asked", "meant"), [(0, None, 0), (0, 7, 7), (-5, -5, -5), (3, None, 3)])
+async def test_whose_turn_it_is(directory: Path, lowest: int, asked: int | None, meant: int) -> None:
+    """The engine's queue is told the key, its weight, and the request's priority: one that its key may ask
+    for, and where it asks for none, the most urgent up to 0."""
+    group = KeyGroup(keys=("key-1",), weight=2.0, priority=lowest)
+    app = app_of(served(directory, engine := Engine()), api_keys=("key",), key_groups={"g": group})
+    async with running(app) as client:
+        reply = await client.post(URL, json=ASK if asked is None else ASK | {"priority": asked})
+        refused = await client.post(URL, json=ASK | {"priority": lowest - 1})
+    assert (reply.status_code, engine.jobs[0].requester) == (200, Requester("key-1", 2.0, meant))
+    assert (refused.status_code, len(engine.jobs)) == (400, 1)
+    assert f"must be {lowest} or more for the API key key-1" in refused.json()["message"]
 
 
 async def test_two_models(directory: Path, tmp_path: Path) -> None:
