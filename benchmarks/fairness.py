@@ -3,9 +3,9 @@
     python -m benchmarks.fairness [--json FILE] [--requests 1000] [--max-num-seqs 64] [--probes 20]
 
 On the real engine with the built-in model: key `flood` asks for many long completions at once; key `other`
-asks for a short one now and then. TTFT is from the sending of the request to the first chunk. In the same run:
-the server idle; the flood and `other`; the flood and the same short request with the flood's own key, which is
-how every other key fared while the queue did not know keys. A step is the time between two tokens of a stream.
+asks for a short one now and then. TTFT is from the sending of the request to the first chunk. In the same
+run: the server idle; the flood and `other`; the flood and the same short request with the flood's own key,
+which is how every other key fared while the queue did not know keys. A step is the time between two tokens.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from server.engine.losses import LossMetrics
 from server.engine.vllm.processes import SHARED_METRICS
 from server.engine.vllm.stats import EngineMetrics
 
-M = TypeVar("M", Counter, Histogram)
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -77,6 +77,13 @@ class Metrics:
         self.in_flight = Gauge(
             "verbatim_requests_in_flight",
             "Requests being answered",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.waiting = Gauge(
+            "verbatim_candidates_waiting",
+            "Candidates that wait here for their turn, besides those that wait in the engine",
+            ("model",),
             registry=registry,
             multiprocess_mode="livesum",
         )

@@ -80,6 +80,9 @@ class State:
         """A request has begun or ended."""
         self.in_flight += change
         self.metrics.in_flight.set(self.in_flight)
+        for model in self.models.values():
+            waiting = self.metrics.of(self.metrics.waiting, model.id)
+            waiting.set(model.engine.work.turns.num_waiting)
 
     def record(self, exchange: Exchange) -> None:
         """Count a completion request that has ended."""
