@@ -20,6 +20,8 @@ from server.engine.vllm.wire import (
     ABORT,
     ADD,
     DEAD,
+    QUESTION,
+    UTILITY,
     CoreOutput,
     CoreOutputs,
     CoreParams,
@@ -166,6 +168,21 @@ def test_aborts_arrive() -> None:
     from vllm.v1.serial_utils import MsgpackDecoder
 
     assert MsgpackDecoder().decode([encode(["a", "b"])]) == ["a", "b"]
+
+
+def test_a_question_and_its_answer_arrive() -> None:
+    """vLLM's engine has the method that is asked for, and its answer can be read."""
+    from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequestType, UtilityOutput
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder, UtilityResult
+
+    assert EngineCoreRequestType.UTILITY.value == UTILITY
+    client, call, method, arguments = MsgpackDecoder().decode([encode((0, 0, QUESTION, ()))])
+    assert (client, call, [*arguments]) == (0, 0, [])
+    assert callable(getattr(EngineCoreProc, method))
+    answer = UtilityOutput(call_id=0, result=UtilityResult(False))
+    read = decode(MsgpackEncoder().encode(EngineCoreOutputs(utility_output=answer)))
+    assert (read.utility_output is not None, read.outputs) == (True, [])
 
 
 def test_the_state_of_an_engine_arrives() -> None:

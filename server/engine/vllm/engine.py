@@ -15,8 +15,8 @@ from server.config.settings import ModelSettings
 from server.engine.base import Death, EngineOutput, Job, Phase, Report, Sink, Status
 from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
-from server.engine.vllm.processes import KILLED_S, EngineProcess, News, Order, num_threads
-from server.engine.vllm.pulse import Pulse, Vitals, vitals_of
+from server.engine.vllm.processes import BEAT, KILLED_S, EngineProcess, News, Order, num_threads
+from server.engine.vllm.pulse import Processes, Pulse, Vitals
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
 from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
@@ -80,6 +80,7 @@ class VLLMEngine:
             failures=link.folder / "failures",
         )
         self._watching = watching = asyncio.create_task(self._watch(order, report, client))
+        self._processes = Processes(order.failures.with_name(BEAT))
         self._feeling = asyncio.create_task(self._feel())
         await self._connected(link, watching)
         client.listen(self._dying)
@@ -170,7 +171,7 @@ class VLLMEngine:
         self._process.kill()
 
     def _look(self) -> Vitals:
-        return vitals_of(self._process.pid or 0)
+        return self._processes.look(self._process.pid or 0)
 
     def _is_answered(self) -> bool:
         assert self._client is not None, "started"

@@ -28,6 +28,8 @@ from server.errors import ConfigurationError
 from server.observe.versions import CPU_BUILD, installed
 
 NUMA = "libnuma.so.1"
+# In the names of the threads that carry vLLM's messages.
+TALKERS = ("process_input_sockets", "process_output_sockets")
 
 
 def main() -> None:
@@ -46,6 +48,7 @@ def main() -> None:
         say(News(loading=True))
         config, executor = engine_config(order.model, order.context_size)
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
+        threading.excepthook = _end_with_a_thread(say)
         threading.Thread(target=_answer_handshake, args=(order, is_made), daemon=True).start()
         with contextlib.suppress(SystemExit):  # vLLM's way to end
             EngineCoreProc.run_engine_core(
@@ -170,6 +173,20 @@ def _own_standard_output() -> Callable[[News], None]:
         news.flush()
 
     return say
+
+
+def _end_with_a_thread(say: Callable[[News], None]) -> Callable[[threading.ExceptHookArgs], None]:
+    """What to do when a thread has failed: if it is one of vLLM's that read or write messages, end. vLLM
+    itself would go on, and hear or say nothing any more."""
+
+    def failed(what: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(what)
+        name = what.thread.name if what.thread is not None else ""
+        if what.exc_value is not None and any(talker in name for talker in TALKERS):
+            say(News(error=f"a thread of it that carries messages has failed: {why(what.exc_value).reason}"))
+            os._exit(1)
+
+    return failed
 
 
 def _answer_handshake(order: Order, is_made: threading.Event) -> None:

@@ -23,7 +23,7 @@ import psutil
 from pydantic import BaseModel
 
 from server.config.settings import ModelSettings
-from server.engine.vllm.failures import note_failures
+from server.engine.vllm.failures import NOTES, note_failures
 from server.observe.versions import CPU_BUILD, installed
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ HOST = ("-m", "server.engine.vllm.host")
 POLL_S = 0.01
 KILLED_S = 10.0  # more needs one that waits in the kernel, for a driver say
 LAST_WORDS_S = 0.5  # for what a process has said before its end to be read
+BEAT = "beat"  # a file beside that for failures, which every process of an engine touches while it can
+BEAT_S = 0.5
 THREADS = "OMP_NUM_THREADS"
 SPIN = "GOMP_SPINCOUNT"  # how often a thread looks before it sleeps; of itself as long as milliseconds
 
@@ -209,7 +211,7 @@ def num_threads(model: ModelSettings) -> int:
 
 def follow_server() -> None:
     """Plugin of vLLM's, in each of its processes: end it when the server has ended, or the process that has
-    started it; and note what it fails with."""
+    started it; note what it fails with; and show that it still gets a processor."""
     note_failures()
     server = int(os.environ.get(SERVER_PID, "0"))
     if server == 0:
@@ -225,5 +227,8 @@ def follow_server() -> None:
 
 
 def _end_with(server_fd: int) -> None:
-    select.select([server_fd], [], [])
+    while not select.select([server_fd], [], [], BEAT_S)[0]:
+        if failures := os.environ.get(NOTES):
+            with contextlib.suppress(OSError):  # the server has ended it, and tidied up
+                Path(failures).with_name(BEAT).touch()
     os.kill(os.getpid(), signal.SIGKILL)

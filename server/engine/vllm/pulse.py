@@ -2,7 +2,9 @@
 
 A step may take long for good reasons: a long prompt on a machine that has other work. So time alone convicts
 nobody: an engine hangs that gave no sign of life for hang_timeout_s and has had the processor all the while
-(it turns in a circle), or not at all (it waits for something that never comes); or ten times as long.
+(it turns in a circle), or not at all (it waits for something that never comes); or ten times as long. An
+engine whose processes do not run at all, not even the thread in each that touches a file twice a second
+(processes.py), is stopped: that is seen within five seconds, and is no wait for a GPU, however long.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 LOOK_S = 1.0
-# Without an answer and without any time on a processor, it is stopped, by whatever means.
+RELIST_S = 15.0  # which processes it has: all of the machine's are gone through for that
+# Without an answer, a beat, or any time on a processor, it is stopped, by whatever means.
 STOPPED_S = 4.0
 NO_CPU_S = 0.015  # the kernel counts in hundredths
 # Shares of the time on all its processors that are as good as all of it, and as none.
@@ -26,25 +30,42 @@ ENOUGH = 10  # times hang_timeout_s
 @dataclass(frozen=True, slots=True)
 class Vitals:
     """Of all processes of an engine. is_stopped: one of them is, as by SIGSTOP. cpu_s: their time on
-    processors, so far."""
+    processors, so far. beat: when one of them last showed that it runs, by whatever clock; 0: never."""
 
     is_stopped: bool
     cpu_s: float
+    beat: int = 0
 
 
-def vitals_of(pid: int) -> Vitals:
-    """pid: of the first of its processes. Raises psutil.Error where it has ended."""
-    first = psutil.Process(pid)
-    is_stopped, cpu_s = False, 0.0
-    for process in (first, *first.children(recursive=True)):
+class Processes:
+    """Of one engine, seen from outside. beat: the file that they touch."""
+
+    def __init__(self, beat: Path) -> None:
+        self._beat = beat
+        self._processes: list[psutil.Process] = []
+        self._listed_at = -RELIST_S
+
+    def look(self, pid: int) -> Vitals:
+        """pid: of the first of them. Raises psutil.Error where it has ended."""
+        if (now := time.monotonic()) >= self._listed_at + RELIST_S:
+            first = psutil.Process(pid)
+            self._processes, self._listed_at = [first, *first.children(recursive=True)], now
+        is_stopped, cpu_s = False, 0.0
+        for process in self._processes:
+            try:
+                with process.oneshot():
+                    times = process.cpu_times()
+                    is_stopped |= process.status() == psutil.STATUS_STOPPED
+                    cpu_s += times.user + times.system
+            except psutil.NoSuchProcess:
+                self._listed_at = -RELIST_S
+                if process.pid == pid:
+                    raise
         try:
-            with process.oneshot():
-                times = process.cpu_times()
-                is_stopped |= process.status() == psutil.STATUS_STOPPED
-                cpu_s += times.user + times.system
-        except psutil.NoSuchProcess:
-            continue
-    return Vitals(is_stopped, cpu_s)
+            beat = self._beat.stat().st_mtime_ns
+        except OSError:
+            beat = 0
+        return Vitals(is_stopped, cpu_s, beat)
 
 
 @dataclass(slots=True)
@@ -89,7 +110,8 @@ class Pulse:
         self._has_stepped = has_stepped
         self._hang_timeout_s = hang_timeout_s
         self._num_threads = num_threads
-        self._answer, self._step = Silence(), Silence()
+        self._answer, self._step, self._run = Silence(), Silence(), Silence()
+        self._beat = 0
         self._was_stopped = False
         self.is_up = False
 
@@ -115,12 +137,14 @@ class Pulse:
         was_stopped, self._was_stopped = self._was_stopped, vitals.is_stopped
         if was_stopped and vitals.is_stopped:
             return "a process of it is stopped"
-        if not self.is_up:
-            return ""
-        self._answer.tick(passed_s, vitals.cpu_s, alive=self._is_answered())
-        self._step.tick(passed_s, vitals.cpu_s, alive=self._has_stepped())
-        if self._answer.seconds >= STOPPED_S and vitals.cpu_s - self._answer.cpu_before_s <= NO_CPU_S:
-            return f"it got no time on a processor for {self._answer.seconds:.0f} s"
+        signs = (self._is_answered(), self._has_stepped()) if self.is_up else (True, True)
+        for silence, sign in zip((self._answer, self._step), signs, strict=True):
+            silence.tick(passed_s, vitals.cpu_s, alive=sign)
+        self._run.tick(passed_s, vitals.cpu_s, alive=vitals.beat != self._beat)
+        self._beat = vitals.beat
+        stood_s = min(self._answer.seconds, self._run.seconds)
+        if stood_s >= STOPPED_S and vitals.cpu_s - self._answer.cpu_before_s <= NO_CPU_S:
+            return f"it got no time on a processor for {stood_s:.0f} s"
         for silence, what in ((self._answer, "did not answer"), (self._step, "had work and made no step")):
             if silence.convicts(vitals.cpu_s, self._hang_timeout_s, self._num_threads):
                 return f"it {what} for {silence.seconds:.0f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+import server.engine.vllm.engine as engine_module
+import server.engine.vllm.pulse as pulse_module
 from server.config.settings import ModelSettings
-from server.engine.base import Phase, Status
+from server.contract.params import GenerationParams
+from server.engine.base import Job, Phase, Status
 from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.processes import EngineProcess
 from server.engine.vllm.stats import EngineMetrics
@@ -42,14 +46,39 @@ time.sleep({seconds})
 print({news!r}, flush=True)
 context.destroy()
 """
+# Is ready at once, and does this with what it gets after.
+THEN = """
+import json, os, sys, time, msgspec, zmq
+from server.engine.vllm.failures import NOTES
+from server.engine.vllm.processes import follow_server
+from server.engine.vllm.wire import UTILITY, CoreOutputs
+order = json.loads(sys.stdin.readline())
+os.environ[NOTES] = order["failures"]
+{before}
+context = zmq.Context()
+inputs, outputs = context.socket(zmq.DEALER), context.socket(zmq.PUSH)
+inputs.identity = bytes(2)
+inputs.connect(order["inputs"][0])
+outputs.connect(order["outputs"][0])
+inputs.send(b"")
+while True:
+    kind, data = inputs.recv_multipart()
+    {then}
+"""
+BEATS = "follow_server()"
+ANSWER = "outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0])))"
+JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10)
+NOTHING = "(did not answer|had work and made no step)"
 DEAD = 'b"ENGINE_CORE_DEAD"'
 STEP = "msgspec.msgpack.encode(CoreOutputs(outputs=[CoreOutput(name, [1], {fields})]))"
 
 
 @asynccontextmanager
-async def engine(program: str) -> AsyncIterator[tuple[VLLMEngine, list[Status]]]:
+async def engine(
+    program: str, *, hang_timeout_s: float = 20.0
+) -> AsyncIterator[tuple[VLLMEngine, list[Status]]]:
     stats = EngineMetrics(CollectorRegistry()).of("m")
-    made = VLLMEngine(ModelSettings(id="m", path=Path("m")), 64, stats)
+    made = VLLMEngine(ModelSettings(id="m", path=Path("m")), 64, stats, hang_timeout_s=hang_timeout_s)
     made._process = EngineProcess(["-c", program])
     try:
         yield made, []
@@ -102,3 +131,53 @@ async def test_an_engine_that_dies_in_the_warm_up(message: str, seconds: float, 
     async with engine(ANSWERS.format(message=message, seconds=seconds, news=news)) as (made, seen):
         with pytest.raises(EngineFailed, match=rf"^{how}$"):
             await asyncio.wait_for(made.start(seen.append), 30)
+
+
+@pytest.fixture
+def ready_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No warm-up; and an engine is looked at twenty times a second."""
+    monkeypatch.setattr(engine_module, "warm_up_jobs", lambda context_size: [])
+    monkeypatch.setattr(pulse_module, "LOOK_S", 0.05)
+    monkeypatch.setattr(pulse_module, "STOPPED_S", 1.2)
+
+
+@pytest.mark.usefixtures("ready_at_once")
+@pytest.mark.parametrize(
+    ("before", "then", "how"),
+    [
+        ("", "os.kill(os.getpid(), 19)", "a process of it is stopped"),
+        ("", "time.sleep(60)", "it got no time on a processor for 1 s"),
+        (BEATS, "time.sleep(60)", f"it {NOTHING} for . s"),
+        (BEATS, "while True: pass", f"it {NOTHING} for . s"),
+        (BEATS, f"if kind == UTILITY: {ANSWER}", "it had work and made no step for . s"),
+    ],
+    ids=["stopped", "frozen", "waits", "turns", "does nothing"],
+)
+async def test_an_engine_that_hangs(before: str, then: str, how: str) -> None:
+    """Is killed, and its death says that it hung and how."""
+    async with engine(THEN.format(before=before, then=then), hang_timeout_s=2.0) as (made, seen):
+        made._pulse._num_threads = 1
+        await made.start(seen.append)
+        made.submit(JOB, lambda output: None)
+        death = await asyncio.wait_for(made.died(), 30)
+    assert re.fullmatch(f"the engine hangs: {how}", death.how)
+    assert death.is_hang
+
+
+@pytest.mark.usefixtures("ready_at_once")
+async def test_an_engine_that_answers_and_has_nothing_to_do_lives() -> None:
+    """Also for longer than hang_timeout_s."""
+    program = THEN.format(before=BEATS, then=f"if kind == UTILITY: {ANSWER}")
+    async with engine(program, hang_timeout_s=0.3) as (made, seen):
+        await made.start(seen.append)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.died(), 2)
+
+
+@pytest.mark.usefixtures("ready_at_once")
+async def test_an_engine_that_loads_may_stand_still() -> None:
+    """Before it is ready nothing is asked of it."""
+    program = THEN.format(before="time.sleep(1.5)", then=ANSWER)
+    async with engine(program, hang_timeout_s=0.2) as (made, seen):
+        await made.start(seen.append)
+    assert seen[-1].phase is Phase.READY

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from server.config.settings import ModelSettings
 from server.engine.vllm import host
+from server.engine.vllm.processes import News
 from server.errors import ConfigurationError
 
 
@@ -37,3 +40,31 @@ def test_every_start_draws_differently() -> None:
     assert len(seeds) == 4
     assert all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in seeds)  # as NumPy takes them
     assert seed_of(seed=7) == 7
+
+
+def failing(name: str) -> threading.ExceptHookArgs:
+    """What the hook is told of a thread of that name which has failed."""
+    error = ValueError("extra field")
+    thread = threading.Thread(name=name)
+    return threading.ExceptHookArgs((ValueError, error, None, thread))
+
+
+def test_the_engine_ends_with_a_thread_that_carries_its_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says why: vLLM would go on, and hear nothing more."""
+    said, ends = list[News](), list[int]()
+    monkeypatch.setattr(os, "_exit", ends.append)
+    hook = host._end_with_a_thread(said.append)
+    hook(failing("Thread-3 (process_input_sockets)"))
+    assert ends == [1]
+    assert said == [News(error="a thread of it that carries messages has failed: extra field")]
+
+
+def test_it_does_not_end_with_another_thread(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library's, which fails as it would without us: with a traceback."""
+    said, ends = list[News](), list[int]()
+    monkeypatch.setattr(os, "_exit", ends.append)
+    host._end_with_a_thread(said.append)(failing("Thread-4 (monitor)"))
+    assert (said, ends) == ([], [])
+    assert "Exception in thread Thread-4 (monitor)" in capsys.readouterr().err

@@ -13,7 +13,17 @@ import pytest
 import zmq
 
 from server.engine.vllm.link import SEND_TOGETHER, Link, inputs_of, outputs_of
-from server.engine.vllm.wire import ABORT, ADD, DEAD, CoreOutput, CoreOutputs, CoreParams, CoreRequest
+from server.engine.vllm.wire import (
+    ABORT,
+    ADD,
+    DEAD,
+    QUESTION,
+    UTILITY,
+    CoreOutput,
+    CoreOutputs,
+    CoreParams,
+    CoreRequest,
+)
 from tests.helpers import until
 
 
@@ -139,6 +149,25 @@ async def test_an_error_of_ours_is_the_end_too() -> None:
         link.listen(take, lambda: deaths.append(True))
         outputs.send(step("a"))
         await until(lambda: bool(deaths))
+    link.close()
+
+
+async def test_a_question_is_open_until_it_is_answered() -> None:
+    """The engine gets it as vLLM's message of that kind; its answer is none of the steps."""
+    link, calls = Link(), list[list[CoreOutputs]]()
+    with engine(link) as (inputs, outputs):
+        await link.connected()
+        link.listen(calls.append, lambda: None)
+        assert link.is_answered
+        link.ask()
+        ((kind, data),) = await received(inputs, 1)
+        assert (kind, msgspec.msgpack.decode(data)) == (UTILITY, [0, 0, QUESTION, []])
+        outputs.send(step("a"))
+        await until(lambda: link.num_steps == 1)
+        assert not link.is_answered
+        outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, False]])))
+        await until(lambda: link.is_answered)
+        assert (link.num_steps, len(calls)) == (1, 1)
     link.close()
 
 

@@ -17,7 +17,9 @@ import pytest
 import uvloop
 
 from server.config.settings import ModelSettings
-from server.engine.vllm.processes import EngineProcess, News, Order, environment
+from server.engine.vllm.failures import NOTES
+from server.engine.vllm.processes import BEAT, SERVER_PID, EngineProcess, News, Order, environment
+from tests.serving import wait_for
 
 # Says which process it is, and the number of its child, which holds its standard output open.
 FORKS = """
@@ -186,3 +188,14 @@ def test_nothing_is_imported_from_where_the_server_was_started(tmp_path: Path) -
     environ = environment(os.environ, ModelSettings(id="m", path=tmp_path))
     ran = subprocess.run([sys.executable, "-m", "server.errors"], cwd=tmp_path, env=environ, check=False)
     assert ran.returncode == 0
+
+
+def test_an_engines_processes_show_that_they_run(tmp_path: Path) -> None:
+    """They touch a file again and again, beside that for what they fail with."""
+    beat, environ = tmp_path / BEAT, os.environ | {SERVER_PID: str(os.getpid()), NOTES: str(tmp_path / "f")}
+    code = "import time; from server.engine.vllm.processes import *; follow_server(); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], env=environ) as process:
+        wait_for(beat.exists, SOON_S)
+        first = beat.stat().st_mtime_ns
+        wait_for(lambda: beat.stat().st_mtime_ns > first, SOON_S)
+        process.kill()
