@@ -32,7 +32,8 @@ ROOMS = {
     "server.engine": "base losses ticket turns work supervisor",
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures processes pulse host link stats running client engine attached"
+        "warmup wire translate failures processes pulse standby host link stats running client engine"
+        " attached"
     ),
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",

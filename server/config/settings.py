@@ -96,6 +96,10 @@ class ModelSettings(Section):
     devices: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), strict=False, description="GPU numbers as nvidia-smi shows them; empty is all of them."
     )
+    standby: bool = Field(
+        default=False,
+        description="Keep a further process ready, so that an engine that was lost is back at once.",
+    )
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU only: memory for the KV cache, GiB.")
     defaults: Defaults = Field(default=Defaults(), description="What a request gets that does not say.")
     limits: Limits = Field(default=Limits(), description="What one request may ask for.")

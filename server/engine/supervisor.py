@@ -76,6 +76,11 @@ class Supervisor:
         """Whether an engine was lost a moment ago, and another one is expected."""
         return self._lost_at is not None and time.monotonic() - self._lost_at < PATIENCE_S
 
+    @property
+    def is_restart(self) -> bool:
+        """Whether the next engine to be ready follows one that was."""
+        return self._lost_at is not None
+
     async def run(self) -> None:
         """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help, and
         EngineFailed where none has helped."""

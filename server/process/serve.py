@@ -20,6 +20,7 @@ from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine, Phase, Status
 from server.engine.served import ServedModel, load_models
 from server.engine.vllm.engine import VLLMEngine
+from server.engine.vllm.standby import Standby
 from server.errors import ConfigurationError
 from server.http.app import build_app
 from server.http.metrics import Metrics
@@ -46,9 +47,18 @@ def serve(settings: Settings, file: Path | None = None) -> None:
         workers = stack.enter_context(Workers(settings, ports[1:]))
         metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
 
+        standbys = {model.id: Standby(model) for model in settings.models if model.standby}
+
         def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
-            stats, links = metrics.engines.of(model.id), workers.links(number)
-            return VLLMEngine(model, context_size, stats, links, hang_timeout_s=settings.hang_timeout_s)
+            return VLLMEngine(
+                model,
+                context_size,
+                metrics.engines.of(model.id),
+                workers.links(number),
+                hang_timeout_s=settings.hang_timeout_s,
+                warms_up=not models[number].engine.is_restart,
+                standby=standbys.get(model.id),
+            )
 
         models = load_models(settings, make_vllm)
         for model in models:
@@ -60,6 +70,7 @@ def serve(settings: Settings, file: Path | None = None) -> None:
         app = build_app(settings, models, metrics, attestation)
         state: State = app.state.server
         beside = [_run_model(model, models, attestation) for model in models]
+        beside += [standby.run() for standby in standbys.values()]
         beside += [workers.run(), _tell_progress(state, ports[0])]
         if attestation:
             beside.append(_tell_attestation(attestation, workers))

@@ -17,6 +17,7 @@ from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
 from server.engine.vllm.processes import BEAT, KILLED_S, EngineProcess, News, Order, num_threads
 from server.engine.vllm.pulse import Processes, Pulse, Vitals
+from server.engine.vllm.standby import Standby
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
 from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
@@ -33,7 +34,8 @@ class VLLMEngine:
 
     context_size: most tokens of prompt and completion together. stats: the model's metrics. workers: the
     folders of the links of other processes, which are clients of the engine too. hang_timeout_s: without a
-    sign of life (pulse.py); 0: it may take as long as it likes.
+    sign of life (pulse.py); 0: it may take as long as it likes. warms_up: before it is ready. One that
+    follows another does not: the requests that wait for it come first. standby: where its process comes from.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class VLLMEngine:
         workers: Sequence[Path] = (),
         *,
         hang_timeout_s: float = 20.0,
+        warms_up: bool = True,
+        standby: Standby | None = None,
     ) -> None:
         self.settings = settings
         self.context_size = context_size
@@ -51,6 +55,8 @@ class VLLMEngine:
         self._process = EngineProcess()
         self._news = News()  # the last that it said
         self._workers = workers
+        self._warms_up = warms_up
+        self._standby = standby
         self._client: EngineClient | None = None
         self._is_ready = False
         self._watching: asyncio.Task[str] | None = None  # the life of the process
@@ -68,6 +74,8 @@ class VLLMEngine:
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
         self._stats.stopped()  # its gauges are there from the beginning
+        if self._standby is not None:
+            self._process = self._standby.take()
         link = Link()
         self._client = client = EngineClient(link, self._stats)
         clients = [link.folder, *self._workers]
@@ -85,12 +93,15 @@ class VLLMEngine:
         await self._connected(link, watching)
         client.listen(self._dying)
         try:
-            await self._unless_it_ends(self._warm_up(report), watching)
+            if self._warms_up:
+                await self._unless_it_ends(self._warm_up(report), watching)
         except RequestFailure as failure:
             cause = failure.cause if isinstance(failure, InternalError) else failure.message
             raise EngineFailed(f"while warming up: {cause}") from None
         self._is_ready = self._pulse.is_up = True
         report(Status(Phase.READY))
+        if self._standby is not None:
+            self._standby.want()
 
     def submit(self, job: Job, sink: Sink) -> None:
         assert self._client is not None, "started"

@@ -102,17 +102,23 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._ended: asyncio.Task[int] | None = None
 
-    async def start(self, order: Order) -> AsyncIterator[News]:
-        """Start it. Gives what it says until it ends."""
+    async def launch(self, model: ModelSettings) -> asyncio.Task[int]:
+        """Start it, without an order: it makes itself ready for one. Returns its life."""
         self._process = process = await asyncio.create_subprocess_exec(
             *(sys.executable, *self._program),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=environment(os.environ, order.model),
+            env=environment(os.environ, model),
             start_new_session=True,  # Ctrl-C is the server's to pass on
         )
-        self._ended = ended = asyncio.create_task(_end_of(process))
-        assert process.stdin is not None and process.stdout is not None  # noqa: PT018
+        self._ended = asyncio.create_task(_end_of(process))
+        return self._ended
+
+    async def start(self, order: Order) -> AsyncIterator[News]:
+        """Start it, unless that is done, and give it its order. Gives what it says until it ends."""
+        ended = self._ended or await self.launch(order.model)
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None  # noqa: PT018
         process.stdin.write(order.model_dump_json().encode() + b"\n")
         while line := await _line_before_end(process.stdout, ended):
             yield News.model_validate_json(line)
@@ -121,6 +127,10 @@ class EngineProcess:
     def pid(self) -> int | None:
         """None: not started, or over and done with."""
         return self._process.pid if self._process is not None else None
+
+    @property
+    def lives(self) -> bool:
+        return self._ended is not None and not self._ended.done()
 
     async def ended(self) -> str:
         """Return when it has ended, with a word on how."""

@@ -309,3 +309,19 @@ async def test_end_of_a_job() -> None:
         supervisor.submit(Job("k", "r", [5], GenerationParams(), (1,), max_tokens=2), collect(got))
         await until(lambda: supervisor.pending == 0)
     assert [output.finish_reason for output in got if isinstance(output, EngineOutput)] == [None, "length"]
+
+
+async def test_a_restart_is_told_from_a_start() -> None:
+    """An engine is a restart where one that was ready was lost, and not where one has not started."""
+    restarts: list[bool] = []
+
+    class Asks(Patient):
+        def make(self) -> Engine:
+            restarts.append(self.supervisor.is_restart)
+            return super().make()
+
+    async with Asks(Sick(EngineFailed("no")), engine := slow(), slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        engine.death.set()
+        await until(lambda: len(restarts) == 3)
+    assert restarts == [False, False, True]

@@ -18,6 +18,7 @@ from server.contract.params import GenerationParams
 from server.engine.base import Job, Phase, Status
 from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.processes import EngineProcess
+from server.engine.vllm.standby import Standby
 from server.engine.vllm.stats import EngineMetrics
 from server.errors import ConfigurationError, EngineFailed
 
@@ -69,6 +70,7 @@ BEATS = "follow_server()"
 ANSWER = "outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0])))"
 JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10)
 NOTHING = "(did not answer|had work and made no step)"
+MODEL = ModelSettings(id="m", path=Path("m"))
 DEAD = 'b"ENGINE_CORE_DEAD"'
 STEP = "msgspec.msgpack.encode(CoreOutputs(outputs=[CoreOutput(name, [1], {fields})]))"
 
@@ -78,7 +80,7 @@ async def engine(
     program: str, *, hang_timeout_s: float = 20.0
 ) -> AsyncIterator[tuple[VLLMEngine, list[Status]]]:
     stats = EngineMetrics(CollectorRegistry()).of("m")
-    made = VLLMEngine(ModelSettings(id="m", path=Path("m")), 64, stats, hang_timeout_s=hang_timeout_s)
+    made = VLLMEngine(MODEL, 64, stats, hang_timeout_s=hang_timeout_s)
     made._process = EngineProcess(["-c", program])
     try:
         yield made, []
@@ -181,3 +183,16 @@ async def test_an_engine_that_loads_may_stand_still() -> None:
     async with engine(program, hang_timeout_s=0.2) as (made, seen):
         await made.start(seen.append)
     assert seen[-1].phase is Phase.READY
+
+
+async def test_one_that_follows_another_does_not_warm_up() -> None:
+    """Requests wait for it: it is ready as soon as it can be sent to, and then wants a process in reserve."""
+    standby = Standby(MODEL, ["-c", ANSWERS.format(message="b''", seconds=60, news="")])
+    made = VLLMEngine(MODEL, 64, EngineMetrics(CollectorRegistry()).of("m"), warms_up=False, standby=standby)
+    seen: list[Status] = []
+    try:
+        await asyncio.wait_for(made.start(seen.append), 30)
+    finally:
+        await made.close()
+    assert [status.phase for status in seen] == [Phase.IMPORTING, Phase.READY]
+    assert standby._wanted.is_set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -68,3 +70,25 @@ def test_it_does_not_end_with_another_thread(
     host._end_with_a_thread(said.append)(failing("Thread-4 (monitor)"))
     assert (said, ends) == ([], [])
     assert "Exception in thread Thread-4 (monitor)" in capsys.readouterr().err
+
+
+# Plays vLLM: whether garbage is looked for while it is imported.
+VLLM = "import gc; print(gc.isenabled())"
+IMPORTS = """
+import gc
+from server.engine.vllm.host import import_vllm
+import_vllm()
+print(gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+
+
+def test_no_garbage_is_looked_for_in_what_stays(tmp_path: Path) -> None:
+    """Not while vLLM is imported, and in what that has made not later either."""
+    package = tmp_path / "vllm"
+    for folder in (package, package / "v1", package / "v1" / "engine"):
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+    (package / "v1" / "engine" / "core.py").write_text(VLLM)
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    said = subprocess.check_output([sys.executable, "-c", IMPORTS], env=environ, text=True)
+    assert said.split() == ["False", "True", "True"]

@@ -1,0 +1,168 @@
+"""How long a stream stands still when its engine is killed: kill -9 to the next token, by phase.
+
+    python -m benchmarks.recovery [--json FILE] [--model DIRECTORY] [--kills 3]
+
+Two servers, one after the other: as they are, and with a process in reserve (`standby: true`). Each loses its
+engine a few times, half a minute apart, so that no start is put off because the last one was a moment ago.
+The server's log tells the phases. CPU is what the new engine's process has used from the kill to the next
+token, which says more than the time on a machine that has other work as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import report
+from benchmarks.report import machine, write
+from benchmarks.servers import Server, verbatim
+
+STABLE_S = 31.0  # server/engine/supervisor.py: a life of less has ended early
+BEFORE_KILL = 20  # tokens
+GAP_S = 0.4  # longer than any step
+MODEL = "recovers"
+# A line of the log, by what it says that begins.
+LINE = re.compile(rf"^(\S+ \S+?),(\d+) \w+ +model {MODEL}: (.*?)(?: \(.*)?$", re.MULTILINE)
+BEGINS = {
+    "restarting": "noticed",
+    "importing": "importing",
+    "loading weights": "loading",
+    "warming up": "warming up",
+    "ready": "ready",
+}
+PHASES = ("noticing", "ending", "importing", "loading", "warming up", "first token")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--model", type=Path, help="a model's directory; else the built-in one")
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--without-standby", action="store_true", help="that server alone")
+    options = parser.parse_args()
+    source = {"path": str(options.model)} if options.model else {"builtin": "smollm2-135m-instruct"}
+    rows: list[dict[str, Any]] = []
+    for standby in (False,) if options.without_standby else (False, True):
+        model = {"id": MODEL, "kv_cache_gib": 0.5, **source, **({"standby": True} if standby else {})}
+        with tempfile.TemporaryDirectory() as folder, verbatim(Path(folder), [model]) as server:
+            for _ in range(options.kills):
+                time.sleep(STABLE_S)
+                rows.append({"standby": standby, **lost(server)})
+    Console().print(table(rows))
+    if options.json:
+        write(options.json, {"machine": machine("recovery"), "rows": rows})
+
+
+def lost(server: Server) -> dict[str, Any]:
+    """One kill under a stream. Times in seconds, memory in MB."""
+    engine, *reserve = hosts(server)
+    memory = reserve[0].memory_full_info() if reserve else None
+    cpu_s = -cpu_of(reserve[0]) if reserve else 0.0
+    killed = last = first = gap_s = 0.0
+    said = len(server.log.read_bytes())
+    for count, at in enumerate(tokens(server.port), 1):
+        if count == BEFORE_KILL:
+            engine.kill()
+            killed = time.time()
+        elif killed and at - last > GAP_S:
+            gap_s, first = at - last, at
+            cpu_s += cpu_of(hosts(server)[0])
+        last = at
+    begins = (
+        {"killed": killed}
+        | begun(server.log.read_bytes()[said:].decode("utf-8", "replace"))
+        | {"first token": first}
+    )
+    return {
+        "total": first - killed,
+        "gap": gap_s,
+        "phases": {
+            name: until - since
+            for name, since, until in zip(PHASES, begins.values(), [*begins.values()][1:], strict=False)
+        },
+        "cpu": cpu_s,
+        "reserve": {"rss": memory.rss / 1e6, "pss": memory.pss / 1e6, "uss": memory.uss / 1e6}
+        if memory
+        else None,
+    }
+
+
+def tokens(port: int) -> Iterator[float]:
+    """When each token of a stream arrives."""
+    body = {"model": MODEL, "prompt": "Once", "max_tokens": 200, "ignore_eos": True, "stream": True}
+    with httpx.stream(
+        "POST",
+        f"http://127.0.0.1:{port}/v1/completions",
+        json=body,
+        headers={"authorization": "Bearer any"},
+        timeout=300,
+    ) as reply:
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                assert "error" not in json.loads(line.removeprefix("data: ")), line
+                yield time.time()
+
+
+def cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def begun(log: str) -> dict[str, float]:
+    """When each phase has, by the server's log."""
+    found = {}
+    for at, ms, what in LINE.findall(log):
+        if what in BEGINS:
+            found[BEGINS[what]] = datetime.fromisoformat(f"{at}.{ms}").timestamp()
+    if "warming up" not in found:  # a restart that does not
+        ready = found.pop("ready")
+        found |= {"warming up": ready, "ready": ready}
+    return found
+
+
+def hosts(server: Server) -> list[psutil.Process]:
+    """The engine's process, and the one in reserve."""
+    return sorted(server.process.children(), key=lambda process: process.create_time())
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Medians."""
+    cells = []
+    for standby in (False, True):
+        some = [row for row in rows if row["standby"] is standby]
+        if not some:
+            continue
+        phases = [f"{median(row['phases'][name] for row in some):.2f}" for name in PHASES]
+        totals = sorted(row["total"] for row in some)
+        cells.append(
+            [
+                "yes" if standby else "no",
+                *phases,
+                f"{median(totals):.2f}",
+                f"{totals[0]:.1f}-{totals[-1]:.1f}",
+                f"{median(row['cpu'] for row in some):.1f}",
+                f"{median(row['reserve']['rss'] for row in some):.0f}" if standby else "-",
+                f"{median(row['reserve']['pss'] for row in some):.0f}" if standby else "-",
+            ]
+        )
+    columns = ("standby", *PHASES, "total", "least- most", "CPU", "RSS, MB", "PSS, MB")
+    return report.table("kill -9 to the next token, s: medians", columns, cells)
+
+
+if __name__ == "__main__":
+    main()
