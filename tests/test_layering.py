@@ -27,7 +27,7 @@ ROOMS = {
     "server.config": "values yamlfile engine_args sections settings loading",
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
-    "server.observe": "logs versions attestation",
+    "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys limits",
     "server.engine": "base losses ticket turns work supervisor",
     "server.engine.simulated": "engine",

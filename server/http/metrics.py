@@ -74,6 +74,11 @@ class Metrics:
             ("reason",),
             registry=registry,
         )
+        self.loop_stalls = Counter(
+            "verbatim_loop_stalls",
+            "Times that a process's event loop stood still for more than five seconds",
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "verbatim_requests_in_flight",
             "Requests being answered",

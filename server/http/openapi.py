@@ -55,6 +55,12 @@ MODELS_RESPONSES = _errors(401)
 ATTESTATION_RESPONSES = _errors(401, 503) | {
     404: {"model": ErrorBody, "description": "NOT_FOUND: the configuration has no `attest: true`"}
 }
+HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "a moment ago this process stood still, for how many seconds",
+        "content": {"application/json": {}},
+    }
+}
 READY_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {"description": "not yet, or no longer: how far each model is", "content": {"application/json": {}}}
 }

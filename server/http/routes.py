@@ -29,6 +29,7 @@ from server.http.openapi import (
     ATTESTATION_RESPONSES,
     COMPLETION_EXTRA,
     COMPLETION_RESPONSES,
+    HEALTH_RESPONSES,
     MODEL_RESPONSES,
     MODELS_RESPONSES,
     OF_MODEL,
@@ -104,9 +105,12 @@ async def get_model(request: Request) -> Response:
     return JSONResponse(model.entry())
 
 
-@operations.get("/health")
+@operations.get("/health", responses=HEALTH_RESPONSES)
 async def health(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+    loop = state_of(request).loop
+    if loop.is_well:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "stalled", "seconds": round(loop.last_stall_s, 1)}, 503)
 
 
 @operations.get("/ready", responses=READY_RESPONSES)

@@ -17,6 +17,7 @@ from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation, AttestedElsewhere
+from server.observe.stalls import LoopWatch
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ def exchange_of(scope: Scope) -> Exchange:
 
 @dataclass(slots=True)
 class State:
-    """The server. draining: no new completions, running ones finish."""
+    """The server. draining: no new completions, running ones finish. loop: whether this process's runs."""
 
     settings: Settings
     models: dict[str, ServedModel]
@@ -56,6 +57,10 @@ class State:
     attestation: Attestation | AttestedElsewhere | None = None
     draining: bool = False
     in_flight: int = 0
+    loop: LoopWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.loop = LoopWatch(self.metrics.loop_stalls.inc)
 
     def model(self, model_id: str, key: Key) -> ServedModel:
         """The model of that name. Raises ModelNotFound, or AccessDenied for a key that may not use it."""

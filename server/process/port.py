@@ -134,7 +134,7 @@ async def live(
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
     serving = asyncio.create_task(_serve(server, listener, None if listens_early else state))
     running = [asyncio.create_task(work) for work in beside]
-    aside = [asyncio.create_task(_settle(state)), asyncio.create_task(connections.watch())]
+    aside = [asyncio.create_task(work) for work in (_settle(state), connections.watch(), state.loop.watch())]
     stop = asyncio.create_task(signals.get())
     try:
         done, _ = await asyncio.wait({serving, stop, *running}, return_when=asyncio.FIRST_COMPLETED)

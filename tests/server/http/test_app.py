@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from server.access.keys import digest
 from server.config.loading import KeyGroup
 from server.engine.base import Phase, Requester, Status
 from server.http.border import PREFIXES
+from server.observe.stalls import UNWELL_S
 from tests.helpers import (
     ASK,
     CONTEXT_SIZE,
@@ -213,6 +215,23 @@ async def test_no_key_needed(client: httpx.AsyncClient, path: str) -> None:
     reply = await client.get(path, headers={"authorization": ""})
     assert reply.status_code == 200
     assert reply.headers["x-request-id"]
+
+
+async def test_health_is_this_processs(directory: Path) -> None:
+    """It does not depend on engines; a loop that has just stood still makes it a 503."""
+    app = app_of(served(directory, Engine()))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        assert (await client.get("/ready")).status_code == 503
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        loop = app.state.server.loop
+        loop._beat_at = time.monotonic() - 7.0
+        loop._beat()
+        reply = await client.get("/health")
+        assert (reply.status_code, reply.json()) == (503, {"status": "stalled", "seconds": 7.0})
+        assert "verbatim_loop_stalls_total 1.0" in (await client.get("/metrics")).text
+        loop._ended_at -= UNWELL_S
+        assert (await client.get("/health")).status_code == 200
 
 
 async def test_docs_without_a_network(client: httpx.AsyncClient) -> None:

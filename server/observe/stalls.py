@@ -1,0 +1,77 @@
+"""Whether this process's event loop runs: while it stands still nobody is answered, and nobody would notice.
+
+The loop shows twice a second that it runs. A thread beside it says where it stands when it does not; where
+even that thread cannot run (a library keeps the interpreter to itself, or the whole process was stopped), the
+loop finds out itself when it goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+STALL_S = 5.0
+BEAT_S = 0.5
+# How long after a stall the process counts as unwell, so that whoever asks now and then learns of it. One
+# stall is no reason to end a process that goes on: less than a prober's patience, three times ten seconds
+# mostly.
+UNWELL_S = 15.0
+
+
+class LoopWatch:
+    """on_stall: called once a stall, perhaps from another thread."""
+
+    def __init__(self, on_stall: Callable[[], None] = lambda: None) -> None:
+        self.on_stall = on_stall
+        self.last_stall_s = 0.0  # how long the last one took
+        self._ended_at = float("-inf")  # when, of time.monotonic
+        self._beat_at = 0.0
+        self._is_told = False  # of the stall that lasts
+        self._telling = threading.Lock()
+
+    @property
+    def is_well(self) -> bool:
+        return time.monotonic() - self._ended_at >= UNWELL_S
+
+    async def watch(self) -> None:
+        """The loop that this runs on, until cancelled."""
+        over, self._loop_thread = threading.Event(), threading.get_ident()
+        self._beat_at = time.monotonic()
+        threading.Thread(target=self._look, args=(over,), name="loop-watch", daemon=True).start()
+        try:
+            while True:
+                await asyncio.sleep(BEAT_S)
+                self._beat()
+        finally:
+            over.set()
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        silent_s, self._beat_at = now - self._beat_at, now
+        if silent_s >= STALL_S:
+            self._tell()
+            self.last_stall_s, self._ended_at, self._is_told = silent_s, now, False
+            log.error("the event loop goes on, after %.1f s in which nobody was answered", silent_s)
+
+    def _look(self, over: threading.Event) -> None:
+        while not over.wait(BEAT_S):
+            silent_s = time.monotonic() - self._beat_at
+            if silent_s >= STALL_S and self._tell():
+                frame = sys._current_frames().get(self._loop_thread)
+                stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+                log.error("the event loop has stood still for %.1f s, here:\n%s", silent_s, stack)
+
+    def _tell(self) -> bool:
+        """Whether it has not been told before."""
+        with self._telling:
+            is_news, self._is_told = not self._is_told, True
+        if is_news:
+            self.on_stall()
+        return is_news
