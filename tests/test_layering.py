@@ -28,7 +28,7 @@ ROOMS = {
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions stalls attestation",
-    "server.access": "terms keys limits",
+    "server.access": "terms keys memory tallies limits",
     "server.engine": "base losses ticket turns work supervisor",
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
@@ -38,8 +38,8 @@ ROOMS = {
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
-        "eager sse metrics state failures disconnect body connections protocol streaming cors border openapi"
-        " routes app"
+        "eager sse metrics state failures ratelimits disconnect body connections protocol streaming cors"
+        " border openapi routes app"
     ),
     "server.process": "descriptors port workers worker serve",
     "server.client": "endpoint printer complete",

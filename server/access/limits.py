@@ -1,82 +1,170 @@
-"""Requests and tokens per minute of one key.
+"""Requests and tokens per minute of one key, and its requests at the same time.
 
 A sliding window rather than a bucket: no 60 seconds, wherever they begin, hold more requests than the limit,
-which is what "per minute" says. Tokens are known only after a request, so the one that crosses the limit is
-let through and the next ones wait.
+which is what "per minute" says. A request's tokens are counted when it is known how many they can be at most,
+and what was not used is given back at its end; the request that crosses the limit is let through, and the
+next ones wait.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from server.access.tallies import Tallies, Tally, Window
+from server.access.terms import Key
 from server.errors import RateLimitExceeded, TokenLimitExceeded
 
-WINDOW_S = 60.0
+log = logging.getLogger(__name__)
 
 
-class Window:
-    """The sum of what was added in the last 60 seconds."""
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Of a limit per minute. reset_s: until all of it is there again."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class Allowance:
+    """What one request takes of its key's limits: this one's has none."""
+
+    def begin(self) -> None:
+        """Counts the request, or refuses it; one that is refused does not count."""
+
+    def reserve(self, tokens: int) -> None:
+        """Counts the tokens that it takes at most, or refuses it."""
+
+    def settle(self, tokens: int) -> None:
+        """Gives back what it has reserved over these."""
+
+    def end(self) -> None:
+        """It runs no more. Safe to call twice, and without begin."""
+
+    def requests_left(self) -> Left | None:
+        """None: no such limit."""
+        return None
+
+    def tokens_left(self) -> Left | None:
+        """None: no such limit."""
+        return None
+
+
+UNLIMITED = Allowance()
+
+
+class Limited(Allowance):
+    """One request of a key that has limits."""
+
+    def __init__(self, key: Key, tallies: Tallies, clock: Callable[[], float]) -> None:
+        self._key = key
+        self._tallies = tallies
         self._clock = clock
-        self._entries: deque[tuple[float, int]] = deque()  # when it ends to count, amount; oldest first
-        self._total = 0
+        self._tally: Tally | None = None
+        self._began = 0.0
+        self._reserved, self._reserved_at = 0, 0.0
+        self._runs = False
 
-    def add(self, amount: int) -> None:
-        self._entries.append((self._clock() + WINDOW_S, amount))
-        self._total += amount
+    def begin(self) -> None:
+        key, now = self._key, self._clock()
+        with self._tallies.locked() as is_locked:
+            tally = self._tally = self._open() if is_locked else None
+            if tally is None:
+                return
+            self._check_tokens(tally, now)
+            if key.requests_per_minute and tally.requests.total(now) >= key.requests_per_minute:
+                raise RateLimitExceeded(
+                    f"the API key {key.name} made its {key.requests_per_minute} requests per minute",
+                    retry_after_s=tally.requests.wait_s(key.requests_per_minute, now),
+                )
+            if key.concurrent_requests and tally.running >= key.concurrent_requests:
+                # One of so many ends after that time, on average.
+                wait_s = math.ceil(tally.mean_s / key.concurrent_requests)
+                raise RateLimitExceeded(
+                    f"the API key {key.name} has {tally.running} requests running, of"
+                    f" {key.concurrent_requests} that it may have at the same time",
+                    retry_after_s=max(wait_s, 1),
+                )
+            if key.requests_per_minute:
+                tally.requests.add(1, now)
+            tally.begin()
+        self._began, self._runs = now, True
 
-    def total(self) -> int:
+    def reserve(self, tokens: int) -> None:
+        if self._tally is None or not self._key.tokens_per_minute:
+            return
         now = self._clock()
-        while self._entries and self._entries[0][0] <= now:
-            self._total -= self._entries.popleft()[1]
-        return self._total
+        with self._tallies.locked() as is_locked:
+            if not is_locked:
+                return
+            try:
+                self._check_tokens(self._tally, now)  # others have begun meanwhile
+            except TokenLimitExceeded:
+                self._tally.requests.take_back(1, self._began, now)
+                raise
+            self._tally.tokens.add(tokens, now)
+        self._reserved, self._reserved_at = tokens, now
 
-    def wait_s(self, limit: int) -> int:
-        """Whole seconds, 1 to 60, until the sum is below the limit."""
-        left, now = self.total(), self._clock()
-        for end, amount in self._entries:
-            left -= amount
-            if left < limit:
-                wait_s = math.ceil(end - now)
-                return min(wait_s if now + wait_s >= end else wait_s + 1, 60)  # floats round
-        return 1
+    def settle(self, tokens: int) -> None:
+        unused = self._reserved - tokens
+        if self._tally is None or unused <= 0:
+            return
+        with self._tallies.locked() as is_locked:
+            if is_locked:
+                self._tally.tokens.take_back(unused, self._reserved_at, self._clock())
+        self._reserved = tokens
+
+    def end(self) -> None:
+        if self._runs and self._tally is not None:
+            self._runs = False
+            self._tally.end(self._clock() - self._began)
+
+    def requests_left(self) -> Left | None:
+        window = None if self._tally is None else self._tally.requests
+        return self._left(self._key.requests_per_minute, window)
+
+    def tokens_left(self) -> Left | None:
+        window = None if self._tally is None else self._tally.tokens
+        return self._left(self._key.tokens_per_minute, window)
+
+    def _open(self) -> Tally | None:
+        """None: a full disk has no room for a further tally. Requests are answered all the same."""
+        try:
+            return self._tallies.of(self._key.name)
+        except OSError as error:
+            log.error("requests of the API key %s are not counted: %s", self._key.name, error.strerror)
+            return None
+
+    def _left(self, limit: int, window: Window | None) -> Left | None:
+        if not limit:
+            return None
+        if window is None:  # nothing is known of it
+            return Left(limit, limit, 0.0)
+        now = self._clock()
+        return Left(limit, max(limit - window.total(now), 0), window.reset_s(now))
+
+    def _check_tokens(self, tally: Tally, now: float) -> None:
+        limit = self._key.tokens_per_minute
+        if limit and tally.tokens.total(now) >= limit:
+            raise TokenLimitExceeded(
+                f"the API key {self._key.name} used its {limit} tokens per minute",
+                retry_after_s=tally.tokens.wait_s(limit, now),
+            )
 
 
 class RateLimits:
-    """One window of requests and one of tokens for each key; a limit of 0 is none."""
+    """The limits of all keys, over all processes that share the tallies."""
 
-    def __init__(
-        self, requests_per_minute: int, tokens_per_minute: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._requests_per_minute = requests_per_minute
-        self._tokens_per_minute = tokens_per_minute
+    def __init__(self, tallies: Tallies, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tallies = tallies
         self._clock = clock
-        self._requests: dict[str, Window] = {}
-        self._tokens: dict[str, Window] = {}
 
-    def admit(self, key: str) -> None:
-        """Counts a request, or refuses it; one that is refused does not count."""
-        if self._tokens_per_minute:
-            tokens = self._tokens.get(key)
-            if tokens and tokens.total() >= self._tokens_per_minute:
-                raise TokenLimitExceeded(
-                    f"the API key {key} used its {self._tokens_per_minute} tokens per minute",
-                    retry_after_s=tokens.wait_s(self._tokens_per_minute),
-                )
-        if self._requests_per_minute:
-            requests = self._requests.setdefault(key, Window(self._clock))
-            if requests.total() >= self._requests_per_minute:
-                raise RateLimitExceeded(
-                    f"the API key {key} made its {self._requests_per_minute} requests per minute",
-                    retry_after_s=requests.wait_s(self._requests_per_minute),
-                )
-            requests.add(1)
-
-    def charge(self, key: str, tokens: int) -> None:
-        """Counts the tokens of a request, as its usage says."""
-        if self._tokens_per_minute and tokens > 0:
-            self._tokens.setdefault(key, Window(self._clock)).add(tokens)
+    def of(self, key: Key) -> Allowance:
+        """For one request of that key."""
+        if key.requests_per_minute or key.tokens_per_minute or key.concurrent_requests:
+            return Limited(key, self._tallies, self._clock)
+        return UNLIMITED

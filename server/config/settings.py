@@ -287,12 +287,6 @@ class Settings(Section):
                 " could use this server; name the origins, or make a key with `verbatim keys new`",
                 "cors_origins",
             )
-        if self.workers > 1 and self.rate_limits != RateLimits():
-            raise MisplacedError(
-                f"workers is {self.workers}, but rate_limits are counted in one process; use workers: 1, or"
-                " have the load balancer limit requests",
-                "workers",
-            )
         group_of: dict[str, str] = {}
         for group, terms in self.key_groups.items():
             for name in terms.keys:

@@ -90,6 +90,8 @@ class Generation:
         self.params = params
         self.num_choices = len(prompts) * params.n
         self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
+        # Of the prompts and of every candidate, if each is as long as it may be.
+        self.most_tokens = self.usage.prompt_tokens + len(prompts) * params.best_of * params.max_tokens
         self._id = request_id
         self._unique = secrets.token_hex(16)  # a client may send the same x-request-id twice at once
         self._prompts = prompts

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 from server import __version__
 from server.access.keys import Keyring
 from server.access.limits import RateLimits
+from server.access.tallies import Tallies
 from server.access.terms import Rules
 from server.config.settings import Settings
 from server.engine.served import ServedModel
@@ -31,14 +32,18 @@ def build_app(
     models: list[ServedModel],
     metrics: Metrics | None = None,
     attestation: Attestation | AttestedElsewhere | None = None,
+    tallies: Tallies | None = None,
 ) -> FastAPI:
-    """The application over models whose engines somebody else runs. app.state.server holds the one State."""
-    limits = settings.rate_limits
+    """The application over models whose engines somebody else runs. app.state.server holds the one State.
+
+    tallies: that other processes share.
+    """
+    rules = Rules(settings.rate_limits, settings.key_groups)
     state = State(
         settings=settings,
         models={model.id: model for model in models},
-        keyring=Keyring(settings.api_keys, settings.api_keys_file, Rules(limits, settings.key_groups)),
-        limits=RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
+        keyring=Keyring(settings.api_keys, settings.api_keys_file, rules),
+        limits=RateLimits(tallies or Tallies()),
         metrics=metrics or Metrics(),
         attestation=attestation,
     )

@@ -27,6 +27,7 @@ from server.errors import (
 from server.http.cors import CrossOrigin
 from server.http.disconnect import ClientLeft
 from server.http.failures import response_to
+from server.http.ratelimits import headers_of
 from server.http.state import Exchange, State, exchange_of
 from server.observe.logs import log_request
 
@@ -62,7 +63,10 @@ class Border:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status, exchange.first_byte = message["status"], time.monotonic()
-                MutableHeaders(scope=message)["x-request-id"] = exchange.request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = exchange.request_id
+                for name, value in headers_of(exchange.allowance):
+                    headers[name] = value
             await send(message)
 
         self.state.count(+1)
@@ -70,6 +74,7 @@ class Border:
             await self._inside(scope, receive, send_with_id)
         finally:
             self.state.count(-1)
+            exchange.allowance.end()
             self._note(scope, exchange)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

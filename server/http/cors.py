@@ -11,8 +11,9 @@ from starlette.types import ASGIApp
 
 from server.errors import InvalidRequest
 from server.http.failures import response_to
+from server.http.ratelimits import NAMES
 
-EXPOSED = ("x-request-id", "retry-after")  # what a page may read beside the body
+EXPOSED = ("x-request-id", "retry-after", *NAMES)  # what a page may read beside the body
 
 
 class CrossOrigin(CORSMiddleware):

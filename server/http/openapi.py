@@ -34,7 +34,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
         408: "TIMEOUT: the request was not sent whole in time",
         413: "REQUEST_TOO_LARGE",
         415: "UNSUPPORTED_ENCODING: the body is compressed otherwise than Accept-Encoding says",
-        429: "RATE_LIMIT_EXCEEDED or TOKEN_LIMIT_EXCEEDED, with Retry-After",
+        429: "RATE_LIMIT_EXCEEDED or TOKEN_LIMIT_EXCEEDED, with Retry-After and x-ratelimit-… headers",
         500: "INTERNAL_ERROR",
         503: "SERVICE_NOT_AVAILABLE: model loading, queue full or server shutting down, with Retry-After",
         504: "TIMEOUT: the configured deadline passed",

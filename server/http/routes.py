@@ -72,19 +72,23 @@ operations = APIRouter(route_class=Plain, tags=["operations"])
 async def create_completion(request: Request) -> ASGIApp:
     state, exchange = state_of(request), exchange_of(request.scope)
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
+    exchange.allowance = state.limits.of(exchange.key)
     state.check_accepting()
-    state.limits.admit(exchange.key.name)
+    exchange.allowance.begin()
     wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""
     requester = _requester(exchange.key, wanted.priority)
     generation, how = await _generation(wanted, model, exchange.request_id, requester, state.settings)
+    exchange.allowance.reserve(generation.most_tokens)
     exchange.usage = generation.usage
     reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
     deadline = _deadline(state.settings.request_timeout_s)
     if how.stream:
         return EventStream(generation, _stream(generation, reply, how), deadline)
-    return await _whole(request, generation, reply, deadline)
+    response = await _whole(request, generation, reply, deadline)
+    exchange.allowance.settle(generation.usage.total_tokens)
+    return response
 
 
 @api.get("/models", response_model=ModelList, responses=MODELS_RESPONSES, openapi_extra=WITH_KEY)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope, Send
 
 from server.access.keys import Keyring, authorize
-from server.access.limits import RateLimits
+from server.access.limits import UNLIMITED, Allowance, RateLimits
 from server.access.terms import NOBODY, Key
 from server.config.settings import Settings
 from server.engine.base import Phase
@@ -35,6 +35,7 @@ class Exchange:
     status: int = 0
     reason: str = ""
     key: Key = NOBODY
+    allowance: Allowance = UNLIMITED
     model: str = ""
     user: str = ""
     usage: Usage | None = None
@@ -104,4 +105,4 @@ class State:
         if exchange.usage is not None:
             metrics.of(metrics.prompt_tokens, *labels).inc(exchange.usage.prompt_tokens)
             metrics.of(metrics.completion_tokens, *labels).inc(exchange.usage.completion_tokens)
-            self.limits.charge(exchange.key.name, exchange.usage.total_tokens)
+            exchange.allowance.settle(exchange.usage.total_tokens)

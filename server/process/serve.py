@@ -67,7 +67,7 @@ def serve(settings: Settings, file: Path | None = None) -> None:
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None
         if attestation:
             attestation.start()
-        app = build_app(settings, models, metrics, attestation)
+        app = build_app(settings, models, metrics, attestation, workers.tallies)
         state: State = app.state.server
         beside = [_run_model(model, models, attestation) for model in models]
         beside += [standby.run() for standby in standbys.values()]

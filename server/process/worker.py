@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import uvloop
 
+from server.access.tallies import Tallies
 from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine, Status
 from server.engine.served import load_models
@@ -27,7 +28,7 @@ from server.http.metrics import Metrics
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
 from server.process.port import live
-from server.process.workers import WorkerNews, WorkerOrder, link_folder
+from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder, link_folder
 
 MAX_LINE_BYTES = 1 << 26  # an attestation names every file of weights
 
@@ -52,7 +53,8 @@ def main() -> None:
         model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
         model.engine.losses = metrics.losses.of(model.id, is_owner=False)
     attestation = AttestedElsewhere() if settings.attest else None
-    app = build_app(settings, models, metrics, attestation)
+    tallies = Tallies(order.folder / TALLIES_FILE, order.number)
+    app = build_app(settings, models, metrics, attestation, tallies)
 
     def hear(news: WorkerNews) -> None:
         if news.attestation is None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from server.access.tallies import Tallies
 from server.config.settings import Settings
 from server.engine.base import Phase, Status
 from server.engine.vllm.processes import SAFE_PATH, SERVER_PID
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 # From a worker's end to the next one's start: the first, then twice as long each time, until one has lived
 # for the last.
 AGAIN_S, AGAIN_AT_MOST_S = 1.0, 60.0
+TALLIES_FILE = "tallies"  # in the folder
 
 
 class WorkerOrder(BaseModel):
@@ -77,12 +79,14 @@ class Workers:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._news: dict[str, WorkerNews] = {}  # the last of each kind, for one that starts now
         self._is_stopping = False
+        self.tallies = Tallies()  # of the keys; in a file where there are workers
 
     def __enter__(self) -> Workers:
         self._stack = contextlib.ExitStack()
         if self._listeners:
             name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="verbatim-"))
             self.folder = Path(name)
+            self.tallies = Tallies(self.folder / TALLIES_FILE)
         for model in range(len(self._settings.models)):
             for link in self.links(model):
                 link.mkdir()
@@ -159,6 +163,7 @@ class Workers:
         code = await process.wait()
         del self._processes[number]
         forget(self.folder, process.pid)
+        self.tallies.forget(number)
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def _signal(self, number: int) -> None:

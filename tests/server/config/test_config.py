@@ -189,12 +189,6 @@ def test_loopback_needs_no_key(tmp_path: Path, host: str) -> None:
     assert load(tmp_path, ONE, host=host).host == host
 
 
-def test_limits_are_counted_in_one_process(tmp_path: Path) -> None:
-    """With several workers a key could have several times its limit."""
-    with pytest.raises(ConfigurationError, match="workers is 2, but rate_limits are counted in one process"):
-        load(tmp_path, ONE + "rate_limits: {requests_per_minute: 9}\nworkers: 2\n")
-
-
 def test_groups_of_keys(tmp_path: Path) -> None:
     """What a group does not say is None; keys of the environment can be in one."""
     settings = load(tmp_path, ONE + "key_groups:\n  slow: {weight: 0.5, keys: [key-1]}\n")

@@ -1,0 +1,80 @@
+"""Bytes that several processes read and write, with a lock that none of them can take along.
+
+The kernel frees the lock of a process that ends, and nobody waits for one that was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+# A holder of the lock needs 20 microseconds. One that was stopped in the middle must not stop the others.
+PATIENCE_S = 0.05
+PAUSE_S = 20e-6
+GIVEN_UP_S = 1.0  # for which nobody waits again
+
+
+class Memory:
+    """Of this process alone, or of all that map the file."""
+
+    def __init__(self, file: Path | None, size: int) -> None:
+        self._descriptor: int | None = None
+        self._given_up_until = 0.0
+        self.bytes: bytearray | mmap.mmap = bytearray(size)
+        if file is not None:
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.bytes = mmap.mmap(self._descriptor, self._extend(self._descriptor, size))
+
+    def grow(self, size: int) -> None:
+        """To that size at least. With the lock. Raises OSError where the disk is full."""
+        if size <= len(self.bytes):
+            return
+        if isinstance(self.bytes, bytearray):
+            self.bytes.extend(bytes(size - len(self.bytes)))
+        else:
+            assert self._descriptor is not None
+            self.bytes.resize(self._extend(self._descriptor, size))
+
+    def _extend(self, descriptor: int, size: int) -> int:
+        """The file has that size at least, and its room on the disk: where it had none, writing to memory
+        would end the process. Returns the size, which another process may have made larger."""
+        size = max(size, os.fstat(descriptor).st_size)
+        os.posix_fallocate(descriptor, 0, size)
+        return size
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Whether no other process writes meanwhile. No: one has been stopped in the middle."""
+        if self._descriptor is None:
+            yield True
+            return
+        is_locked = self._acquire(self._descriptor)
+        try:
+            yield is_locked
+        finally:
+            if is_locked:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _acquire(self, descriptor: int) -> bool:
+        end = 0.0
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            now = time.monotonic()
+            end = end or now + PATIENCE_S
+            if now < self._given_up_until:
+                return False
+            if now > end:
+                self._given_up_until = now + GIVEN_UP_S
+                log.error("a process holds the lock of the keys' limits; some requests are not counted")
+                return False
+            time.sleep(PAUSE_S)

@@ -1,0 +1,188 @@
+"""What each key has used in the last minute, and has running now, in memory that all processes share.
+
+What a process has running it notes in a place of its own, which is emptied when the process has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import struct
+from pathlib import Path
+
+from server.access.memory import Memory
+
+WINDOW_S = 60.0
+# What was added within the same second is one entry, and ends to count with the last of it: so a window has
+# this many places, however much is added. One can be used again when nothing of it counts any more.
+NUM_PLACES = 64
+MOST_PROCESSES = 64  # models.yaml's most workers
+NAME_BYTES = 104  # names have 100 characters at most, ASCII
+
+COUNT = struct.Struct("Q")  # of tallies; the head of the file
+HEAD_BYTES = 16
+END, AMOUNT = struct.Struct("d"), struct.Struct("q")
+ENDS, AMOUNTS = struct.Struct(f"{NUM_PLACES}d"), struct.Struct(f"{NUM_PLACES}q")
+RUNNING = struct.Struct("I")
+ALL_RUNNING = struct.Struct(f"{MOST_PROCESSES}I")
+
+# A tally: name, mean seconds of a request, running by process, window of requests, window of tokens.
+SECONDS_AT = NAME_BYTES
+RUNNING_AT = SECONDS_AT + END.size
+REQUESTS_AT = RUNNING_AT + ALL_RUNNING.size
+TOKENS_AT = REQUESTS_AT + ENDS.size + AMOUNTS.size
+TALLY_BYTES = TOKENS_AT + ENDS.size + AMOUNTS.size
+
+ROOM = 64  # tallies at first, and twice as many each time that they are full
+
+
+class Window:
+    """The sum of what was added in the last 60 seconds. `now` is of time.monotonic, which all processes of a
+    machine share."""
+
+    def __init__(self, memory: Memory, offset: int) -> None:
+        self._memory = memory
+        self._ends_at = offset
+        self._amounts_at = offset + ENDS.size
+
+    def add(self, amount: int, now: float) -> None:
+        place = int(now) % NUM_PLACES
+        end, before = self._place(place)
+        self._write(place, amount + (before if end > now else 0), now + WINDOW_S)
+
+    def take_back(self, amount: int, added: float, now: float) -> None:
+        """Part of what was added at that time, if it still counts."""
+        place = int(added) % NUM_PLACES
+        end, before = self._place(place)
+        if now < end < added + WINDOW_S + 2:  # else the place is another second's by now
+            self._write(place, max(before - amount, 0), end)
+
+    def total(self, now: float) -> int:
+        ends, amounts = self._all()
+        return sum(itertools.compress(amounts, map(now.__lt__, ends)))
+
+    def reset_s(self, now: float) -> float:
+        """Seconds until nothing counts any more."""
+        last: float = max(ENDS.unpack_from(self._memory.bytes, self._ends_at))
+        return max(0.0, last - now)
+
+    def wait_s(self, limit: int, now: float) -> int:
+        """Whole seconds, 1 to 60, until the sum is below the limit, if nothing is added."""
+        ends, amounts = self._all()
+        left = self.total(now)
+        for end, amount in sorted(zip(ends, amounts, strict=True)):
+            if end > now:
+                left -= amount
+                if left < limit:
+                    wait_s = math.ceil(end - now)
+                    return min(wait_s if now + wait_s >= end else wait_s + 1, 60)  # floats round
+        return 1
+
+    def _all(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        memory = self._memory.bytes
+        return ENDS.unpack_from(memory, self._ends_at), AMOUNTS.unpack_from(memory, self._amounts_at)
+
+    def _place(self, place: int) -> tuple[float, int]:
+        (end,) = END.unpack_from(self._memory.bytes, self._ends_at + END.size * place)
+        (amount,) = AMOUNT.unpack_from(self._memory.bytes, self._amounts_at + AMOUNT.size * place)
+        return end, amount
+
+    def _write(self, place: int, amount: int, end: float) -> None:
+        AMOUNT.pack_into(self._memory.bytes, self._amounts_at + AMOUNT.size * place, amount)
+        END.pack_into(self._memory.bytes, self._ends_at + END.size * place, end)
+
+
+class Tally:
+    """One key's. process: the number of this one, whose place among the running ones it alone writes to."""
+
+    def __init__(self, memory: Memory, number: int, process: int) -> None:
+        at = HEAD_BYTES + number * TALLY_BYTES
+        self.requests = Window(memory, at + REQUESTS_AT)
+        self.tokens = Window(memory, at + TOKENS_AT)
+        self._memory = memory
+        self._running_at = at + RUNNING_AT
+        self._mine_at = at + RUNNING_AT + process * RUNNING.size
+        self._seconds_at = at + SECONDS_AT
+
+    @property
+    def running(self) -> int:
+        """Requests, in all processes."""
+        return sum(ALL_RUNNING.unpack_from(self._memory.bytes, self._running_at))
+
+    def begin(self) -> None:
+        """A request runs, in this process."""
+        self._add(1)
+
+    def end(self, seconds: float) -> None:
+        """It has ended, after so long."""
+        self._add(-1)
+        mean_s = self.mean_s
+        END.pack_into(
+            self._memory.bytes, self._seconds_at, mean_s + (seconds - mean_s) * (0.2 if mean_s else 1)
+        )
+
+    @property
+    def mean_s(self) -> float:
+        """How long a request takes, the last ones above all; 0: not known."""
+        (seconds,) = END.unpack_from(self._memory.bytes, self._seconds_at)
+        return float(seconds)
+
+    def _add(self, change: int) -> None:
+        (mine,) = RUNNING.unpack_from(self._memory.bytes, self._mine_at)
+        RUNNING.pack_into(self._memory.bytes, self._mine_at, max(mine + change, 0))
+
+
+class Tallies:
+    """The keys' tallies. file: of all processes of the server; None: there is one alone. process: the number
+    of this one, below MOST_PROCESSES."""
+
+    def __init__(self, file: Path | None = None, process: int = 0) -> None:
+        assert 0 <= process < MOST_PROCESSES
+        self._memory = Memory(file, HEAD_BYTES + ROOM * TALLY_BYTES)
+        self._process = process
+        self._known: dict[str, Tally] = {}
+        self._num_seen = 0  # of those in the memory, from the first on
+
+    def locked(self) -> contextlib.AbstractContextManager[bool]:
+        """For what reads and then writes; see Memory.locked."""
+        return self._memory.locked()
+
+    def of(self, name: str) -> Tally:
+        """The tally of the key of that name, made where there is none. With the lock. Raises OSError where
+        there is no room for a further one."""
+        tally = self._known.get(name)
+        if tally is None:
+            self._look()
+            tally = self._known.get(name) or self._make(name)
+        return tally
+
+    def forget(self, process: int) -> None:
+        """That process has ended, and with it all that it had running."""
+        with self._memory.locked() as is_locked:
+            if is_locked:
+                self._look()
+        for number in range(self._num_seen):
+            at = HEAD_BYTES + number * TALLY_BYTES + RUNNING_AT + process * RUNNING.size
+            RUNNING.pack_into(self._memory.bytes, at, 0)
+
+    def _look(self) -> None:
+        """Take in what other processes have made."""
+        (count,) = COUNT.unpack_from(self._memory.bytes, 0)
+        self._memory.grow(HEAD_BYTES + count * TALLY_BYTES)
+        for number in range(self._num_seen, count):
+            at = HEAD_BYTES + number * TALLY_BYTES
+            name = bytes(self._memory.bytes[at : at + NAME_BYTES]).rstrip(b"\0").decode()
+            self._known[name] = Tally(self._memory, number, self._process)
+        self._num_seen = count
+
+    def _make(self, name: str) -> Tally:
+        number = self._num_seen
+        at = HEAD_BYTES + number * TALLY_BYTES
+        if at + TALLY_BYTES > len(self._memory.bytes):
+            self._memory.grow(HEAD_BYTES + 2 * number * TALLY_BYTES)
+        self._memory.bytes[at : at + NAME_BYTES] = name.encode().ljust(NAME_BYTES, b"\0")
+        self._num_seen = number + 1
+        COUNT.pack_into(self._memory.bytes, 0, self._num_seen)
+        tally = self._known[name] = Tally(self._memory, number, self._process)
+        return tally

@@ -1,0 +1,112 @@
+"""What keys have used, in memory that processes share. A second view of a file is another process's."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from server.access.limits import RateLimits
+from server.access.memory import Memory
+from server.access.tallies import ROOM, Tallies
+from server.access.terms import Key
+from server.errors import RateLimitExceeded
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tallies"
+
+
+def test_processes_count_together(file: Path) -> None:
+    """What one adds, and has running, another sees."""
+    first, second = Tallies(file, 0).of("a"), Tallies(file, 1).of("a")
+    first.requests.add(2, 1000.0)
+    second.requests.add(3, 1000.0)
+    first.begin()
+    second.begin()
+    assert (first.requests.total(1000.0), second.requests.total(1059.0), first.running) == (5, 5, 2)
+
+
+def test_a_key_of_each(file: Path) -> None:
+    """Tallies that others have made meanwhile are found, however many there are."""
+    ones = [Tallies(file, number) for number in range(3)]
+    names = [f"key-{number}" for number in range(4 * ROOM)]
+    for number, name in enumerate(names):
+        ones[number % 3].of(name).tokens.add(number, 1000.0)
+    for one in ones:
+        assert [one.of(name).tokens.total(1000.0) for name in names] == [*range(4 * ROOM)]
+
+
+def test_a_process_that_has_ended(file: Path) -> None:
+    """What it had running is given back, also of keys that the first process has not heard of; what it has
+    used in this minute stays."""
+    first, second = Tallies(file, 0), Tallies(file, 1)
+    of_first, of_second = first.of("a"), second.of("a")
+    of_first.begin()
+    for tally in (of_second, second.of("b")):
+        tally.begin()
+        tally.requests.add(1, 1000.0)
+    first.forget(1)
+    assert [first.of(name).running for name in "ab"] == [1, 0]
+    assert [first.of(name).requests.total(1000.0) for name in "ab"] == [1, 1]
+
+
+def hammer(file: Path, process: int, admitted: multiprocessing.SimpleQueue[int]) -> None:
+    limits, count = RateLimits(Tallies(file, process), lambda: 1000.0), 0
+    for _ in range(500):
+        try:
+            limits.of(Key("a", requests_per_minute=600)).begin()
+            count += 1
+        except RateLimitExceeded:
+            pass
+    admitted.put(count)
+
+
+def test_no_request_too_many(file: Path) -> None:
+    """Of a thousand in two processes at once exactly as many are let through as may be."""
+    context = multiprocessing.get_context("fork")
+    admitted: multiprocessing.SimpleQueue[int] = context.SimpleQueue()
+    processes = [context.Process(target=hammer, args=(file, number, admitted)) for number in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert admitted.get() + admitted.get() == 600
+
+
+def hold(file: Path, held: multiprocessing.SimpleQueue[bool]) -> None:
+    with Memory(file, 1).locked() as is_locked:
+        held.put(is_locked)
+        time.sleep(60)
+
+
+def test_one_that_is_stopped_with_the_lock(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Stops nobody: requests are let through uncounted, at once after the first; when it has been killed,
+    they count again."""
+    limits, key = RateLimits(Tallies(file)), Key("a", requests_per_minute=1, concurrent_requests=1)
+    context = multiprocessing.get_context("fork")
+    held: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
+    process = context.Process(target=hold, args=(file, held))
+    process.start()
+    try:
+        assert held.get()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with caplog.at_level(logging.ERROR):
+            for _ in range(100):
+                limits.of(key).begin()
+        assert time.monotonic() - began < 0.5
+        assert caplog.text.count("holds the lock") == 1
+    finally:
+        process.kill()
+        process.join()
+    limits.of(key).begin()
+    with pytest.raises(RateLimitExceeded):
+        limits.of(key).begin()
