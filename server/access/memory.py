@@ -5,13 +5,11 @@ The kernel frees the lock of a process that ends, and nobody waits for one that 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import logging
 import mmap
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -23,10 +21,12 @@ GIVEN_UP_S = 1.0  # for which nobody waits again
 
 
 class Memory:
-    """Of this process alone, or of all that map the file."""
+    """Of this process alone, or of all that map the file. As a context: whether no other process writes
+    meanwhile. Where that is not so, one has been stopped in the middle."""
 
     def __init__(self, file: Path | None, size: int) -> None:
         self._descriptor: int | None = None
+        self._is_locked = False
         self._given_up_until = 0.0
         self.bytes: bytearray | mmap.mmap = bytearray(size)
         if file is not None:
@@ -50,24 +50,22 @@ class Memory:
         os.posix_fallocate(descriptor, 0, size)
         return size
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[bool]:
-        """Whether no other process writes meanwhile. No: one has been stopped in the middle."""
-        if self._descriptor is None:
-            yield True
-            return
-        is_locked = self._acquire(self._descriptor)
-        try:
-            yield is_locked
-        finally:
-            if is_locked:
-                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+    def __enter__(self) -> bool:
+        self._is_locked = self._descriptor is not None and self._acquire(self._descriptor)
+        return self._is_locked or self._descriptor is None
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_locked and self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _acquire(self, descriptor: int) -> bool:
         end = 0.0
         while True:
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
                 return True
             now = time.monotonic()
             end = end or now + PATIENCE_S

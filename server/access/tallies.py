@@ -5,8 +5,6 @@ What a process has running it notes in a place of its own, which is emptied when
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import math
 import struct
 from pathlib import Path
@@ -24,6 +22,7 @@ COUNT = struct.Struct("Q")  # of tallies; the head of the file
 HEAD_BYTES = 16
 END, AMOUNT = struct.Struct("d"), struct.Struct("q")
 ENDS, AMOUNTS = struct.Struct(f"{NUM_PLACES}d"), struct.Struct(f"{NUM_PLACES}q")
+SUM = struct.Struct("ddq")  # until when it holds, the last place's end, the sum
 RUNNING = struct.Struct("I")
 ALL_RUNNING = struct.Struct(f"{MOST_PROCESSES}I")
 
@@ -31,57 +30,75 @@ ALL_RUNNING = struct.Struct(f"{MOST_PROCESSES}I")
 SECONDS_AT = NAME_BYTES
 RUNNING_AT = SECONDS_AT + END.size
 REQUESTS_AT = RUNNING_AT + ALL_RUNNING.size
-TOKENS_AT = REQUESTS_AT + ENDS.size + AMOUNTS.size
-TALLY_BYTES = TOKENS_AT + ENDS.size + AMOUNTS.size
+TOKENS_AT = REQUESTS_AT + SUM.size + ENDS.size + AMOUNTS.size
+TALLY_BYTES = TOKENS_AT + SUM.size + ENDS.size + AMOUNTS.size
 
 ROOM = 64  # tallies at first, and twice as many each time that they are full
 
 
 class Window:
     """The sum of what was added in the last 60 seconds. `now` is of time.monotonic, which all processes of a
-    machine share."""
+    machine share. What writes has the lock.
+
+    The sum is there too, with the time until which it holds: then the first of the places counts no more, and
+    it is made anew, so that nothing is wrong for long that a process left behind which was killed.
+    """
 
     def __init__(self, memory: Memory, offset: int) -> None:
         self._memory = memory
-        self._ends_at = offset
-        self._amounts_at = offset + ENDS.size
-
-    def add(self, amount: int, now: float) -> None:
-        place = int(now) % NUM_PLACES
-        end, before = self._place(place)
-        self._write(place, amount + (before if end > now else 0), now + WINDOW_S)
-
-    def take_back(self, amount: int, added: float, now: float) -> None:
-        """Part of what was added at that time, if it still counts."""
-        place = int(added) % NUM_PLACES
-        end, before = self._place(place)
-        if now < end < added + WINDOW_S + 2:  # else the place is another second's by now
-            self._write(place, max(before - amount, 0), end)
+        self._at = offset
+        self._ends_at = offset + SUM.size
+        self._amounts_at = offset + SUM.size + ENDS.size
 
     def total(self, now: float) -> int:
-        ends, amounts = self._all()
-        return sum(itertools.compress(amounts, map(now.__lt__, ends)))
+        holds_until, _, total = self._sum()
+        return total if now < holds_until else sum(amount for _, amount in self._counting(now))
 
     def reset_s(self, now: float) -> float:
         """Seconds until nothing counts any more."""
-        last: float = max(ENDS.unpack_from(self._memory.bytes, self._ends_at))
-        return max(0.0, last - now)
+        return max(0.0, self._sum()[1] - now)
 
     def wait_s(self, limit: int, now: float) -> int:
         """Whole seconds, 1 to 60, until the sum is below the limit, if nothing is added."""
-        ends, amounts = self._all()
-        left = self.total(now)
-        for end, amount in sorted(zip(ends, amounts, strict=True)):
-            if end > now:
-                left -= amount
-                if left < limit:
-                    wait_s = math.ceil(end - now)
-                    return min(wait_s if now + wait_s >= end else wait_s + 1, 60)  # floats round
+        counting = sorted(self._counting(now))
+        left = sum(amount for _, amount in counting)
+        for end, amount in counting:
+            left -= amount
+            if left < limit:
+                wait_s = math.ceil(end - now)
+                return min(wait_s if now + wait_s >= end else wait_s + 1, 60)  # floats round
         return 1
 
-    def _all(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    def add(self, amount: int, now: float) -> None:
+        holds_until, _, total = self._sum()
+        place, last_end = int(now) % NUM_PLACES, now + WINDOW_S
+        if now >= holds_until:
+            counting = self._counting(now)
+            total = sum(amount for _, amount in counting)
+            holds_until = min((end for end, _ in counting), default=last_end)
+        end, before = self._place(place)
+        self._write(place, amount + (before if end > now else 0), last_end)
+        SUM.pack_into(self._memory.bytes, self._at, holds_until, last_end, total + amount)
+
+    def take_back(self, amount: int, added: float, now: float) -> None:
+        """Part of what was added at that time, if it still counts."""
+        holds_until, last_end, total = self._sum()
+        place = int(added) % NUM_PLACES
+        end, before = self._place(place)
+        if now < end < added + WINDOW_S + 2:  # else the place is another second's by now
+            amount = min(amount, before)
+            self._write(place, before - amount, end)
+            SUM.pack_into(self._memory.bytes, self._at, holds_until, last_end, total - amount)
+
+    def _sum(self) -> tuple[float, float, int]:
+        """Until when it holds, when all of it will have ended to count, the sum."""
+        return SUM.unpack_from(self._memory.bytes, self._at)
+
+    def _counting(self, now: float) -> list[tuple[float, int]]:
+        """Until when, and how much."""
         memory = self._memory.bytes
-        return ENDS.unpack_from(memory, self._ends_at), AMOUNTS.unpack_from(memory, self._amounts_at)
+        ends, amounts = ENDS.unpack_from(memory, self._ends_at), AMOUNTS.unpack_from(memory, self._amounts_at)
+        return [one for one in zip(ends, amounts, strict=True) if one[0] > now]
 
     def _place(self, place: int) -> tuple[float, int]:
         (end,) = END.unpack_from(self._memory.bytes, self._ends_at + END.size * place)
@@ -144,9 +161,9 @@ class Tallies:
         self._known: dict[str, Tally] = {}
         self._num_seen = 0  # of those in the memory, from the first on
 
-    def locked(self) -> contextlib.AbstractContextManager[bool]:
-        """For what reads and then writes; see Memory.locked."""
-        return self._memory.locked()
+    def locked(self) -> Memory:
+        """For what reads and then writes: a context, as Memory is."""
+        return self._memory
 
     def of(self, name: str) -> Tally:
         """The tally of the key of that name, made where there is none. With the lock. Raises OSError where
@@ -159,7 +176,7 @@ class Tallies:
 
     def forget(self, process: int) -> None:
         """That process has ended, and with it all that it had running."""
-        with self._memory.locked() as is_locked:
+        with self._memory as is_locked:
             if is_locked:
                 self._look()
         for number in range(self._num_seen):

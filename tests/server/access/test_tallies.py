@@ -8,12 +8,16 @@ import os
 import signal
 import time
 from pathlib import Path
+from struct import Struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from server.access import tallies
 from server.access.limits import RateLimits
 from server.access.memory import Memory
-from server.access.tallies import ROOM, Tallies
+from server.access.tallies import ROOM, WINDOW_S, Tallies
 from server.access.terms import Key
 from server.errors import RateLimitExceeded
 
@@ -31,6 +35,52 @@ def test_processes_count_together(file: Path) -> None:
     first.begin()
     second.begin()
     assert (first.requests.total(1000.0), second.requests.total(1059.0), first.running) == (5, 5, 2)
+
+
+STEPS = st.lists(st.tuples(st.floats(0, 40), st.integers(1, 9), st.booleans()), max_size=60)
+
+
+@given(STEPS)
+def test_the_sum_of_a_minute(steps: list[tuple[float, int, bool]]) -> None:
+    """Of what was added and not taken back, each second's until a minute after the last of it."""
+    window, now, seconds = Tallies().of("a").tokens, 1000.0, dict[int, tuple[float, int]]()
+    added, much = now, 0
+    for pause, amount, takes_back in steps:
+        now += pause
+        if takes_back:
+            window.take_back(much, added, now)
+            last, before = seconds.get(int(added), (0.0, 0))
+            seconds[int(added)] = last, before - much
+            much = 0
+        else:
+            added, much = now, amount
+            window.add(amount, now)
+            seconds[int(now)] = now, seconds.get(int(now), (0.0, 0))[1] + amount
+        assert window.total(now) == sum(much for last, much in seconds.values() if last + WINDOW_S > now)
+
+
+def test_one_that_is_killed_while_it_counts(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves a sum that is wrong until the first of what it adds up has ended to count, and no longer."""
+    window = Tallies(file).of("a").tokens
+    window.add(1, 1000.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(tallies, "SUM", Killed(tallies.SUM))
+        with pytest.raises(KeyboardInterrupt):
+            window.add(5, 1010.0)
+    window = Tallies(file, 1).of("a").tokens
+    assert (window.total(1059.0), window.total(1060.0)) == (1, 5)
+    window.add(2, 1061.0)
+    assert window.total(1069.0) == 7
+
+
+class Killed:
+    """Reads, and does not come to write."""
+
+    def __init__(self, struct: Struct) -> None:
+        self.size, self.unpack_from = struct.size, struct.unpack_from
+
+    def pack_into(self, *_: object) -> None:
+        raise KeyboardInterrupt
 
 
 def test_a_key_of_each(file: Path) -> None:
@@ -81,7 +131,7 @@ def test_no_request_too_many(file: Path) -> None:
 
 
 def hold(file: Path, held: multiprocessing.SimpleQueue[bool]) -> None:
-    with Memory(file, 1).locked() as is_locked:
+    with Memory(file, 1) as is_locked:
         held.put(is_locked)
         time.sleep(60)
 
