@@ -86,14 +86,19 @@ def running(
 
 @contextmanager
 def verbatim(
-    folder: Path, models: list[dict[str, Any]], *, name: str = "ours", **settings: Any
+    folder: Path,
+    models: list[dict[str, Any]],
+    *,
+    name: str = "ours",
+    environ: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> Iterator[Server]:
     """`verbatim serve` with these models."""
     folder.mkdir(parents=True, exist_ok=True)
     port, file = free_port(), folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump({"port": port, "models": models, **settings}))
     command = [str(Path(sys.executable).with_name("verbatim")), "serve", "--config", str(file)]
-    with running(name, command, port, "/ready", folder) as server:
+    with running(name, command, port, "/ready", folder, environ) as server:
         yield server
 
 

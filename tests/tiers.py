@@ -17,6 +17,7 @@ HEAVY = frozenset({"cryptography", "torch", "transformers", "triton", "vllm"})
 SLOW = {
     "airgap": "vLLM, root, tcpdump, network namespaces",
     "bundle": "cryptography",
+    "chaos": "vLLM, root, gcc",
     "engine": "vLLM",
     "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",

@@ -108,11 +108,11 @@ async def live(
     beside: Sequence[Coroutine[Any, Any, None]],
     others: Others | None = None,
     *,
-    listens_early: bool = True,
+    patience_s: float = 0.0,
 ) -> None:
     """Serve until a signal, or until one of what runs beside has ended; raises what that raises.
 
-    listens_early: before the models are ready.
+    patience_s: how long it waits for its models before it takes connections.
     """
     connections = Connections(state.settings, state.metrics, most_connections())
     server = _Server(
@@ -132,7 +132,7 @@ async def live(
     signals: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
-    serving = asyncio.create_task(_serve(server, listener, None if listens_early else state))
+    serving = asyncio.create_task(_serve(server, listener, state, patience_s))
     running = [asyncio.create_task(work) for work in beside]
     aside = [asyncio.create_task(work) for work in (_settle(state), connections.watch(), state.loop.watch())]
     stop = asyncio.create_task(signals.get())
@@ -155,9 +155,9 @@ async def live(
     log.info("stopped")
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, state: State | None) -> None:
-    """state: to wait for, until it is ready."""
-    while state is not None and not state.ready:
+async def _serve(server: uvicorn.Server, listener: socket.socket, state: State, patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    while not state.ready and time.monotonic() < end:
         if server.should_exit:
             return
         await asyncio.sleep(POLL_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import math
 import os
 import socket
 import sys
@@ -30,6 +31,8 @@ from server.observe.attestation import AttestedElsewhere
 from server.process.port import live
 from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder, link_folder
 
+# Where the engines are ready it has them within a moment. Where they are not, clients are told so.
+FOLLOWS_S = 2.0
 MAX_LINE_BYTES = 1 << 26  # an attestation names every file of weights
 
 
@@ -64,10 +67,11 @@ def main() -> None:
 
     with socket.socket(fileno=order.listener) as listener:
         # One that follows another has its socket already, with connections that wait.
-        listens = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        follows = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        patience_s = FOLLOWS_S if follows else math.inf
         beside = [hear_all(pipe, hear), *(model.engine.run() for model in models)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(live(app, app.state.server, listener, beside, listens_early=listens))
+            runner.run(live(app, app.state.server, listener, beside, patience_s=patience_s))
 
 
 async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], None]) -> None:

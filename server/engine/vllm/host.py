@@ -14,6 +14,7 @@ import gc
 import os
 import secrets
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,8 @@ def run(order: Order, say: Callable[[News], None]) -> None:
     from vllm.v1.engine.core import EngineCoreProc
 
     os.environ[NOTES] = str(order.failures)
+    # vLLM leaves a file there at each start: it goes with the folder.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(order.failures.parent)
     note_failures()
     say(News(loading=True))
     is_made = threading.Event()  # the engine, from which on nothing is wrong with its configuration

@@ -1,0 +1,1 @@
+"""Faults by chance under load: what is lost, what is wrong, what is left."""

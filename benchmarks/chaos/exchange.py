@@ -1,0 +1,119 @@
+"""One request over a connection of its own, by good clients and bad ones: raw bytes, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.chaos.replies import BrokenReply, Reply, num_comments, parse
+
+PATH = "/v1/completions"
+READ_BYTES = 1 << 16
+# Of one that reads slowly: what its kernel keeps for it, how much it takes at a time, and how often.
+SLOW_BUFFER, SLOW_BYTES, SLOW_S = 4096, 2048, 0.05
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and what came of it. received: bytes so far, head included. longest_gap_s: without a byte.
+    is_cut: the connection ended before the reply did."""
+
+    body: dict[str, Any]
+    received: bytearray = field(default_factory=bytearray)
+    longest_gap_s: float = 0.0
+
+    def reply(self) -> Reply:
+        """Raises BrokenReply."""
+        head, found, rest = bytes(self.received).partition(b"\r\n\r\n")
+        if not found:
+            raise BrokenReply("the connection ended before the reply began")
+        is_chunked = b"transfer-encoding: chunked" in head.lower()
+        content = dechunked(rest) if is_chunked else rest
+        return parse(int(head.split()[1]), content, stream=bool(self.body.get("stream")))
+
+    @property
+    def num_comments(self) -> int:
+        return num_comments(bytes(self.received))
+
+    def take(self, data: bytes, since: float) -> float:
+        now = time.monotonic()
+        self.longest_gap_s = max(self.longest_gap_s, now - since)
+        self.received += data
+        return now
+
+
+def request_of(body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer any\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+def dechunked(data: bytes) -> bytes:
+    """Raises BrokenReply for a body without its last chunk."""
+    parts: list[bytes] = []
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        if not (length := int(size, 16)):
+            return b"".join(parts)
+        parts.append(data[:length])
+        data = data[length + 2 :]
+    raise BrokenReply(f"the connection was cut: {b''.join(parts)[-200:]!r}")
+
+
+async def ask(port: int, exchange: Exchange, *, slowly: bool = False) -> None:
+    """Read all of the reply, however long it takes: the caller has the clock."""
+    async with _connected(port, slowly=slowly) as (reader, writer):
+        writer.write(request_of(exchange.body))
+        since = time.monotonic()
+        while data := await reader.read(SLOW_BYTES if slowly else READ_BYTES):
+            since = exchange.take(data, since)
+            if slowly:
+                await asyncio.sleep(SLOW_S)
+
+
+async def leave(port: int, exchange: Exchange, num_bytes: int) -> None:
+    """Read so much, and go without a word."""
+    async with _connected(port) as (reader, writer):
+        writer.write(request_of(exchange.body))
+        while len(exchange.received) < num_bytes and (data := await reader.read(READ_BYTES)):
+            exchange.received += data
+
+
+async def half(port: int, exchange: Exchange, share: float, stays_s: float) -> bytes:
+    """Send a part of the request, and wait. Returns what the server says to that."""
+    async with _connected(port) as (reader, writer):
+        request = request_of(exchange.body)
+        writer.write(request[: int(len(request) * share)])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(stays_s):
+                return await reader.read()
+        return b""
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    port: int, *, slowly: bool = False
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection, gone without a word in the end."""
+    connection = socket.socket()
+    connection.setblocking(False)
+    if slowly:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    reader, writer = await asyncio.open_connection(
+        sock=connection, limit=SLOW_BUFFER if slowly else READ_BYTES
+    )
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        await asyncio.sleep(0)
