@@ -25,7 +25,8 @@ from rich.console import Console
 
 from benchmarks import sampling_cuda
 from benchmarks.report import machine, steps, write
-from sampling.batch import Batch, Row, RowParams
+from sampling.batch import Batch, Row
+from sampling.params import RowParams
 from sampling.transforms import Transforms
 
 ROWS = (1, 8, 64, 256)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sampling.batch import RowParams
+from sampling.params import RowParams
 
 Step = Callable[[torch.Tensor], Any]
 HEAD_START_CYCLES = 4_000_000  # about 2 ms; a step's launches take a tenth of that

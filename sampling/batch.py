@@ -8,50 +8,14 @@ added at the end; only when the make-up of the batch changes are the arrays laid
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from sampling.params import RowParams
+
 Floats = npt.NDArray[np.float32]
-
-GREEDY = 1e-5  # a temperature below it is 0, as in vLLM
-
-
-@dataclass(frozen=True, slots=True)
-class RowParams:
-    """What one request asks of our transforms. Neutral: {}, 1, 0, 0, 0. temperature scales min_p's border."""
-
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    min_p: float = 0.0
-    temperature: float = 1.0
-
-    @classmethod
-    def from_extra_args(cls, extra_args: Mapping[str, Any] | None, temperature: float) -> RowParams:
-        """The parameters that travel in SamplingParams.extra_args, see extra_args below."""
-        known = {name: value for name, value in (extra_args or {}).items() if name in cls.__slots__}
-        if "logit_bias" in known:  # a map of msgpack has its keys as they were sent: integers
-            known["logit_bias"] = {
-                int(token_id): float(bias) for token_id, bias in known["logit_bias"].items()
-            }
-        return cls(**known, temperature=temperature)
-
-    @property
-    def has_history(self) -> bool:
-        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
-
-    @property
-    def has_min_p(self) -> bool:
-        return self.min_p > 0.0 and self.temperature >= GREEDY
-
-    @property
-    def is_neutral(self) -> bool:
-        return not (self.logit_bias or self.has_history or self.has_min_p)
 
 
 class Row:

@@ -2,14 +2,14 @@
 
 What a request has seen stays on the device: `take_in` reads what is new in the runner's own history of
 tokens, so the host waits for nothing. The state in bytes a slot, all of it made at the start:
-    28              parameters
+    48              parameters
     4096            biases
     vocab_size / 8  which tokens were seen
     4 × vocab_size  times generated
 At 1024 slots and 128,000 tokens: 520 MiB. As much goes to vLLM's own penalties, which stay unused. A step
 takes 4 bytes for each 4096 logits, and a row of logits for each long list of biases, one after the other.
 
-Order: `take_in`, `add_bias`, `penalise`, `mask_min_p`, then vLLM's temperature. Block sizes and warps are
+Order: `take_in`, `add_bias`, `penalise`, `mask_min_p`, then draw_kernels.py. Block sizes and warps are
 reasoned, not measured: no GPU was at hand.
 """
 # Triton's constants are written in capitals, and its language has no types; the launchers have.
@@ -25,8 +25,8 @@ import triton
 import triton.language as tl
 
 # Columns of SlotTables.real.
-REPETITION, FREQUENCY, PRESENCE, BORDER = (tl.constexpr(column) for column in range(4))
-NUM_COLUMNS = tl.constexpr(4)
+REPETITION, FREQUENCY, PRESENCE, BORDER, TEMPERATURE, TOP_P = (tl.constexpr(column) for column in range(6))
+NUM_COLUMNS = tl.constexpr(6)
 
 # 16 logits a thread: four loads of 16 bytes under way in each, and 128k tokens are 32 programs a row, so that
 # many processors have work when the batch is one row.
@@ -39,9 +39,15 @@ BIAS_BLOCK = 256
 
 @dataclass(slots=True)
 class SlotTables:
-    """What the kernels know of each slot, on the device. Neutral in `real`: 1, 0, 0, -inf."""
+    """What the kernels know of each slot, on the device.
 
-    real: torch.Tensor  # [num_slots, 4] float32: repetition, frequency, presence, temperature × ln(min_p)
+    real: [num_slots, 6] float32: repetition, frequency, presence, temperature × ln(min_p), temperature (0:
+    draws nothing), top_p (1: off). Neutral: 1, 0, 0, -inf, 0, 1.
+    """
+
+    real: torch.Tensor
+    top_k: torch.Tensor  # [num_slots] int32, 0: off
+    seeds: torch.Tensor  # [num_slots] int64: noise.mix of each
     output_from: torch.Tensor  # [num_slots] int32: first position that is output
     num_biases: torch.Tensor  # [num_slots] int32: of bias_ids and bias_values
     num_taken: torch.Tensor  # [num_slots] int32: tokens of the history that are in seen and counts
@@ -58,7 +64,7 @@ def _take_in_kernel(
     all_token_ids,  # [num_slots, max_model_len] int32
     history_stride,
     total_len,  # [num_slots] int32
-    real,  # [num_slots, 4] float32
+    real,  # [num_slots, 6] float32
     output_from_of,  # [num_slots] int32
     num_taken,  # [num_slots] int32, changed
     seen,  # [num_slots, num_words] int32, changed
@@ -151,7 +157,7 @@ def add_bias(
     most: int,  # length of the longest list in the batch
     block: int = BIAS_BLOCK,
 ) -> None:
-    _check(logits, tables)
+    check(logits, tables)
     grid = (len(logits), triton.cdiv(most, block))
     biases = (tables.num_biases, tables.bias_ids, tables.bias_values, tables.bias_ids.stride(0))
     _bias_kernel[grid](
@@ -179,7 +185,7 @@ def _penalise_kernel(
     slot_of_row,  # [num_rows] int32
     local_pos,  # [num_rows] int32: the row's place among its request's rows
     input_ids,  # [num_rows] int32 or int64: from a request's second row on, its draft tokens
-    real,  # [num_slots, 4] float32
+    real,  # [num_slots, 6] float32
     seen,  # [num_slots, num_words] int32
     seen_stride,
     counts,  # [num_slots, vocab_size] int32
@@ -239,7 +245,7 @@ def penalise(
     input_ids: torch.Tensor,  # [num_rows] int32 or int64
     block: int = LOGITS_BLOCK,
 ) -> torch.Tensor:  # [num_rows, num_blocks] float32: largest logit of each block, in rows with min_p
-    _check(logits, tables)
+    check(logits, tables)
     num_rows, vocab_size = logits.shape
     maxima = torch.empty(num_rows, triton.cdiv(vocab_size, block), dtype=torch.float32, device=logits.device)
     rows = (logits, logits.stride(0), slot_of_row, local_pos, input_ids)
@@ -254,7 +260,7 @@ def _min_p_kernel(
     logits,  # [num_rows, vocab_size] float32, changed in place
     logits_stride,
     slot_of_row,  # [num_rows] int32
-    real,  # [num_slots, 4] float32
+    real,  # [num_slots, 6] float32
     maxima,  # [num_rows, num_maxima] float32
     num_maxima,
     vocab_size,
@@ -288,7 +294,7 @@ def mask_min_p(
     maxima: torch.Tensor,  # [num_rows, num_maxima] float32, from penalise
     block: int = LOGITS_BLOCK,
 ) -> None:
-    _check(logits, tables)
+    check(logits, tables)
     num_rows, vocab_size = logits.shape
     num_maxima = maxima.shape[1]
     rows = (logits, logits.stride(0), slot_of_row, tables.real, maxima, num_maxima, vocab_size)
@@ -296,7 +302,7 @@ def mask_min_p(
     _min_p_kernel[(num_rows, triton.cdiv(vocab_size, block))](*rows, **sizes, num_warps=LOGITS_WARPS)
 
 
-def _check(logits: torch.Tensor, tables: SlotTables) -> None:
+def check(logits: torch.Tensor, tables: SlotTables) -> None:
     assert logits.dtype == torch.float32
     assert logits.stride(1) == 1
     assert logits.shape[1] <= tables.counts.shape[1], "the model's vocabulary is the tables'"

@@ -1,5 +1,5 @@
-"""Our transforms as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2 is
-switched off."""
+"""Our sampling as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2 is switched
+off."""
 
 from __future__ import annotations
 
@@ -8,46 +8,49 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from sampling.batch import Batch, Row, RowParams
-from sampling.patches_v1 import patch
+from sampling.batch import Batch, Row
+from sampling.choice import Choice
+from sampling.draws import Drawing, Draws
+from sampling.params import RowParams
 from sampling.transforms import Transforms
 
 
 class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not type-checked
-    """Parameters come in SamplingParams.extra_args under RowParams' names; vLLM's own stay neutral.
+    """Parameters come in SamplingParams.extra_args under RowParams' names; vLLM's own stay neutral, its
+    temperature 0.
 
     `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
-    resumed.
+    resumed. vLLM's min_tokens, which bans the ends of a text, comes before this processor.
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        patch()  # here, as vLLM makes a processor in each of its processes that runs a model
-        self._batch = Batch()
+        self._batch, self._draws = Batch(), Draws()
         pinned = is_pin_memory and device.type != "cpu"
         self._transforms = Transforms(self._batch, device, pinned=pinned)
+        self._choice = Choice(self._draws, device, pinned=pinned)
 
     def is_argmax_invariant(self) -> bool:
-        return False
+        return False  # or vLLM would skip it where all temperatures are 0, which they are
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        if batch_update is not None:
-            for number in batch_update.removed:
-                self._batch.remove(number)
-            for number, params, prompt, output in batch_update.added:
-                self._batch.put(number, _row(params, prompt, output))
-            for source, target, direction in batch_update.moved:
-                self._batch.move(source, target, swap=direction is MoveDirectionality.SWAP)
+        if batch_update is None:
+            return
+        for number in batch_update.removed:
+            self._batch.remove(number)
+            self._draws.remove(number)
+        for number, params, prompt, output in batch_update.added:
+            self._put(number, params.extra_args or {}, prompt or [], output)
+        for source, target, direction in batch_update.moved:
+            for rows in (self._batch, self._draws):
+                rows.move(source, target, swap=direction is MoveDirectionality.SWAP)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         # Only here the last step's tokens are taken in: with async scheduling they are known just now.
-        return self._transforms.apply(logits)
+        return self._choice.apply(self._transforms.apply(logits))
 
-
-def _row(params: Any, prompt: list[int] | None, output: list[int]) -> Row | None:
-    extra = params.extra_args or {}
-    row_params = RowParams.from_extra_args(extra, params.temperature)
-    if row_params.is_neutral:
-        return None
-    prompt = prompt or []
-    border = len(prompt) - extra.get("num_output_before", 0)
-    return Row(row_params, prompt[:border], prompt[border:], output)
+    def _put(self, number: int, extra: dict[str, Any], prompt: list[int], output: list[int]) -> None:
+        params, num_before = RowParams.from_extra_args(extra), extra.get("num_output_before", 0)
+        border = len(prompt) - num_before
+        row = Row(params, prompt[:border], prompt[border:], output) if params.has_transforms else None
+        self._batch.put(number, row)
+        self._draws.put(number, Drawing(params, num_before, output) if params.is_drawn else None)

@@ -1,4 +1,4 @@
-"""Our transforms as a logits processor of vLLM's V2 model runner, the default on CUDA.
+"""Our sampling as a logits processor of vLLM's V2 model runner, the default on CUDA.
 
 vLLM's front-end process imports this module too, to look at the class: torch and Triton are imported by the
 runner's processes alone, when the class is made.
@@ -10,30 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
-from sampling.batch import RowParams
+from sampling.params import RowParams
 
 if TYPE_CHECKING:
     import torch
 
 
 class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not type-checked
-    """Parameters come in SamplingParams.extra_args under RowParams' names; vLLM's own stay neutral.
+    """Parameters come in SamplingParams.extra_args under RowParams' names; vLLM's own stay neutral, its
+    temperature 0.
 
     `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
-    resumed. A slot is taken over by its next request without a word: add_request sets all of its state anew.
-    A request that vLLM has preempted comes back as a new one whose history holds its output.
+    resumed. vLLM's min_tokens, which bans the ends of a text, comes before this processor. A slot is taken
+    over by its next request without a word: add_request sets all of its state anew. A request that vLLM has
+    preempted comes back as a new one whose history holds its output.
     """
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
-        from sampling import kernels, slots  # with torch and Triton: see above
+        from sampling import draw_kernels, kernels, slots  # with torch and Triton: see above
 
-        self._kernels = kernels
+        self._kernels, self._choose = kernels, draw_kernels.choose
         self._req_states = req_states
         self._slots = slots.Slots(req_states.max_num_reqs, req_states.vocab_size, req_states.device)
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         extra = sampling_params.extra_args or {}
-        params = RowParams.from_extra_args(extra, sampling_params.temperature)
+        params = RowParams.from_extra_args(extra)
         prompt_len = int(self._req_states.prompt_len.np[req_idx])
         return self._slots.put(req_idx, params, prompt_len - extra.get("num_output_before", 0))
 
@@ -61,4 +63,6 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
             maxima = self._kernels.penalise(logits, tables, rows, ctx.expanded_local_pos, ctx.input_ids)
             if has_min_p:
                 self._kernels.mask_min_p(logits, tables, rows, maxima)
+        if slots.is_drawn[in_batch].any():
+            self._choose(logits, tables, rows, ctx.pos, bool(slots.is_truncated[in_batch].any()))
         return logits

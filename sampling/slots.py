@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sampling.batch import RowParams
+from sampling import noise
 from sampling.kernels import SlotTables
+from sampling.params import RowParams
 from sampling.staging import staged
 
-NEUTRAL = (1.0, 0.0, 0.0, -math.inf)  # repetition, frequency, presence, min_p's border
+# repetition, frequency, presence, min_p's border, temperature, top_p
+NEUTRAL = (1.0, 0.0, 0.0, -math.inf, 0.0, 1.0)
 # Biases that a slot has room for on the device, 4 KiB; OpenAI's endpoint takes at most 300.
 BIAS_ROOM = 512
 
@@ -35,7 +37,11 @@ class Slots:
         self.has_min_p = np.zeros(num_slots, bool)
         self.num_biases = np.zeros(num_slots, np.int32)  # of those on the device
         self.long_biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._real = np.full((num_slots, 4), NEUTRAL, np.float32)
+        self.is_drawn = np.zeros(num_slots, bool)
+        self.is_truncated = np.zeros(num_slots, bool)
+        self._real = np.full((num_slots, len(NEUTRAL)), NEUTRAL, np.float32)
+        self._top_k = np.zeros(num_slots, np.int32)
+        self._seeds = np.zeros(num_slots, np.int64)
         self._output_from = np.zeros(num_slots, np.int32)
         self._is_stale = False
         self._fresh: set[int] = set()  # slots with a history that begins anew
@@ -46,6 +52,8 @@ class Slots:
 
         self.tables = SlotTables(
             real=self._sent(self._real),
+            top_k=table(num_slots),
+            seeds=table(num_slots, dtype=torch.int64),
             output_from=table(num_slots),
             num_biases=table(num_slots),
             num_taken=table(num_slots),
@@ -64,7 +72,9 @@ class Slots:
         self.has_min_p[slot] = params.has_min_p
         border = params.temperature * math.log(params.min_p) if params.has_min_p else -math.inf
         penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
-        self._real[slot] = (*penalties, border)
+        drawn = (params.temperature, min(params.top_p, 1.0)) if params.is_drawn else NEUTRAL[4:]
+        self._real[slot] = (*penalties, border, *drawn)
+        self._put_draw(slot, params)
         self._output_from[slot] = output_from
         (self._fresh.add if params.has_history else self._fresh.discard)(slot)
         self._put_biases(slot, params)
@@ -83,12 +93,20 @@ class Slots:
             self._send(values, tables.bias_values[slot, : len(values)])
         self._biases.clear()
         self._send(self._real, tables.real)
+        self._send(self._top_k, tables.top_k)
+        self._send(self._seeds, tables.seeds)
         self._send(self._output_from, tables.output_from)
         self._send(self.num_biases, tables.num_biases)
 
     def _needs_something(self, slot: int) -> bool:
-        on_device = self.has_history[slot] or self.has_min_p[slot] or self.num_biases[slot]
-        return bool(on_device) or slot in self.long_biases
+        changes = self.has_history[slot] or self.has_min_p[slot] or self.num_biases[slot]
+        return bool(changes or self.is_drawn[slot]) or slot in self.long_biases
+
+    def _put_draw(self, slot: int, params: RowParams) -> None:
+        self.is_drawn[slot], self.is_truncated[slot] = params.is_drawn, params.is_truncated
+        self._top_k[slot] = min(max(params.top_k, 0), self._vocab_size)
+        seed = np.array([params.seed or 0], np.uint64)
+        self._seeds[slot] = noise.mix(seed).view(np.int64)[0]
 
     def _put_biases(self, slot: int, params: RowParams) -> None:
         self.long_biases.pop(slot, None)

@@ -19,8 +19,9 @@ ROOMS = {
     "sealed": "failures ed25519 files manifest payload signature installation",
     "bundle.site": "console packages target install cli",
     "sampling": (
-        "reference batch staging transforms truncation kernels launcher slots best_of patches_v1 runner_v1"
-        " runner_v2"
+        "noise reference params batch draws staging transforms choice kernels draw_kernels"
+        " launcher slots best_of"
+        " runner_v1 runner_v2"
     ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
@@ -56,6 +57,7 @@ ORDER = tuple(ROOM_OF)
 # Imports of our own inside a function, and why they are there.
 LATE = {
     ("sampling.runner_v2", "sampling.kernels"),  # Triton and torch, which the class's readers do without
+    ("sampling.runner_v2", "sampling.draw_kernels"),
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     ("bundle.cli", "bundle.make"),  # packages that a site does without
@@ -63,7 +65,7 @@ LATE = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {"sampling.patches_v1", "sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
+VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
 
 
 def path_of(module: str) -> Path:

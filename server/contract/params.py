@@ -38,7 +38,7 @@ class GenerationParams:
     n: int = 1
     best_of: int = 1
     give_up: bool = True  # end candidates that cannot be among the n best any more
-    seed: int | None = None  # None: drawn by the engine
+    seed: int | None = None  # None: another one each time
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -149,13 +149,11 @@ def resolve_stream(request: CompletionRequest) -> StreamParams:
     )
 
 
-def candidate_seed(seed: int | None, prompt_index: int, candidate_index: int) -> int | None:
+def candidate_seed(seed: int, prompt_index: int, candidate_index: int) -> int:
     """The seed of one candidate: 62 bits of a hash, so that no two candidates share a stream of draws.
 
     seed + i would not do: seed 42's second candidate would be seed 43's first.
     """
-    if seed is None:
-        return None
     text = f"{seed}/{prompt_index}/{candidate_index}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 2
 

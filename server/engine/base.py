@@ -87,7 +87,7 @@ class Job:
     params: GenerationParams
     eos_ids: tuple[int, ...]
     max_tokens: int
-    seed: int | None = None
+    seed: int = 0
     num_logprobs: int | None = None
     prompt_logprobs: bool = False
     num_output_before: int = 0

@@ -94,6 +94,8 @@ class Generation:
         self.most_tokens = self.usage.prompt_tokens + len(prompts) * params.best_of * params.max_tokens
         self._id = request_id
         self._unique = secrets.token_hex(16)  # a client may send the same x-request-id twice at once
+        # Ours where none is asked for, so that a candidate can go on in another engine as in the first.
+        self._seed = secrets.randbits(63) if params.seed is None else params.seed
         self._prompts = prompts
         self._engine = engine
         self._tokenizer = tokenizer
@@ -164,7 +166,7 @@ class Generation:
             params=params,
             eos_ids=self._tokenizer.eos_ids,
             max_tokens=params.max_tokens,
-            seed=candidate_seed(params.seed, prompt_index, number),
+            seed=candidate_seed(self._seed, prompt_index, number),
             num_logprobs=num_logprobs,
             prompt_logprobs=number == 0 and self._scores_prompt(prompt_index),
             requester=self._requester,

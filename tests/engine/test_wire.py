@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sampling.params import RowParams
 from server.config.settings import ModelSettings
 from server.contract.params import MAX_HELD_BACK, GenerationParams
 from server.engine.base import Job, TopLogprobs
 from server.engine.vllm import stats
 from server.engine.vllm.host import engine_config
-from server.engine.vllm.translate import FINISH_REASONS, core_request, engine_output
+from server.engine.vllm.translate import ALWAYS, FINISH_REASONS, WHERE_DRAWN, core_request, engine_output
 from server.engine.vllm.wire import (
     ABORT,
     ADD,
@@ -83,7 +84,7 @@ def test_limits_of_vllms_tables_are_the_contracts() -> None:
     source = Path(vllm.__file__).parent / "v1/worker/gpu/sample/logit_bias.py"  # which imports Triton
     assert f"MAX_NUM_STOP_TOKEN_IDS = {MAX_HELD_BACK}\n" in source.read_text("utf-8")
     bias = dict.fromkeys(range(2000), 1.0)
-    sent = core_request(job(logit_bias=bias)).sampling_params
+    sent = core_request(job(logit_bias=bias, temperature=0.0)).sampling_params
     assert sent.extra_args == {"logit_bias": bias}
     unused = {"logit_bias", "allowed_token_ids", "bad_words", "logprob_token_ids"}
     assert not unused & set(CoreParams.__struct_fields__)
@@ -128,9 +129,22 @@ def test_requests_arrive(params: dict[str, Any]) -> None:
     assert read.sampling_params == SamplingParams(**given)
     assert (read.request_id, read.prompt_token_ids, read.client_index) == ("id", [5, 6], 0)
     assert read.sampling_params.max_tokens == 7
-    neutral = SamplingParams()
-    for name in ("repetition_penalty", "frequency_penalty", "presence_penalty", "min_p", "logit_bias"):
+    neutral = SamplingParams(temperature=0.0)
+    for name in (*ALWAYS, *WHERE_DRAWN, "seed"):
         assert getattr(read.sampling_params, name) == getattr(neutral, name), "vLLM's own would act as well"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_our_processors_read_what_was_asked(temperature: float) -> None:
+    """Every field of our sampling arrives as it was asked; a greedy request draws nothing, and without
+    penalties needs nothing at all."""
+    penalties = {"logit_bias": {7: -100.0}, "repetition_penalty": 1.2, "presence_penalty": -0.5}
+    asked = {"temperature": temperature, "top_p": 0.9, "top_k": 5, "min_p": 0.1}
+    extra_args = core_request(job(**penalties, **asked)).sampling_params.extra_args
+    read = RowParams.from_extra_args(extra_args)
+    assert read == RowParams(**penalties, **(asked | {"seed": 9} if temperature else {}))
+    neutral = core_request(job(temperature=temperature)).sampling_params.extra_args
+    assert RowParams.from_extra_args(neutral).is_neutral is (neutral is None) is (temperature == 0.0)
 
 
 @pytest.mark.parametrize("positions", [1, 200])  # 200: too large to be in the message

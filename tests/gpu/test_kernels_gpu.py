@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampling.batch import RowParams
+from sampling.params import RowParams
 from tests.sampling.torch.test_kernels import (
     ALL,
     TOLERANCE,

@@ -8,7 +8,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from sampling.batch import Batch, Row, RowParams
+from sampling.batch import Batch, Row
+from sampling.params import RowParams
 
 VOCAB_SIZE, NUM_ROWS = 23, 5
 NUM_UPDATES = 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import e, inf, log
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from sampling import reference
@@ -15,6 +16,7 @@ def of(*values: float) -> Logits:
     return np.array(values, np.float64)
 
 
+PINNED = [746, 89, 950, 811]
 LOGITS = of(2.0, -1.0, 0.0, -inf)
 
 
@@ -136,10 +138,49 @@ def test_neutral_changes_nothing() -> None:
     assert reference.apply(LOGITS, Transforms(), [0, 1], [2]).tolist() == LOGITS.tolist()
 
 
-@pytest.mark.parametrize(("uniform", "token_id"), [(0.0, 0), (0.2499, 0), (0.25, 2), (0.9999, 2)])
-def test_draw(uniform: float, token_id: int) -> None:
-    """Tokens lie side by side in [0, 1); one without probability is never drawn."""
-    assert reference.draw(of(0.25, 0.0, 0.75, 0.0), uniform) == token_id
+def drawn(distribution: Logits, num_draws: int) -> npt.NDArray[np.int64]:
+    """How often each token is drawn: with several seeds, at several positions of each."""
+    draws = [reference.draw(distribution, seed, at) for seed in range(100) for at in range(num_draws // 100)]
+    return np.bincount(draws, minlength=len(distribution))
+
+
+def chi_square(observed: npt.NDArray[np.int64], distribution: Logits) -> float:
+    expected = observed.sum() * distribution[distribution > 0]
+    return float(((observed[distribution > 0] - expected) ** 2 / expected).sum())
+
+
+def test_draws_follow_the_distribution() -> None:
+    """By chi-square, over blocks and within them; a token without probability is never drawn."""
+    weights = np.random.default_rng(0).exponential(size=3 * reference.BLOCK - 5)
+    weights[::3] = 0.0
+    distribution = weights / weights.sum()
+    observed = drawn(distribution, 10_000)
+    assert not observed[::3].any()
+    # 508 degrees of freedom: of 10,000 right forms one would be above it, and the seeds are fixed.
+    assert chi_square(observed, distribution) < 635
+
+
+def test_draws_follow_an_uneven_distribution() -> None:
+    """A token that has nearly everything is drawn nearly always, and one of a thousandth a thousandth of the
+    times."""
+    distribution = of(0.899, 0.001, 0.0, 0.1)
+    assert chi_square(drawn(distribution, 10_000), distribution) < 18.4  # as above, 2 degrees
+
+
+def test_draws_are_pinned() -> None:
+    """Which token a seed draws at a position is part of the contract with clients that repeat a seed."""
+    distribution = np.full(1000, 0.001)
+    assert [reference.draw(distribution, 2**63 - 1, position) for position in range(4)] == PINNED
+
+
+def test_rounding_moves_few_draws() -> None:
+    """Logits that have moved by 1e-3 draw other tokens about once in a thousand times, not in ten."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, 4000)
+    moved = logits + rng.normal(0, 1e-3, 4000)
+    before, after = reference.softmax(logits), reference.softmax(moved)
+    differ = sum(reference.draw(before, 5, at) != reference.draw(after, 5, at) for at in range(2000))
+    assert differ <= 12
 
 
 def test_softmax() -> None:

@@ -12,7 +12,6 @@ import ctypes
 import dataclasses
 import gc
 import os
-import secrets
 import sys
 import tempfile
 import threading
@@ -170,8 +169,6 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         "tensor_parallel_size": settings.tensor_parallel_size,
         "pipeline_parallel_size": settings.pipeline_parallel_size,
         "quantization": settings.quantization,
-        # Of requests without a seed; vLLM's own is 0, and every start and every replica would draw alike.
-        "seed": secrets.randbelow(2**31),
         "load_format": "safetensors",
         "config_format": "hf",  # config.json, as the server itself; Mistral's params.json may lie beside it
         "enable_log_requests": False,

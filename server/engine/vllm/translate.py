@@ -8,6 +8,7 @@ import math
 import time
 from typing import Any
 
+from sampling.reference import GREEDY
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
 from server.engine.vllm.wire import CoreOutput, CoreParams, CoreRequest
@@ -19,6 +20,9 @@ NEUTRAL = GenerationParams()
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
 ARE_NAN = "logits are NaN; the model may be damaged, or its dtype too small"
 CERTAIN = 1e30  # a bias beside which no logit counts
+# The fields of our sampling.
+ALWAYS = ("logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty")
+WHERE_DRAWN = ("temperature", "min_p", "top_k", "top_p")
 
 
 def core_request(job: Job, client: int = 0) -> CoreRequest:
@@ -34,13 +38,10 @@ def _params(job: Job) -> CoreParams:
     return CoreParams(
         max_tokens=job.max_tokens,
         min_tokens=min(params.min_tokens, job.max_tokens),
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        # The penalties, the bias and min_p are ours (sampling/); vLLM's own stay neutral, or they would act
-        # twice.
-        extra_args=sampling_args(params, job.num_output_before),
-        seed=job.seed,
+        # The choice is ours (sampling/), and leaves the winner the largest logit. vLLM's own parameters stay
+        # neutral, or they would act twice.
+        temperature=0.0,
+        extra_args=sampling_args(job),
         stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),
         ignore_eos=params.ignore_eos,
         logprobs=job.num_logprobs,
@@ -112,17 +113,18 @@ def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
     )
 
 
-def sampling_args(params: GenerationParams, num_output_before: int = 0) -> dict[str, Any] | None:
-    """What our processors find in a request's extra_args: the fields of sampling.batch.RowParams that are not
-    neutral, and num_output_before."""
-    given = {
-        "logit_bias": params.logit_bias,
-        "repetition_penalty": params.repetition_penalty,
-        "frequency_penalty": params.frequency_penalty,
-        "presence_penalty": params.presence_penalty,
-        "min_p": params.min_p,
-    }
-    asked = {name: value for name, value in given.items() if value != getattr(NEUTRAL, name)}
-    if num_output_before:
-        asked["num_output_before"] = num_output_before
+def sampling_args(job: Job) -> dict[str, Any] | None:
+    """What our processors find in a request's extra_args: the fields of sampling.params.RowParams that are
+    not neutral, and num_output_before. A greedy request draws nothing, and has no seed."""
+    params = job.params
+    asked = _asked(params, ALWAYS)
+    if params.temperature >= GREEDY:
+        asked |= {"seed": job.seed, **_asked(params, WHERE_DRAWN)}
+    if job.num_output_before:
+        asked["num_output_before"] = job.num_output_before
     return asked or None
+
+
+def _asked(params: GenerationParams, names: tuple[str, ...]) -> dict[str, Any]:
+    values = ((name, getattr(params, name)) for name in names)
+    return {name: value for name, value in values if value != getattr(NEUTRAL, name)}

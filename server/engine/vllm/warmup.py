@@ -19,7 +19,6 @@ def warm_up_jobs(context_size: int) -> list[list[Job]]:
     kinds = [
         replace(PLAIN, temperature=0.0),
         PLAIN,
-        replace(PLAIN, seed=1),
         replace(PLAIN, num_logprobs=5),
         replace(PLAIN, temperature=0.0, num_logprobs=0),
         replace(PLAIN, repetition_penalty=1.1, frequency_penalty=0.1, presence_penalty=0.1),
@@ -50,7 +49,6 @@ def _job(
         params=params,
         eos_ids=(0,),
         max_tokens=params.max_tokens,
-        seed=params.seed,
         num_logprobs=params.num_logprobs,
         prompt_logprobs=prompt_logprobs,
     )

@@ -24,9 +24,6 @@ class CoreParams(msgspec.Struct, omit_defaults=True):
     """What we say of vLLM's SamplingParams, by its names, with its defaults. The engine checks it again."""
 
     temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
     max_tokens: int | None = 16

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sampling.batch import RowParams
+from sampling.params import RowParams
 from tests.sampling.torch.interpreter import interpreted
 from tests.sampling.torch.specification import before_temperature
 

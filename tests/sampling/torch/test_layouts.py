@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sampling.batch import Batch, Row, RowParams
+from sampling.batch import Batch, Row
+from sampling.params import RowParams
 from tests.sampling.torch.specification import before_temperature
 
 torch = pytest.importorskip("torch", reason="the transforms' torch is part of the engine's packages")

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sampling.batch import RowParams
+from sampling.params import RowParams
 from tests.sampling.torch.interpreter import interpreted
-from tests.sampling.torch.specification import before_temperature
+from tests.sampling.torch.specification import after_the_draw
 
 torch = pytest.importorskip("torch", reason="the kernels' torch is part of the engine's packages")
 pytestmark = [
@@ -30,13 +30,13 @@ __all__ = ["interpreted"]
 VOCAB_SIZE, NUM_SLOTS, MAX_LENGTH = 41, 5, 64
 # As in test_kernels.py, with counts of up to 64.
 TOLERANCE = 5 * 2.0**-17
-FULL = {
+PENALTIES = {
     "logit_bias": {3: 2.0, 40: -5.0},
     "repetition_penalty": 1.4,
     "frequency_penalty": 0.3,
     "presence_penalty": -0.6,
-    "min_p": 1e-6,
 }
+FULL: dict[str, Any] = {**PENALTIES, "min_p": 1e-6, "temperature": 0.9, "top_p": 0.9, "seed": 8}
 Logits = npt.NDArray[np.float64]
 
 
@@ -55,13 +55,12 @@ class Request:
     extra_args: dict[str, Any]
     prompt: list[int]
     output: list[int] = field(default_factory=list)
-    temperature: float = 1.0
 
     def wanted(self, logits: Logits, drafts: list[int]) -> Logits:
-        params = RowParams.from_extra_args(self.extra_args, self.temperature)
+        params = RowParams.from_extra_args(self.extra_args)
         history = [*self.prompt, *self.output, *drafts]
         border = len(self.prompt) - self.extra_args.get("num_output_before", 0)
-        return before_temperature(logits, params, history[:border], history[border:])
+        return after_the_draw(logits, params, history[:border], history[border:])
 
 
 class Runner:
@@ -97,7 +96,7 @@ class Runner:
         self.state.prompt_len.np[slot] = len(request.prompt)
         self.state.prefill_len.np[slot] = self.state.total_len.np[slot] = len(history)
         self.requests[slot] = request
-        params = SamplingParams(temperature=request.temperature, extra_args=request.extra_args or None)
+        params = SamplingParams(temperature=0, extra_args=request.extra_args or None)
         return bool(self.processor.add_request(slot, params))
 
     def step(self, logits: Logits, drafts: dict[int, list[int]]) -> Logits:
@@ -150,6 +149,10 @@ def drawn_extra_args(rng: np.random.Generator, prompt: list[int]) -> dict[str, A
         "frequency_penalty": float(rng.choice([-2.0, 0.5])),
         "presence_penalty": float(rng.choice([-1.0, 1.5])),
         "min_p": 1e-4,
+        "temperature": float(rng.choice([0.5, 2.0])),
+        "top_k": int(rng.integers(1, 20)),
+        "top_p": float(rng.uniform(0.3, 0.99)),
+        "seed": int(rng.integers(2**63)),
         "num_output_before": int(rng.integers(0, len(prompt) + 1)),
     }
     return {name: value for name, value in choice.items() if rng.random() < 0.35}
@@ -161,12 +164,11 @@ def change_slots(runner: Runner, rng: np.random.Generator) -> int:
     for slot in changed:
         before = runner.requests.get(int(rng.integers(NUM_SLOTS)))
         if before is not None and rng.random() < 0.3:
-            request = Request(before.extra_args, before.prompt, list(before.output), before.temperature)
+            request = Request(before.extra_args, before.prompt, list(before.output))
         else:
             prompt = rng.integers(0, VOCAB_SIZE, rng.integers(1, 12)).tolist()
-            temperature = float(rng.choice([0.0, 0.5, 1.0]))
-            request = Request(drawn_extra_args(rng, prompt), prompt, temperature=temperature)
-        params = RowParams.from_extra_args(request.extra_args, request.temperature)
+            request = Request(drawn_extra_args(rng, prompt), prompt)
+        params = RowParams.from_extra_args(request.extra_args)
         assert runner.add(slot, request) is not params.is_neutral
     return len(changed)
 
@@ -200,7 +202,7 @@ def test_slots_are_the_naive_slots(seed: int) -> None:
 
 
 def test_a_resumed_request_goes_on_as_if_it_had_never_stopped() -> None:
-    """With num_output_before, or after a preemption, the same history gives the same logits, bit for bit."""
+    """With num_output_before, or after a preemption, the same history gives the same logits and draw."""
     runner, prompt, output = Runner(), [1, 2, 3, 2], [3, 5, 5, 8]
     runner.add(0, Request(FULL, prompt))
     runner.processor.apply_staged_writes()
@@ -220,8 +222,9 @@ def test_unused_costs_nothing() -> None:
     runner = Runner()
     for slot, extra_args in enumerate([{}, {"min_p": 0.0}, {"logit_bias": {}}]):
         assert not runner.add(slot, Request(extra_args, [1]))
-    assert not runner.add(3, Request({"min_p": 0.5}, [1], temperature=0.0))  # greedy
-    runner.processor._kernels, logits = None, np.ones((4, VOCAB_SIZE))
+    assert not runner.add(3, Request({"top_p": 0.5, "temperature": 0.5}, [1]))  # no seed: nothing is drawn
+    logits = np.ones((4, VOCAB_SIZE))
+    runner.processor._kernels = runner.processor._choose = None
     with sending_nothing(runner):
         assert runner.step(logits, {n: [] for n in range(4)}).tolist() == logits.tolist()
 
@@ -244,7 +247,8 @@ def test_the_batch_alone_decides_what_is_launched() -> None:
     runner.add(0, Request(FULL, [1, 2], [3]))
     runner.add(1, Request({}, [1, 2], [3]))
     runner.step(np.ones((2, VOCAB_SIZE)), {0: [], 1: []})
-    runner.processor._kernels, logits = None, np.ones((1, VOCAB_SIZE))
+    logits = np.ones((1, VOCAB_SIZE))
+    runner.processor._kernels = runner.processor._choose = None
     with sending_nothing(runner):
         assert runner.step(logits, {1: []}).tolist() == logits.tolist()
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sampling.batch import RowParams
+from sampling import noise
+from sampling.params import RowParams
 
 torch = pytest.importorskip("torch", reason="the tables' torch is part of the engine's packages")
 pytestmark = [
@@ -28,7 +29,7 @@ def new_slots() -> Any:
 
 
 slot_numbers = st.integers(0, NUM_SLOTS - 1)
-kinds = st.sampled_from(["neutral", "repetition", "counts", "bias", "long bias", "min_p", "all"])
+kinds = st.sampled_from(["neutral", "repetition", "counts", "bias", "long bias", "min_p", "drawn", "all"])
 
 
 def params_of(kind: str, token_id: int) -> RowParams:
@@ -39,7 +40,8 @@ def params_of(kind: str, token_id: int) -> RowParams:
         "bias": RowParams({token_id: 1.0}),
         "long bias": RowParams({k: float(token_id) for k in range(token_id)}) if token_id else RowParams(),
         "min_p": RowParams(min_p=0.5, temperature=0.5),
-        "all": RowParams({token_id: -1.0}, 3.0, 1.0, 1.0, 0.25),
+        "drawn": RowParams(seed=2**63 - 1 - token_id),
+        "all": RowParams({token_id: -1.0}, 3.0, 1.0, 1.0, 0.25, 0.5, 1 + token_id, 0.75, seed=token_id),
     }[kind]
 
 
@@ -78,7 +80,11 @@ def compare_tables(slots: Any, model: dict[int, RowParams]) -> None:
     for slot, params in model.items():
         border = params.temperature * np.log(params.min_p) if params.has_min_p else -np.inf
         penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
-        np.testing.assert_allclose(tables.real[slot].numpy(), (*penalties, border), rtol=1e-6)
+        drawn = (params.temperature, params.top_p) if params.is_drawn else (0.0, 1.0)
+        np.testing.assert_allclose(tables.real[slot].numpy(), (*penalties, border, *drawn), rtol=1e-6)
+        if params.is_drawn:
+            mixed = noise.mix(np.array([params.seed], np.uint64)).view(np.int64)
+            assert (int(tables.top_k[slot]), int(tables.seeds[slot])) == (params.top_k, int(mixed[0]))
         num_biases = int(tables.num_biases[slot])
         listed = tables.bias_ids[slot, :num_biases], tables.bias_values[slot, :num_biases]
         ids, values = slots.long_biases.get(slot, listed)
@@ -104,7 +110,7 @@ def test_all_memory_is_taken_at_the_start() -> None:
         add_long_bias(logits, row, 0, *slots.long_biases[0])
     assert logits.tolist() == [[1.0] * VOCAB_SIZE]
     assert addresses(slots) == begin
-    assert sum(num_bytes) == NUM_SLOTS * (28 + 8 * ROOM + 4 * 2 + 4 * VOCAB_SIZE)  # 41 tokens are 2 words
+    assert sum(num_bytes) == NUM_SLOTS * (48 + 8 * ROOM + 4 * 2 + 4 * VOCAB_SIZE)  # 41 tokens are 2 words
     assert made.largest <= 8 * VOCAB_SIZE
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sampling import reference
-from sampling.batch import Batch, Row, RowParams
+from sampling.batch import Batch, Row
+from sampling.params import RowParams
 from sampling.reference import Logits
 from tests.sampling.torch.specification import before_temperature
 

@@ -105,6 +105,15 @@ async def test_same_seed_same_text(directory: Path) -> None:
     assert not set(first) & set(other)
 
 
+async def test_no_seed(directory: Path) -> None:
+    """Without a seed each request has another one, and each of its candidates one of its own."""
+    model = served(directory, engine := Engine())
+    async with live(model):
+        for _ in range(2):
+            await choices(generation(model, n=2, best_of=2))
+    assert len({job.seed for job in engine.jobs}) == 4
+
+
 async def test_length(directory: Path) -> None:
     """A candidate that does not end by itself ends after max_tokens."""
     async with live(served(directory, Engine(lambda job, position: 67))) as model:

@@ -1,0 +1,179 @@
+"""The last lines of reference.py in torch: temperature, top_k, top_p and the draw, for vLLM's V1 runner.
+
+Of each row that draws, the winner's logit becomes so large that vLLM, which takes the largest, takes it. No
+row's choice depends, by a bit, on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sampling import noise
+from sampling.draws import Draws
+from sampling.reference import BLOCK
+from sampling.staging import staged
+
+WON = 3e38  # a logit above all others; float32 has room for it, and it is finite
+# Weights that are worked on together, 4 MiB: they stay in the CPU's cache, in memory that is used again, and
+# are enough for its threads to be worth waking.
+CACHED = 2**20
+
+
+class Choice:
+    """The draws of a batch on the device of its logits. On a device nothing waits for it."""
+
+    def __init__(self, draws: Draws, device: torch.device, *, pinned: bool = False) -> None:
+        self._draws, self._device, self._pinned = draws, device, pinned
+        self._on_cpu = device.type == "cpu"
+        self._memory = torch.empty(0, device=device)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """logits: [num_rows, vocab_size] float32 after min_p, changed in place and returned. Rows may begin
+        any distance apart."""
+        draws = self._draws
+        if not draws.rows:
+            return logits
+        draws.update()
+        num_rows, num = len(logits), len(draws.rows)
+        some = max(1, CACHED // logits.shape[1]) if self._on_cpu else num
+        for first in range(0, num, some):
+            part = slice(first, first + some)
+            rows = self._sent(draws.number[part])
+            wanted = logits[part] if num == num_rows else logits[rows]
+            winners = self._winners(wanted, part)
+            before = logits[rows, winners]
+            # NaN stays: where the model is float32, vLLM counts it after this.
+            logits[rows, winners] = torch.where(before.isnan(), before, WON)
+        return logits
+
+    def _winners(self, logits: torch.Tensor, part: slice) -> torch.Tensor:
+        """[num] int64. logits: [num, vocab_size] float32, changed in place. part: which of the draws they are
+        for."""
+        draws = self._draws
+        temperature = draws.temperature[part]
+        if (temperature != 1.0).any():
+            logits /= self._sent(temperature)[:, None]
+        if self._memory.numel() < logits.numel():
+            self._memory = logits.new_empty(logits.numel())
+        weights = self._memory[: logits.numel()].view(logits.shape)
+        torch.softmax(logits, dim=-1, out=weights)
+        truncated = np.flatnonzero(draws.is_truncated[part])
+        if len(truncated):
+            k, p = draws.top_k[part][truncated], draws.top_p[part][truncated]
+            which = slice(None) if len(truncated) == len(weights) else self._sent(truncated)
+            weights[which] = self._keep_top(weights[which], k, p)
+        return race(weights, self._sent(draws.key[part].view(np.int64)))
+
+    def _keep_top(self, weights: torch.Tensor, top_k: np.ndarray, top_p: np.ndarray) -> torch.Tensor:
+        k, p = self._sent(np.minimum(top_k, weights.shape[1])), self._sent(top_p)
+        most = int(top_k[top_k < weights.shape[1]].max(initial=0))
+        return keep_top(weights, k, p, border(weights, k, p, most) if self._on_cpu else None)
+
+    def _sent(self, array: np.ndarray) -> torch.Tensor:
+        return staged(np.ascontiguousarray(array), pinned=self._pinned).to(self._device, non_blocking=True)
+
+
+def border(weights: torch.Tensor, k: torch.Tensor, p: torch.Tensor, most: int) -> torch.Tensor:
+    """[num, 1] float32: a weight below which nothing is kept. most: the largest k that keeps anything out.
+
+    Among the largest of each block k are at least as large as the k-th; and what is likelier than (1 - p) /
+    vocab_size has more than p in sum, since all the others have less than 1 - p.
+    """
+    num, vocab_size = weights.shape
+    # Half of it, because sums round; and no weight that is 0.
+    found = ((1 - p).clamp(min=0) / (2 * vocab_size)).float().clamp(min=torch.finfo(torch.float32).tiny)
+    num_whole = vocab_size // BLOCK
+    if 0 < most <= num_whole:
+        largest = blocks(weights, num_whole).amax(dim=-1).topk(most, dim=-1).values
+        kth = largest.gather(1, (k - 1).clamp(max=most - 1)[:, None])[:, 0]
+        found = torch.where(k < vocab_size, kth, found)
+    elif most:
+        found = torch.where(k < vocab_size, torch.zeros(num), found)
+    return found[:, None]
+
+
+def keep_top(
+    weights: torch.Tensor, k: torch.Tensor, p: torch.Tensor, least: torch.Tensor | None
+) -> torch.Tensor:
+    """Weights that are not among the k largest become 0, then those that a sum of p of the rest does without.
+
+    weights: [num, vocab_size] float32 of sum 1, changed in place and returned. k: [num] int64, vocab_size is
+    off. p: [num] float64, infinite is off. least: [num, 1], nothing smaller is kept; None: not known.
+    """
+    vocab_size = weights.shape[1]
+    values, ids = weights, None
+    if least is not None:
+        is_candidate = weights >= least
+        counts = is_candidate.sum(dim=-1)
+        width = max(1, int(counts.max()))  # none: all are NaN
+        if 4 * width < vocab_size:  # a sort takes a hundred times as long as a look at each weight
+            values, ids = _packed(weights, is_candidate, counts, width)
+    values, order = values.sort(dim=-1, descending=True, stable=True)
+    sums = values.cumsum(dim=-1, dtype=torch.float64)
+    width = values.shape[1]
+    is_limited = (k < vocab_size)[:, None]
+    of_k = sums.gather(1, (k[:, None] - 1).clamp(max=width - 1))
+    enough = p[:, None] * torch.where(is_limited, of_k, 1.0)
+    values.masked_fill_(torch.arange(width, device=k.device) >= k[:, None], 0.0)
+    values[:, 1:].masked_fill_(sums[:, :-1] >= enough, 0.0)
+    # Where rows are padded an id stands several times, with 0; so added, not written.
+    return weights.zero_().scatter_add_(1, order if ids is None else ids.gather(1, order), values)
+
+
+def _packed(
+    weights: torch.Tensor, is_candidate: torch.Tensor, counts: torch.Tensor, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates of each row side by side, in the order of their ids, and their ids; padded with 0."""
+    rows, ids = is_candidate.nonzero(as_tuple=True)
+    places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    packed = weights.new_zeros(len(weights), width), ids.new_zeros(len(weights), width)
+    packed[0][rows, places], packed[1][rows, places] = weights[rows, ids], ids
+    return packed
+
+
+def blocks(weights: torch.Tensor, num: int) -> torch.Tensor:
+    """[num_rows, num, BLOCK]: the first `num` blocks of each row of contiguous weights."""
+    return weights.as_strided((len(weights), num, BLOCK), (weights.stride(0), BLOCK, 1))
+
+
+def race(weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """reference.draw: [num_rows] int64. weights: [num_rows, vocab_size] float32. keys: [num_rows] int64.
+
+    The result is a token id also where the weights are NaN.
+    """
+    vocab_size, device = weights.shape[1], weights.device
+    num_whole = vocab_size // BLOCK
+    sums = blocks(weights, num_whole).sum(dim=-1)
+    if num_whole * BLOCK < vocab_size:
+        rest = weights[:, num_whole * BLOCK :].sum(dim=-1, keepdim=True)
+        sums = torch.cat([sums, rest], dim=-1)
+    numbers = torch.arange(sums.shape[1], device=device)
+    block = (sums / exponential(keys, noise.FIRST_BLOCK + numbers)).argmax(dim=-1, keepdim=True)
+    ids = block * BLOCK + torch.arange(BLOCK, device=device)
+    inside = weights.gather(1, ids.clamp(max=vocab_size - 1)) * (ids < vocab_size)
+    place = (inside / exponential(keys, ids)).argmax(dim=-1, keepdim=True)
+    return (block * BLOCK + place)[:, 0].clamp(max=vocab_size - 1)
+
+
+def exponential(keys: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """noise.exponential. keys: [num_rows] int64. numbers: [num] or [num_rows, num] int64."""
+    if keys.device.type == "cpu":  # a third of the time
+        bits = (tensor.numpy().view(np.uint64) for tensor in (keys[:, None], numbers))
+        return torch.from_numpy(noise.exponential(*bits))
+    bits = keys[:, None] + (numbers + 1) * _signed(noise.GAMMA)
+    for shift, multiplier in zip(noise.SHIFTS, noise.MULTIPLIERS, strict=False):
+        bits = (bits ^ _shifted(bits, shift)) * _signed(multiplier)
+    bits ^= _shifted(bits, noise.SHIFTS[-1])
+    fraction = _shifted(bits, 64 - noise.FRACTION_BITS)
+    return -((fraction.double() + 0.5) * 2.0**-noise.FRACTION_BITS).log()
+
+
+def _signed(bits: int) -> int:
+    """The same 64 bits as torch has them, which does not calculate with unsigned ones."""
+    return bits - 2**64 if bits >= 2**63 else bits
+
+
+def _shifted(bits: torch.Tensor, by: int) -> torch.Tensor:
+    """To the right, with zeros from the left."""
+    return (bits >> by) & (2 ** (64 - by) - 1)

@@ -1,0 +1,62 @@
+"""What a request asks of our sampling, as it travels to the engine in SamplingParams.extra_args."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sampling.reference import GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class RowParams:
+    """Neutral: {}, 1, 0, 0, 0, 1, 0, 1. seed None: nothing is drawn, the likeliest token is taken.
+
+    vLLM's own parameters stay neutral, its temperature 0: it takes the largest logit, which is the winner's.
+    """
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    min_p: float = 0.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    @classmethod
+    def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> RowParams:
+        """The fields that are there; what else may be is not for us."""
+        known = {name: value for name, value in (extra_args or {}).items() if name in cls.__slots__}
+        if "logit_bias" in known:  # a map of msgpack has its keys as they were sent: integers
+            known["logit_bias"] = {
+                int(token_id): float(bias) for token_id, bias in known["logit_bias"].items()
+            }
+        return cls(**known)
+
+    @property
+    def has_history(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.seed is not None and self.temperature >= GREEDY
+
+    @property
+    def has_min_p(self) -> bool:
+        return self.min_p > 0.0 and self.temperature >= GREEDY
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.is_drawn and (self.top_k > 0 or self.top_p < 1.0)
+
+    @property
+    def has_transforms(self) -> bool:
+        """Whether it changes logits before the draw."""
+        return bool(self.logit_bias) or self.has_history or self.has_min_p
+
+    @property
+    def is_neutral(self) -> bool:
+        return not (self.has_transforms or self.is_drawn)
