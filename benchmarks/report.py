@@ -55,7 +55,7 @@ def steps(cells: list[dict[str, Any]]) -> Table:
                 *(spread(*cell["ms"][name]) for name in ("ours", "native")),
                 short(cell["ms"]["copy"][0]),
                 f"{cell['ms']['native'][0] / cell['ms']['ours'][0]:.1f}"
-                if cell["params"] != "nothing"
+                if cell["params"] != "greedy"
                 else "-",
             ]
             for cell in cells

@@ -1,11 +1,12 @@
-"""What our transforms cost for each step, beside vLLM's own code and a plain copy of the logits, in one run.
+"""What choosing a step's tokens costs, ours beside vLLM's own and a plain copy of the logits, in one run.
 
     python -m benchmarks.sampling [--json FILE] [--repeats 30]
 
-On the CPU: ours in torch (sampling/transforms.py) against vLLM's V1 code (apply_all_penalties). One thread,
-as the engine has on a machine of two cores. On a GPU: the Triton kernels of both (sampling_cuda.py). Each row
-has seen 512 prompt ids and 512 generated ones. Times are medians, with the 10th and 90th percentile; every
-form gets the same logits, in turn, so that what else the machine does hits all alike.
+On the CPU: vLLM's V1 sampler, whole, with our processor, which makes the choice, against the same with vLLM's
+own parameters. One thread. On a GPU: the kernels of both (sampling_cuda.py). Each row has seen 512 prompt ids
+and 512 generated ones; the probabilities of its tokens fall with the square of their rank, about as a
+language model's. Times are medians, with the 10th and 90th percentile; every form gets the same logits, in
+turn, so that what else the machine does hits all alike.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,17 +28,20 @@ from rich.console import Console
 
 from benchmarks import sampling_cuda
 from benchmarks.report import machine, steps, write
-from sampling.batch import Batch, Row
 from sampling.params import RowParams
-from sampling.transforms import Transforms
 
-ROWS = (1, 8, 64, 256)
-VOCABULARIES = (32_000, 128_000, 152_000)
+ROWS = (1, 8, 64)
+VOCABULARIES = (32_000, 152_000)
 NUM_SEEN = 512  # prompt ids, and as many generated ones
+GREEDY = RowParams()
+DRAWN = RowParams(temperature=0.8, seed=1)
 PARAMS = {
-    "nothing": RowParams(),
-    "repetition": RowParams(repetition_penalty=1.1),
-    "all": RowParams({7: 1.0}, 1.1, 0.1, 0.1, 0.05, 0.8),
+    "greedy": GREEDY,
+    "drawn": DRAWN,
+    "top_k": replace(DRAWN, top_k=50),
+    "top_p": replace(DRAWN, top_p=0.9),
+    "repetition": replace(GREEDY, repetition_penalty=1.1),
+    "all": RowParams({7: 1.0}, 1.1, 0.1, 0.1, 0.05, 0.8, 50, 0.9, seed=1),
 }
 
 
@@ -61,11 +67,11 @@ def main() -> None:
 
 
 def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeats: int) -> dict[str, Any]:
-    """Medians and percentiles, ms, of a step: taking in the last tokens and transforming the logits."""
+    """Medians and percentiles, ms, of a step: taking in the last tokens and choosing the next."""
     draw = np.random.default_rng(0)
     prompts = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
     outputs = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
-    logits = torch.randn(num_rows, vocab_size)
+    logits = torch.stack([logits_of(draw, vocab_size) for _ in range(num_rows)])
     forms: dict[str, Callable[[Any], Any]] = {
         "ours": ours(params, vocab_size, prompts, outputs),
         "native": native(params, vocab_size, prompts, outputs),
@@ -84,45 +90,87 @@ def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeat
     return {"rows": num_rows, "vocabulary": vocab_size, "params": name, "ms": spread}
 
 
+def logits_of(draw: np.random.Generator, vocab_size: int) -> torch.Tensor:
+    ranks = draw.permutation(vocab_size) + 1
+    return torch.tensor(-2.0 * np.log(ranks) + draw.normal(0, 0.1, vocab_size), dtype=torch.float32)
+
+
 def ours(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Callable[[torch.Tensor], Any]:
-    batch = Batch()
-    for number, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
-        batch.put(number, None if params.is_neutral else Row(params, prompt, [], output))
-    step = Transforms(batch, torch.device("cpu")).apply
-    step(torch.zeros(len(prompts), vocab_size))  # the first step lays the batch out
-    return step
+    """As the server has it: vLLM takes the largest logit."""
+    from vllm import SamplingParams
+
+    from sampling.runner_v1 import SamplingProcessor
+
+    extra = {name: value for name, value in asdict(params).items() if value != getattr(RowParams(), name)}
+    processor = SamplingProcessor(None, torch.device("cpu"), is_pin_memory=False)
+    rows = [
+        SamplingParams(temperature=0, extra_args={**extra, "seed": n} if "seed" in extra else extra)
+        for n in range(len(prompts))
+    ]
+    return sampler([processor], rows, prompts, outputs)
 
 
 def native(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Callable[[torch.Tensor], Any]:
-    """As vLLM's V1 sampler does for the same parameters: bias, penalties, min_p."""
-    from vllm.v1.sample.ops.penalties import apply_all_penalties
+    """The same parameters as vLLM's own."""
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor import LogitBiasLogitsProcessor, MinPLogitsProcessor
 
-    prompt = torch.tensor(prompts)
-    presence, frequency, repetition, min_p = (
-        torch.full((len(prompts),), value)
-        for value in (
-            params.presence_penalty,
-            params.frequency_penalty,
-            params.repetition_penalty,
-            params.min_p,
-        )
+    asked = SamplingParams(
+        temperature=0 if params.seed is None else params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        logit_bias=dict(params.logit_bias) or None,
+        seed=params.seed,
     )
-    rows = torch.arange(len(prompts)).repeat_interleave(len(params.logit_bias))
-    tokens = torch.tensor([*params.logit_bias] * len(prompts), dtype=torch.int64)
-    bias = torch.tensor([*params.logit_bias.values()] * len(prompts))
+    config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=len(prompts)))
+    processors = [kind(config, "cpu", False) for kind in (LogitBiasLogitsProcessor, MinPLogitsProcessor)]
+    return sampler(processors, [asked] * len(prompts), prompts, outputs)
 
-    def step(logits: torch.Tensor) -> torch.Tensor:
-        if params.logit_bias:
-            logits[rows, tokens] += bias
-        if params.has_history:
-            logits = apply_all_penalties(logits, prompt, presence, frequency, repetition, outputs)
-        if params.has_min_p:
-            probabilities = torch.softmax(logits, dim=-1)
-            border = probabilities.amax(dim=-1, keepdim=True).mul_(min_p[:, None])
-            logits.masked_fill_(probabilities < border, -torch.inf)
-        return logits
 
-    return step
+def sampler(
+    processors: list[Any], rows: list[Any], prompts: Any, outputs: Any
+) -> Callable[[torch.Tensor], Any]:
+    """vLLM's V1 sampler over rows that ask for the same."""
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors
+    from vllm.v1.sample.metadata import SamplingMetadata
+    from vllm.v1.sample.sampler import Sampler
+
+    added = [(n, params, prompts[n], outputs[n]) for n, params in enumerate(rows)]
+    for processor in processors:
+        processor.update_state(BatchUpdate(len(rows), removed=[], added=added, moved=[]))
+    asked = rows[0]
+    is_greedy, has_seed = asked.temperature == 0, asked.seed is not None
+
+    def column(name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.tensor([getattr(params, name) for params in rows], dtype=dtype)
+
+    penalties = [column(f"{name}_penalty") for name in ("frequency", "presence", "repetition")]
+    metadata = SamplingMetadata(
+        temperature=None if is_greedy else column("temperature"),
+        all_greedy=is_greedy,
+        all_random=not is_greedy,
+        top_p=column("top_p") if asked.top_p < 1 else None,
+        top_k=column("top_k", torch.int32) if asked.top_k > 0 else None,
+        generators={n: torch.Generator().manual_seed(n) for n in range(len(rows))} if has_seed else {},
+        max_num_logprobs=None,
+        no_penalties=all(
+            bool((given == neutral).all()) for given, neutral in zip(penalties, (0, 0, 1), strict=True)
+        ),
+        prompt_token_ids=torch.tensor(prompts),
+        frequency_penalties=penalties[0],
+        presence_penalties=penalties[1],
+        repetition_penalties=penalties[2],
+        output_token_ids=outputs,
+        allowed_token_ids_mask=None,
+        bad_words_token_ids={},
+        logitsprocs=LogitsProcessors(processors),
+    )
+    step = Sampler()
+    return lambda logits: step(logits, metadata)
 
 
 if __name__ == "__main__":

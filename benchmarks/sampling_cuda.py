@@ -21,13 +21,13 @@ from sampling.params import RowParams
 
 Step = Callable[[torch.Tensor], Any]
 HEAD_START_CYCLES = 4_000_000  # about 2 ms; a step's launches take a tenth of that
-OWN = ("logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty", "min_p")
+NEUTRAL = RowParams()
 
 
 def measure(
     num_rows: int, vocab_size: int, name: str, params: RowParams, repeats: int, num_seen: int
 ) -> dict[str, Any]:
-    """Medians and percentiles, ms, of a step: taking in the last tokens and transforming the logits."""
+    """Medians and percentiles, ms, of a step: taking in the last tokens and choosing the next."""
     torch.manual_seed(0)
     state, context = runner_state(num_rows, vocab_size, num_seen, repeats + 2)
     logits = torch.randn(num_rows, vocab_size, device="cuda")
@@ -102,17 +102,32 @@ def runner_state(num_rows: int, vocab_size: int, num_seen: int, room: int) -> tu
 def ours(params: RowParams, state: Any, context: Any) -> Step:
     from sampling.runner_v2 import SamplingProcessor
 
-    extra = {name: value for name, value in asdict(params).items() if name in OWN}
+    extra = {name: value for name, value in asdict(params).items() if value != getattr(NEUTRAL, name)}
     processor = SamplingProcessor(None, state)
     for row in range(state.max_num_reqs):
-        processor.add_request(row, SimpleNamespace(temperature=params.temperature, extra_args=extra))
+        seed = {"seed": row} if params.is_drawn else {}
+        processor.add_request(row, SimpleNamespace(temperature=0, extra_args=extra | seed))
     processor.apply_staged_writes()
-    return lambda logits: processor.apply(logits, context)
+    take = taking(0.0, context)
+    return lambda logits: take(processor.apply(logits, context))
+
+
+def taking(temperature: float, context: Any) -> Step:
+    """vLLM's kernel that takes the largest logit, at a temperature of one with noise."""
+    from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
+
+    rows = context.expanded_idx_mapping
+    temperatures = torch.full((len(rows),), temperature, device="cuda")
+    seeds = torch.arange(len(rows), device="cuda")
+    how = {"apply_temperature": False, "is_drafting": False}
+    return lambda logits: gumbel_sample(logits, rows, temperatures, seeds, context.pos, **how)
 
 
 def native(params: RowParams, state: Any, context: Any) -> Step:
-    """As vLLM's V2 sampler does for the same parameters: bias, penalties, min_p."""
+    """As vLLM's V2 sampler does for the same parameters."""
     from vllm import SamplingParams
+    from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
+    from vllm.v1.worker.gpu.sample.gumbel import apply_temperature
     from vllm.v1.worker.gpu.sample.logit_bias import LogitBiasState
     from vllm.v1.worker.gpu.sample.min_p import apply_min_p
     from vllm.v1.worker.gpu.sample.penalties import PenaltiesState
@@ -130,13 +145,23 @@ def native(params: RowParams, state: Any, context: Any) -> Step:
         for row in range(state.max_num_reqs):
             processor.add_request(row, asked)
         processor.apply_staged_writes()
-    min_p = torch.full((state.max_num_reqs,), params.min_p, device="cuda")
+    min_p, temperatures, top_p = (
+        torch.full((state.max_num_reqs,), value, device="cuda")
+        for value in (params.min_p, params.temperature, params.top_p)
+    )
+    top_k = torch.full((state.max_num_reqs,), params.top_k, dtype=torch.int32, device="cuda")
+    take = taking(params.temperature if params.is_drawn else 0.0, context)
 
     def step(logits: torch.Tensor) -> torch.Tensor:
         for processor in processors:
             logits = processor.apply(logits, context)
-        if params.has_min_p:
-            apply_min_p(logits, context.expanded_idx_mapping, min_p)
-        return logits
+        if params.is_drawn:
+            apply_temperature(logits, context.expanded_idx_mapping, temperatures)
+            if params.has_min_p:
+                apply_min_p(logits, context.expanded_idx_mapping, min_p)
+            if params.is_truncated:
+                limits = top_k if params.top_k else None, top_p if params.top_p < 1 else None
+                logits = apply_top_k_top_p(logits, *limits)
+        return take(logits)
 
     return step

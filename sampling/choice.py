@@ -6,13 +6,18 @@ row's choice depends, by a bit, on what else is in the batch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sampling import noise
 from sampling.draws import Draws
 from sampling.reference import BLOCK
 from sampling.staging import staged
+
+Ints = npt.NDArray[np.int64]
 
 WON = 3e38  # a logit above all others; float32 has room for it, and it is finite
 # Weights that are worked on together, 4 MiB: they stay in the CPU's cache, in memory that is used again, and
@@ -61,16 +66,21 @@ class Choice:
         truncated = np.flatnonzero(draws.is_truncated[part])
         if len(truncated):
             k, p = draws.top_k[part][truncated], draws.top_p[part][truncated]
-            which = slice(None) if len(truncated) == len(weights) else self._sent(truncated)
-            weights[which] = self._keep_top(weights[which], k, p)
+            if len(truncated) == len(weights):
+                self._keep_top(weights, k, p)
+            else:
+                which = self._sent(truncated)
+                weights[which] = self._keep_top(weights[which], k, p)
         return race(weights, self._sent(draws.key[part].view(np.int64)))
 
-    def _keep_top(self, weights: torch.Tensor, top_k: np.ndarray, top_p: np.ndarray) -> torch.Tensor:
+    def _keep_top(
+        self, weights: torch.Tensor, top_k: npt.NDArray[Any], top_p: npt.NDArray[Any]
+    ) -> torch.Tensor:
         k, p = self._sent(np.minimum(top_k, weights.shape[1])), self._sent(top_p)
         most = int(top_k[top_k < weights.shape[1]].max(initial=0))
         return keep_top(weights, k, p, border(weights, k, p, most) if self._on_cpu else None)
 
-    def _sent(self, array: np.ndarray) -> torch.Tensor:
+    def _sent(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return staged(np.ascontiguousarray(array), pinned=self._pinned).to(self._device, non_blocking=True)
 
 
@@ -80,17 +90,16 @@ def border(weights: torch.Tensor, k: torch.Tensor, p: torch.Tensor, most: int) -
     Among the largest of each block k are at least as large as the k-th; and what is likelier than (1 - p) /
     vocab_size has more than p in sum, since all the others have less than 1 - p.
     """
-    num, vocab_size = weights.shape
-    # Half of it, because sums round; and no weight that is 0.
-    found = ((1 - p).clamp(min=0) / (2 * vocab_size)).float().clamp(min=torch.finfo(torch.float32).tiny)
+    vocab_size = weights.shape[1]
+    found = ((1 - p).clamp(min=0) / (2 * vocab_size)).float()  # half of it, because sums round
     num_whole = vocab_size // BLOCK
-    if 0 < most <= num_whole:
-        largest = blocks(weights, num_whole).amax(dim=-1).topk(most, dim=-1).values
-        kth = largest.gather(1, (k - 1).clamp(max=most - 1)[:, None])[:, 0]
+    if most:
+        kth = torch.zeros_like(found)
+        if most <= num_whole:
+            largest = blocks(weights, num_whole).amax(dim=-1).topk(most, dim=-1).values
+            kth = largest.gather(1, (k - 1).clamp(max=most - 1)[:, None])[:, 0]
         found = torch.where(k < vocab_size, kth, found)
-    elif most:
-        found = torch.where(k < vocab_size, torch.zeros(num), found)
-    return found[:, None]
+    return found.clamp(min=torch.finfo(torch.float32).tiny)[:, None]  # a weight of 0 is not kept either
 
 
 def keep_top(
@@ -104,11 +113,10 @@ def keep_top(
     vocab_size = weights.shape[1]
     values, ids = weights, None
     if least is not None:
-        is_candidate = weights >= least
-        counts = is_candidate.sum(dim=-1)
-        width = max(1, int(counts.max()))  # none: all are NaN
-        if 4 * width < vocab_size:  # a sort takes a hundred times as long as a look at each weight
-            values, ids = _packed(weights, is_candidate, counts, width)
+        rows, ids_found = np.divmod(np.flatnonzero(weights.numpy() >= least.numpy()), vocab_size)
+        counts = np.bincount(rows, minlength=len(weights))
+        if 4 * counts.max() < vocab_size:  # a sort takes a hundred times as long as a look at each weight
+            values, ids = _packed(weights, rows, ids_found, counts)
     values, order = values.sort(dim=-1, descending=True, stable=True)
     sums = values.cumsum(dim=-1, dtype=torch.float64)
     width = values.shape[1]
@@ -121,15 +129,14 @@ def keep_top(
     return weights.zero_().scatter_add_(1, order if ids is None else ids.gather(1, order), values)
 
 
-def _packed(
-    weights: torch.Tensor, is_candidate: torch.Tensor, counts: torch.Tensor, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The candidates of each row side by side, in the order of their ids, and their ids; padded with 0."""
-    rows, ids = is_candidate.nonzero(as_tuple=True)
-    places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-    packed = weights.new_zeros(len(weights), width), ids.new_zeros(len(weights), width)
-    packed[0][rows, places], packed[1][rows, places] = weights[rows, ids], ids
-    return packed
+def _packed(weights: torch.Tensor, rows: Ints, ids: Ints, counts: Ints) -> tuple[torch.Tensor, torch.Tensor]:
+    """The candidates of each row side by side, in the order of their ids, and their ids; padded with 0. rows,
+    ids: where they are. counts: how many each row has."""
+    places = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    shape = len(weights), max(1, int(counts.max()))  # none where all are NaN
+    packed, packed_ids = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
+    packed[rows, places], packed_ids[rows, places] = weights.numpy()[rows, ids], ids
+    return torch.from_numpy(packed), torch.from_numpy(packed_ids)
 
 
 def blocks(weights: torch.Tensor, num: int) -> torch.Tensor:

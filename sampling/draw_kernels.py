@@ -159,7 +159,7 @@ def _limit_kernel(
     tl.store(limits + 2 * row + 1, last)
 
 
-@triton.jit(do_not_specialize_on_alignment=["slot_of_row"])
+@triton.jit(do_not_specialize=["has_limits"], do_not_specialize_on_alignment=["slot_of_row"])
 def _weigh_kernel(
     logits,  # [num_rows, vocab_size] float32
     logits_stride,
@@ -170,7 +170,7 @@ def _weigh_kernel(
     sums,  # [num_rows, num_blocks] float32, written: of the block's exp(logit over temperature - largest)
     num_blocks,
     vocab_size,
-    HAS_LIMITS: tl.constexpr,
+    has_limits,  # bool; a constant would make a second form of the kernel, compiled while others wait
     BLOCK: tl.constexpr,
 ):
     """What each block of token ids weighs, of one part of a row.
@@ -187,7 +187,7 @@ def _weigh_kernel(
     inside = token_id < vocab_size
     logit = tl.load(logits + row * logits_stride + token_id, mask=inside, other=float("-inf"))
     scaled = tl.div_rn(logit, temperature)
-    if HAS_LIMITS:
+    if has_limits:
         pivot, last = tl.load(limits + 2 * row), tl.load(limits + 2 * row + 1)
         scaled = tl.where(_is_kept(_rank(logit), token_id, pivot, last), scaled, float("-inf"))
     scaled = tl.reshape(scaled, (BLOCK // BLOCK_OF_IDS, BLOCK_OF_IDS))
@@ -199,7 +199,7 @@ def _weigh_kernel(
     tl.store(sums + row * num_blocks + number, tl.sum(weights, axis=1), mask=number < num_blocks)
 
 
-@triton.jit(do_not_specialize_on_alignment=["slot_of_row", "positions"])
+@triton.jit(do_not_specialize=["has_limits"], do_not_specialize_on_alignment=["slot_of_row", "positions"])
 def _draw_kernel(
     logits,  # [num_rows, vocab_size] float32, the winner's changed in place
     logits_stride,
@@ -213,7 +213,7 @@ def _draw_kernel(
     sums,  # [num_rows, num_blocks] float32
     num_blocks,
     vocab_size,
-    HAS_LIMITS: tl.constexpr,
+    has_limits,  # bool
     NUM_BLOCKS: tl.constexpr,  # the next power of two
 ):
     """The two races of a row: of its blocks, and of the winner's tokens. One program a row.
@@ -242,13 +242,25 @@ def _draw_kernel(
     here, inside = logits + row * logits_stride, token_id < vocab_size
     logit = tl.load(here + token_id, mask=inside, other=float("-inf"))
     weight = tl.exp(tl.div_rn(logit, temperature) - most)
-    if HAS_LIMITS:
+    if has_limits:
         pivot, last = tl.load(limits + 2 * row), tl.load(limits + 2 * row + 1)
         weight = tl.where(_is_kept(_rank(logit), token_id, pivot, last), weight, 0.0)
     speed = tl.where(inside, weight.to(tl.float64) / _exponential(key, token_id), -1.0)
     winner = block * BLOCK_OF_IDS + tl.argmax(speed, axis=0)
     winner = tl.minimum(tl.maximum(winner, 0), vocab_size - 1)
     tl.store(here + winner, WON)
+
+
+def find_limits(
+    logits: torch.Tensor,  # [num_rows, vocab_size] float32
+    tables: SlotTables,
+    slot_of_row: torch.Tensor,  # [num_rows] int32
+    block: int = SEARCH_BLOCK,
+) -> torch.Tensor:  # [num_rows, 2] int32: pivot and last of _is_kept
+    limits = torch.empty(len(logits), 2, dtype=torch.int32, device=logits.device)
+    rows = (logits, logits.stride(0), slot_of_row, tables.real, tables.top_k, limits, logits.shape[1])
+    _limit_kernel[(len(logits),)](*rows, BLOCK=block, num_warps=SEARCH_WARPS)
+    return limits
 
 
 def choose(
@@ -264,12 +276,11 @@ def choose(
     num_rows, vocab_size = logits.shape
     num_blocks = triton.cdiv(vocab_size, reference.BLOCK)
     rows = (logits, logits.stride(0), slot_of_row)
-    limits = torch.empty(num_rows, 2, dtype=torch.int32, device=logits.device)
-    if has_limits:
-        state = (tables.real, tables.top_k, limits, vocab_size)
-        _limit_kernel[(num_rows,)](*rows, *state, BLOCK=search_block, num_warps=SEARCH_WARPS)
-    largest, sums = torch.empty(2, num_rows, num_blocks, dtype=torch.float32, device=logits.device)
-    found = (limits, largest, sums, num_blocks, vocab_size, has_limits)
+    limits = find_limits(logits, tables, slot_of_row, search_block) if has_limits else None
+    if limits is None:
+        limits = torch.empty(1, 2, dtype=torch.int32, device=logits.device)  # not read
+    largest = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=logits.device)
+    found = (limits, largest, torch.empty_like(largest), num_blocks, vocab_size, int(has_limits))
     grid = (num_rows, triton.cdiv(vocab_size, block))
     _weigh_kernel[grid](*rows, tables.real, *found, BLOCK=block, num_warps=LOGITS_WARPS)
     state = (positions, tables.real, tables.output_from, tables.seeds)

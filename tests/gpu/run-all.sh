@@ -29,7 +29,7 @@ tests() { # pytest's warnings are for development: other versions of libraries h
 
 step() { # in a process of its own, which knows OUT, ON_GPU and PYTHON
   case $1 in
-    kernels) tests "$OUT/kernels.xml" tests/gpu/test_kernels_gpu.py ;;
+    kernels) tests "$OUT/kernels.xml" tests/gpu/test_kernels_gpu.py tests/gpu/test_draw_kernels_gpu.py ;;
     memory) tests "$OUT/memory.xml" tests/gpu/test_memory.py ;;
     sampling) "$PYTHON" -m benchmarks.sampling --json "$OUT/sampling.json" ${SAMPLING:-} ;;
     contract)

@@ -24,17 +24,23 @@ from tests.tiny_llama import make_tiny_llama
 def main(work: Path) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
+    from sampling import choice
     from sampling.transforms import Transforms
 
     devices: set[str] = set()
-    apply = Transforms.apply
+    apply, race = Transforms.apply, choice.race
 
     def watched(self: Transforms, logits: Any) -> Any:
         after = apply(self, logits)
         devices.update(str(tensor.device) for tensor in (logits, *(sent for _, sent in self._sent.values())))
         return after
 
+    def watched_race(*tensors: Any) -> Any:
+        devices.update(str(tensor.device) for tensor in tensors)
+        return race(*tensors)
+
     Transforms.apply = watched  # type: ignore[method-assign]
+    choice.race = watched_race
     llm = LLM(
         model=str(make_tiny_llama(work / "model", tokenizer_from=work)),
         load_format="dummy",
@@ -46,10 +52,8 @@ def main(work: Path) -> dict[str, Any]:
         logits_processors=["sampling.runner_v1:SamplingProcessor"],
     )
     params = [
-        SamplingParams(
-            max_tokens=4, temperature=temperature, ignore_eos=True, detokenize=False, extra_args=extra_args
-        )
-        for temperature, extra_args in KINDS.values()
+        SamplingParams(max_tokens=4, temperature=0, ignore_eos=True, detokenize=False, extra_args=extra_args)
+        for extra_args in KINDS.values()
     ]
     prompts = [{"prompt_token_ids": [n + 1, n + 2, n + 3]} for n in range(len(params))]
     outputs = llm.generate(prompts, params, use_tqdm=False)

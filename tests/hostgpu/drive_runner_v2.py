@@ -23,6 +23,7 @@ from tests.hostgpu.kinds import KINDS
 from tests.tiny_llama import make_tiny_llama
 
 KERNELS = ("_take_in_kernel", "_bias_kernel", "_penalise_kernel", "_min_p_kernel")
+DRAW_KERNELS = ("_limit_kernel", "_weigh_kernel", "_draw_kernel")
 NUM_SLOTS = 8
 
 
@@ -49,12 +50,12 @@ def main(work: Path) -> dict[str, Any]:
         params = [
             SamplingParams(
                 max_tokens=max_tokens,
-                temperature=temperature,
+                temperature=0,
                 ignore_eos=True,
                 detokenize=False,
                 extra_args=extra_args or None,
             )
-            for temperature, extra_args in map(KINDS.__getitem__, kinds)
+            for extra_args in map(KINDS.__getitem__, kinds)
         ]
         ids = [[(7 * k + n) % 1000 for k in range(prompt_length)] for n in range(len(kinds))]
         prompts = [{"prompt_token_ids": prompt} for prompt in ids]
@@ -86,9 +87,10 @@ class Watch:
     """What our kernels are launched with, and which slots are given out."""
 
     def __init__(self, processor: Any) -> None:
-        from sampling import kernels
+        from sampling import draw_kernels, kernels
 
         self._kernels = {name: getattr(kernels, name) for name in KERNELS}
+        self._kernels |= {name: getattr(draw_kernels, name) for name in DRAW_KERNELS}
         self._seen: dict[str, Any] = {}
         for name, kernel in self._kernels.items():
             kernel.add_pre_run_hook(partial(self._launched, name))
@@ -110,7 +112,7 @@ class Watch:
     @contextmanager
     def step(self) -> Iterator[dict[str, Any]]:
         lists = ("elsewhere", "slots", "used", "prompt_and_history", "output_from")
-        self._seen = {"launches": dict.fromkeys(KERNELS, 0), **{name: [] for name in lists}}
+        self._seen = {"launches": dict.fromkeys(self._kernels, 0), **{name: [] for name in lists}}
         yield self._seen
 
     def _launched(self, name: str, *args: Any, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of request: temperature, and the arguments that ask for something of ours."""
+"""The kinds of request: the arguments that ask for something of ours. vLLM's temperature is 0 in each."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ ALL = {
     "frequency_penalty": 0.2,
     "presence_penalty": 0.3,
     "min_p": 0.05,
+    "temperature": 0.7,
+    "top_k": 50,
+    "top_p": 0.9,
+    "seed": 2**63 - 1,
     "num_output_before": 2,
 }
 NEUTRAL = {"repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "min_p": 0.0}
 
-KINDS: dict[str, tuple[float, dict[str, Any]]] = {
-    "plain": (1.0, {}),
-    "neutral": (1.0, NEUTRAL),
-    "repetition": (1.0, {"repetition_penalty": 1.2}),
-    "frequency": (1.0, {"frequency_penalty": 0.5}),
-    "presence": (1.0, {"presence_penalty": -0.5}),
-    "bias": (1.0, {"logit_bias": {5: 1.5, 6: -100.0}}),
-    "long bias": (1.0, {"logit_bias": dict.fromkeys(range(3000), -1.0)}),
-    "min_p": (1.0, {"min_p": 0.1}),
-    "greedy min_p": (0.0, {"min_p": 0.1}),
-    "all": (1.0, ALL),
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "neutral": NEUTRAL,
+    "repetition": {"repetition_penalty": 1.2},
+    "frequency": {"frequency_penalty": 0.5},
+    "presence": {"presence_penalty": -0.5},
+    "bias": {"logit_bias": {5: 1.5, 6: -100.0}},
+    "long bias": {"logit_bias": dict.fromkeys(range(3000), -1.0)},
+    "drawn": {"seed": 1},
+    "min_p": {"min_p": 0.1, "seed": 2},
+    "top_k": {"top_k": 5, "seed": 3},
+    "top_p": {"top_p": 0.5, "temperature": 0.5, "seed": 4},
+    "all": ALL,
 }

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.hostgpu
 
 NUM_SLOTS, NUM_STEPS = 8, 4
 TAKE_IN, BIAS, PENALISE, MIN_P = "_take_in_kernel", "_bias_kernel", "_penalise_kernel", "_min_p_kernel"
+LIMIT, WEIGH, DRAW = "_limit_kernel", "_weigh_kernel", "_draw_kernel"
 LAUNCHED: dict[str, set[str]] = {
     "plain": set(),
     "neutral": set(),
@@ -30,9 +31,11 @@ LAUNCHED: dict[str, set[str]] = {
     "presence": {TAKE_IN, PENALISE},
     "bias": {BIAS},
     "long bias": set(),  # torch does it
-    "min_p": {PENALISE, MIN_P},
-    "greedy min_p": set(),
-    "all": {TAKE_IN, BIAS, PENALISE, MIN_P},
+    "drawn": {WEIGH, DRAW},
+    "min_p": {PENALISE, MIN_P, WEIGH, DRAW},
+    "top_k": {LIMIT, WEIGH, DRAW},
+    "top_p": {LIMIT, WEIGH, DRAW},
+    "all": {TAKE_IN, BIAS, PENALISE, MIN_P, LIMIT, WEIGH, DRAW},
 }
 USED = {kind for kind, kernels in LAUNCHED.items() if kernels} | {"long bias"}
 
@@ -87,7 +90,7 @@ def test_arguments_are_on_the_device(seen: dict[str, Any]) -> None:
 
 def test_compiled_once_for_hopper(seen: dict[str, Any]) -> None:
     """Each kernel has one compiled form, for sm_90: no batch makes Triton compile while others wait."""
-    assert seen["compiled"] == {name: [90] for name in (TAKE_IN, BIAS, PENALISE, MIN_P)}
+    assert seen["compiled"] == {name: [90] for name in sorted(LAUNCHED["all"])}
 
 
 def test_slots_are_used_again(seen: dict[str, Any]) -> None:
