@@ -60,11 +60,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--every", type=float, default=40, help="seconds between two faults, on average")
     parser.add_argument("--greedy", action="store_true", help="no sampled requests")
+    parser.add_argument("--standby", action="store_true", help="with a process in reserve")
     parser.add_argument("--kill-workers", action="store_true", help="too; what was theirs is cut")
     parser.add_argument("--log", type=Path, help="where to leave the server's log")
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, _out_of_time)
+    signal.signal(signal.SIGTERM, _told_to_end)
     signal.alarm(int((options.minutes or 0) * 60 + OVERTIME_S))
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
@@ -74,11 +76,14 @@ def main() -> None:
         subprocess.run([sys.executable, maker, folder / "model"], check=True)
         settings = {"workers": options.workers, "receive_timeout_s": 10, "slow_reader_timeout_s": 20}
         environ = {"TMPDIR": str(temporary)}
-        with verbatim(folder, [_model(folder / "model")], environ=environ, **settings) as server:
+        with verbatim(
+            folder, [_model(folder / "model", standby=options.standby)], environ=environ, **settings
+        ) as server:
             try:
                 how = each_once if options.cases else by_chance
                 results = asyncio.run(how(server, temporary, options))
             finally:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, and the server first
                 if options.log:
                     options.log.write_bytes(server.log.read_bytes())
         results["left"] = [str(path.relative_to(temporary)) for path in temporary.rglob("*")]
@@ -94,8 +99,13 @@ def _out_of_time(*_: object) -> None:
     raise TimeoutError("the campaign did not end in time")
 
 
-def _model(path: Path) -> dict[str, Any]:
+def _told_to_end(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _model(path: Path, *, standby: bool) -> dict[str, Any]:
     return {
+        "standby": standby,
         "id": MODEL,
         "path": str(path),
         "dtype": "float32",
@@ -107,9 +117,13 @@ def _model(path: Path) -> dict[str, Any]:
 
 async def each_once(server: Server, temporary: Path, options: argparse.Namespace) -> dict[str, Any]:
     known = await learn(server.port, options)
-    rows = await each_fault(server, temporary, known, options.seed)
-    Console().print(table(rows))
-    return {"machine": machine("chaos"), "is_whole": True, "rows": rows}
+    results: dict[str, Any] = {"machine": machine("chaos"), "is_whole": False, "rows": []}
+    async for row in each_fault(server, temporary, known, options.seed):
+        results["rows"].append(row)
+        _save(options, results)
+        Console().print(f"{row['fault']}: {row['equal']} of {row['streams']} equal")
+    Console().print(table(results["rows"]))
+    return results | {"is_whole": True}
 
 
 async def by_chance(server: Server, temporary: Path, options: argparse.Namespace) -> dict[str, Any]:

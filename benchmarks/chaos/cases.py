@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,11 @@ BEGUN = 0.5  # of the streams, when the fault comes
 
 async def each_fault(
     server: Server, temporary: Path, known: list[tuple[dict[str, Any], Reply]], seed: int
-) -> list[dict[str, Any]]:
+) -> AsyncIterator[dict[str, Any]]:
     """A row for each."""
-    rows = []
     for name in FAULTS:
         await asyncio.sleep(LIVES_S)
-        rows.append(await _one(name, server, temporary, known, random.Random(seed)))
-    return rows
+        yield await _one(name, server, temporary, known, random.Random(seed))
 
 
 async def _one(
