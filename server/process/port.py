@@ -82,6 +82,18 @@ def open_port(
     return listener
 
 
+def listens(listener: socket.socket) -> bool:
+    """Whether connections to it are taken, or wait."""
+    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def stop_listening(listener: socket.socket) -> None:
+    """Refuse what comes, and what waits. It may listen again: one that does not listen is left alone, because
+    shutting it down would last, and shut each later connection too."""
+    if listens(listener):
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers, which would cut replies off and exit with the signal's status."""
 

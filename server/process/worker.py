@@ -28,7 +28,7 @@ from server.http.app import build_app
 from server.http.metrics import Metrics
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
-from server.process.port import live
+from server.process.port import listens, live
 from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder, link_folder
 
 # Where the engines are ready it has them within a moment. Where they are not, clients are told so.
@@ -67,8 +67,7 @@ def main() -> None:
 
     with socket.socket(fileno=order.listener) as listener:
         # One that follows another has its socket already, with connections that wait.
-        follows = bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-        patience_s = FOLLOWS_S if follows else math.inf
+        patience_s = FOLLOWS_S if listens(listener) else math.inf
         beside = [hear_all(pipe, hear), *(model.engine.run() for model in models)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, app.state.server, listener, beside, patience_s=patience_s))

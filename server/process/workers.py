@@ -28,6 +28,7 @@ from server.config.settings import Settings
 from server.engine.base import Phase, Status
 from server.engine.vllm.processes import SAFE_PATH, SERVER_PID
 from server.http.metrics import forget
+from server.process.port import stop_listening
 
 log = logging.getLogger(__name__)
 
@@ -149,8 +150,7 @@ class Workers:
                 wait_s = AGAIN_S if time.monotonic() - began > AGAIN_AT_MOST_S else wait_s
                 log.error("worker %d ended, %s; starting another one in %g s", number, how, wait_s)
                 if wait_s > AGAIN_S:  # the second in a row: what waits for it may wait for ever
-                    with contextlib.suppress(OSError):
-                        listener.shutdown(socket.SHUT_RDWR)  # listens no more; the next one may
+                    stop_listening(listener)  # the next one may
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, AGAIN_AT_MOST_S)
         listener.close()  # nobody would take what waits there

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from server.config.loading import load_settings
 from server.config.settings import Settings
 from server.errors import ConfigurationError
-from server.process.port import open_port, open_ports
+from server.process.port import open_port, open_ports, stop_listening
 from server.process.workers import settings_text
 from tests.helpers import byte_level, model_directory
 from tests.serving import Client, Server, serving, wait_for
@@ -189,6 +190,17 @@ def test_port_is_not_shared_with_other_servers() -> None:
     first, second = open_ports("127.0.0.1", 0, 0, 2)
     with first, second, pytest.raises(ConfigurationError, match="is taken"):
         open_ports("127.0.0.1", first.getsockname()[1], 0, 2)
+
+
+def test_socket_may_listen_again() -> None:
+    """Although it was told twice to listen no more: what is sent over its connections arrives."""
+    with open_port("127.0.0.1", 0, 0) as listener:
+        stop_listening(listener)
+        stop_listening(listener)
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as accepted:
+            accepted.sendall(b"x")
+            assert client.recv(1) == b"x"
 
 
 def test_kill_of_the_server_takes_its_workers_along(lasting: Server) -> None:
