@@ -24,6 +24,7 @@ from server.config.loading import ModelSettings, Settings, config_file, load_set
 from server.engine.served import inspect
 from server.errors import ConfigurationError, EngineFailed
 from server.observe.versions import versions
+from server.process.control import ask
 from server.weights.checkpoint import Report, verify_checksums
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -87,11 +88,34 @@ def serve(
         "drain_timeout_s": drain_timeout,
         "log_level": log_level,
     }
-    settings = load_settings(config, overrides, os.environ)
+
+    def load() -> Settings:
+        return load_settings(config, overrides, os.environ)
+
+    settings = load()
     # Late: the application brings half a second of imports that no other command needs.
     from server.process.serve import serve as run
 
-    run(settings, config_file(config, os.environ))
+    run(settings, config_file(config, os.environ), load)
+
+
+@cli.command()
+def reload(
+    config: Config = None,
+    port: Annotated[int | None, typer.Option(help="Of the server; without, the configuration's.")] = None,
+) -> None:
+    """Have the running server read its configuration anew. No request is lost over it.
+
+    Exit code 0 when the new configuration is in use, 1 when the server refuses it and goes on with the old
+    one, or an engine has not started; 2 when there is no such server. SIGHUP to the server does the same.
+    """
+    if port is None:
+        port = load_settings(config, {}, os.environ).port
+    done, message = ask(port)
+    if not done:
+        print(f"verbatim: {message}", file=sys.stderr)
+        raise typer.Exit(1)
+    print(message)
 
 
 @cli.command()

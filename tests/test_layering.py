@@ -25,7 +25,7 @@ ROOMS = {
     ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
-    "server.config": "values yamlfile engine_args sections settings loading",
+    "server.config": "values yamlfile engine_args sections settings loading changes",
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions stalls attestation",
@@ -42,7 +42,7 @@ ROOMS = {
         "eager sse metrics state failures ratelimits disconnect body connections protocol streaming cors"
         " border openapi routes app"
     ),
-    "server.process": "descriptors port workers worker serve",
+    "server.process": "descriptors port workers worker models reload control serve",
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server
     "bundle": "models order wheels contents sbom keys seal make cli",

@@ -13,8 +13,6 @@ from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import Supervisor
-from server.engine.turns import Turns
-from server.engine.work import Work
 from server.errors import ConfigurationError
 from server.text.tokenizer import Tokenizer, load_tokenizer
 from server.weights.architecture import check_generates, context_size
@@ -69,17 +67,20 @@ def load_models(
             return make_vllm(number, model, context_size)
 
         served = load_model(model, make)
-        served.engine.max_pending = math.ceil(settings.max_pending / settings.workers)
-        served.engine.max_wait_s = settings.max_wait_s
-        served.engine.work = Work(
-            resume=settings.resume,
-            resume_timeout_s=settings.resume_timeout_s,
-            turns=Turns(math.ceil(model.max_num_seqs / settings.workers)),
-        )
-        served.engine.keep_trying = settings.keep_trying or len(settings.models) > 1
+        tune(served.engine, settings, model)
         return served
 
     return [one(number, model) for number, model in enumerate(settings.models)]
+
+
+def tune(engine: Supervisor, settings: Settings, model: ModelSettings) -> None:
+    """What the settings say of how a model's jobs are treated, here in one process of several."""
+    engine.max_pending = math.ceil(settings.max_pending / settings.workers)
+    engine.max_wait_s = settings.max_wait_s
+    engine.keep_trying = settings.keep_trying or len(settings.models) > 1
+    engine.work.resume = settings.resume
+    engine.work.resume_timeout_s = settings.resume_timeout_s
+    engine.work.turns.num_places = math.ceil(model.max_num_seqs / settings.workers)
 
 
 def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:

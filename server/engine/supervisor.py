@@ -61,7 +61,12 @@ class Supervisor:
         self.backoff_s = backoff_s
         self.keep_trying = keep_trying
         self.on_status: Callable[[Status], None] = lambda status: None
-        self._make = make
+        self.make = make
+        self._next: Engine | None = None  # one that has started, to take this one's place
+        self._former: Callable[[], Engine] | None = None  # makes those of before, until the next one is ready
+        self._relieved = asyncio.Event()  # this one is to give way to the next
+        self._handed_over: asyncio.Future[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._last = ""  # how the last engine has ended
         self._lost_at: float | None = None  # when the last engine that was ready has, until another one is
         self._engine: Engine | None = None
@@ -89,8 +94,17 @@ class Supervisor:
             while True:
                 await asyncio.sleep(self.backoff_s[min(failures, len(self.backoff_s) - 1)])
                 try:
-                    how, alike = await self._live(), 0
-                except EngineFailed as error:
+                    death, alike = await self._live(), 0
+                    if death is None:
+                        failures = 0
+                        continue
+                    how = death.how
+                except Failure as error:
+                    if self._goes_back(error):
+                        await self._end()
+                        continue
+                    if not isinstance(error, EngineFailed):
+                        raise
                     how = f"the engine did not start: {error.message}"
                     alike = alike + 1 if _alike(how, self._last) else 1
                 stable = self.status.ready and time.monotonic() - self.phase_since > STABLE_S
@@ -106,6 +120,11 @@ class Supervisor:
             self.report(Status(Phase.STOPPED))
             self.work.fail(stopped())
             await self._end()
+            if self._next is not None:
+                await self._next.close()
+            if self._handed_over is not None and not self._handed_over.done():
+                self._handed_over.set_exception(EngineFailed(f"model {self.name} has ended"))
+            await asyncio.gather(*self._closing)
 
     def check_room(self, num_jobs: int, requester: Requester = NOBODY, timeout_s: float = 0.0) -> None:
         """Raise ServiceUnavailable unless that many more jobs can be taken now, and the first of them can be
@@ -141,28 +160,81 @@ class Supervisor:
         """As an engine's."""
         self.work.abort(job_id)
 
-    async def _live(self) -> str:
-        """One life of an engine. Returns how it ended. Raises EngineFailed where it did not start."""
-        self._engine = self._make()
+    async def hand_over(self, make: Callable[[], Engine], engine: Engine | None = None) -> None:
+        """Have other engines go on with the jobs. Returns when the first of them does.
+
+        make: as at the beginning. engine: one that has started; without, one is made when this one has ended,
+        and the jobs wait. Raises what that one fails with; those of before go on then.
+        """
+        self._former, self.make, self._next = self.make, make, engine
+        self._handed_over = asyncio.get_running_loop().create_future()
+        self._relieved.set()
+        await self._handed_over
+
+    async def _live(self) -> Death | None:
+        """One life of an engine. Returns its death, or None where it has given way to the next. Raises
+        EngineFailed where it did not start."""
+        self._relieved.clear()
+        self._engine, self._next = self._next, None
+        if self._engine is None:
+            self._engine = self.make()
+            await self._started(self._engine)
+        self._begin(self._engine)
+        relieved = asyncio.create_task(self._relieved.wait())
+        dying = asyncio.create_task(self._engine.died())
         try:
-            await self._engine.start(self.report)
+            await asyncio.wait((relieved, dying), return_when=asyncio.FIRST_COMPLETED)
+            if relieved.done():
+                await self._give_way()
+                return None
+            death = dying.result()
+        except Exception as error:
+            log.exception("model %s: the engine is not watched any more", self.name)
+            death = Death(f"{type(error).__name__}: {error}")
+        finally:
+            relieved.cancel()
+            dying.cancel()
+        self._lose(death)
+        return death
+
+    async def _started(self, engine: Engine) -> None:
+        try:
+            await engine.start(self.report)
         except Failure:
             raise
         except Exception as error:
             log.exception("model %s: the engine did not start", self.name)
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
-        self._begin(self._engine)
-        try:
-            death = await self._engine.died()
-        except Exception as error:
-            log.exception("model %s: the engine is not watched any more", self.name)
-            death = Death(f"{type(error).__name__}: {error}")
-        self._lose(death)
-        return death.how
+
+    async def _give_way(self) -> None:
+        """To the next engine: at once where that is ready, else when this one has left its memory."""
+        self.work.recall()
+        if self._next is None:
+            self._lost_at = time.monotonic()
+            self.report(Status(Phase.RESTARTING))
+            await self._end()
+        elif self._engine is not None:
+            closing = asyncio.create_task(self._engine.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def _goes_back(self, error: Failure) -> bool:
+        """Whether an engine that does not start was to take the place of others, which then go on."""
+        if self._former is None or self._handed_over is None or self._relieved.is_set():
+            return False
+        log.error("model %s: %s; it goes on as before", self.name, error.message)
+        self.make, self._former = self._former, None
+        if not self._handed_over.done():
+            self._handed_over.set_exception(error)
+        return True
 
     def _begin(self, engine: Engine) -> None:
         lost_s = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
         self._lost_at = None
+        if self._handed_over is not None and not self._relieved.is_set():
+            self._former = None
+            if not self._handed_over.done():
+                self._handed_over.set_result(None)
         num_resumed = self.work.begin(engine)
         if num_resumed:
             log.info("model %s: %d candidates go on after %.1f s", self.name, num_resumed, lost_s)

@@ -93,6 +93,20 @@ class Work:
         self._send_waiting()
         return num_resuming
 
+    def recall(self) -> None:
+        """Take back what the engine works on, so that another one goes on with it; nobody is to blame."""
+        if self._engine is None:
+            return
+        engine, self._engine, self._on_trial = self._engine, None, None
+        now = time.monotonic()
+        for ticket in self._tickets.values():
+            if not self.turns.is_waiting(ticket):
+                engine.abort(ticket.engine_id)
+            ticket.waits_since = ticket.waits_since or now
+        self._lost = [*self._tickets.values()]
+        self.turns.put_all_back()
+        self._watch()
+
     def lose(self) -> None:
         """The engine is lost, and with it what it was working on."""
         if self._engine is None:

@@ -27,6 +27,12 @@ class Application(FastAPI):
         return Border(self.router, self.state.server)
 
 
+def keyring_of(settings: Settings) -> Keyring:
+    """Raises ConfigurationError for a file of keys that is not there or cannot be read."""
+    rules = Rules(settings.rate_limits, settings.key_groups)
+    return Keyring(settings.api_keys, settings.api_keys_file, rules)
+
+
 def build_app(
     settings: Settings,
     models: list[ServedModel],
@@ -38,11 +44,10 @@ def build_app(
 
     tallies: that other processes share.
     """
-    rules = Rules(settings.rate_limits, settings.key_groups)
     state = State(
         settings=settings,
         models={model.id: model for model in models},
-        keyring=Keyring(settings.api_keys, settings.api_keys_file, rules),
+        keyring=keyring_of(settings),
         limits=RateLimits(tallies or Tallies()),
         metrics=metrics or Metrics(),
         attestation=attestation,

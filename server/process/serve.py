@@ -8,36 +8,34 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 from rich.console import Console
 
 from server import __version__
-from server.config.settings import ModelSettings, Settings
-from server.engine.base import Engine, Phase, Status
-from server.engine.served import ServedModel, load_models
-from server.engine.vllm.engine import VLLMEngine
-from server.engine.vllm.standby import Standby
-from server.errors import ConfigurationError
+from server.config.settings import Settings
+from server.engine.served import ServedModel
 from server.http.app import build_app
 from server.http.metrics import Metrics
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, installation_root
+from server.process.control import answer_reloads
 from server.process.descriptors import raise_limit
+from server.process.models import RunningModels
 from server.process.port import live, open_ports
+from server.process.reload import Reload
 from server.process.workers import Workers
-from server.weights.checkpoint import verify_checksums
 
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, file: Path | None = None) -> None:
-    """Serve until a signal. `file` is where the settings come from. Raises ConfigurationError for what the
-    machine or the configuration does not allow, and EngineFailed where the only engine does not start."""
+def serve(settings: Settings, file: Path | None = None, load: Callable[[], Settings] | None = None) -> None:
+    """Serve until a signal. `file` is where the settings come from, `load` reads them anew. Raises
+    ConfigurationError for what the machine or the configuration does not allow, and EngineFailed where the
+    only engine does not start."""
     logs.configure(settings.log_level)
     raise_limit()
     with contextlib.ExitStack() as stack:
@@ -46,54 +44,20 @@ def serve(settings: Settings, file: Path | None = None) -> None:
             stack.enter_context(port)
         workers = stack.enter_context(Workers(settings, ports[1:]))
         metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
-
-        standbys = {model.id: Standby(model) for model in settings.models if model.standby}
-
-        def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
-            return VLLMEngine(
-                model,
-                context_size,
-                metrics.engines.of(model.id),
-                workers.links(number),
-                hang_timeout_s=settings.hang_timeout_s,
-                warms_up=not models[number].engine.is_restart,
-                standby=standbys.get(model.id),
-            )
-
-        models = load_models(settings, make_vllm)
-        for model in models:
-            model.engine.on_status = partial(workers.tell_status, model.id)
-            model.engine.losses = metrics.losses.of(model.id)
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None
+        running = RunningModels(settings, metrics, workers, attestation)
+        app = build_app(settings, running.load(settings), metrics, attestation, workers.tallies)
+        state: State = app.state.server
+        running.served = state.models
         if attestation:
             attestation.start()
-        app = build_app(settings, models, metrics, attestation, workers.tallies)
-        state: State = app.state.server
-        beside = [_run_model(model, models, attestation) for model in models]
-        beside += [standby.run() for standby in standbys.values()]
-        beside += [workers.run(), _tell_progress(state, ports[0])]
+        beside = [running.run(), workers.run(), _tell_progress(state, ports[0])]
         if attestation:
             beside.append(_tell_attestation(attestation, workers))
+        if load is not None:
+            beside.append(answer_reloads(ports[0].getsockname()[1], Reload(state, running, load).run))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, state, ports[0], beside, workers))
-
-
-async def _run_model(
-    model: ServedModel, models: Sequence[ServedModel], attestation: Attestation | None
-) -> None:
-    model.engine.report(Status(Phase.VERIFYING))
-    if attestation:
-        await asyncio.to_thread(attestation.verify_model, model.settings)
-    else:
-        await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
-    try:
-        await model.engine.run()
-    except ConfigurationError as error:
-        model.engine.report(Status(Phase.FAILED, detail=error.message))
-        if all(other.engine.status.phase is Phase.FAILED for other in models):
-            raise
-        log.error("%s; the other models are served", error.message)
-    await asyncio.Event().wait()
 
 
 async def _tell_progress(state: State, listener: socket.socket) -> None:

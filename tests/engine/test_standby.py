@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
-from tests.serving import CAPITAL, TINY, Client, Server, serving, tiny_model, wait_for
+from tests.serving import CAPITAL, TINY, VERBATIM, Client, Server, serving, tiny_model, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -52,6 +54,22 @@ def test_the_process_in_reserve_is_the_next_engine(server: Server) -> None:
         assert asked.result()["text"] == undisturbed
         wait_for(lambda: len(hosts(server)) == 2, 10)
     assert hosts(server)[0].pid == spare.pid
+
+
+def test_another_engine_has_one_of_its_own(server: Server) -> None:
+    """After a reload neither the engine before nor what it had in reserve is there any more."""
+    wait_for(lambda: len(hosts(server)) == 2, 10)
+    before = hosts(server)
+    file = server.log.with_name("models.yaml")
+    changed = yaml.safe_load(file.read_text())
+    changed["models"][0]["max_num_seqs"] = 100
+    file.write_text(yaml.safe_dump(changed))
+    port = server.url().rpartition(":")[2]
+    subprocess.run([*VERBATIM, "reload", "--port", port], check=True, timeout=120)
+    wait_for(lambda: len(hosts(server)) == 2, 10)
+    assert not {process.pid for process in before} & {process.pid for process in hosts(server)}
+    with Client(server.url(), "any", TINY) as client:
+        assert client.complete(max_tokens=5)["usage"]["completion_tokens"] == 5
 
 
 def test_none_is_left(server: Server) -> None:

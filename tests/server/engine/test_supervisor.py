@@ -325,3 +325,56 @@ async def test_a_restart_is_told_from_a_start() -> None:
         engine.death.set()
         await until(lambda: len(restarts) == 3)
     assert restarts == [False, False, True]
+
+
+async def handing_over(
+    supervisor: Supervisor, next_one: Engine, *, ready: bool
+) -> tuple[list[EngineOutput | RequestFailure], asyncio.Task[None]]:
+    """A job that has its first tokens, and the hand-over under way."""
+    got: list[EngineOutput | RequestFailure] = []
+    await until(lambda: supervisor.status.ready)
+    supervisor.submit(JOB, collect(got))
+    await until(lambda: len(got) > 2)
+    if ready:
+        await next_one.start(lambda status: None)
+    handed = supervisor.hand_over(lambda: next_one, next_one if ready else None)
+    return got, asyncio.create_task(handed)
+
+
+@pytest.mark.parametrize("ready", [True, False], ids=["both at once", "one after the other"])
+async def test_another_engine_takes_over(ready: bool) -> None:
+    """Its jobs go on there where they were, the old one has none any more, and nobody calls it a death."""
+    old, new = slow(), slow()
+    async with Patient(old).treated() as supervisor:
+        got, handed = await handing_over(supervisor, new, ready=ready)
+        await asyncio.wait_for(handed, 5)
+        at_change = len(got)
+        await until(lambda: len(got) > at_change + 2)
+        assert not old.running
+        assert len(new.running) == 1
+        assert all(isinstance(output, EngineOutput) for output in got)
+        assert supervisor.restarts == 0
+
+
+async def test_the_model_is_ready_throughout() -> None:
+    """Where the next engine has started, nobody waits."""
+    phases: list[Phase] = []
+    async with Patient(slow()).treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.on_status = lambda status: phases.append(status.phase)
+        _, handed = await handing_over(supervisor, slow(), ready=True)
+        await asyncio.wait_for(handed, 5)
+    assert set(phases) <= {Phase.READY, Phase.STOPPED}
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("no"), EngineFailed("no")])
+async def test_one_that_does_not_start_takes_nothing_over(error: Exception) -> None:
+    """Its failure is raised, and the engine that was before goes on, with the jobs."""
+    old = slow()
+    async with Patient(old).treated() as supervisor:
+        got, handed = await handing_over(supervisor, Sick(error), ready=False)
+        with pytest.raises(type(error), match="no"):
+            await asyncio.wait_for(handed, 5)
+        at_change = len(got)
+        await until(lambda: len(got) > at_change + 2)
+        assert len(old.running) == 1

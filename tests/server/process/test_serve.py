@@ -11,7 +11,7 @@ from server.config.settings import Settings
 from server.engine.base import Phase, Report
 from server.engine.served import ServedModel, load_models
 from server.errors import ConfigurationError, EngineFailed
-from server.process.serve import _run_model
+from server.process.models import run_model
 from tests.helpers import Engine, served, until
 
 
@@ -28,7 +28,7 @@ class Sick(Engine):
 
 async def run(models: list[ServedModel]) -> None:
     """Until one of them ends the server."""
-    tasks = [asyncio.create_task(_run_model(model, models, None)) for model in models]
+    tasks = [asyncio.create_task(run_model(model, models, None)) for model in models]
     try:
         await asyncio.gather(*tasks)
     finally:
@@ -70,7 +70,7 @@ async def test_the_same_failure_three_times(
     models = load_models(settings, lambda number, model, context_size: Engine())
     for model in models:
         model.engine.backoff_s = (0.0,)
-        model.engine._make = lambda: Sick(EngineFailed("the disk is full"))
+        model.engine.make = lambda: Sick(EngineFailed("the disk is full"))
     running = asyncio.create_task(run(models))
     await until(lambda: running.done() or all(model.engine.restarts > 3 for model in models))
     assert running.done() == ends

@@ -1,0 +1,65 @@
+"""What a running server can take over of a new configuration, and what that asks of its engines."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from server.config.settings import ModelSettings, Settings
+from server.errors import ConfigurationError
+
+# What processes, sockets and connections have from their beginning.
+FIXED = (
+    *("host", "port", "workers", "cors_origins", "error_format", "attest"),
+    *("max_body_bytes", "receive_timeout_s", "slow_reader_timeout_s"),
+)
+# Keys of a model that its engine knows nothing of.
+FRONT = frozenset(
+    {
+        *("title", "description", "owned_by", "sha256", "defaults", "limits", "best_of", "include_stop_text"),
+        *("strict_fields", "allowed_keys", "suffix_template"),
+    }
+)
+# Keys of an engine that change nothing of what it says: another one can go on in the middle of a text.
+PLACE = frozenset(
+    {
+        *("max_num_seqs", "gpu_memory_utilization", "tensor_parallel_size", "pipeline_parallel_size"),
+        *("devices", "standby", "kv_cache_gib"),
+    }
+)
+
+
+class Change(Enum):
+    """NONE. FRONT: its engine stays. ENGINE: another engine of the same model. MODEL: another model under the
+    same id."""
+
+    NONE = 0
+    FRONT = 1
+    ENGINE = 2
+    MODEL = 3
+
+
+def change_of(old: ModelSettings, new: ModelSettings) -> Change:
+    changed = {name for name in ModelSettings.model_fields if getattr(old, name) != getattr(new, name)}
+    if not changed:
+        return Change.NONE
+    if changed <= FRONT:
+        return Change.FRONT
+    return Change.ENGINE if changed <= FRONT | PLACE else Change.MODEL
+
+
+def check_changes(old: Settings, new: Settings) -> None:
+    """Raise ConfigurationError for what takes a restart."""
+    for name in FIXED:
+        if getattr(old, name) != getattr(new, name):
+            raise ConfigurationError(
+                f"{name} was {_shown(getattr(old, name))} when the server started, and is"
+                f" {_shown(getattr(new, name))} now: that takes a restart."
+            )
+    if old.workers > 1:
+        raise ConfigurationError(f"workers is {old.workers}: a server of several processes takes a restart.")
+    if old.attest:
+        raise ConfigurationError("attest is on: what the server attests of itself takes a restart.")
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) or "empty" if isinstance(value, tuple) else str(value)

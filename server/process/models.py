@@ -1,0 +1,170 @@
+"""The models that this process runs: their engines, and what waits in reserve for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection
+from functools import partial
+
+from server.config.settings import ModelSettings, Settings
+from server.engine.base import Engine, Phase, Status
+from server.engine.served import ServedModel, load_models
+from server.engine.supervisor import Supervisor
+from server.engine.vllm.engine import VLLMEngine
+from server.engine.vllm.standby import Standby
+from server.errors import ConfigurationError, EngineFailed
+from server.http.metrics import Metrics
+from server.observe.attestation import Attestation
+from server.process.workers import Workers
+from server.weights.checkpoint import verify_checksums
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.02
+# From a model's leaving the front end until nothing more is sent to it.
+LEAVING_S = 1.0
+
+
+class RunningModels:
+    """served: by id, those that requests can name; the front end's own."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        workers: Workers | None = None,
+        attestation: Attestation | None = None,
+    ) -> None:
+        self.settings = settings
+        self.served: dict[str, ServedModel] = {}
+        self._metrics = metrics
+        self._workers = workers
+        self._attestation = attestation
+        self._running: dict[Supervisor, asyncio.Task[None]] = {}
+        self._standbys: dict[Supervisor, Standby] = {}
+        self._reserves: dict[Supervisor, asyncio.Task[None]] = {}  # keep the standbys
+        self._over: asyncio.Future[None] | None = None
+
+    def load(self, settings: Settings) -> list[ServedModel]:
+        """The models of these settings, not yet started. Raises ConfigurationError as load_models."""
+        standbys = [Standby(model) if model.standby else None for model in settings.models]
+
+        def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
+            return VLLMEngine(
+                model,
+                context_size,
+                self._metrics.engines.of(model.id),
+                self._workers.links(number) if self._workers is not None else (),
+                hang_timeout_s=self.settings.hang_timeout_s,
+                warms_up=not self._is_restart(model.id),
+                standby=standbys[number],
+            )
+
+        models = load_models(settings, make_vllm)
+        for model, standby in zip(models, standbys, strict=True):
+            if self._workers is not None:
+                model.engine.on_status = partial(self._workers.tell_status, model.id)
+            model.engine.losses = self._metrics.losses.of(model.id)
+            if standby is not None:
+                self._standbys[model.engine] = standby
+        return models
+
+    async def run(self) -> None:
+        """Run those that are served, until cancelled. Raises what the last of them has failed with."""
+        self._over = asyncio.get_running_loop().create_future()
+        try:
+            for model in self.served.values():
+                self.begin(model)
+            await self._over
+        finally:
+            tasks = [*self._running.values(), *self._reserves.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def begin(self, model: ServedModel) -> None:
+        task = asyncio.create_task(run_model(model, self.served.values(), self._attestation))
+        self._running[model.engine] = task
+        task.add_done_callback(partial(self._ended, model.engine))
+        self._keep_reserve(model.engine)
+
+    async def ready(self, model: ServedModel) -> None:
+        """Return when it is. Raises ConfigurationError or EngineFailed where it will not be."""
+        while not model.engine.status.ready:
+            if model.engine.status.phase is Phase.FAILED:
+                raise ConfigurationError(model.engine.status.detail)
+            task = self._running[model.engine]
+            if task.done():
+                task.result()
+                raise EngineFailed(f"model {model.id} has ended")
+            await asyncio.sleep(POLL_S)
+
+    async def end(self, model: ServedModel) -> None:
+        """At once, with what it works on."""
+        task = self._running.pop(model.engine)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self._end_reserve(model.engine)
+
+    async def hand_over(self, model: ServedModel, fresh: ServedModel, engine: Engine | None) -> None:
+        """Have engines of the fresh model's kind go on with the jobs. engine: one of them that has started.
+        Raises as Supervisor.hand_over."""
+        standby = self._standbys.pop(fresh.engine, None)
+        await model.engine.hand_over(fresh.engine.make, engine)
+        await self._end_reserve(model.engine)
+        if standby is not None:
+            self._standbys[model.engine] = standby
+            self._keep_reserve(model.engine)
+
+    async def retire(self, model: ServedModel, within_s: float) -> int:
+        """End one that is served no more when its requests have ended, or the time is up. Returns how many
+        candidates were cut off."""
+        await asyncio.sleep(LEAVING_S)
+        end = time.monotonic() + within_s
+        while model.engine.pending and time.monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        left = model.engine.pending
+        await self.end(model)
+        return left
+
+    def _ended(self, engine: Supervisor, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        is_served = any(model.engine is engine for model in self.served.values())
+        if error is not None and is_served and self._over is not None and not self._over.done():
+            self._over.set_exception(error)
+
+    def _keep_reserve(self, engine: Supervisor) -> None:
+        if (standby := self._standbys.get(engine)) is not None:
+            self._reserves[engine] = asyncio.create_task(standby.run())
+
+    async def _end_reserve(self, engine: Supervisor) -> None:
+        self._standbys.pop(engine, None)
+        if (keeping := self._reserves.pop(engine, None)) is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    def _is_restart(self, model_id: str) -> bool:
+        model = self.served.get(model_id)
+        return model is not None and model.engine.is_restart
+
+
+async def run_model(
+    model: ServedModel, models: Collection[ServedModel], attestation: Attestation | None
+) -> None:
+    """Verify its weights and keep its engine alive. models: all that are served. Raises where it is the last
+    of them to fail for good."""
+    model.engine.report(Status(Phase.VERIFYING))
+    if attestation:
+        await asyncio.to_thread(attestation.verify_model, model.settings)
+    else:
+        await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
+    try:
+        await model.engine.run()
+    except ConfigurationError as error:
+        model.engine.report(Status(Phase.FAILED, detail=error.message))
+        if all(other.engine.status.phase is Phase.FAILED for other in models):
+            raise
+        log.error("%s; the other models are served", error.message)
+    await asyncio.Event().wait()

@@ -1,0 +1,205 @@
+"""A new configuration in a running server: what is new starts, requests go over to it, what is gone ends.
+
+Whatever can fail comes first, and until all of it has succeeded the old configuration goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import psutil
+
+from server.config.changes import Change, change_of, check_changes
+from server.config.settings import ModelSettings, Settings
+from server.engine.base import Engine
+from server.engine.served import ServedModel, tune
+from server.errors import Failure
+from server.http.app import keyring_of
+from server.http.state import State
+from server.observe import logs
+from server.observe.versions import CPU_BUILD, installed
+from server.process.models import RunningModels
+from server.weights.checkpoint import check_checkpoint
+
+log = logging.getLogger(__name__)
+
+ENGINE_BYTES = 2 * 2**30  # an engine's process without weights and KV cache
+
+
+@dataclass(slots=True)
+class Newcomer:
+    """A model of the new configuration that is not as it was.
+
+    former: the one of that id. engine: has started, to go on with the former's jobs. runs: it has an engine
+    of its own already.
+    """
+
+    model: ServedModel
+    change: Change
+    former: ServedModel | None = None
+    engine: Engine | None = None
+    runs: bool = False
+
+
+class Reload:
+    """load: reads the configuration. Raises ConfigurationError."""
+
+    def __init__(self, state: State, running: RunningModels, load: Callable[[], Settings]) -> None:
+        self._state = state
+        self._running = running
+        self._load = load
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> str:
+        """Returns what has changed. Raises ConfigurationError or EngineFailed, and then nothing has: except
+        where a model's next engine needs the memory of this one, and so fails afterwards."""
+        async with self._lock:
+            new = await asyncio.to_thread(self._load)
+            old = self._state.settings
+            check_changes(old, new)
+            keyring = keyring_of(new)
+            newcomers = await self._newcomers(new)
+            try:
+                for newcomer in newcomers:
+                    await self._start(newcomer)
+            except BaseException:
+                await self._undo(newcomers)
+                raise
+            if (old.api_keys_file, old.key_groups, old.rate_limits) != (
+                *(new.api_keys_file, new.key_groups, new.rate_limits),
+            ):
+                self._state.keyring = keyring
+            logs.configure(new.log_level)
+            return await self._switch(new, {one.model.id: one for one in newcomers})
+
+    async def _newcomers(self, new: Settings) -> list[Newcomer]:
+        served = self._state.models
+        changed = [
+            (model, change)
+            for model in new.models
+            if (change := _change(served.get(model.id), model)) in (Change.ENGINE, Change.MODEL)
+        ]
+        if not changed:
+            return []
+        some = new.model_copy(update={"models": tuple(model for model, _ in changed)})
+        loaded = await asyncio.to_thread(self._running.load, some)
+        return [
+            Newcomer(model, change, served.get(model.id))
+            for model, (_, change) in zip(loaded, changed, strict=True)
+        ]
+
+    async def _start(self, newcomer: Newcomer) -> None:
+        """Its engine, beside those that run, where there is room."""
+        model = newcomer.model
+        if newcomer.former is not None and not has_room(
+            model.settings, (other.settings for other in self._state.models.values())
+        ):
+            log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
+            return
+        if newcomer.change is Change.ENGINE:
+            newcomer.engine = model.engine.make()
+            await newcomer.engine.start(lambda status: None)
+        else:
+            newcomer.runs = True
+            self._running.begin(model)
+            await self._running.ready(model)
+
+    async def _undo(self, newcomers: Iterable[Newcomer]) -> None:
+        for newcomer in newcomers:
+            if newcomer.engine is not None:
+                await newcomer.engine.close()
+            if newcomer.runs:
+                await self._running.end(newcomer.model)
+
+    async def _switch(self, new: Settings, newcomers: dict[str, Newcomer]) -> str:
+        state, running = self._state, self._running
+        former = dict(state.models)
+        state.settings = running.settings = new
+        state.models.clear()
+        for settings in new.models:
+            state.models[settings.id] = _next(former.get(settings.id), newcomers.get(settings.id), settings)
+        for model in state.models.values():
+            tune(model.engine, new, model.settings)
+        leaving = [
+            model
+            for model in former.values()
+            if all(model.engine is not other.engine for other in state.models.values())
+        ]
+        going = [self._go(newcomer, new.drain_timeout_s) for newcomer in newcomers.values()]
+        apart = [model for model in leaving if model.id not in newcomers]
+        going += [self._retire(model, new.drain_timeout_s) for model in apart]
+        for result in await asyncio.gather(*going, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        for model in apart:
+            state.metrics.ready.labels(model.id).set(0)
+        return _summary(former, newcomers, apart)
+
+    async def _go(self, newcomer: Newcomer, within_s: float) -> None:
+        """From the former to the new."""
+        model, former = newcomer.model, newcomer.former
+        if newcomer.change is Change.ENGINE and former is not None:
+            try:
+                await self._running.hand_over(former, model, newcomer.engine)
+            except Failure:
+                self._state.models[model.id] = former
+                raise
+            return
+        if former is not None:
+            await self._retire(former, within_s)
+        if not newcomer.runs:
+            self._running.begin(model)
+            await self._running.ready(model)
+
+    async def _retire(self, model: ServedModel, within_s: float) -> None:
+        if cut_off := await self._running.retire(model, within_s):
+            log.warning(
+                "model %s: %d candidates had not ended within %g s (drain_timeout_s), and are cut off",
+                model.id,
+                cut_off,
+                within_s,
+            )
+
+
+def has_room(model: ModelSettings, others: Iterable[ModelSettings]) -> bool:
+    """Whether an engine of it can start while those of the others run."""
+    if model.engine == "simulated":
+        return True
+    if installed(CPU_BUILD):
+        checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
+        needed = checkpoint.num_bytes + model.kv_cache_gib * 2**30 + ENGINE_BYTES
+        return bool(psutil.virtual_memory().available >= needed)
+    beside = [other for other in others if _share_a_device(model, other)]
+    return sum(one.gpu_memory_utilization for one in (model, *beside)) <= 1
+
+
+def _share_a_device(one: ModelSettings, other: ModelSettings) -> bool:
+    if other.engine == "simulated":
+        return False
+    return not (one.devices and other.devices) or bool({*one.devices} & {*other.devices})
+
+
+def _change(former: ServedModel | None, settings: ModelSettings) -> Change:
+    return Change.MODEL if former is None else change_of(former.settings, settings)
+
+
+def _next(former: ServedModel | None, newcomer: Newcomer | None, settings: ModelSettings) -> ServedModel:
+    if newcomer is None:
+        assert former is not None, "neither changed nor new"
+        return replace(former, settings=settings)
+    if newcomer.change is Change.ENGINE and former is not None:
+        return replace(newcomer.model, engine=former.engine, created=former.created)
+    return newcomer.model
+
+
+def _summary(former: dict[str, ServedModel], newcomers: dict[str, Newcomer], apart: list[ServedModel]) -> str:
+    words = {
+        "added": [name for name in newcomers if name not in former],
+        "changed": [name for name in newcomers if name in former],
+        "ended": [model.id for model in apart],
+    }
+    told = [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
+    return "; ".join(["the new configuration is in use", *told]) + "."

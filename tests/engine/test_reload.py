@@ -1,0 +1,54 @@
+"""A model gets another engine while requests run on it."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import psutil
+import pytest
+import yaml
+
+from tests.serving import CAPITAL, TINY, VERBATIM, Client, serving, tiny_model, wait_for
+
+pytestmark = pytest.mark.engine
+
+NUM_STREAMS = 8
+
+
+def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path) -> None:
+    """To the texts of undisturbed ones; the engine before is gone then."""
+    model = tiny_model(tiny_path, max_model_len=2048)
+    with serving(tmp_path, {"models": [model]}) as server:
+        server.wait_ready()
+        url, done = server.url(), Event()
+        (before,) = psutil.Process(server.process.pid).children()
+
+        def text(k: int) -> str:
+            fields = {"prompt": f"{CAPITAL} {k}", "temperature": 0, "repetition_penalty": 1.1}
+            with Client(url, "any", TINY) as client:
+                chunks = client.chunks(**fields, seed=k, max_tokens=1000, ignore_eos=True)
+            return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+
+        def differing(k: int) -> list[str]:
+            """Of streams one after another."""
+            texts = []
+            while not done.is_set():
+                texts.append(text(k))
+            return [one for one in texts if one != undisturbed[k]]
+
+        with ThreadPoolExecutor(NUM_STREAMS) as pool:
+            undisturbed = list(pool.map(text, range(NUM_STREAMS)))
+            streams = [pool.submit(differing, k) for k in range(NUM_STREAMS)]
+            changed = {"host": "127.0.0.1", "port": 0, "models": [model | {"max_num_seqs": 100}]}
+            (tmp_path / "models.yaml").write_text(yaml.safe_dump(changed))
+            try:
+                command = [*VERBATIM, "reload", "--port", url.rpartition(":")[2]]
+                subprocess.run(command, check=True, timeout=120)
+            finally:
+                done.set()
+            assert [stream.result() for stream in streams] == [[]] * NUM_STREAMS
+        assert f"{NUM_STREAMS} candidates go on" in server.said()
+        wait_for(lambda: not before.is_running(), 10)
