@@ -166,6 +166,8 @@ class Supervisor:
         make: as at the beginning. engine: one that has started; without, one is made when this one has ended,
         and the jobs wait. Raises what that one fails with; those of before go on then.
         """
+        if self.status.phase in (Phase.STOPPED, Phase.FAILED):
+            raise EngineFailed(f"model {self.name} has ended: {self.status.detail}")
         self._former, self.make, self._next = self.make, make, engine
         self._handed_over = asyncio.get_running_loop().create_future()
         self._relieved.set()

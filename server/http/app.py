@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
@@ -11,12 +13,13 @@ from server.access.limits import RateLimits
 from server.access.tallies import Tallies
 from server.access.terms import Rules
 from server.config.settings import Settings
-from server.engine.served import ServedModel
+from server.engine.served import ServedModel, tune
 from server.http import routes
 from server.http.border import API, Border
 from server.http.metrics import Metrics
 from server.http.openapi import describe
 from server.http.state import State
+from server.observe import logs
 from server.observe.attestation import Attestation, AttestedElsewhere
 
 
@@ -31,6 +34,23 @@ def keyring_of(settings: Settings) -> Keyring:
     """Raises ConfigurationError for a file of keys that is not there or cannot be read."""
     rules = Rules(settings.rate_limits, settings.key_groups)
     return Keyring(settings.api_keys, settings.api_keys_file, rules)
+
+
+def adopt(state: State, settings: Settings, models: Sequence[ServedModel]) -> None:
+    """Go on with these settings and models, from the next request on. Raises as keyring_of."""
+    old, keyring = state.settings, keyring_of(settings)
+    if (old.api_keys_file, old.key_groups, old.rate_limits) != (
+        settings.api_keys_file,
+        settings.key_groups,
+        settings.rate_limits,
+    ):
+        state.keyring = keyring
+    state.settings = settings
+    state.models.clear()
+    for model in models:
+        state.models[model.id] = model
+        tune(model.engine, settings, model.settings)
+    logs.configure(settings.log_level)
 
 
 def build_app(

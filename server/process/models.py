@@ -45,10 +45,13 @@ class RunningModels:
         self._running: dict[Supervisor, asyncio.Task[None]] = {}
         self._standbys: dict[Supervisor, Standby] = {}
         self._reserves: dict[Supervisor, asyncio.Task[None]] = {}  # keep the standbys
+        self._numbers: dict[str, int] = {}  # of the models, for the workers
         self._over: asyncio.Future[None] | None = None
 
     def load(self, settings: Settings) -> list[ServedModel]:
         """The models of these settings, not yet started. Raises ConfigurationError as load_models."""
+        for one in settings.models:
+            self._numbers.setdefault(one.id, len(self._numbers))
         standbys = [Standby(model) if model.standby else None for model in settings.models]
 
         def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
@@ -56,7 +59,7 @@ class RunningModels:
                 model,
                 context_size,
                 self._metrics.engines.of(model.id),
-                self._workers.links(number) if self._workers is not None else (),
+                self._workers.links(self._numbers[model.id]) if self._workers is not None else (),
                 hang_timeout_s=self.settings.hang_timeout_s,
                 warms_up=not self._is_restart(model.id),
                 standby=standbys[number],
@@ -70,6 +73,12 @@ class RunningModels:
             if standby is not None:
                 self._standbys[model.engine] = standby
         return models
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with these, in the workers as well."""
+        self.settings = settings
+        if self._workers is not None:
+            self._workers.tell_settings(settings)
 
     async def run(self) -> None:
         """Run those that are served, until cancelled. Raises what the last of them has failed with."""

@@ -14,12 +14,11 @@ import psutil
 
 from server.config.changes import Change, change_of, check_changes
 from server.config.settings import ModelSettings, Settings
-from server.engine.base import Engine
-from server.engine.served import ServedModel, tune
+from server.engine.base import Engine, Phase
+from server.engine.served import ServedModel
 from server.errors import Failure
-from server.http.app import keyring_of
+from server.http.app import adopt, keyring_of
 from server.http.state import State
-from server.observe import logs
 from server.observe.versions import CPU_BUILD, installed
 from server.process.models import RunningModels
 from server.weights.checkpoint import check_checkpoint
@@ -60,7 +59,7 @@ class Reload:
             new = await asyncio.to_thread(self._load)
             old = self._state.settings
             check_changes(old, new)
-            keyring = keyring_of(new)
+            keyring_of(new)  # before anything starts
             newcomers = await self._newcomers(new)
             try:
                 for newcomer in newcomers:
@@ -68,11 +67,6 @@ class Reload:
             except BaseException:
                 await self._undo(newcomers)
                 raise
-            if (old.api_keys_file, old.key_groups, old.rate_limits) != (
-                *(new.api_keys_file, new.key_groups, new.rate_limits),
-            ):
-                self._state.keyring = keyring
-            logs.configure(new.log_level)
             return await self._switch(new, {one.model.id: one for one in newcomers})
 
     async def _newcomers(self, new: Settings) -> list[Newcomer]:
@@ -94,9 +88,7 @@ class Reload:
     async def _start(self, newcomer: Newcomer) -> None:
         """Its engine, beside those that run, where there is room."""
         model = newcomer.model
-        if newcomer.former is not None and not has_room(
-            model.settings, (other.settings for other in self._state.models.values())
-        ):
+        if newcomer.former is not None and not self._has_room(newcomer):
             log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
             return
         if newcomer.change is Change.ENGINE:
@@ -106,6 +98,13 @@ class Reload:
             newcomer.runs = True
             self._running.begin(model)
             await self._running.ready(model)
+
+    def _has_room(self, newcomer: Newcomer) -> bool:
+        if newcomer.change is Change.ENGINE and self._state.settings.workers > 1:
+            return False  # the workers' sockets are for one engine at a time
+        served = self._state.models.values()
+        others = [model.settings for model in served if model.engine.status.phase is not Phase.FAILED]
+        return has_room(newcomer.model.settings, others)
 
     async def _undo(self, newcomers: Iterable[Newcomer]) -> None:
         for newcomer in newcomers:
@@ -117,12 +116,9 @@ class Reload:
     async def _switch(self, new: Settings, newcomers: dict[str, Newcomer]) -> str:
         state, running = self._state, self._running
         former = dict(state.models)
-        state.settings = running.settings = new
-        state.models.clear()
-        for settings in new.models:
-            state.models[settings.id] = _next(former.get(settings.id), newcomers.get(settings.id), settings)
-        for model in state.models.values():
-            tune(model.engine, new, model.settings)
+        models = [_next(former.get(one.id), newcomers.get(one.id), one) for one in new.models]
+        adopt(state, new, models)
+        running.adopt(new)
         leaving = [
             model
             for model in former.values()
@@ -183,7 +179,10 @@ def _share_a_device(one: ModelSettings, other: ModelSettings) -> bool:
 
 
 def _change(former: ServedModel | None, settings: ModelSettings) -> Change:
-    return Change.MODEL if former is None else change_of(former.settings, settings)
+    """One that has failed for good is tried again, whatever has changed."""
+    if former is None or former.engine.status.phase is Phase.FAILED:
+        return Change.MODEL
+    return change_of(former.settings, settings)
 
 
 def _next(former: ServedModel | None, newcomer: Newcomer | None, settings: ModelSettings) -> ServedModel:

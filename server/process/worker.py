@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvloop
 
@@ -24,8 +25,9 @@ from server.engine.served import load_models
 from server.engine.vllm.attached import AttachedEngine, Feed
 from server.engine.vllm.processes import follow_server
 from server.errors import ConfigurationError
-from server.http.app import build_app
+from server.http.app import adopt, build_app
 from server.http.metrics import Metrics
+from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
 from server.process.port import listens, live
@@ -42,8 +44,7 @@ def main() -> None:
     order = WorkerOrder.model_validate_json(pipe.readline())
     settings = Settings.model_validate_json(order.settings)
     logs.configure(settings.log_level)
-    for name in ("server.engine.supervisor", "server.process.port"):  # the other process says the rest
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet()
     metrics = Metrics(shared=order.folder)
     feeds = {model.id: Feed() for model in settings.models}
 
@@ -58,9 +59,14 @@ def main() -> None:
     attestation = AttestedElsewhere() if settings.attest else None
     tallies = Tallies(order.folder / TALLIES_FILE, order.number)
     app = build_app(settings, models, metrics, attestation, tallies)
+    state: State = app.state.server
 
     def hear(news: WorkerNews) -> None:
-        if news.attestation is None:
+        if news.settings:
+            new = Settings.model_validate_json(news.settings)
+            adopt(state, new, [replace(state.models[model.id], settings=model) for model in new.models])
+            quiet()
+        elif news.attestation is None:
             feeds[news.model].tell(Status(news.phase, news.done, news.total, news.detail))
         elif attestation is not None:
             attestation.tell(news.attestation)
@@ -70,7 +76,13 @@ def main() -> None:
         patience_s = FOLLOWS_S if listens(listener) else math.inf
         beside = [hear_all(pipe, hear), *(model.engine.run() for model in models)]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(live(app, app.state.server, listener, beside, patience_s=patience_s))
+            runner.run(live(app, state, listener, beside, patience_s=patience_s))
+
+
+def quiet() -> None:
+    """The other process says the rest."""
+    for name in ("server.engine.supervisor", "server.process.port"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], None]) -> None:

@@ -50,7 +50,7 @@ class WorkerOrder(BaseModel):
 
 class WorkerNews(BaseModel):
     """What a worker is told then. model, phase, done, total, detail: how far an engine is. attestation: the
-    document of GET /attestation."""
+    document of GET /attestation. settings: to go on with, as WorkerOrder's."""
 
     model: str = ""
     phase: Phase = Phase.WAITING
@@ -58,6 +58,7 @@ class WorkerNews(BaseModel):
     total: int = 0
     detail: str = ""
     attestation: dict[str, Any] | None = None
+    settings: str = ""
 
 
 def settings_text(settings: Settings) -> str:
@@ -115,6 +116,12 @@ class Workers:
             model=model, phase=status.phase, done=status.done, total=status.total, detail=status.detail
         )
         self._tell(model, news)
+
+    def tell_settings(self, settings: Settings) -> None:
+        """Those that run go on with these, and those that start begin with them."""
+        self._settings = settings
+        for process in self._processes.values():
+            _write(process, WorkerNews(settings=settings_text(settings)))
 
     def tell_attestation(self, document: dict[str, Any]) -> None:
         self._tell("", WorkerNews(attestation=document))

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-import psutil
 import pytest
 import yaml
 
@@ -18,13 +17,15 @@ pytestmark = pytest.mark.engine
 NUM_STREAMS = 8
 
 
-def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path) -> None:
-    """To the texts of undisturbed ones; the engine before is gone then."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path, workers: int) -> None:
+    """To the texts of undisturbed ones, in each process that answers; the engine before is gone then."""
     model = tiny_model(tiny_path, max_model_len=2048)
-    with serving(tmp_path, {"models": [model]}) as server:
+    config = {"host": "127.0.0.1", "port": 0, "models": [model], "workers": workers}
+    with serving(tmp_path, config) as server:
         server.wait_ready()
         url, done = server.url(), Event()
-        (before,) = psutil.Process(server.process.pid).children()
+        before = max(server.engines(), key=lambda process: process.memory_info().rss)
 
         def text(k: int) -> str:
             fields = {"prompt": f"{CAPITAL} {k}", "temperature": 0, "repetition_penalty": 1.1}
@@ -42,7 +43,7 @@ def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path) -> No
         with ThreadPoolExecutor(NUM_STREAMS) as pool:
             undisturbed = list(pool.map(text, range(NUM_STREAMS)))
             streams = [pool.submit(differing, k) for k in range(NUM_STREAMS)]
-            changed = {"host": "127.0.0.1", "port": 0, "models": [model | {"max_num_seqs": 100}]}
+            changed = config | {"models": [model | {"max_num_seqs": 100}]}
             (tmp_path / "models.yaml").write_text(yaml.safe_dump(changed))
             try:
                 command = [*VERBATIM, "reload", "--port", url.rpartition(":")[2]]
@@ -50,5 +51,6 @@ def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path) -> No
             finally:
                 done.set()
             assert [stream.result() for stream in streams] == [[]] * NUM_STREAMS
-        assert f"{NUM_STREAMS} candidates go on" in server.said()
+        with Client(url, "any", TINY) as client:
+            assert client.metric(f'verbatim_resumed_total{{model="{TINY}"}}') >= NUM_STREAMS
         wait_for(lambda: not before.is_running(), 10)

@@ -40,8 +40,12 @@ class Link:
         self._own_folder = None if folder else tempfile.TemporaryDirectory(prefix="verbatim-")
         self.folder = folder or Path(self._own_folder.name)  # type: ignore[union-attr]  # one of them is there
         self._context = zmq.Context()
-        self._inputs = self._socket(zmq.ROUTER, inputs_of(self.folder))
-        self._outputs = self._socket(zmq.PULL, outputs_of(self.folder))
+        self._inputs = self._context.socket(zmq.ROUTER)
+        # Engines have all the same name: the next one takes the place of one that was here before.
+        self._inputs.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._bind(self._inputs, inputs_of(self.folder))
+        self._outputs = self._context.socket(zmq.PULL)
+        self._bind(self._outputs, outputs_of(self.folder))
         self._engine = b""  # the name that the engine has given itself
         self._unsent: list[tuple[bytes, bytes]] = []
         self.is_answered = True
@@ -165,11 +169,10 @@ class Link:
         for kind, payload in unsent:
             self._inputs.send_multipart((self._engine, kind, payload), zmq.NOBLOCK)
 
-    def _socket(self, kind: int, address: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
+    @staticmethod
+    def _bind(socket: zmq.Socket[bytes], address: str) -> None:
         socket.sndhwm = socket.rcvhwm = 0  # nothing is ever dropped, or waited for
         socket.bind(address)
-        return socket
 
 
 def inputs_of(folder: Path) -> str:

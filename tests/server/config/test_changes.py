@@ -11,6 +11,9 @@ from server.config.changes import FIXED, FRONT, PLACE, Change, change_of, check_
 from server.config.settings import ModelSettings, Settings
 from server.errors import ConfigurationError
 
+MODEL = {"id": "m", "path": "m"}
+PLACED = {"kv_cache_gib": 2.0, "limits": {"n": 1}}
+
 
 def model(**keys: Any) -> ModelSettings:
     return ModelSettings.model_validate({"id": "m", "path": Path("m"), **keys})
@@ -61,11 +64,18 @@ def test_what_takes_a_restart(keys: dict[str, Any], message: str) -> None:
         check_changes(settings(), settings(**keys))
 
 
-@pytest.mark.parametrize("keys", [{"workers": 2}, {"attest": True}])
-def test_servers_that_take_a_restart(keys: dict[str, Any]) -> None:
-    """Those of several processes, and those that attest what they have started with."""
-    with pytest.raises(ConfigurationError, match="takes a restart"):
-        check_changes(settings(**keys), settings(**keys, log_level="debug"))
+def test_a_server_that_attests_takes_a_restart() -> None:
+    """What it says of itself is what it has started with."""
+    with pytest.raises(ConfigurationError, match="attest is on"):
+        check_changes(settings(attest=True), settings(attest=True, log_level="debug"))
+
+
+@pytest.mark.parametrize("keys", [{"id": "other"}, {"path": "other"}])
+def test_other_models_in_several_processes(keys: dict[str, Any]) -> None:
+    """Take a restart; the same ones in other places, and limits, do not."""
+    check_changes(settings(workers=2), Settings.model_validate({"models": [MODEL | PLACED], "workers": 2}))
+    with pytest.raises(ConfigurationError, match="with more than one process, other models take a restart"):
+        check_changes(settings(workers=2), Settings.model_validate({"models": [MODEL | keys], "workers": 2}))
 
 
 def test_all_else_is_taken_over() -> None:

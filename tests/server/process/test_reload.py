@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from tests.helpers import byte_level, model_directory
+from tests.server.process.test_workers import num_listening
 from tests.serving import VERBATIM, Client, Server, serving, wait_for
 
 TOKENS = 150  # a second and a half
 NUM_STREAMS = 24
+MODEL = {"id": "m", "engine": "simulated"}
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,34 @@ def test_no_such_server() -> None:
     asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert asked.returncode == 2
     assert "no server of this machine listens on port 1" in asked.stderr
+
+
+def test_every_process_takes_it_over(path: Path, tmp_path: Path) -> None:
+    """Of a server with workers; and requests that run in them go on."""
+    with serving(tmp_path, {"models": [MODEL | {"path": str(path)}], "workers": 3}) as server:
+        server.wait_ready()
+        configured = Configured(server, path)
+        wait_for(lambda: num_listening(server.url()) == 3, 30)
+        with ThreadPoolExecutor(12) as pool:
+            undisturbed = list(pool.map(lambda k: configured.text("m", k), range(12)))
+            streams = [pool.submit(configured.text, "m", k) for k in range(12)]
+            configured.write(configured.model("m", limits={"n": 1}, max_num_seqs=9), workers=3)
+            assert configured.reload().returncode == 0
+            assert [stream.result() for stream in streams] == undisturbed
+
+        def status() -> int:
+            with configured.client() as client:
+                return client.ask(max_tokens=1, n=2).status_code
+
+        wait_for(lambda: {status() for _ in range(20)} == {400}, 10)
+
+
+def test_other_models_in_several_processes(path: Path, tmp_path: Path) -> None:
+    """Are refused, before anything starts."""
+    with serving(tmp_path, {"models": [MODEL | {"path": str(path)}], "workers": 2}) as server:
+        server.wait_ready()
+        configured = Configured(server, path)
+        configured.write(configured.model("m"), configured.model("comes"), workers=2)
+        refused = configured.reload()
+        assert refused.returncode == 1
+        assert "workers is 2: with more than one process, other models take a restart." in refused.stderr

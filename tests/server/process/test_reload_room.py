@@ -108,6 +108,27 @@ async def test_another_model_starts_when_this_one_has_ended(
         assert former.status.phase is Phase.STOPPED
 
 
+async def test_a_model_that_has_failed_is_tried_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing has changed that the server knows of: its weights may have."""
+
+    async def start(engine: SimulatedEngine, report: Any) -> None:
+        raise ConfigurationError("no such device")
+
+    two = Settings.model_validate(
+        {"models": [{"id": name, "path": directory, "engine": "simulated"} for name in ("m", "n")]}
+    )
+    async with running(two) as (state, models):
+        with monkeypatch.context() as patch:
+            patch.setattr(SimulatedEngine, "start", start)
+            assert state.models["m"].engine._engine is not None
+            state.models["m"].engine._engine.death.set()  # type: ignore[attr-defined]
+            await until(lambda: state.models["m"].engine.status.phase is Phase.FAILED)
+        await Reload(state, models, lambda: two).run()
+        assert state.models["m"].engine.status.ready
+
+
 def gpu_model(**keys: Any) -> ModelSettings:
     return ModelSettings.model_validate({"id": "m", "path": Path("m"), "gpu_memory_utilization": 0.5, **keys})
 

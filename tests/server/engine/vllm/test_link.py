@@ -90,6 +90,21 @@ async def test_reached() -> None:
     assert kinds == [ABORT, ABORT, ADD]  # the first two abort nothing
 
 
+async def test_reached_after_another_engine() -> None:
+    """One that was here before, under the same name as all have, and of whose end nothing was noticed yet."""
+    with TemporaryDirectory() as name:
+        link = Link(Path(name))
+        with engine(link):
+            await asyncio.sleep(0.1)
+        with engine(link) as (inputs, _):
+            await asyncio.sleep(0.1)
+            await asyncio.wait_for(link.reached(), 5)
+            link.add(request("a"))
+            kinds = [kind for kind, _ in await received(inputs, 2)]
+        link.close()
+    assert kinds == [ABORT, ADD]
+
+
 async def test_steps_that_wait_come_together() -> None:
     """An engine that is faster than this process is read in one go, and no step is lost."""
     link, calls = Link(), list[list[CoreOutputs]]()
