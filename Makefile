@@ -32,7 +32,7 @@ serve: setup
 
 test:
 	@$(SETUP) runtime dev model
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-fast:
 	@$(SETUP) dev

@@ -7,6 +7,7 @@ or runs code that does, fails here as it would where they are missing.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ SLOW = {
     "server/process": "time: servers in processes of their own",
     "sampling/torch": "torch, Triton, vLLM",
 }
+# In a run of two processes (`make test`) one has these, one after another, and the other one all the rest:
+# they wait for engines to start for much of their time, and two engines at once would share the cores.
+ENGINES = ("airgap", "chaos", "engine", "families", "server/process")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +51,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The fast ones first, so that most mistakes show within a minute."""
     items.sort(key=lambda item: is_slow(item.path))
+    for item in items:
+        group = "engines" if _is_in(item.path, ENGINES) else "others"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def is_slow(path: Path) -> bool:
-    return path.is_relative_to(HERE) and any(path.is_relative_to(HERE / folder) for folder in SLOW)
+    return _is_in(path, SLOW)
+
+
+def _is_in(path: Path, folders: Iterable[str]) -> bool:
+    return any(path.is_relative_to(HERE / folder) for folder in folders)
