@@ -21,12 +21,13 @@ SLOW_BUFFER, SLOW_BYTES, SLOW_S = 4096, 2048, 0.05
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and what came of it. received: bytes so far, head included. longest_gap_s: without a byte.
-    is_cut: the connection ended before the reply did."""
+    """A request and what came of it. received: bytes so far, head included. longest_gap_s: of a stream,
+    between two chunks."""
 
     body: dict[str, Any]
     received: bytearray = field(default_factory=bytearray)
     longest_gap_s: float = 0.0
+    last_chunk: float | None = None
 
     def reply(self) -> Reply:
         """Raises BrokenReply."""
@@ -41,11 +42,13 @@ class Exchange:
     def num_comments(self) -> int:
         return num_comments(bytes(self.received))
 
-    def take(self, data: bytes, since: float) -> float:
-        now = time.monotonic()
-        self.longest_gap_s = max(self.longest_gap_s, now - since)
+    def take(self, data: bytes) -> None:
         self.received += data
-        return now
+        if b"data: " in data:
+            now = time.monotonic()
+            if self.last_chunk is not None:
+                self.longest_gap_s = max(self.longest_gap_s, now - self.last_chunk)
+            self.last_chunk = now
 
 
 def request_of(body: dict[str, Any]) -> bytes:
@@ -73,9 +76,8 @@ async def ask(port: int, exchange: Exchange, *, slowly: bool = False) -> None:
     """Read all of the reply, however long it takes: the caller has the clock."""
     async with _connected(port, slowly=slowly) as (reader, writer):
         writer.write(request_of(exchange.body))
-        since = time.monotonic()
         while data := await reader.read(SLOW_BYTES if slowly else READ_BYTES):
-            since = exchange.take(data, since)
+            exchange.take(data)
             if slowly:
                 await asyncio.sleep(SLOW_S)
 
