@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import getpass
 import random
 import re
 import signal
@@ -45,6 +46,7 @@ PROGRESS_S = 60.0
 OVERTIME_S = 900.0  # for the start, what is learned, and what runs at the end; then it is ended by force
 WARM_SHARE = 0.15  # of the time, after which memory is taken for warm; and the length of what is compared
 QUIET_S = 5.0
+CACHE = f"torchinductor_{getpass.getuser()}"  # which torch makes when it is imported
 
 
 def main() -> None:
@@ -86,7 +88,7 @@ def main() -> None:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, and the server first
                 if options.log:
                     options.log.write_bytes(server.log.read_bytes())
-        results["left"] = [str(path.relative_to(temporary)) for path in temporary.rglob("*")]
+        results["left"] = [path.name for path in temporary.iterdir() if path.name != CACHE]
         results["log"] = dict(_complaints(server.log))
     _save(options, results)
     Console().print_json(data=results)

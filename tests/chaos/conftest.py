@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import os
 import random
 import subprocess
@@ -27,6 +28,9 @@ NUM_REQUESTS = 20
 BEGUN = 0.6  # of the streams, when the fault comes
 WITHIN_S = 150
 DISK = "2m"
+CACHE = (
+    f"torchinductor_{getpass.getuser()}"  # torch makes it when it is imported, under the same name each time
+)
 # `verbatim` that hardly waits before it starts an engine again, so that many deaths take no minutes.
 IMPATIENT: Sequence[str] = (
     sys.executable,
@@ -71,7 +75,7 @@ class Subject:
 
     def settle(self, num_files: list[int]) -> None:
         """Until it has no connection left, and no work."""
-        wait_for(lambda: self.footprint().num_files == num_files, 15)
+        wait_for(lambda: all(map(int.__le__, self.footprint().num_files, num_files)), 15)
         with self.client() as client:
             client.complete(
                 max_tokens=1
@@ -149,7 +153,7 @@ def subject(
         server.process.terminate()
         assert server.process.wait(60) == 0
         assert_gone(processes)
-        assert list(temporary.iterdir()) == []
+        assert {path.name for path in temporary.iterdir()} <= {CACHE}
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:

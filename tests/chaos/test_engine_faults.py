@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.chaos.faults import FAULTS, engines
 from tests.chaos.conftest import Subject, assert_gone, at_once
-from tests.serving import TINY, wait_for
+from tests.serving import TINY
 
 pytestmark = pytest.mark.engine
 
@@ -60,6 +60,6 @@ def test_every_reply_is_as_without_the_fault(two: Subject, case: Case) -> None:
         assert client.metric(HANGS) == counted[1] + case.num_hangs
         assert client.metric(RESUMED) > counted[2]
     assert_gone(lost if case.num_deaths else [])
-    wait_for(lambda: two.footprint().num_files == before.num_files, 5)
+    two.settle(before.num_files)
     assert two.footprint().num_processes == before.num_processes
     assert two.footprint().num_temporary == before.num_temporary

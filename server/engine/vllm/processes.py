@@ -119,7 +119,8 @@ class EngineProcess:
         ended = self._ended or await self.launch(order.model)
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None  # noqa: PT018
-        process.stdin.write(order.model_dump_json().encode() + b"\n")
+        if not process.stdin.is_closing():  # it may have ended already
+            process.stdin.write(order.model_dump_json().encode() + b"\n")
         while line := await _line_before_end(process.stdout, ended):
             yield News.model_validate_json(line)
 

@@ -137,6 +137,18 @@ def test_a_death_is_heard_at_once(runner: asyncio.Runner) -> None:
     wait_until_gone(runner.run(asyncio.wait_for(live(), SOON_S)))
 
 
+def test_a_death_before_the_order_is_one_like_any_other(runner: asyncio.Runner) -> None:
+    """It says nothing, and how it has ended."""
+
+    async def life() -> tuple[list[News], str]:
+        engine = EngineProcess(["-c", "import sys; sys.exit(7)"])
+        await (await engine.launch(ORDER.model))
+        await asyncio.sleep(0.1)  # for the end of its standard input to be noticed
+        return [news async for news in engine.start(ORDER)], await engine.ended()
+
+    assert runner.run(life()) == ([], "the engine process ended, with exit code 7")
+
+
 def test_stopping_ends_the_whole_group(runner: asyncio.Runner) -> None:
     """What the engine has started goes with it, asked or not."""
 
