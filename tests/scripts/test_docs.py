@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from scripts import docs
 from server import __version__
 from server.cli import cli
+from server.http.metrics import Metrics
 
 INTERNAL = {"VERBATIM_SERVER_PID", "VERBATIM_FAILURES"}  # set by the server, for the processes it starts
 PAGE = Path(__file__).parents[2] / docs.PAGE
@@ -57,7 +58,14 @@ def test_the_newest_release_of_the_changelog_is_this_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/installation.md", "docs/development-gpu.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/installation.md",
+        "docs/development-gpu.md",
+        "docs/operations.md",
+    ],
 )
 def test_a_page_names_make_targets_and_files_that_exist(page: str) -> None:
     """`make X` is a target, and a link to a file of ours leads to one."""
@@ -103,3 +111,10 @@ def test_writing_twice_changes_nothing() -> None:
     assert docs.render(once) == once
     assert once.startswith("intro\n")
     assert once.endswith("\nmore\n")
+
+
+def test_alarms_are_for_metrics_that_there_are() -> None:
+    """Each that docs/operations.md names is in /metrics."""
+    page = PAGE.with_name("operations.md").read_text(encoding="utf-8")
+    there = set(re.findall(r"^# HELP (\w+)", Metrics().render().decode(), re.MULTILINE))
+    assert set(re.findall(r"`(verbatim_\w+)`", page)) <= there
