@@ -39,8 +39,8 @@ ROOMS = {
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
-        "eager sse metrics state failures ratelimits disconnect body connections protocol streaming cors"
-        " border openapi routes app"
+        "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
+        " streaming cors border openapi routes app"
     ),
     "server.process": "descriptors port workers worker models reload control serve",
     "server.client": "endpoint printer complete",

@@ -19,6 +19,7 @@ from prometheus_client import (
 from server.engine.losses import LossMetrics
 from server.engine.vllm.processes import SHARED_METRICS
 from server.engine.vllm.stats import EngineMetrics
+from server.http.metricsfile import MetricsFile
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -35,6 +36,7 @@ class Metrics:
         self._shared = shared
         if shared is not None:
             os.environ[SHARED_METRICS] = str(shared)
+            values.MmapedDict = MetricsFile  # type: ignore[attr-defined]  # looked up there
             values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         self._children: dict[tuple[object, ...], object] = {}
         self._registry = registry = CollectorRegistry()

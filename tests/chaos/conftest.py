@@ -27,7 +27,7 @@ from tests.serving import TINY, Client, Server, serving, tiny_model, wait_for
 NUM_REQUESTS = 20
 BEGUN = 0.6  # of the streams, when the fault comes
 WITHIN_S = 150
-DISK = "2m"
+DISK = "8m"
 CACHE = (
     f"torchinductor_{getpass.getuser()}"  # torch makes it when it is imported, under the same name each time
 )
