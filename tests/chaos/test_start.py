@@ -13,7 +13,7 @@ import pytest
 from benchmarks.chaos.exchange import Exchange
 from benchmarks.chaos.faults import engines
 from tests.chaos.conftest import Subject, assert_gone, at_once, subject
-from tests.serving import tiny_model
+from tests.serving import tiny_model, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -61,11 +61,12 @@ def test_five_starts_that_fail(tiny_path: Path, tmp_path: Path) -> None:
 
 def at_five_deaths(one: Subject) -> tuple[list[Exchange], list[psutil.Process]]:
     """The running engine, and the five that follow it."""
+    deaths: list[list[psutil.Process]] = []
     with contextlib.ExitStack() as stack:
-        deaths: list[list[psutil.Process]] = []
-        exchanges = at_once(
-            one.port,
-            one.bodies,
-            lambda: deaths.append(stack.enter_context(deadly(one.pid, 1 + NUM_STARTS))),
-        )
+
+        def begin() -> None:
+            deaths.append(stack.enter_context(deadly(one.pid, 1 + NUM_STARTS)))
+            wait_for(lambda: deaths[0], 10)
+
+        exchanges = at_once(one.port, one.bodies, begin)
     return exchanges, deaths[0]
