@@ -75,7 +75,7 @@ class Subject:
 
     def settle(self, num_files: list[int]) -> None:
         """Until it has no connection left, and no work."""
-        wait_for(lambda: all(map(int.__le__, self.footprint().num_files, num_files)), 15)
+        wait_for(lambda: all(map(int.__le__, self.footprint().num_files, num_files)), 30)
         with self.client() as client:
             client.complete(
                 max_tokens=1
@@ -188,11 +188,12 @@ def two(tiny_path: Path, disk: Path) -> Iterator[Subject]:
         "models": [tiny_model(tiny_path)],
         "workers": 2,
         "receive_timeout_s": 4,
-        "slow_reader_timeout_s": 4,
+        "slow_reader_timeout_s": 8,
     }
     with subject(disk / "server", config) as two:
         wait_for(lambda: num_listening(two.port) == 2, 30)
         two.learn(NUM_REQUESTS, sampled=False)
-        with two.client() as client:
-            client.get("/metrics")  # makes files, the first time
+        for _ in range(20):  # each process makes a file, when it is asked for the first time
+            with two.client() as client:
+                client.get("/metrics")
         yield two
