@@ -30,7 +30,7 @@ ROOMS = {
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies limits",
-    "server.engine": "base losses ticket turns work supervisor",
+    "server.engine": "base losses ticket turns trials work supervisor",
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
         "warmup wire translate failures processes pulse standby host link stats running client engine"

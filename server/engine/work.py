@@ -13,6 +13,7 @@ import time
 
 from server.engine.base import Engine, Job, Sink, stopped
 from server.engine.ticket import Ticket
+from server.engine.trials import Trials
 from server.engine.turns import Turns
 from server.errors import EngineDeathsError, RequestFailure, ServiceUnavailable
 
@@ -24,6 +25,8 @@ SUSPICIOUS = 2
 MOST_DEATHS = 20
 # How often keys are compared while jobs wait and none ends.
 LOOK_S = 0.5
+# How often another process is asked whether its trials are over.
+TRIALS_S = 0.05
 
 
 class Work:
@@ -40,9 +43,11 @@ class Work:
         self.resume = resume
         self.resume_timeout_s = resume_timeout_s
         self.turns = turns or Turns()
+        self.trials = Trials()  # of other processes on the same engine
         self._tickets: dict[str, Ticket] = {}  # by the job's id; in the order of their submission
         self._num_tickets = 0  # ever
         self._engine: Engine | None = None
+        self._has_lost = False  # one, and nothing but suspects was sent to the next
         self._lost: list[Ticket] = []  # those with waits_since, and perhaps some that have ended
         self._suspects: dict[str, Ticket] = {}
         self._on_trial: Ticket | None = None
@@ -112,6 +117,7 @@ class Work:
         if self._engine is None:
             return
         self._engine, accused, self._on_trial = None, self._on_trial, None
+        self._has_lost = True
         now = time.monotonic()
         for ticket in self._tickets.values():
             if not self.turns.is_waiting(ticket):
@@ -122,6 +128,7 @@ class Work:
             ticket.waits_since = ticket.waits_since or now
         self._lost = [*self._tickets.values()]
         self.turns.put_all_back()
+        self.trials.note(has_suspects=bool(self._suspects))
         if not self.resume:
             self.fail(stopped())
         for ticket in [*self._tickets.values()]:
@@ -144,7 +151,8 @@ class Work:
 
     def _acquit(self, ticket: Ticket) -> None:
         """It has ended, or has a token since it lost an engine."""
-        self._suspects.pop(ticket.job.id, None)
+        if self._suspects.pop(ticket.job.id, None) is not None:
+            self.trials.note(has_suspects=bool(self._suspects))
         if ticket is self._on_trial:
             self._on_trial = None
             self._send_soon()
@@ -160,10 +168,14 @@ class Work:
     def _send_waiting(self) -> None:
         if self._engine is None or self._on_trial is not None:
             return
+        if self._has_lost and not self.trials.is_next():
+            self._send_soon(TRIALS_S)
+            return
         if self._suspects:
             self._on_trial = next(iter(self._suspects.values()))
             self._send(self._on_trial)
             return
+        self._has_lost = False
         for ticket in self._lost:
             ticket.waits_since = None  # from now on for its turn
         self._lost.clear()

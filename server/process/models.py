@@ -69,6 +69,7 @@ class RunningModels:
         for model, standby in zip(models, standbys, strict=True):
             if self._workers is not None:
                 model.engine.on_status = partial(self._workers.tell_status, model.id)
+                model.engine.work.trials = self._workers.trials(self._numbers[model.id])
             model.engine.losses = self._metrics.losses.of(model.id)
             if standby is not None:
                 self._standbys[model.engine] = standby

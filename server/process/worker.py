@@ -22,6 +22,7 @@ from server.access.tallies import Tallies
 from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine, Status
 from server.engine.served import load_models
+from server.engine.trials import Trials
 from server.engine.vllm.attached import AttachedEngine, Feed
 from server.engine.vllm.processes import follow_server
 from server.errors import ConfigurationError
@@ -31,7 +32,7 @@ from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
 from server.process.port import listens, live
-from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder, link_folder
+from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder, link_folder, trials_folder
 
 # Where the engines are ready it has them within a moment. Where they are not, clients are told so.
 FOLLOWS_S = 2.0
@@ -53,7 +54,8 @@ def main() -> None:
         return AttachedEngine(feeds[model.id], link, order.number, metrics.engines.of(model.id))
 
     models = load_models(settings, make_attached)
-    for model in models:
+    for number, model in enumerate(models):
+        model.engine.work.trials = Trials(trials_folder(order.folder, number))
         model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
         model.engine.losses = metrics.losses.of(model.id, is_owner=False)
     attestation = AttestedElsewhere() if settings.attest else None

@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from server.access.tallies import Tallies
 from server.config.settings import Settings
 from server.engine.base import Phase, Status
+from server.engine.trials import Trials
 from server.engine.vllm.processes import SAFE_PATH, SERVER_PID
 from server.http.metrics import forget
 from server.process.port import stop_listening
@@ -71,6 +72,11 @@ def link_folder(shared: Path, model_number: int, worker: int) -> Path:
     return shared / f"{model_number}-{worker}"
 
 
+def trials_folder(shared: Path, model_number: int) -> Path:
+    """Where the processes say whether they have suspects of a model's (server/engine/trials.py)."""
+    return shared / f"trials-{model_number}"
+
+
 class Workers:
     """As many as there are listeners, none included. Used as a context, around all else: the folder is gone
     after it."""
@@ -96,6 +102,10 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def trials(self, model_number: int) -> Trials:
+        """Of a model's suspects, with those of the workers."""
+        return Trials(trials_folder(self.folder, model_number) if self._listeners else None)
 
     def links(self, model_number: int) -> list[Path]:
         """The folders of the workers' sockets to a model's engine."""

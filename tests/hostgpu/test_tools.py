@@ -41,5 +41,6 @@ def test_both_samplers_are_measured() -> None:
     """Our processor and vLLM's V2 classes take the benchmark's state and launch their kernels, for each kind
     of parameters; each form has its times, the device's and the host's."""
     times = " ".join(f"{form}:3" for form in ("ours", "native", "copy"))
-    lines = there(SAMPLING).splitlines()[-3:]
-    assert lines == [f"{name} {times} {times}" for name in ("nothing", "repetition", "all")]
+    names = ("greedy", "drawn", "top_k", "top_p", "repetition", "all")
+    lines = there(SAMPLING).splitlines()[-len(names) :]
+    assert lines == [f"{name} {times} {times}" for name in names]
