@@ -8,10 +8,9 @@ until another's job ends: that job is put back, and goes on later where it was (
 
 from __future__ import annotations
 
-import math
 import time
 from bisect import bisect_left, insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -67,11 +66,9 @@ class Turns:
         self.num_places = num_places
         self._clock = clock
         self._accounts: dict[str, Account] = {}  # of keys that have jobs, or have had more than others
+        self.num_waiting = self._num_placed = 0
+        self._priorities = Counter[int]()  # of those that have a place
         self._ended: deque[float] = deque(maxlen=MEASURED)  # when, while others waited
-
-    @property
-    def num_waiting(self) -> int:
-        return sum(len(account.waiting) for account in self._accounts.values())
 
     def is_waiting(self, ticket: Ticket) -> bool:
         return ticket.job.id not in self._account(ticket).placed
@@ -81,23 +78,27 @@ class Turns:
         requester = ticket.job.requester
         account = self._accounts.setdefault(requester.key, Account(requester.weight))
         account.weight = requester.weight  # its latest
-        if not account.waiting:
-            floor = self._floor(account)
-            account.had = max(account.had, floor) if floor < math.inf else 0.0
+        if not account.waiting and self._num_placed >= self.num_places:
+            account.had = max(account.had, self._floor(account))
         insort(account.waiting, ticket, key=_PLACE)
+        self.num_waiting += 1
 
     def discard(self, ticket: Ticket) -> None:
         """It has ended, wherever it was."""
         account = self._account(ticket)
         if account.placed.pop(ticket.job.id, None) is None:
             del account.waiting[bisect_left(account.waiting, ticket.place, key=_PLACE)]
-        elif any(other.waiting for other in self._accounts.values()):
+            self.num_waiting -= 1
+        else:
+            self._left(ticket)
             self._ended.append(self._clock())
         account.charge(ticket)
-        if not (account.waiting or account.placed) and account.had <= self._floor(account):
-            del self._accounts[ticket.job.requester.key]
-        if not any(other.waiting for other in self._accounts.values()):
+        if not self.num_waiting:
             self._ended.clear()
+        if not (account.waiting or account.placed) and (
+            not self.num_waiting or account.had <= self._floor(account)
+        ):
+            del self._accounts[ticket.job.requester.key]
 
     def put_back(self, ticket: Ticket) -> None:
         """It was on the engine, and waits again, before those of its key that came later."""
@@ -105,6 +106,8 @@ class Turns:
         account.charge(ticket)
         del account.placed[ticket.job.id]
         insort(account.waiting, ticket, key=_PLACE)
+        self.num_waiting += 1
+        self._left(ticket)
 
     def put_all_back(self) -> None:
         for account in self._accounts.values():
@@ -118,26 +121,32 @@ class Turns:
         # Where the engine itself has jobs wait, the first of each key are before the second of any.
         urgency = (ticket.job.requester.priority << 16) + int(len(account.placed) / account.weight)
         account.placed[ticket.job.id] = ticket
+        self.num_waiting -= 1
+        self._num_placed += 1
+        self._priorities[ticket.place[0]] += 1
         return urgency
 
     def next(self) -> tuple[Ticket | None, Ticket | None]:
         """What to put back, and what to place then. Both None: everything is as it should be."""
+        backlogged = (
+            [account for account in self._accounts.values() if account.waiting] if self.num_waiting else []
+        )
+        if self._num_placed < self.num_places and len(backlogged) < 2:
+            return None, backlogged[0].waiting[0] if backlogged else None
         active = [account for account in self._accounts.values() if account.waiting or account.placed]
         if len(active) > 1:
             for account in active:
                 account.settle()
-        num_placed = sum(len(account.placed) for account in active)
-        if len(active) > 1 and num_placed > self.num_places:  # sent ahead while the key was alone
-            return _newest(max(active, key=lambda account: account.level())), None
-        backlogged = [account for account in active if account.waiting]
+            if self._num_placed > self.num_places:  # sent ahead while the key was alone
+                return _newest(max(active, key=lambda account: account.level())), None
         if not backlogged:
             return None, None
         taker = min(backlogged, key=lambda one: (one.waiting[0].place[0], one.level()))
         ticket = taker.waiting[0]
-        if num_placed < self.num_places:
+        if self._num_placed < self.num_places:
             return None, ticket
         victim = self._victim(taker, ticket, active)
-        if victim is not None or (len(active) == 1 and num_placed < 2 * self.num_places):
+        if victim is not None or (len(active) == 1 and self._num_placed < 2 * self.num_places):
             return victim, ticket
         return None, None
 
@@ -167,7 +176,14 @@ class Turns:
         backlogged = [other.had for other in others if other.waiting]
         if backlogged:
             return min(backlogged)
-        return max((other.had for other in others if other.placed), default=math.inf)
+        return max((other.had for other in others if other.placed), default=0.0)
+
+    def _left(self, ticket: Ticket) -> None:
+        """It has a place no more."""
+        self._num_placed -= 1
+        self._priorities[ticket.place[0]] -= 1
+        if not self._priorities[ticket.place[0]]:
+            del self._priorities[ticket.place[0]]
 
     def _account(self, ticket: Ticket) -> Account:
         return self._accounts[ticket.job.requester.key]
@@ -175,7 +191,7 @@ class Turns:
     def _victim(self, taker: Account, ticket: Ticket, active: list[Account]) -> Ticket | None:
         """Which job has to make room for that one."""
         priority = ticket.place[0]
-        least = max((one.place[0] for account in active for one in account.placed.values()), default=0)
+        least = max(self._priorities, default=0)
         if least > priority:
             holders = [one for one in active if any(other.place[0] == least for other in one.placed.values())]
             return _newest(max(holders, key=lambda account: account.level()), least)
