@@ -48,6 +48,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return (config.getoption("--fast") and is_slow(collection_path)) or None
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The fast ones first, so that most mistakes show within a minute."""
     items.sort(key=lambda item: is_slow(item.path))

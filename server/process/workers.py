@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from server.access.tallies import Tallies
 from server.config.settings import Settings
 from server.engine.base import Phase, Status
 from server.engine.trials import Trials
+from server.engine.vllm.link import sockets_folder
 from server.engine.vllm.processes import SAFE_PATH, SERVER_PID
 from server.http.metrics import forget
 from server.process.port import stop_listening
@@ -92,7 +92,7 @@ class Workers:
     def __enter__(self) -> Workers:
         self._stack = contextlib.ExitStack()
         if self._listeners:
-            name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="verbatim-"))
+            name = self._stack.enter_context(sockets_folder())
             self.folder = Path(name)
             self.tallies = Tallies(self.folder / TALLIES_FILE)
         for model in range(len(self._settings.models)):

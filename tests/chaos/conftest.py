@@ -134,6 +134,12 @@ def num_listening(port: int) -> int:
     )
 
 
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in whose temporary folder there is room for the names of sockets."""
+    return tmp_path_factory.mktemp("x")
+
+
 @contextlib.contextmanager
 def subject(
     folder: Path,

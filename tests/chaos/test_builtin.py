@@ -15,12 +15,12 @@ from tests.serving import CAPITAL, SMOL, SMOL_MODEL
 pytestmark = pytest.mark.engine
 
 
-def test_text_makes_the_same_sense(tiny_path: Path, tmp_path: Path) -> None:
+def test_text_makes_the_same_sense(tiny_path: Path, short_path: Path) -> None:
     """kill -9 in the middle of a sentence of the built-in model, in float32: it is ended as it would be."""
     body: dict[str, Any] = {"model": SMOL, "max_tokens": 60, "temperature": 0, "ignore_eos": True}
     prompts = [CAPITAL, "Water boils at", "The first president of the United States was", "Two plus two is"]
     bodies = [{**body, "prompt": prompt, "stream": True} for prompt in prompts]
-    with subject(tmp_path / "server", {"models": [SMOL_MODEL | {"dtype": "float32"}]}) as one:
+    with subject(short_path, {"models": [SMOL_MODEL | {"dtype": "float32"}]}) as one:
         expected = [exchange.reply() for exchange in at_once(one.port, bodies)]
         exchanges = at_once(
             one.port, bodies, lambda: FAULTS["kill -9"](one.pid, one.temporary, random.Random(1))

@@ -39,13 +39,13 @@ def clock(tmp_path: Path) -> tuple[dict[str, str], Callable[[int], None]]:
 
 
 def test_clock_that_is_set(
-    tiny_path: Path, tmp_path: Path, clock: tuple[dict[str, str], Callable[[int], None]]
+    tiny_path: Path, short_path: Path, clock: tuple[dict[str, str], Callable[[int], None]]
 ) -> None:
     """Back by a day, forward by two, while requests run: nothing is taken for late or for hanging, no reply
     differs; and an engine that is killed then is followed by another one."""
     environ, move = clock
     config = {"models": [tiny_model(tiny_path)], "request_timeout_s": 200, "hang_timeout_s": 5}
-    with subject(tmp_path / "server", config, environ=environ) as one:
+    with subject(short_path, config, environ=environ) as one:
         one.learn(8, sampled=False)
         for days in (-1, 1):
             exchanges = at_once(one.port, one.bodies, lambda days=days: move(days * DAY_S))

@@ -43,11 +43,11 @@ def deadly(pid: int, num_deaths: int) -> Iterator[list[psutil.Process]]:
         watching.join()
 
 
-def test_five_starts_that_fail(tiny_path: Path, tmp_path: Path) -> None:
+def test_five_starts_that_fail(tiny_path: Path, short_path: Path) -> None:
     """With keep_trying, requests wait for the sixth engine, and their replies are as without; new ones are
     told to come back."""
     config = {"models": [tiny_model(tiny_path)], "keep_trying": True}
-    with subject(tmp_path / "server", config) as one:
+    with subject(short_path, config) as one:
         one.learn(8, sampled=False)
         num_files = one.footprint().num_files
         exchanges, killed = at_five_deaths(one)

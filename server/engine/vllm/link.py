@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,15 @@ log = logging.getLogger(__name__)
 
 ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
 POLL_S = 0.02
+# Of a folder in which /verbatim-xxxxxxxx/0-63/outputs can be a socket: Linux takes 107.
+MOST_PATH_BYTES = 75
 SEND_TOGETHER = 16  # more would let the engine wait for the first of them
+
+
+def sockets_folder() -> tempfile.TemporaryDirectory[str]:
+    """A new one for sockets, this user's alone: where temporary files are, if that path is short enough."""
+    is_short = len(os.fsencode(tempfile.gettempdir())) <= MOST_PATH_BYTES
+    return tempfile.TemporaryDirectory(prefix="verbatim-", dir=None if is_short else "/tmp")  # noqa: S108
 
 
 class Link:
@@ -37,7 +46,7 @@ class Link:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._own_folder = None if folder else tempfile.TemporaryDirectory(prefix="verbatim-")
+        self._own_folder = None if folder else sockets_folder()
         self.folder = folder or Path(self._own_folder.name)  # type: ignore[union-attr]  # one of them is there
         self._context = zmq.Context()
         self._inputs = self._context.socket(zmq.ROUTER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,3 +197,15 @@ async def test_closing_leaves_nothing_and_may_be_repeated() -> None:
     link.add(request("late"))
     await asyncio.sleep(0)
     assert not folder.exists()
+
+
+async def test_a_long_path_for_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets have short names alone, so theirs are elsewhere then."""
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    link = Link()
+    assert link.folder.parent == Path("/tmp")  # noqa: S108
+    assert link.folder.stat().st_mode & 0o077 == 0
+    link.close()
+    assert not link.folder.exists()
