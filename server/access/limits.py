@@ -116,7 +116,7 @@ class Limited(Allowance):
         with self._tallies.locked() as is_locked:
             if is_locked:
                 self._tally.tokens.take_back(unused, self._reserved_at, self._clock())
-        self._reserved = tokens
+                self._reserved = tokens
 
     def end(self) -> None:
         if self._runs and self._tally is not None:

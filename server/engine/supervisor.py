@@ -56,7 +56,7 @@ class Supervisor:
         self.restarts = 0
         self.max_pending = max_pending
         self.max_wait_s = max_wait_s
-        self.work = work or Work()
+        self.work = Work() if work is None else work
         self.losses: Losses | None = None
         self.backoff_s = backoff_s
         self.keep_trying = keep_trying

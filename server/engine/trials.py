@@ -32,9 +32,10 @@ class Trials:
             return
         with contextlib.suppress(OSError):  # of a full disk: then it is as if there were no others
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self._folder / self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._descriptor = descriptor
+            new = self._folder / f".{self._name}"  # at which nobody looks
+            self._descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            new.rename(self._folder / self._name)
 
     def is_next(self) -> bool:
         """Whether this process may send its jobs: its suspects, one by one, or else all of them."""
@@ -46,7 +47,7 @@ class Trials:
     def _names(self) -> list[str]:
         assert self._folder is not None
         try:
-            return [file.name for file in self._folder.iterdir()]
+            return [file.name for file in self._folder.iterdir() if not file.name.startswith(".")]
         except OSError:  # nobody had any so far
             return []
 

@@ -78,7 +78,7 @@ class Turns:
         requester = ticket.job.requester
         account = self._accounts.setdefault(requester.key, Account(requester.weight))
         account.weight = requester.weight  # its latest
-        if not account.waiting and self._num_placed >= self.num_places:
+        if not account.waiting and (self.num_waiting or self._num_placed >= self.num_places):
             account.had = max(account.had, self._floor(account))
         insort(account.waiting, ticket, key=_PLACE)
         self.num_waiting += 1
@@ -93,11 +93,10 @@ class Turns:
             self._left(ticket)
             self._ended.append(self._clock())
         account.charge(ticket)
-        if not self.num_waiting:
+        if not self.num_waiting:  # nobody has had too much
             self._ended.clear()
-        if not (account.waiting or account.placed) and (
-            not self.num_waiting or account.had <= self._floor(account)
-        ):
+            self._accounts = {key: one for key, one in self._accounts.items() if one.waiting or one.placed}
+        elif not (account.waiting or account.placed) and account.had <= self._floor(account):
             del self._accounts[ticket.job.requester.key]
 
     def put_back(self, ticket: Ticket) -> None:
@@ -138,7 +137,8 @@ class Turns:
             for account in active:
                 account.settle()
             if self._num_placed > self.num_places:  # sent ahead while the key was alone
-                return _newest(max(active, key=lambda account: account.level())), None
+                placed = (account for account in active if account.placed)
+                return _newest(max(placed, key=lambda account: account.level())), None
         if not backlogged:
             return None, None
         taker = min(backlogged, key=lambda one: (one.waiting[0].place[0], one.level()))

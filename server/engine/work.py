@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 # Engines that a job may lose in a row, without a token between, before it is suspected of killing them.
 SUSPICIOUS = 2
-# And in all: one that kills each engine a few tokens later would never be suspected.
-MOST_DEATHS = 20
+# And in all, before it is suspected until its end: one may kill each engine a few tokens later.
+MANY_DEATHS = 10
 # How often keys are compared while jobs wait and none ends.
 LOOK_S = 0.5
 # How often another process is asked whether its trials are over.
@@ -34,7 +34,7 @@ class Work:
     waits for the next. turns: whose turn it is.
 
     A job that was running when two engines in a row died is sent to the third one alone, and the others
-    follow once it has generated a token. If that one dies as well, it fails.
+    follow once it has generated a token. If that one dies as well, it fails; no other job ever does.
     """
 
     def __init__(
@@ -95,6 +95,9 @@ class Work:
         """An engine is ready. Returns how many jobs go on there that have lost another one."""
         self._engine = engine
         num_resuming = self.num_resuming
+        for ticket in self._lost:
+            ticket.waits_since = None  # from now on for its turn
+        self._lost.clear()
         self._send_waiting()
         return num_resuming
 
@@ -123,7 +126,7 @@ class Work:
             if not self.turns.is_waiting(ticket):
                 ticket.num_deaths += 1
                 ticket.all_deaths += 1
-                if ticket.num_deaths >= SUSPICIOUS:
+                if ticket.num_deaths >= SUSPICIOUS or ticket.all_deaths >= MANY_DEATHS:
                     self._suspects[ticket.job.id] = ticket
             ticket.waits_since = ticket.waits_since or now
         self._lost = [*self._tickets.values()]
@@ -131,9 +134,8 @@ class Work:
         self.trials.note(has_suspects=bool(self._suspects))
         if not self.resume:
             self.fail(stopped())
-        for ticket in [*self._tickets.values()]:
-            if ticket is accused or ticket.all_deaths >= MOST_DEATHS:
-                self._condemn(ticket)
+        if accused is not None and self._tickets.get(accused.job.id) is accused:
+            self._condemn(accused)
         self._watch()
 
     def fail(self, failure: RequestFailure) -> None:
@@ -145,12 +147,17 @@ class Work:
         """It has ended."""
         del self._tickets[ticket.job.id]
         self.turns.discard(ticket)
-        self._acquit(ticket)
+        self._clear(ticket)
         if self.turns.num_waiting:
             self._send_soon()
 
     def _acquit(self, ticket: Ticket) -> None:
-        """It has ended, or has a token since it lost an engine."""
+        """It has a token since it lost an engine."""
+        if ticket.all_deaths < MANY_DEATHS:
+            self._clear(ticket)
+
+    def _clear(self, ticket: Ticket) -> None:
+        """Of suspicion."""
         if self._suspects.pop(ticket.job.id, None) is not None:
             self.trials.note(has_suspects=bool(self._suspects))
         if ticket is self._on_trial:
@@ -172,13 +179,14 @@ class Work:
             self._send_soon(TRIALS_S)
             return
         if self._suspects:
+            for ticket in self._tickets.values():
+                if not self.turns.is_waiting(ticket):  # who was tried before, and goes on later
+                    self._engine.abort(ticket.engine_id)
+                    self.turns.put_back(ticket)
             self._on_trial = next(iter(self._suspects.values()))
             self._send(self._on_trial)
             return
         self._has_lost = False
-        for ticket in self._lost:
-            ticket.waits_since = None  # from now on for its turn
-        self._lost.clear()
         while (turn := self.turns.next()) != (None, None):
             gives_way, takes_place = turn
             if gives_way is not None:
@@ -196,8 +204,7 @@ class Work:
 
     def _condemn(self, ticket: Ticket) -> None:
         log.error(
-            "request %s: %d engines died while they worked on it (the last one on it alone, or the most that"
-            " are tried); it is given up",
+            "request %s: %d engines died while they worked on it, the last one on it alone; it is given up",
             ticket.job.request_id,
             ticket.all_deaths,
         )
@@ -213,6 +220,7 @@ class Work:
         """See to it that nobody waits for too long."""
         if self._timer is not None:
             self._timer.cancel()
+        self._lost = [one for one in self._lost if self._tickets.get(one.job.id) is one]
         since = [ticket.waits_since for ticket in self._lost if ticket.waits_since is not None]
         if since:
             delay_s = min(since) + self.resume_timeout_s - time.monotonic()

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -217,7 +218,10 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
 def num_threads(model: ModelSettings) -> int:
     """Threads of an engine that compute at the same time: those of vLLM's CPU build, or the one that feeds a
     GPU."""
-    return int(environment(os.environ, model).get(THREADS, "1")) if installed(CPU_BUILD) else 1
+    if not installed(CPU_BUILD):
+        return 1
+    first = re.match(r"\d+", environment(os.environ, model).get(THREADS, ""))  # of several, for nested loops
+    return int(first[0]) if first else os.cpu_count() or 1
 
 
 def follow_server() -> None:

@@ -145,6 +145,42 @@ async def test_nobody_saves_up() -> None:
     assert (queue.count("a"), queue.count("b")) == (2, 2)
 
 
+async def test_a_key_that_comes_back_while_another_is_ahead() -> None:
+    """It has had more than the other, whose jobs in reserve are taken back even so."""
+    queue = Queue(2)
+    queue.submit("b")
+    queue.submit("a", 6)
+    queue.engine.say("b-1", *range(5000))
+    await queue.end("b-1")
+    queue.submit("b")
+    assert (queue.count("a"), len(queue.work)) == (2, 7)
+
+
+async def test_who_comes_while_no_engine_is_there_is_not_first_for_long() -> None:
+    """What another key has had by then does not count against it."""
+    queue = Queue(4)
+    queue.submit("a", 8)
+    for _ in range(10):
+        queue.step(1000)
+    queue.work.lose()
+    queue.submit("c", 40)
+    queue.engine = Hand()
+    queue.work.begin(queue.engine)
+    assert (queue.count("a"), queue.count("c")) == (2, 2)
+
+
+async def test_what_a_key_has_had_is_forgotten_when_nobody_waits() -> None:
+    """Or it would pay for it a day later."""
+    queue = Queue(2)
+    queue.submit("b")
+    queue.submit("a", 3)
+    queue.engine.say("b-1", *range(300_000))
+    await queue.end("b-1")
+    while queue.on_engine:
+        await queue.end(queue.on_engine[0])
+    assert queue.turns._accounts == {}
+
+
 async def test_a_long_prompt_has_its_turn() -> None:
     """It is begun at once, and is not put back for having been long."""
     queue = Queue(4)

@@ -9,7 +9,7 @@ import pytest
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.engine.simulated.engine import SimulatedEngine
-from server.engine.work import MOST_DEATHS, Work
+from server.engine.work import MANY_DEATHS, Work
 from server.errors import EngineDeathsError, InternalError, RequestFailure, ServiceUnavailable
 
 
@@ -174,7 +174,7 @@ async def test_who_kills_engines_is_found() -> None:
 async def test_who_generates_is_not_suspected() -> None:
     """However many engines are lost, as long as there is a token from each."""
     jobs = Jobs("a", "b")
-    for _ in range(MOST_DEATHS - 1):
+    for _ in range(MANY_DEATHS - 1):
         for name in [*jobs.engine.jobs]:
             jobs.engine.say(name, 5)
         jobs.next()
@@ -182,14 +182,59 @@ async def test_who_generates_is_not_suspected() -> None:
 
 
 async def test_even_so_not_for_ever() -> None:
-    """One that kills each engine with its next token but one is given up in the end."""
+    """One that kills each engine with its next token but one is tried alone to its end, and given up; those
+    that were with it go on."""
     jobs = Jobs()
     jobs.submit(job("a", max_tokens=1000))
-    for _ in range(MOST_DEATHS):
-        (name,) = jobs.engine.jobs
-        jobs.engine.say(name, 5)
+    jobs.submit(job("b", max_tokens=1000))
+    for _ in range(MANY_DEATHS):
+        assert len(jobs.engine.jobs) == 2
+        for name in [*jobs.engine.jobs]:
+            jobs.engine.say(name, 5)
         jobs.next()
+    (name,) = jobs.engine.jobs
+    jobs.engine.say(name, 5)
+    jobs.next()
     assert isinstance(jobs.failure("a"), EngineDeathsError)
+    (name,) = jobs.engine.jobs
+    jobs.engine.say(name, 5, end=True)
+    assert len(jobs.tokens("b")) == MANY_DEATHS + 1
+
+
+async def test_who_was_tried_is_not_there_when_the_next_one_is() -> None:
+    """It has a token and no verdict: if it kills at its second one, the other would be blamed."""
+    jobs = Jobs("a", "b")
+    jobs.next()
+    jobs.next()
+    jobs.engine.say("a.2", 5)
+    await asyncio.sleep(0)
+    assert [name for name in jobs.engine.jobs if name not in jobs.engine.gone] == ["b.2"]
+    jobs.engine.say("b.2", 5)
+    await asyncio.sleep(0)
+    assert [name for name in jobs.engine.jobs if name not in jobs.engine.gone] == ["b.2", "a.3"]
+    assert jobs.engine.job("a.3").num_output_before == 1
+
+
+async def test_who_waits_for_a_trial_does_not_wait_for_an_engine() -> None:
+    """There is one: resume_timeout_s is no matter."""
+    jobs = Jobs("a", "b", resume_timeout_s=0.05)
+    jobs.next()
+    jobs.next()
+    await asyncio.sleep(0.1)
+    assert jobs.got == {"a": [], "b": []}
+
+
+async def test_nothing_is_watched_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what waited for too long, nor what was aborted while it waited."""
+    jobs = Jobs("a", "b", resume_timeout_s=0.05)
+    looks = []
+    look = jobs.work._time_is_up
+    monkeypatch.setattr(jobs.work, "_time_is_up", lambda: (looks.append(1), look()))
+    jobs.work.lose()
+    jobs.work.abort("b")
+    await asyncio.sleep(0.2)
+    assert isinstance(jobs.failure("a"), ServiceUnavailable)
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize("ends", ["aborted", "done"])
