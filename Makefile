@@ -32,7 +32,7 @@ serve: setup
 
 test:
 	@$(SETUP) runtime dev model
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-fast:
 	@$(SETUP) dev

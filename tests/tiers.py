@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,13 +49,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return (config.getoption("--fast") and is_slow(collection_path)) or None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The fast ones first, so that most mistakes show within a minute."""
     items.sort(key=lambda item: is_slow(item.path))
-    for item in items:
-        group = "engines" if _is_in(item.path, ENGINES) else "others"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which process has which tests. (Its own --dist loadgroup does nothing with pytest 9.2, whose items keep
+    their names.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByEngines(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = HERE.parent / nodeid.partition("::")[0]
+            return "engines" if _is_in(file, ENGINES) else "others"
+
+    return ByEngines(config, log)
 
 
 def is_slow(path: Path) -> bool:
