@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -100,6 +101,9 @@ def test_a_passphrase_is_asked_for_on_the_terminal(tmp_path: Path) -> None:
         said += read_until(terminal, b": ")
         os.write(terminal, f"{SECRET}\n".encode())
     said += read_until(terminal, b"ssh-ed25519")
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while os.read(terminal, 4096):
+            pass
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, -1)  # -1: the terminal was closed first
     assert SECRET.encode() not in said

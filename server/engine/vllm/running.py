@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from server.engine.base import EngineOutput, Job, Sink
 from server.engine.vllm.stats import EngineStats, RequestStats
-from server.engine.vllm.translate import engine_output
+from server.engine.vllm.translate import ABORTED, engine_output
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
 from server.errors import RequestFailure
 
@@ -86,6 +86,8 @@ class RunningJobs:
         self._running.clear()
 
     def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
+        if output.finish_reason == ABORTED:
+            return  # by an engine that is told to end: what becomes of its jobs is said when it has (work.py)
         output.new_token_ids[:0], running.held = running.held, []
         self._stats.note(running.stats, output, timestamp)
         running.is_quiet = running.job.num_logprobs is None

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 NEUTRAL = GenerationParams()
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
+ABORTED = 2  # the next one
 ARE_NAN = "logits are NaN; the model may be damaged, or its dtype too small"
 CERTAIN = 1e30  # a bias beside which no logit counts
 # The fields of our sampling.

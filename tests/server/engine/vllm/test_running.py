@@ -10,6 +10,7 @@ from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job
 from server.engine.vllm.running import RunningJobs
 from server.engine.vllm.stats import EngineMetrics, EngineStats
+from server.engine.vllm.translate import ABORTED
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
 from server.errors import InternalError, RequestFailure
 
@@ -72,6 +73,16 @@ def test_the_end_comes_with_what_was_held() -> None:
     assert bench.tokens("a") == [[1], [2, 3]]
     assert bench.got["a"][-1].finish_reason == "length"  # type: ignore[union-attr]
     assert "a" not in bench.jobs
+
+
+def test_a_job_that_the_engine_gives_up_has_not_ended() -> None:
+    """An engine that is told to end gives all of them up: they go on in the next one."""
+    bench = Bench("a")
+    bench.jobs.take([step(a=[1])])
+    bench.jobs.take([step(a=[2]), step(a=([], ABORTED))])
+    assert bench.tokens("a") == [[1], [2]]
+    assert bench.got["a"][-1].finish_reason is None  # type: ignore[union-attr]
+    assert "a" in bench.jobs
 
 
 def test_a_job_that_is_given_up_gets_nothing_more() -> None:
