@@ -129,7 +129,8 @@ def serving(
         for name, value in environ.items()
         if not name.startswith("VERBATIM_") or name == "VERBATIM_CACHE"
     }
-    with log.open("wb") as out:
+    log.write_bytes(b"")
+    with log.open("ab") as out:  # as a log is written by several, and after a test that adds to it
         process = subprocess.Popen(
             [*verbatim, "serve", "--config", file, *flags],
             stdout=out,

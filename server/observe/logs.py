@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from typing import Any
@@ -20,6 +21,33 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(level.upper())
     for name in ("asyncio", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def outlast_a_full_disk() -> None:
+    """From now on, what this process writes to standard output and standard error is lost where it cannot be
+    written, as a log on a full disk: Python and libraries (progress bars) would fail with it."""
+    for name, stream in (("stdout", sys.__stdout__), ("stderr", sys.__stderr__)):
+        if stream is not None and getattr(sys, name) is stream and not isinstance(stream, _Lossy):
+            setattr(sys, name, _Lossy(stream))
+
+
+class _Lossy(io.TextIOWrapper):
+    def __init__(self, stream: Any) -> None:
+        stream.flush()
+        super().__init__(
+            io.BufferedWriter(_LossyFile(stream.fileno(), "w", closefd=False)),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+
+
+class _LossyFile(io.FileIO):
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 def log_request(**fields: Any) -> None:

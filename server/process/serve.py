@@ -36,6 +36,7 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
     """Serve until a signal. `file` is where the settings come from, `load` reads them anew. Raises
     ConfigurationError for what the machine or the configuration does not allow, and EngineFailed where the
     only engine does not start."""
+    logs.outlast_a_full_disk()
     logs.configure(settings.log_level)
     raise_limit()
     with contextlib.ExitStack() as stack:

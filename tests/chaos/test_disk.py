@@ -14,30 +14,30 @@ from tests.chaos.conftest import Subject, at_once
 pytestmark = pytest.mark.engine
 
 
-def fill(folder: Path) -> Path:
-    """Until there is no room for a byte more."""
-    file = folder / "filler"
-    with file.open("wb", buffering=0) as stream:
+def fill(file: Path) -> None:
+    """Until there is no room in it for a byte more."""
+    with file.open("ab", buffering=0) as stream:
         for size in (1 << 16, 1 << 10, 1):
             try:
                 while True:
-                    stream.write(b"x" * size)
+                    stream.write(b"\n" * size)
             except OSError as error:
                 assert error.errno == errno.ENOSPC  # noqa: PT017  # the one that is wanted
-    return file
 
 
 def test_full_disk_for_the_log_costs_the_log_alone(two: Subject, disk: Path) -> None:
     """Requests are answered, and resumed in an engine that starts without a log; when there is room again,
     the log goes on."""
-    filler = fill(disk)
+    filler = disk / "filler"
     try:
+        fill(filler)
+        fill(two.server.log)  # its last page, which has room
         size = len(two.server.said())
         exchanges = at_once(
             two.port, two.bodies, lambda: FAULTS["kill -9"](two.pid, two.temporary, random.Random(1))
         )
         assert two.differences(exchanges) == []
-        assert len(two.server.said()) - size < 8192  # what the last pages had room for
+        assert len(two.server.said()) - size < 8192  # what the files of the engine that is gone had taken
     finally:
         filler.unlink()
     at_once(two.port, two.bodies[:1])

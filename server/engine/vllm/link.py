@@ -30,13 +30,29 @@ ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
 POLL_S = 0.02
 # Of a folder in which /verbatim-xxxxxxxx/0-63/outputs can be a socket: Linux takes 107.
 MOST_PATH_BYTES = 75
+ELSEWHERE = ("/tmp", "/dev/shm")  # noqa: S108
+ROOM_BYTES = 1 << 16  # vLLM's file there has a few hundred bytes
 SEND_TOGETHER = 16  # more would let the engine wait for the first of them
 
 
 def sockets_folder() -> tempfile.TemporaryDirectory[str]:
-    """A new one for sockets, this user's alone: where temporary files are, if that path is short enough."""
-    is_short = len(os.fsencode(tempfile.gettempdir())) <= MOST_PATH_BYTES
-    return tempfile.TemporaryDirectory(prefix="verbatim-", dir=None if is_short else "/tmp")  # noqa: S108
+    """A new one for sockets and small files, this user's alone: where temporary files are, if that path is
+    short enough and its disk is not full; else where there is room, which there is in memory."""
+    short = [
+        path for path in (tempfile.gettempdir(), *ELSEWHERE) if len(os.fsencode(path)) <= MOST_PATH_BYTES
+    ]
+    for path in short:
+        with contextlib.suppress(OSError):
+            folder = tempfile.TemporaryDirectory(prefix="verbatim-", dir=path)
+            try:
+                file = Path(folder.name, "room")
+                file.write_bytes(bytes(ROOM_BYTES))
+                file.unlink()
+            except OSError:
+                folder.cleanup()
+            else:
+                return folder
+    return tempfile.TemporaryDirectory(prefix="verbatim-", dir=short[0])  # sockets need no room
 
 
 class Link:

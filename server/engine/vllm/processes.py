@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from server.config.settings import ModelSettings
 from server.engine.vllm.failures import NOTES, note_failures
+from server.observe.logs import outlast_a_full_disk
 from server.observe.versions import CPU_BUILD, installed
 
 log = logging.getLogger(__name__)
@@ -226,11 +227,13 @@ def num_threads(model: ModelSettings) -> int:
 
 def follow_server() -> None:
     """Plugin of vLLM's, in each of its processes: end it when the server has ended, or the process that has
-    started it; note what it fails with; and show that it still gets a processor."""
+    started it; note what it fails with; show that it still gets a processor; and have no full disk end it
+    that its log is on."""
     note_failures()
     server = int(os.environ.get(SERVER_PID, "0"))
     if server == 0:
         return
+    outlast_a_full_disk()
     # The kernel does it for processes that are stopped as well.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
