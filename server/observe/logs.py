@@ -43,7 +43,7 @@ class _Lossy(io.TextIOWrapper):
 
 
 class _LossyFile(io.FileIO):
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ OUTLASTS = "from server.observe.logs import outlast_a_full_disk; outlast_a_full_
 
 @pytest.mark.parametrize(("before", "ends_well"), [(OUTLASTS, True), ("", False)])
 def test_process_outlasts_a_full_disk(before: str, ends_well: bool) -> None:
-    with open("/dev/full", "wb") as full:  # each write to it finds the disk full
+    with Path("/dev/full").open("wb") as full:  # each write to it finds the disk full
         done = subprocess.run(
             [sys.executable, "-c", WRITES.format(before=before)], stdout=full, stderr=full, check=False
         )
