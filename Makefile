@@ -10,7 +10,7 @@ HOSTGPU = .venv-hostgpu
 # A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
 SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
 BIN   = .venv/bin
-CODE  = $(wildcard bundle sealed server sampling scripts benchmarks)
+CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks)
 
 .PHONY: help serve test test-fast test-hostgpu check setup requirements clean
 help:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("bundle", "sampling", "sealed", "server")
+PACKAGES = ("bundle", "conform", "sampling", "sealed", "server", "twin")
 MAX_LINES = 320
 STANDARD = sys.stdlib_module_names
 
@@ -45,6 +45,8 @@ ROOMS = {
     "server.process": "descriptors port workers worker models reload control serve",
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server
+    "twin": "",
+    "conform": "",
     "bundle": "models order wheels contents sbom keys seal make cli",
 }
 ROOM_OF = {

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from server.errors import ConfigurationError
 from server.http.connections import KEEP_ALIVE_S, Connections
@@ -114,23 +114,25 @@ class Others(Protocol):
 
 
 async def live(
-    app: FastAPI,
+    app: ASGIApp,
     state: State,
     listener: socket.socket,
     beside: Sequence[Coroutine[Any, Any, None]],
     others: Others | None = None,
     *,
     patience_s: float = 0.0,
+    connection: type[Connection] = Connection,
 ) -> None:
     """Serve until a signal, or until one of what runs beside has ended; raises what that raises.
 
-    patience_s: how long it waits for its models before it takes connections.
+    patience_s: how long it waits for its models before it takes connections. connection: of which kind each
+    is.
     """
     connections = Connections(state.settings, state.metrics, most_connections())
     server = _Server(
         uvicorn.Config(
             app,
-            http=partial(Connection, connections=connections),  # type: ignore[arg-type]  # makes one
+            http=partial(connection, connections=connections),  # type: ignore[arg-type]  # makes one
             ws="none",
             lifespan="off",
             log_config=None,

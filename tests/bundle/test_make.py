@@ -89,7 +89,7 @@ def pin_of(wheel: Path) -> Pin:
 @pytest.fixture
 def checkout(tmp_path: Path, links: Path) -> Checkout:
     root = tmp_path / "checkout"
-    for name in ("bundle", "sampling", "scripts", "sealed", "server"):
+    for name in ("bundle", "conform", "sampling", "scripts", "sealed", "server", "twin"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
