@@ -19,6 +19,7 @@ from tests.serving import (
     VOCAB_SIZE,
     Client,
     as_bytes,
+    wait_for,
 )
 
 pytestmark = pytest.mark.engine
@@ -343,7 +344,7 @@ def test_unknown_field_is_ignored_unless_the_model_is_strict(client: Client) -> 
 def test_user_is_found_in_the_request_log(client: Client, started: Any) -> None:
     """And nowhere else."""
     assert "somebody-7" not in json.dumps(client.complete(max_tokens=1, user="somebody-7"))
-    assert "user=somebody-7" in started.server.said()
+    wait_for(lambda: "user=somebody-7" in started.server.said(), 5)  # written when the reply has gone
 
 
 def test_include_obfuscation_has_no_effect(client: Client) -> None:
