@@ -15,7 +15,7 @@ from server.config.settings import ModelSettings
 from server.contract.params import MAX_HELD_BACK, GenerationParams
 from server.engine.base import Job, TopLogprobs
 from server.engine.vllm import stats
-from server.engine.vllm.host import engine_config
+from server.engine.vllm.host import engine_config, give_signs_of_life
 from server.engine.vllm.translate import ALWAYS, FINISH_REASONS, WHERE_DRAWN, core_request, engine_output
 from server.engine.vllm.wire import (
     ABORT,
@@ -27,8 +27,10 @@ from server.engine.vllm.wire import (
     CoreOutputs,
     CoreParams,
     CoreRequest,
+    Signs,
     decode,
     encode,
+    signs,
 )
 from server.errors import InternalError, ServiceUnavailable
 
@@ -185,18 +187,31 @@ def test_aborts_arrive() -> None:
 
 
 def test_a_question_and_its_answer_arrive() -> None:
-    """vLLM's engine has the method that is asked for, and its answer can be read."""
+    """vLLM's engine is given the method that is asked for, counts the steps that run the model, and what it
+    answers can be read."""
     from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequestType, UtilityOutput
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder, UtilityResult
 
+    class Core(EngineCoreProc):
+        check_for_draft_tokens = False
+
+        def __init__(self) -> None:
+            """None of vLLM's."""
+
+        def has_work(self) -> bool:
+            return True
+
     assert EngineCoreRequestType.UTILITY.value == UTILITY
     client, call, method, arguments = MsgpackDecoder().decode([encode((0, 0, QUESTION, ()))])
     assert (client, call, [*arguments]) == (0, 0, [])
-    assert callable(getattr(EngineCoreProc, method))
-    answer = UtilityOutput(call_id=0, result=UtilityResult(False))
+    give_signs_of_life(Core)
+    core = Core()
+    for model_executed in (True, False, True):
+        core.post_step(model_executed)
+    answer = UtilityOutput(call_id=0, result=UtilityResult(getattr(core, method)()))
     read = decode(MsgpackEncoder().encode(EngineCoreOutputs(utility_output=answer)))
-    assert (read.utility_output is not None, read.outputs) == (True, [])
+    assert (signs(read.utility_output), read.outputs) == (Signs(2, has_work=True), [])
 
 
 def test_the_state_of_an_engine_arrives() -> None:

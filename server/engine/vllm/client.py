@@ -22,10 +22,6 @@ class EngineClient:
         self._running = RunningJobs(stats, self.abort, link.abort if number else None)
         self._aborted: list[str] = []  # not yet told to the engine
 
-    @property
-    def num_running(self) -> int:
-        return len(self._running)
-
     def listen(self, dead: Callable[[], None]) -> None:
         """Hand out what the engine's steps bring. dead: called when it says that it has failed."""
         self.link.listen(self._running.take, dead)

@@ -192,10 +192,11 @@ class VLLMEngine:
         return is_answered
 
     def _has_stepped(self) -> bool:
-        """Or has nothing to do. Where it has other clients, their steps are not seen here."""
+        """Or has nothing to do, as far as it has answered."""
         assert self._client is not None, "started"
-        before, self._num_steps = self._num_steps, self._client.link.num_steps
-        return bool(self._workers) or not self._client.num_running or before != self._num_steps
+        signs = self._client.link.signs
+        before, self._num_steps = self._num_steps, signs.num_steps
+        return not signs.has_work or before != signs.num_steps
 
     def _dying(self) -> None:
         """It has failed, and has a moment to say why."""

@@ -25,6 +25,7 @@ from server.config.settings import ModelSettings
 from server.config.yamlfile import nearest
 from server.engine.vllm.failures import FINAL, NOTES, note_failures, why
 from server.engine.vllm.processes import THREADS, News, Order, follow_server
+from server.engine.vllm.wire import QUESTION
 from server.errors import ConfigurationError
 from server.observe.versions import CPU_BUILD, installed
 
@@ -57,6 +58,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
     # vLLM leaves a file there at each start: it goes with the folder.
     os.environ["TMPDIR"] = tempfile.tempdir = str(order.failures.parent)
     note_failures()
+    give_signs_of_life(EngineCoreProc)
     say(News(loading=True))
     is_made = threading.Event()  # the engine, from which on nothing is wrong with its configuration
     try:
@@ -82,6 +84,21 @@ def run(order: Order, say: Callable[[News], None]) -> None:
             raise
         say(News(error=f"model {order.model.id} cannot be served: {failure.reason}", is_final=True))
         sys.exit(2)
+
+
+def give_signs_of_life(core: Any) -> None:
+    """Have vLLM's engine, a class, count its steps, and say when asked how many there were (wire.py)."""
+    post_step = core.post_step
+
+    def counted(self: Any, model_executed: bool) -> None:
+        self.num_steps = getattr(self, "num_steps", 0) + model_executed
+        post_step(self, model_executed)
+
+    def signs_of_life(self: Any) -> tuple[int, bool]:
+        return getattr(self, "num_steps", 0), self.has_work()
+
+    core.post_step = counted
+    setattr(core, QUESTION, signs_of_life)
 
 
 def import_vllm() -> None:

@@ -20,8 +20,10 @@ from server.engine.vllm.wire import (
     UTILITY,
     CoreOutputs,
     CoreRequest,
+    Signs,
     decode,
     encode,
+    signs,
 )
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def sockets_folder() -> tempfile.TemporaryDirectory[str]:
 class Link:
     """folder: where the sockets are; without, one of its own, which ends with it.
 
-    is_answered: whether the engine has answered what it was asked last. num_steps: messages of steps so far.
+    is_answered: whether the engine has answered what it was asked last. signs: its last answer.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -74,7 +76,7 @@ class Link:
         self._engine = b""  # the name that the engine has given itself
         self._unsent: list[tuple[bytes, bytes]] = []
         self.is_answered = True
-        self.num_steps = 0
+        self.signs = Signs()
         self._loop = asyncio.get_running_loop()
 
     async def connected(self) -> None:
@@ -146,10 +148,9 @@ class Link:
                     if outputs.utility_output is None:
                         steps.append(outputs)
                     else:
-                        self.is_answered = True
+                        self.is_answered, self.signs = True, signs(outputs.utility_output)
         finally:
             if steps:
-                self.num_steps += len(steps)
                 take(steps)
         return False
 

@@ -14,7 +14,7 @@ import msgspec
 from server.engine.base import TopLogprobs
 
 ADD, ABORT, UTILITY = b"\x00", b"\x01", b"\x03"  # vLLM's EngineCoreRequestType
-QUESTION = "is_sleeping"  # a method of vLLM's engine that does nothing
+QUESTION = "signs_of_life"  # a method that vLLM's engine is given (host.py)
 DEAD = b"ENGINE_CORE_DEAD"  # what an engine says last when it fails
 RAW_VIEW = 3  # the msgpack extension that holds an array's bytes
 FORMATS = {"<i4": "i", "<i8": "q", "<f4": "f", "int32": "i", "int64": "q", "float32": "f"}
@@ -85,6 +85,19 @@ class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
     scheduler_stats: Any = None
     timestamp: float = 0.0  # time.monotonic
     utility_output: Any = None  # the answer to a question
+
+
+class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What an engine answers. num_steps: that have run the model so far, for whichever of its clients.
+    has_work: whether there is more to do."""
+
+    num_steps: int = 0
+    has_work: bool = False
+
+
+def signs(answer: Any) -> Signs:
+    """Of CoreOutputs.utility_output: vLLM's UtilityOutput, whose last field is its UtilityResult."""
+    return msgspec.convert(answer[2][1], Signs)
 
 
 def encode(message: Any) -> bytes:

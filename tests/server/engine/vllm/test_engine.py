@@ -52,7 +52,7 @@ THEN = """
 import json, os, sys, time, msgspec, zmq
 from server.engine.vllm.failures import NOTES
 from server.engine.vllm.processes import follow_server
-from server.engine.vllm.wire import UTILITY, CoreOutputs
+from server.engine.vllm.wire import ADD, UTILITY, CoreOutputs
 order = json.loads(sys.stdin.readline())
 os.environ[NOTES] = order["failures"]
 {before}
@@ -62,12 +62,14 @@ inputs.identity = bytes(2)
 inputs.connect(order["inputs"][0])
 outputs.connect(order["outputs"][0])
 inputs.send(b"")
+has_work = False
 while True:
     kind, data = inputs.recv_multipart()
+    has_work |= kind == ADD
     {then}
 """
 BEATS = "follow_server()"
-ANSWER = "outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0])))"
+ANSWER = "outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, [7, has_work]]])))"
 JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10)
 NOTHING = "(did not answer|had work and made no step)"
 MODEL = ModelSettings(id="m", path=Path("m"))
@@ -164,6 +166,16 @@ async def test_an_engine_that_hangs(before: str, then: str, how: str) -> None:
         death = await asyncio.wait_for(made.died(), 30)
     assert re.fullmatch(f"the engine hangs: {how}", death.how)
     assert death.is_hang
+
+
+@pytest.mark.usefixtures("ready_at_once")
+async def test_an_engine_that_does_nothing_for_others() -> None:
+    """Hangs as well: what other processes have asked it for is not seen here but for what it answers."""
+    program = THEN.format(before=BEATS, then=f"has_work = True; {ANSWER}")
+    async with engine(program, hang_timeout_s=1.0) as (made, seen):
+        await made.start(seen.append)
+        death = await asyncio.wait_for(made.died(), 30)
+    assert re.fullmatch("the engine hangs: it had work and made no step for . s", death.how)
 
 
 @pytest.mark.usefixtures("ready_at_once")

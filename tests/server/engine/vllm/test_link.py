@@ -24,6 +24,7 @@ from server.engine.vllm.wire import (
     CoreOutputs,
     CoreParams,
     CoreRequest,
+    Signs,
 )
 from tests.helpers import until
 
@@ -179,11 +180,11 @@ async def test_a_question_is_open_until_it_is_answered() -> None:
         ((kind, data),) = await received(inputs, 1)
         assert (kind, msgspec.msgpack.decode(data)) == (UTILITY, [0, 0, QUESTION, []])
         outputs.send(step("a"))
-        await until(lambda: link.num_steps == 1)
+        await until(lambda: len(calls) == 1)
         assert not link.is_answered
-        outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, False]])))
+        outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, [3, True]]])))
         await until(lambda: link.is_answered)
-        assert (link.num_steps, len(calls)) == (1, 1)
+        assert (link.signs, len(calls)) == (Signs(3, has_work=True), 1)
     link.close()
 
 
