@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 # Before each start, by the failures in a row before it: starts that failed, and lives that ended early.
 BACKOFF_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)
+WANTED_S = 5.0  # the longest of them while jobs wait for the engine
 # Seconds of being ready after which a life has not ended early.
 STABLE_S = 30.0
 # How long after an engine was lost new requests are taken, to wait for the next one with those that have lost
@@ -92,7 +93,7 @@ class Supervisor:
         failures = alike = 0
         try:
             while True:
-                await asyncio.sleep(self.backoff_s[min(failures, len(self.backoff_s) - 1)])
+                await self._back_off(self.backoff_s[min(failures, len(self.backoff_s) - 1)])
                 try:
                     death, alike = await self._live(), 0
                     if death is None:
@@ -198,6 +199,13 @@ class Supervisor:
             dying.cancel()
         self._lose(death)
         return death
+
+    async def _back_off(self, wait_s: float) -> None:
+        """wait_s: as long as that, where no jobs wait."""
+        end = time.monotonic() + wait_s
+        await asyncio.sleep(min(wait_s, WANTED_S))
+        while not self.pending and (left_s := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left_s, WANTED_S))  # noqa: ASYNC110  # jobs come unannounced
 
     async def _started(self, engine: Engine) -> None:
         try:

@@ -127,6 +127,18 @@ async def test_backoff() -> None:
     assert supervisor.restarts == len(patient.made)
 
 
+async def test_jobs_are_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often engines have died, the next one is started soon where jobs wait for it."""
+    monkeypatch.setattr(supervisor_module, "WANTED_S", 0.05)
+    patient = Patient(first := slow(), second := slow(), backoff_s=(0.0, 60.0))
+    async with patient.treated() as supervisor:
+        await until(lambda: supervisor.status.ready)
+        supervisor.submit(JOB, lambda output: None)
+        first.death.set()
+        await until(lambda: second.running)
+    assert patient.made[1] - patient.made[0] >= 0.05
+
+
 async def test_the_same_failure_waits_longest() -> None:
     """After three starts that have failed alike, numbers aside, there is no use in hurrying."""
     engines = [Sick(EngineFailed(f"out of memory, {number} bytes free")) for number in range(6)]
