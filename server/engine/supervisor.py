@@ -204,8 +204,8 @@ class Supervisor:
         """wait_s: as long as that, where no jobs wait."""
         end = time.monotonic() + wait_s
         await asyncio.sleep(min(wait_s, WANTED_S))
-        while not self.pending and (left_s := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(left_s, WANTED_S))  # noqa: ASYNC110  # jobs come unannounced
+        while not self.pending and (left_s := end - time.monotonic()) > 0:  # noqa: ASYNC110  # jobs come unannounced
+            await asyncio.sleep(min(left_s, WANTED_S))
 
     async def _started(self, engine: Engine) -> None:
         try:
