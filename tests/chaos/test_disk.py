@@ -28,7 +28,7 @@ def fill(file: Path) -> None:
 def test_full_disk_for_the_log_costs_the_log_alone(two: Subject, disk: Path) -> None:
     """Requests are answered, and resumed in an engine that starts without a log; when there is room again,
     the log goes on."""
-    filler = disk / "filler"
+    filler, before = disk / "filler", two.footprint()
     try:
         fill(filler)
         fill(two.server.log)  # its last page, which has room
@@ -40,5 +40,6 @@ def test_full_disk_for_the_log_costs_the_log_alone(two: Subject, disk: Path) -> 
         assert len(two.server.said()) - size < 8192  # what the files of the engine that is gone had taken
     finally:
         filler.unlink()
-    at_once(two.port, two.bodies[:1])
+    at_once(two.port, two.bodies, lambda: FAULTS["kill -9"](two.pid, two.temporary, random.Random(1)))
+    assert two.footprint().num_temporary == before.num_temporary  # the next engine has its files there again
     assert two.server.said()[size:].count("status=200") >= 1
