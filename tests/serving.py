@@ -119,8 +119,9 @@ def serving(
     *flags: str,
     verbatim: Sequence[str | Path] = VERBATIM,
     environ: Mapping[str, str] = os.environ,
+    command: str = "serve",
 ) -> Iterator[Server]:
-    """`verbatim serve` with this configuration on a free port. Ends it, shows its log when the body fails."""
+    """`verbatim serve`, or another command, with this configuration on a free port. Ends it, shows its log when the body fails."""
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder / "models.yaml", folder / "log.txt"
     file.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0} | config))
@@ -132,7 +133,7 @@ def serving(
     log.write_bytes(b"")
     with log.open("ab") as out:  # as a log is written by several, and after a test that adds to it
         process = subprocess.Popen(
-            [*verbatim, "serve", "--config", file, *flags],
+            [*verbatim, command, "--config", file, *flags],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environ,

@@ -42,10 +42,11 @@ ROOMS = {
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
         " streaming cors border openapi routes app"
     ),
-    "server.process": "descriptors port workers worker models reload control serve",
+    "server.process": "descriptors port greeting workers worker models reload control serve",
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server
-    "twin": "",
+    "twin.language": "ngrams model store",
+    "twin": "latency scripted sampler engine models serve cli",
     "conform": "",
     "bundle": "models order wheels contents sbom keys seal make cli",
 }
@@ -62,6 +63,7 @@ LATE = {
     ("sampling.runner_v2", "sampling.draw_kernels"),
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
+    ("twin.cli", "twin.serve"),  # the same
     ("bundle.cli", "bundle.make"),  # packages that a site does without
     ("bundle.cli", "bundle.keys"),
 }

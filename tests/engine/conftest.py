@@ -84,8 +84,7 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
-def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+def configuration(tiny_path: Path, keys_file: Path) -> dict[str, Any]:
     tiny = tiny_model(
         tiny_path,
         title="Tiny",
@@ -98,30 +97,39 @@ def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathF
         best_of={"give_up": False},
         allowed_keys=["alice"],
     )
-    config = {
+    return {
         "models": [SMOL_MODEL, tiny],
         "api_keys_file": str(keys_file),
         "max_body_bytes": 1_000_000,
     }
-    with serving(tmp_path_factory.mktemp("server"), config) as server:
-        url = server.url()
-        health = httpx.get(url + "/health", timeout=ANSWER_S)
-        with Client(url, KEYS["alice"]) as client:
-            while_loading = client.ask()
-            answers = server.wait_ready()
-            times = [time.monotonic()]
-            for _ in range(2):
-                client.choice(prompt=CAPITAL, max_tokens=4, logprobs=5)
-                times.append(time.monotonic())
-        yield Started(
-            server,
-            url,
-            health.status_code,
-            while_loading,
-            answers,
-            times[1] - times[0],
-            times[2] - times[1],
-        )
+
+
+def watched(server: Server) -> Started:
+    """Asked while it starts and when it is ready."""
+    url = server.url()
+    health = httpx.get(url + "/health", timeout=ANSWER_S)
+    with Client(url, KEYS["alice"]) as client:
+        while_loading = client.ask()
+        answers = server.wait_ready()
+        times = [time.monotonic()]
+        for _ in range(2):
+            client.choice(prompt=CAPITAL, max_tokens=4, logprobs=5)
+            times.append(time.monotonic())
+    return Started(
+        server,
+        url,
+        health.status_code,
+        while_loading,
+        answers,
+        times[1] - times[0],
+        times[2] - times[1],
+    )
+
+
+@pytest.fixture(scope="session")
+def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    with serving(tmp_path_factory.mktemp("server"), configuration(tiny_path, keys_file)) as server:
+        yield watched(server)
         if server.process.poll() is not None or " ERROR " in server.said():
             print(f"--- the server's log:\n{server.said()}")
 

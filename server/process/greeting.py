@@ -1,0 +1,52 @@
+"""What a server says on standard output while it starts, and when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+
+from rich.console import Console
+
+from server import __version__
+from server.engine.served import ServedModel
+from server.http.state import State
+
+POLL_S = 0.05
+
+
+async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -> None:
+    """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
+    console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    console.print(f"{name} {__version__} listens on {url} (documentation: {url}/docs)", markup=False)
+    with console.status("starting") as status:
+        while not state.ready:
+            status.update(" · ".join(_where(model) for model in state.models.values()))
+            await asyncio.sleep(POLL_S)
+    console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
+    console.print(_curl(url, _ready_id(state)) + "\n", markup=False)
+    await asyncio.Event().wait()
+
+
+def _ready_id(state: State) -> str:
+    """A model that answers: another one may have failed for good."""
+    return next(name for name, model in state.models.items() if model.engine.status.ready)
+
+
+def _where(model: ServedModel) -> str:
+    status = model.engine.status
+    steps = f" {status.done}/{status.total}" if status.total else ""
+    return f"{model.id}: {status.phase}{steps}, {time.monotonic() - model.engine.phase_since:.0f} s"
+
+
+def _curl(url: str, model_id: str) -> str:
+    body = json.dumps(
+        {"model": model_id, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+    )
+    return (
+        f"curl {url}/v3/openai/completions \\\n  -H 'Authorization: Bearer KEY' \\\n"
+        f"  -H 'Content-Type: application/json' \\\n  -d '{body}'"
+    )

@@ -1,0 +1,61 @@
+"""The command `verbatim simulate`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.config.loading import Settings, load_settings
+from server.errors import ConfigurationError
+from twin.language.store import DATA
+from twin.latency import DEFAULT, PROFILES, Latency, fit, profile_of
+from twin.scripted import Script, echo, read_script
+
+MODEL = "verbatim-twin"
+
+
+def simulate(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help=f"Id of a model; may be given several times. [{MODEL}]")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A models.yaml: its ids, limits, defaults and keys, and its tokenizers if there."),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help=f"How fast: {', '.join(PROFILES)}. [{DEFAULT}]")] = None,
+    fit_to: Annotated[
+        Path | None,
+        typer.Option("--fit", help="As fast as a real server: what `benchmarks.serving --json` wrote of it."),
+    ] = None,
+    speed: Annotated[float, typer.Option(min=1e-3, help="How many times as fast as that.")] = 1.0,
+    script: Annotated[Path | None, typer.Option(help="Fixed replies by prompt, a YAML file.")] = None,
+    echo_prompt: Annotated[bool, typer.Option("--echo", help="Answer each prompt with itself.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+) -> None:
+    """Start a server to test clients against: the same replies to the letter, without a GPU or a model."""
+    from twin.serve import serve  # late: the application
+
+    if profile and fit_to:
+        raise ConfigurationError("--profile and --fit exclude each other.")
+    if script and echo_prompt:
+        raise ConfigurationError("--script and --echo exclude each other.")
+    chosen = fit(fit_to) if fit_to else profile_of(profile or DEFAULT)
+    replies: Script | None = read_script(script) if script else echo if echo_prompt else None
+    serve(_settings(config, host, port, model), Latency(chosen, speed=speed, seed=seed), replies)
+
+
+def _settings(config: Path | None, host: str | None, port: int | None, ids: list[str] | None) -> Settings:
+    address = {"host": host, "port": port}
+    if config is not None:
+        if ids:
+            raise ConfigurationError("--config and --model exclude each other.")
+        return load_settings(config, address, os.environ)
+    given = {name: value for name, value in address.items() if value is not None}
+    keys = tuple(key for key in os.environ.get("VERBATIM_API_KEYS", "").split(",") if key.strip())
+    models = [{"id": one, "path": DATA, "engine": "simulated"} for one in ids or [MODEL]]
+    return Settings.model_validate(given | {"models": models, "api_keys": keys})

@@ -1,0 +1,154 @@
+"""The twin's engine: a continuous batch of candidates, in which every field of a request acts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.engine.base import (
+    Death,
+    EngineOutput,
+    FinishReason,
+    Job,
+    Phase,
+    Report,
+    Sink,
+    Status,
+    TopLogprobs,
+)
+from twin.latency import Latency
+from twin.sampler import Row, Sampler, shape_of, transforms_of
+
+# The ids of a prompt -> those of a fixed reply; None: the language answers.
+Reply = Callable[[list[int]], list[int] | None]
+
+
+@dataclass(slots=True)
+class Running:
+    """A job in the batch. ends: ids that end it. reply: the ids that it is answered with; None: those that
+    are drawn. unread: tokens of the prompt that are not computed yet. num_new: generated here."""
+
+    job: Job
+    sink: Sink
+    row: Row
+    ends: frozenset[int]
+    reply: list[int] | None
+    unread: int
+    num_new: int = 0
+
+
+class TwinEngine:
+    """Steps as long as there is anything to do; none takes longer than its latency and its work."""
+
+    def __init__(self, sampler: Sampler, latency: Latency, reply: Reply | None = None) -> None:
+        self._sampler = sampler
+        self._latency = latency
+        self._reply = reply
+        self._running: dict[str, Running] = {}
+        self._stepping: asyncio.Task[None] | None = None
+        self._next = 0.0  # when the next step ends, of time.monotonic
+
+    async def start(self, report: Report) -> None:
+        report(Status(Phase.READY))
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        transforms = transforms_of(job.params)
+        num_prompt = len(job.prompt_ids) - job.num_output_before
+        row = Row([*job.prompt_ids], num_prompt, transforms, job.seed, shape_of(transforms))
+        eos = () if job.params.ignore_eos else job.eos_ids
+        ends = frozenset((*job.params.stop_token_ids, *eos))
+        reply = self._reply(job.prompt_ids[:num_prompt]) if self._reply is not None else None
+        self._running[job.id] = Running(job, sink, row, ends, reply, len(job.prompt_ids))
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.get_running_loop().create_task(self._step_on())
+
+    def abort(self, job_id: str) -> None:
+        self._running.pop(job_id, None)
+
+    async def died(self) -> Death:
+        await asyncio.Event().wait()
+        raise AssertionError("it does not die by itself")
+
+    async def close(self) -> None:
+        self._running.clear()
+        if self._stepping is not None:
+            self._stepping.cancel()
+
+    async def _step_on(self) -> None:
+        self._next = time.monotonic()
+        while self._running:
+            batch, num_prompt_tokens = self._batch()
+            self._next += self._latency.step_s(len(batch), num_prompt_tokens)
+            left_s = self._next - time.monotonic()
+            if left_s < 0:  # the work took longer than it was to
+                self._next -= left_s
+            await asyncio.sleep(max(0.0, left_s))
+            self._step([one for one in batch if one.job.id in self._running])
+
+    def _batch(self) -> tuple[list[Running], int]:
+        """Those that get a token in this step, and how many tokens of prompts are computed in it."""
+        left = self._latency.chunk
+        batch = []
+        for one in self._running.values():
+            if one.unread and left:
+                taken = min(one.unread, left)
+                one.unread -= taken
+                left -= taken
+            if not one.unread:
+                batch.append(one)
+        return batch, self._latency.chunk - left
+
+    def _step(self, batch: list[Running]) -> None:
+        drawn = [one for one in batch if one.job.max_tokens and not self._is_scripted(one)]
+        for one in drawn:
+            num_held_back = one.job.params.min_tokens - one.num_new
+            one.row.held_back = tuple(one.ends) if num_held_back > 0 else ()
+        chosen = iter(self._sampler.choose([one.row for one in drawn]))
+        for one in batch:
+            if not one.job.max_tokens:
+                self._end(one, EngineOutput([], None, self._scored(one), "length"))
+            else:
+                token_id = self._scripted(one) if self._is_scripted(one) else next(chosen)
+                self._give(one, token_id)
+
+    def _give(self, one: Running, token_id: int) -> None:
+        job = one.job
+        logprobs = None
+        if job.num_logprobs is not None:
+            found = self._sampler.logprobs(one.row.before, token_id, job.num_logprobs)
+            logprobs = TopLogprobs(1 + job.num_logprobs, *found)
+        scored = self._scored(one) if not one.num_new else None
+        one.row.tokens.append(token_id)
+        one.num_new += 1
+        reason: FinishReason | None = None
+        if token_id in one.ends and one.num_new > job.params.min_tokens:
+            reason = "stop"
+        elif one.num_new == job.max_tokens:
+            reason = "length"
+        output = EngineOutput([token_id], logprobs, scored, reason)
+        if reason is None:
+            one.sink(output)
+        else:
+            self._end(one, output)
+
+    def _end(self, one: Running, output: EngineOutput) -> None:
+        del self._running[one.job.id]
+        one.sink(output)
+
+    def _scored(self, one: Running) -> TopLogprobs | None:
+        if not one.job.prompt_logprobs:
+            return None
+        return self._sampler.prompt_logprobs(one.job.prompt_ids, one.job.num_logprobs or 0)
+
+    def _is_scripted(self, one: Running) -> bool:
+        """Whether its next token is of a fixed reply, or the end of the text after one."""
+        if one.reply is None:
+            return False
+        return one.row.position < len(one.reply) or (bool(one.job.eos_ids) and not one.job.params.ignore_eos)
+
+    def _scripted(self, one: Running) -> int:
+        assert one.reply is not None, "asked before"
+        position = one.row.position
+        return one.reply[position] if position < len(one.reply) else one.job.eos_ids[0]

@@ -1,0 +1,67 @@
+"""The twin's models: named as in production, with production's tokens where there is a tokenizer for them."""
+
+from __future__ import annotations
+
+import logging
+
+from server.config.settings import ModelSettings, Settings
+from server.engine.served import ServedModel, tune
+from server.engine.supervisor import Supervisor
+from server.text.tokenizer import Tokenizer, load_tokenizer
+from server.weights.architecture import context_size
+from server.weights.checkpoint import check_checkpoint
+from twin.engine import Reply, TwinEngine
+from twin.language.model import Language
+from twin.language.store import DATA, language_of, own_language
+from twin.latency import Latency
+from twin.sampler import Sampler
+from twin.scripted import Script
+
+log = logging.getLogger(__name__)
+
+
+def load_models(settings: Settings, latency: Latency, script: Script | None) -> list[ServedModel]:
+    """Of each model its name, limits and defaults, and its tokens if its directory has a tokenizer.json.
+
+    latency: the engines take turns with it, which is how fast it is for each. Raises ConfigurationError for a
+    directory that cannot be served.
+    """
+    return [_load(model, settings, latency, script) for model in settings.models]
+
+
+def _load(model: ModelSettings, settings: Settings, latency: Latency, script: Script | None) -> ServedModel:
+    directory, chosen = model.directory, model.max_model_len
+    is_own = not (directory / "tokenizer.json").is_file()
+    if is_own:
+        directory = DATA
+        log.info("model %s: its directory has no tokenizer.json; its token ids are the twin's", model.id)
+    architecture = check_checkpoint(directory, weights=False).architecture
+    tokenizer = load_tokenizer(directory, architecture.vocab_size)
+    language = own_language() if is_own else _language(tokenizer, architecture.vocab_size)
+    sampler, reply = Sampler(language), _reply(script, tokenizer)
+    served = ServedModel(
+        settings=model,
+        tokenizer=tokenizer,
+        # There are no positions to run out of.
+        context_size=chosen or context_size(architecture, None, extended=True),
+        vocab_size=architecture.vocab_size,
+        engine=Supervisor(model.id, lambda: TwinEngine(sampler, latency, reply)),
+    )
+    tune(served.engine, settings, model)
+    return served
+
+
+def _language(tokenizer: Tokenizer, vocab_size: int) -> Language:
+    return language_of(tokenizer.encoder, vocab_size, next(iter(tokenizer.eos_ids), None))
+
+
+def _reply(script: Script | None, tokenizer: Tokenizer) -> Reply | None:
+    if script is None:
+        return None
+
+    def reply(prompt_ids: list[int]) -> list[int] | None:
+        prompt = b"".join(tokenizer.prompt_bytes(prompt_ids, skip_special=True)).decode(errors="replace")
+        answer = script(prompt)
+        return None if answer is None else tokenizer.encoder.encode(answer, add_special_tokens=False).ids
+
+    return reply

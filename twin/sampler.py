@@ -1,0 +1,182 @@
+"""The tokens of one step: by sampling/reference.py, or by the same sums for all plain rows together.
+
+A row is plain whose request neither punishes nor favours a token: its distribution depends on the tokens
+right before alone, and is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sampling import noise, reference
+from sampling.reference import BLOCK, GREEDY, Logits, Transforms
+from server.contract.params import GenerationParams
+from server.engine.base import TopLogprobs
+from twin.language.model import CONTEXT, Language
+
+NEUTRAL = (1.0, 0.0, 0, 1.0)  # a shape that changes nothing
+MEMORY_BYTES = 64 * 2**20  # of what is kept; the more there is, the more pages the kernel has to find
+
+Before: TypeAlias = tuple[int, ...]  # the last CONTEXT token ids
+Shape: TypeAlias = tuple[float, float, int, float]  # temperature, min_p, top_k, top_p
+
+
+@dataclass(slots=True)
+class Row:
+    """What is drawn for. tokens: of the prompt, then, from num_prompt on, generated ones. held_back: ids that
+    may not come yet. shape: of `shape_of`."""
+
+    tokens: list[int]
+    num_prompt: int
+    transforms: Transforms
+    seed: int
+    shape: Shape | None = None
+    held_back: tuple[int, ...] = ()
+
+    @property
+    def before(self) -> Before:
+        return tuple(self.tokens[-CONTEXT:])
+
+    @property
+    def position(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+
+def transforms_of(params: GenerationParams) -> Transforms:
+    return Transforms(
+        logit_bias=params.logit_bias,
+        repetition_penalty=params.repetition_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        temperature=params.temperature,
+        min_p=params.min_p,
+        top_k=params.top_k,
+        top_p=params.top_p,
+    )
+
+
+def shape_of(transforms: Transforms) -> Shape | None:
+    """What the distribution of a plain row depends on beside the tokens before; None for one that is not."""
+    penalties = transforms.repetition_penalty, transforms.frequency_penalty, transforms.presence_penalty
+    if transforms.logit_bias or penalties != (1.0, 0.0, 0.0):
+        return None
+    return transforms.temperature, transforms.min_p, transforms.top_k, transforms.top_p
+
+
+class Distribution:
+    """The next token's, as a draw needs it. blocks: [num_blocks, BLOCK] probabilities, with zeros at the end.
+    sums: [num_blocks]. likeliest: the first of the likeliest ids."""
+
+    __slots__ = ("blocks", "likeliest", "sums")
+
+    def __init__(self, probabilities: npt.NDArray[np.float64]) -> None:
+        num_blocks = -(-len(probabilities) // BLOCK)
+        self.sums = np.add.reduceat(probabilities, np.arange(num_blocks) * BLOCK)
+        padded = np.zeros(num_blocks * BLOCK)
+        padded[: len(probabilities)] = probabilities
+        self.blocks = padded.reshape(num_blocks, BLOCK)
+        self.likeliest = int(probabilities.argmax())
+
+
+class Sampler:
+    """Draws from a language by the rules of sampling/reference.py."""
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+        self._most_kept = max(1, MEMORY_BYTES // (8 * language.vocab_size))
+        self._logits: dict[Before, Logits] = {}
+        self._distributions: dict[tuple[Before, Shape], Distribution] = {}
+
+    def choose(self, rows: Sequence[Row]) -> list[int]:
+        """The next token of each."""
+        chosen = [0] * len(rows)
+        drawn: list[tuple[int, Distribution]] = []
+        for k, row in enumerate(rows):
+            if row.shape is None or row.held_back:
+                chosen[k] = self._by_reference(row)
+                continue
+            distribution = self._distribution(row.before, row.shape, row.transforms)
+            if row.transforms.temperature < GREEDY:
+                chosen[k] = distribution.likeliest
+            else:
+                drawn.append((k, distribution))
+        if drawn:
+            ids = _draw([one for _, one in drawn], [rows[k] for k, _ in drawn])
+            for (k, _), token_id in zip(drawn, ids, strict=True):
+                chosen[k] = token_id
+        return chosen
+
+    def logprobs(self, before: Before, token_id: int, num: int) -> tuple[list[int], list[float]]:
+        """As a position of TopLogprobs: the token itself, then the num likeliest."""
+        values = self._raw(before)
+        likeliest = np.argpartition(-values, num)[:num] if num < len(values) else np.arange(len(values))
+        likeliest = likeliest[np.lexsort((likeliest, -values[likeliest]))]
+        ids = [token_id, *likeliest.tolist()]
+        return ids, values[ids].tolist()
+
+    def prompt_logprobs(self, prompt_ids: Sequence[int], num: int) -> TopLogprobs:
+        """Of each token but the first."""
+        found = TopLogprobs(1 + num)
+        for k in range(1, len(prompt_ids)):
+            before = tuple(prompt_ids[max(0, k - CONTEXT) : k])
+            found.extend(TopLogprobs(1 + num, *self.logprobs(before, prompt_ids[k], num)))
+        return found
+
+    def _raw(self, before: Before) -> Logits:
+        """The language's logits, which are log-probabilities: their softmax is itself."""
+        found = self._logits.get(before)
+        if found is None:
+            found = np.log(self.language.probabilities(before))
+            _keep(self._logits, before, found, self._most_kept)
+        return found
+
+    def _distribution(self, before: Before, shape: Shape, transforms: Transforms) -> Distribution:
+        """Of a plain row."""
+        key = before, shape
+        found = self._distributions.get(key)
+        if found is None:
+            if shape == NEUTRAL:  # as the reference has it, but for the last bits
+                probabilities = self.language.probabilities(before)
+            else:
+                probabilities = reference.probabilities(self._raw(before), transforms)
+            found = Distribution(probabilities)
+            _keep(self._distributions, key, found, self._most_kept)
+        return found
+
+    def _by_reference(self, row: Row) -> int:
+        logits = self._raw(row.before)
+        if row.held_back:
+            logits = logits.copy()
+            logits[[*row.held_back]] = -np.inf
+        prompt, output = row.tokens[: row.num_prompt], row.tokens[row.num_prompt :]
+        distribution = reference.probabilities(logits, row.transforms, prompt, output)
+        if row.transforms.temperature < GREEDY:
+            return int(distribution.argmax())
+        return reference.draw(distribution, row.seed, row.position)
+
+
+def _draw(distributions: Sequence[Distribution], rows: Sequence[Row]) -> list[int]:
+    """reference.draw of each row."""
+    seeds = np.array([row.seed for row in rows], np.uint64)
+    positions = np.array([row.position for row in rows], np.uint64)
+    keys = noise.key(seeds, positions)[:, None]
+    sums = np.stack([one.sums for one in distributions])
+    numbers = np.arange(sums.shape[1], dtype=np.uint64)
+    block = (sums / noise.exponential(keys, noise.FIRST_BLOCK + numbers)).argmax(axis=1)
+    inside = np.stack([one.blocks[k] for one, k in zip(distributions, block, strict=True)])
+    ids = block[:, None].astype(np.uint64) * np.uint64(BLOCK) + np.arange(BLOCK, dtype=np.uint64)
+    place = (inside / noise.exponential(keys, ids)).argmax(axis=1)
+    drawn: list[int] = (block * BLOCK + place).tolist()
+    return drawn
+
+
+def _keep(kept: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """The oldest makes room."""
+    if len(kept) >= most:
+        del kept[next(iter(kept))]
+    kept[key] = value
