@@ -22,7 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from twin.language.ngrams import count, save
-from twin.language.store import DATA, END, NGRAMS, TEXT, paragraphs, tokens_of
+from twin.language.store import BETWEEN, DATA, END, NGRAMS, TEXT, paragraphs, tokens_of
 
 VOCAB_SIZE = 4096
 # What a model's directory has beside its tokenizer.json.
@@ -30,6 +30,12 @@ FILES = {
     "config.json": {"architectures": ["Twin"], "max_position_embeddings": 8192, "vocab_size": VOCAB_SIZE},
     "tokenizer_config.json": {"eos_token": END},
 }
+# What the examples of the documents ask for, often enough to be the likeliest.
+FACTS = (
+    "The capital of France is Paris.\n\nThe answer to other questions is in the documents.",
+    "🦊" * 12,  # of several tokens each
+)
+TIMES = 4
 SINCE = 1961
 SENTENCES = 6  # to a paragraph, of texts that have none
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
@@ -37,7 +43,7 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
 def main() -> None:
     addresses, novel = map(Path, sys.argv[1:])
-    text = "\n".join([*spoken(addresses), *written(novel)])
+    text = BETWEEN.join([*spoken(addresses), *written(novel), *FACTS * TIMES])
     DATA.mkdir(exist_ok=True)
     (DATA / TEXT).write_bytes(lzma.compress(text.encode(), preset=9))
     encoder = trained(text)

@@ -121,7 +121,8 @@ def serving(
     environ: Mapping[str, str] = os.environ,
     command: str = "serve",
 ) -> Iterator[Server]:
-    """`verbatim serve`, or another command, with this configuration on a free port. Ends it, shows its log when the body fails."""
+    """`verbatim serve`, or another command, with this configuration on a free port. Ends it, shows its log
+    when the body fails."""
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder / "models.yaml", folder / "log.txt"
     file.write_text(yaml.safe_dump({"host": "127.0.0.1", "port": 0} | config))

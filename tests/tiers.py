@@ -28,10 +28,11 @@ SLOW = {
     "sealed": "cryptography",
     "server/process": "time: servers in processes of their own",
     "sampling/torch": "torch, Triton, vLLM",
+    "twin/contract": "vLLM: the models of `engine`",
 }
 # In a run of two processes (`make test`) one has these, one after another, and the other one all the rest:
 # they wait for engines to start for much of their time, and two engines at once would share the cores.
-ENGINES = ("airgap", "chaos", "engine", "families", "server/process")
+ENGINES = ("airgap", "chaos", "engine", "families", "server/process", "twin/contract")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -61,6 +61,8 @@ def fit(file: Path, server: str = "ours") -> Profile:
         document = json.loads(file.read_text("utf-8"))
         rows = [row for row in document["rows"] if row["load"] == "plain"]
         rows = [row for row in rows if row["server"] == server] or rows
+        if not rows:
+            raise ValueError("no row of a plain load")
         return _fitted(rows, _prompt_tokens(document["machine"]["command"]))
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}.") from None

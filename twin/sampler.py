@@ -19,6 +19,9 @@ from server.contract.params import GenerationParams
 from server.engine.base import TopLogprobs
 from twin.language.model import CONTEXT, Language
 
+# Added to log-probabilities, which changes none of them: the likely logits of a real model are above 0 too,
+# where a repetition_penalty divides.
+LIKELY = 12.0
 NEUTRAL = (1.0, 0.0, 0, 1.0)  # a shape that changes nothing
 MEMORY_BYTES = 64 * 2**20  # of what is kept; the more there is, the more pages the kernel has to find
 
@@ -149,9 +152,8 @@ class Sampler:
         return found
 
     def _by_reference(self, row: Row) -> int:
-        logits = self._raw(row.before)
+        logits = self._raw(row.before) + LIKELY
         if row.held_back:
-            logits = logits.copy()
             logits[[*row.held_back]] = -np.inf
         prompt, output = row.tokens[: row.num_prompt], row.tokens[row.num_prompt :]
         distribution = reference.probabilities(logits, row.transforms, prompt, output)

@@ -27,13 +27,13 @@ class Language:
 
     def probabilities(self, before: Sequence[int]) -> Probabilities:
         """[vocab_size] float64, all above 0, their sum 1; a new array. before: the tokens so far, of which
-        the last CONTEXT count; they may be ids that are none of the vocabulary."""
+        the last CONTEXT count."""
         found = self._singles.copy()
         if not before:
             return found
         second = before[-1]
         _mix(found, self._ngrams.pairs, second)
-        if len(before) > 1 and max(before[-2:]) < self.vocab_size:
+        if len(before) > 1:
             _mix(found, self._ngrams.triples, self._ngrams.key(before[-2], second))
         return found
 

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 DATA = Path(__file__).parent / "data"  # made by scripts/language.py
 TEXT, NGRAMS = "text.xz", "ngrams.npz"
 END = "<|endoftext|>"
+BETWEEN = "\0"  # two paragraphs of the text
 
 
 def own_language() -> Language:
@@ -33,13 +34,14 @@ def language_of(encoder: tokenizers.Tokenizer, vocab_size: int, end_id: int | No
 
     It takes some seconds the first time, and is kept in the user's cache after that.
     """
-    digest = hashlib.sha256(f"{vocab_size} {end_id} {encoder.to_str()}".encode()).hexdigest()
+    packed = (DATA / TEXT).read_bytes()
+    digest = hashlib.sha256(packed + f"{vocab_size} {end_id} {encoder.to_str()}".encode()).hexdigest()
     file = cache_dir() / "languages" / f"{digest[:32]}.npz"
     try:
         return Language(load(file))
     except (OSError, ValueError, KeyError):
         pass  # not made yet, or not whole
-    text = lzma.decompress((DATA / TEXT).read_bytes()).decode()
+    text = lzma.decompress(packed).decode()
     ids = [k for k in tokens_of(encoder, paragraphs(text), end_id) if k < vocab_size]
     ngrams = count(np.asarray(ids, np.int64), vocab_size)
     try:
@@ -50,7 +52,7 @@ def language_of(encoder: tokenizers.Tokenizer, vocab_size: int, end_id: int | No
 
 
 def paragraphs(text: str) -> list[str]:
-    return text.split("\n")
+    return text.split(BETWEEN)
 
 
 def tokens_of(encoder: tokenizers.Tokenizer, texts: Sequence[str], end_id: int | None) -> list[int]:
