@@ -51,6 +51,7 @@ class TwinEngine:
         self._next = 0.0  # when the next step ends, of time.monotonic
 
     async def start(self, report: Report) -> None:
+        self._sampler.warm_up()
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:

@@ -114,6 +114,12 @@ class Sampler:
                 chosen[k] = token_id
         return chosen
 
+    def warm_up(self) -> None:
+        """Have the libraries make what they make when they are first used."""
+        neutral, penalised = Transforms(), Transforms(repetition_penalty=2.0, top_k=5, top_p=0.5)
+        self.choose([Row([0, 0], 2, one, 0, shape_of(one)) for one in (neutral, neutral, penalised)])
+        self.logprobs((0, 0), 0, 5)
+
     def logprobs(self, before: Before, token_id: int, num: int) -> tuple[list[int], list[float]]:
         """As a position of TopLogprobs: the token itself, then the num likeliest."""
         values = self._raw(before)
