@@ -147,7 +147,8 @@ def explain(error: ErrorDetails, model: type[BaseModel], place: str) -> str:
         where = getattr(owner_of(model, location[:-1]), "where", "here")
         return f'{place}: the key "{location[-1]}" is missing {where}.'
     if error["type"] == "value_error":
-        return f"{place}: {str(error['ctx']['error']).rstrip('.')}."
+        sentence = str(error["ctx"]["error"]).rstrip(".")
+        return f"{place}: {sentence}" + ("" if sentence.endswith("?") else ".")
     expected = error["msg"].replace("Input should be", "it should be").rstrip(".")
     if error["type"] == "too_short":
         expected = "it should have an entry at least"

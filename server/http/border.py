@@ -57,7 +57,7 @@ class Border:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = Exchange(_request_id(scope), scope["path"], send)
+        exchange = Exchange(request_id_of(scope), scope["path"], send)
         scope["exchange"] = exchange
 
         async def send_with_id(message: Message) -> None:
@@ -150,7 +150,7 @@ def of_router(error: HTTPException, method: str, path: str) -> RequestFailure:
     return InvalidRequest(str(error.detail))
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
     """The client's own if it is at most 128 printable ASCII characters, else a new one."""
     for name, value in scope["headers"]:
         if (

@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -94,7 +94,7 @@ def stop_listening(listener: socket.socket) -> None:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn without its signal handlers, which would cut replies off and exit with the signal's status."""
 
     @contextlib.contextmanager
@@ -121,15 +121,16 @@ async def live(
     others: Others | None = None,
     *,
     patience_s: float = 0.0,
-    connection: type[Connection] = Connection,
+    connection: Callable[..., Connection] = Connection,
+    server_of: Callable[[uvicorn.Config], Server] = Server,
 ) -> None:
     """Serve until a signal, or until one of what runs beside has ended; raises what that raises.
 
-    patience_s: how long it waits for its models before it takes connections. connection: of which kind each
-    is.
+    patience_s: how long it waits for its models before it takes connections. connection: makes each of them.
+    server_of: makes what takes them.
     """
     connections = Connections(state.settings, state.metrics, most_connections())
-    server = _Server(
+    server = server_of(
         uvicorn.Config(
             app,
             http=partial(connection, connections=connections),  # type: ignore[arg-type]  # makes one

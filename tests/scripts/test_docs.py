@@ -18,7 +18,13 @@ PAGE = Path(__file__).parents[2] / docs.PAGE
 def test_configuration_page_is_current() -> None:
     """docs/configuration.md says what the code says; `python -m scripts.docs` makes it anew."""
     page = PAGE.read_text(encoding="utf-8")
-    assert docs.render(page) == page
+    assert docs.render(page, docs.reference()) == page
+
+
+def test_faults_page_is_current() -> None:
+    """docs/faults.md has every fault that there is, and every key of a rule."""
+    page = (PAGE.parent.parent / docs.FAULTS_PAGE).read_text(encoding="utf-8")
+    assert docs.render(page, docs.faults()) == page
 
 
 def test_every_key_has_a_meaning() -> None:
@@ -107,8 +113,8 @@ def test_every_file_that_is_named_is_there() -> None:
 def test_writing_twice_changes_nothing() -> None:
     """Making the page anew from itself gives itself."""
     page = f"intro\n{docs.BEGIN}\nold\n{docs.END}\nmore\n"
-    once = docs.render(page)
-    assert docs.render(once) == once
+    once = docs.render(page, "text")
+    assert docs.render(once, "text") == once
     assert once.startswith("intro\n")
     assert once.endswith("\nmore\n")
 

@@ -1,0 +1,142 @@
+"""Replies that end too early, or too late: the connection is closed or reset in the middle of one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from twin.faults.fault import Ending, Fault, Head, Part, Steps, Tokens, Wait, after
+
+Bytes = Annotated[int, Field(ge=1, le=1_000_000)]
+
+SIGN = "☃".encode()  # three bytes
+TEXT = b'"text":"'
+# Before a reset, for what was sent to be on its way: the kernel forgets what it still holds.
+FLUSH = Wait(0.02)
+
+
+class CutBeforeHeaders(Fault):
+    """Closes the connection without a byte of the reply."""
+
+    name = "cut_before_headers"
+    example = "cut_before_headers"
+
+    def head(self, head: Head) -> Steps:
+        yield Ending.CLOSE
+
+
+class CutAfterHeaders(Fault):
+    """Closes the connection after the headers, before a byte of the body."""
+
+    name = "cut_after_headers"
+    example = "cut_after_headers"
+
+    def head(self, head: Head) -> Steps:
+        yield head.wire
+        yield Ending.CLOSE
+
+
+class CutAfterTokens(Fault):
+    """Closes the connection after so many tokens, between two frames; in a whole reply, in the middle of its
+    body."""
+
+    name = "cut_after_tokens"
+    example = "cut_after_tokens=5"
+
+    after: Tokens = after()
+
+    def part(self, part: Part) -> Steps:
+        if part.comes_after(self.after):
+            if part.is_whole:
+                yield part.halves()[0]
+            yield Ending.CLOSE
+        yield part.wire
+
+
+class CutInFrame(Fault):
+    """Closes the connection in the middle of the frame after so many tokens, or of a whole reply's body."""
+
+    name = "cut_in_frame"
+    example = "cut_in_frame=5"
+
+    after: Tokens = after()
+
+    def part(self, part: Part) -> Steps:
+        if part.comes_after(self.after):
+            yield part.halves()[0]
+            yield Ending.CLOSE
+        yield part.wire
+
+
+class CutInCharacter(Fault):
+    """Closes the connection after the first byte of a ☃ that it puts into the text after so many tokens, or
+    into a whole reply's first text."""
+
+    name = "cut_in_character"
+    example = "cut_in_character=5"
+
+    after: Tokens = after()
+
+    def part(self, part: Part) -> Steps:
+        if part.comes_after(self.after):
+            before, text, rest = part.data.partition(TEXT)
+            wire = part.of(before + text + SIGN + rest).wire
+            yield wire[: wire.index(SIGN) + 1]
+            yield Ending.CLOSE
+        yield part.wire
+
+
+class Reset(Fault):
+    """Resets the connection (RST) before the first byte, or after so many tokens; in a whole reply, in the
+    middle of its body."""
+
+    name = "reset"
+    example = "reset=5"
+
+    after: Tokens = after()
+
+    def head(self, head: Head) -> Steps:
+        if not self.after:
+            yield Ending.RESET
+        yield head.wire
+
+    def part(self, part: Part) -> Steps:
+        if part.comes_after(self.after):
+            if part.is_whole:
+                yield part.halves()[0]
+            yield FLUSH
+            yield Ending.RESET
+        yield part.wire
+
+
+class ShortBody(Fault):
+    """Announces more bytes than come, then closes: in the content-length of a whole reply, in the size of a
+    stream's last chunk."""
+
+    name = "short_body"
+    example = "short_body=10"
+
+    missing: Bytes = Field(default=10, description="bytes that do not come")
+
+    def head(self, head: Head) -> Steps:
+        length = head.get(b"content-length")
+        yield head.having(b"content-length", b"%d" % (int(length) + self.missing) if length else b"").wire
+
+    def end(self, last: bytes) -> Steps:
+        if last:
+            yield b"%x\r\n" % self.missing
+        yield Ending.CLOSE
+
+
+class LongBody(Fault):
+    """Sends more bytes than were announced, after the body's end, and leaves the connection open."""
+
+    name = "long_body"
+    example = "long_body=10"
+
+    extra: Bytes = Field(default=10, description="bytes more, each an x")
+
+    def end(self, last: bytes) -> Steps:
+        yield last
+        yield b"x" * self.extra

@@ -1,0 +1,63 @@
+"""The server, which can refuse connections for a while: nothing listens on its port then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+
+import uvicorn
+
+from server.process.port import Server, open_port
+from twin.faults.connection import FaultyConnection
+from twin.faults.rules import Faults
+
+log = logging.getLogger("verbatim.faults")
+
+
+class FaultyServer(Server):
+    """Serves one listener, whose place another one takes after each time of refusing."""
+
+    def __init__(self, config: uvicorn.Config, *, faults: Faults) -> None:
+        super().__init__(config)
+        self._refusing: asyncio.Task[None] | None = None
+        faults.refuse = self.refuse
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets is not None
+        (listener,) = sockets
+        self._host, self._port, *_ = listener.getsockname()
+        self._timeout_s = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._refusing is not None:
+            self._refusing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._refusing
+        await super().shutdown(sockets)
+
+    def refuse(self, seconds: float) -> None:
+        """Close the port for so long, and idle connections; the others end after their reply. No effect while
+        it is closed already."""
+        if self._refusing is not None:
+            return
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, FaultyConnection):
+                connection.retire()
+        # Bound, but not listening: the port stays ours, and the kernel refuses.
+        listener = open_port(self._host, self._port, self._timeout_s, listens=False)
+        log.info("port %d is closed for %g s", self._port, seconds)
+        self._refusing = asyncio.create_task(self._open_again(listener, seconds))
+
+    async def _open_again(self, listener: socket.socket, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            listener.close()
+            raise
+        await self.startup([listener])
+        self._refusing = None

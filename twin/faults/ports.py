@@ -1,0 +1,46 @@
+"""What becomes of connections: refused, reset as they are made, closed when they are used again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from twin.faults.fault import Fault, Reach, Seconds
+
+
+class Refuse(Fault):
+    """Closes the port for a time, in which connections are refused, and idle connections, and answers this
+    request; any asks for it, GET /health say."""
+
+    name = "refuse"
+    example = "refuse=5s"
+
+    seconds: Seconds = Field(description="how long the port is closed")
+
+    def begin(self, reach: Reach) -> None:
+        reach.close_port(self.seconds)
+
+
+class ResetConnections(Fault):
+    """Answers this request, and resets (RST) the next connections as soon as they are made: the kernel, which
+    does the refusing, does not count."""
+
+    name = "reset_connections"
+    example = "reset_connections=3"
+
+    count: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=1, description="connections")
+
+    def begin(self, reach: Reach) -> None:
+        reach.reset_next(self.count)
+
+
+class CloseAtReuse(Fault):
+    """Answers this request and keeps the connection, then closes it without a byte when the next request
+    comes on it."""
+
+    name = "close_at_reuse"
+    example = "close_at_reuse"
+
+    def begin(self, reach: Reach) -> None:
+        reach.end_at_reuse()
