@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 from starlette.exceptions import HTTPException
@@ -136,7 +137,7 @@ class Html(Fault):
 
 
 class Redirect(Fault):
-    """Answers with a redirect to another place."""
+    """Answers with a redirect to another place, where a client that follows it is answered."""
 
     name = "redirect"
     example = "redirect=302 location=https://example.com/login"
@@ -146,4 +147,6 @@ class Redirect(Fault):
     location: Word = Field(default="/login", description="where to")
 
     def answer(self, asked: Asked) -> Response | None:
+        if asked.path == urlsplit(self.location).path:
+            return None
         return Response(status_code=self.code, headers={"location": self.location})

@@ -29,7 +29,8 @@ from twin.faults.fault import Asked, Fault
 from twin.faults.rules import Faults, rules_of
 
 HEADER = "X-Verbatim-Fault"
-PATH = "/simulator/faults"
+OURS = "/simulator/"  # where no fault comes
+PATH = f"{OURS}faults"
 METHODS = "DELETE, GET, HEAD, PUT"
 
 log = logging.getLogger("verbatim.faults")
@@ -50,6 +51,8 @@ class FaultyApp:
             await self._app(scope, receive, send)
         elif scope["path"] == PATH:
             await self._control(scope, receive, send)
+        elif scope["path"].startswith(OURS):
+            await self._app(scope, receive, send)
         elif self._faults.rules or HEADER in Headers(scope=scope):
             request_id = request_id_of(scope)
             named = {**scope, "headers": [(b"x-request-id", request_id.encode()), *scope["headers"]]}

@@ -70,8 +70,8 @@ class CutInFrame(Fault):
 
 
 class CutInCharacter(Fault):
-    """Closes the connection after the first byte of a ☃ that it puts into the text after so many tokens, or
-    into a whole reply's first text."""
+    """Closes the connection after the first of three bytes of a ☃ that it puts into the text after so many
+    tokens, or into a whole reply's first text; where there is none, in the middle."""
 
     name = "cut_in_character"
     example = "cut_in_character=5"
@@ -80,9 +80,8 @@ class CutInCharacter(Fault):
 
     def part(self, part: Part) -> Steps:
         if part.comes_after(self.after):
-            before, text, rest = part.data.partition(TEXT)
-            wire = part.of(before + text + SIGN + rest).wire
-            yield wire[: wire.index(SIGN) + 1]
+            wire = part.of(part.data.replace(TEXT, TEXT + SIGN, 1)).wire
+            yield wire[: wire.index(SIGN) + 1] if TEXT in part.data else part.halves()[0]
             yield Ending.CLOSE
         yield part.wire
 

@@ -38,12 +38,15 @@ def _regex(text: str) -> str:
 
 
 class Match(Section):
-    """Which requests. What is not given is not looked at."""
+    """Which requests. What is not given is not looked at, but for the path: a rule without one is about
+    completions, so that probes of /ready are not counted."""
 
     where = "in match"
 
     key: str | None = Field(default=None, description="An API key, or the name of one.")
-    path: str | None = Field(default=None, description="A path; * stands for anything: `*/completions`.")
+    path: str = Field(
+        default="*/completions", description="A path; * stands for anything, and alone for every path."
+    )
     method: str | None = Field(default=None, description="`POST`, say.")
     model: str | None = Field(default=None, description="The model that is asked for.")
     prompt: str | None = Field(default=None, description="The whole text of a prompt.")
@@ -56,7 +59,7 @@ class Match(Section):
     def fits(self, asked: Asked) -> bool:
         return (
             self.key in (None, *asked.keys)
-            and (self.path is None or fnmatch.fnmatchcase(asked.path, self.path))
+            and fnmatch.fnmatchcase(asked.path, self.path)
             and (self.method is None or self.method.upper() == asked.method)
             and self.model in (None, asked.model)
             and self.stream in (None, asked.stream)
@@ -81,7 +84,7 @@ class Rule(Section):
     fault: Annotated[str, AfterValidator(_known_fault)] = Field(
         description="As in the header: `stall=2s after=3`."
     )
-    match: Match = Field(default=Match(), description="Which requests; default: all.")
+    match: Match = Field(default=Match(), description="Which requests; default: all completions.")
     share: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Of those that match: this share of them, drawn with the seed."
     )

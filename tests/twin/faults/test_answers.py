@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from server.errors import RequestFailure
+from tests.helpers import URL
 from tests.server.http.sockets import connected, reply
 from tests.twin.faults.faulty import ASK, CLOSE, STREAM, Faulty, asking, halves, received
 from twin.faults.answers import FAILURES, STATUSES
@@ -105,3 +106,9 @@ async def test_redirect(server: Faulty) -> None:
     )
     assert head.startswith(b"HTTP/1.1 302 Found\r\nlocation: http://x.test/y\r\ncontent-length: 0\r\n")
     assert body == b""
+
+
+async def test_a_redirect_that_is_followed(server: Faulty) -> None:
+    """The other place has an answer, though the client repeats the header there."""
+    there = asking(ASK, "redirect", **CLOSE).replace(URL.encode(), b"/login")
+    assert (await received(server.port, there)).startswith(b"HTTP/1.1 404 Not Found\r\n")

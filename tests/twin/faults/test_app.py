@@ -122,10 +122,11 @@ async def test_rules_about_keys(directory: Path) -> None:
 
 
 async def test_rules_about_paths(server: Faulty) -> None:
-    """Other routes have faults too, but that of the faults itself."""
+    """Other routes have faults where they are named, but not those under /simulator/."""
     await put(server, {"fault": "status=503", "match": {"path": "*"}})
     assert (await call(server, "GET", path="/v1/models"))[0] == 503
     assert (await call(server, "GET"))[0] == 200
+    assert (await call(server, "GET", path="/simulator/other"))[0] == 404
     await put(server, {"fault": "status=503", "match": {"path": URL}})
     assert (await call(server, "GET", path="/v1/models"))[0] == 200
     assert await status_of(server, ASK) == 503

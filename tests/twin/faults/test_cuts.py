@@ -99,6 +99,13 @@ async def test_cut_in_character_of_a_whole_reply(server: Faulty) -> None:
     assert told == head + body.partition(b'"text":"')[0] + b'"text":"\xe2'
 
 
+async def test_cut_in_character_where_there_is_no_text(server: Faulty) -> None:
+    """A reply that has none, an error's say, is cut in its middle."""
+    head, body = halves(await clean(server.port, ASK | {"n": 0}))
+    told = await received(server.port, asking(ASK | {"n": 0}, "cut_in_character"))
+    assert told == head + middle(body)
+
+
 @pytest.mark.parametrize("body", [ASK, STREAM])
 async def test_reset(server: Faulty, body: object) -> None:
     """Not a byte comes, and the connection is reset."""

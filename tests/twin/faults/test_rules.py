@@ -30,6 +30,7 @@ ASKED = Asked(
         ({"key": "team-b"}, False),
         ({"path": "/v1/completions"}, True),
         ({"path": "*/completions"}, True),
+        ({"path": "*"}, True),
         ({"path": "/v1"}, False),
         ({"method": "post"}, True),
         ({"method": "GET"}, False),
@@ -54,7 +55,13 @@ def test_match(match: dict[str, Any], fits: bool) -> None:
 
 def test_match_without_a_prompt() -> None:
     """A prompt of token ids, or none, fits no rule about prompts."""
-    assert not Match(prompt_prefix="").fits(Asked())
+    assert not Match(path="*", prompt_prefix="").fits(Asked())
+
+
+def test_match_without_a_path() -> None:
+    """It is about completions, under each of their paths, and about nothing else."""
+    paths = ("/v1/completions", "/v3/openai/completions", "/ready", "/v1/models")
+    assert [Match().fits(Asked(path=path)) for path in paths] == [True, True, False, False]
 
 
 def fired(rule: dict[str, Any], count: int = 10) -> list[int]:
