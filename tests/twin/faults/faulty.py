@@ -53,6 +53,7 @@ async def faulty(model: ServedModel, **settings: Any) -> AsyncIterator[Faulty]:
         access_log=False,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
     )
     server = FaultyServer(config, faults=faults)
