@@ -80,7 +80,7 @@ def _parse(name: str, text: str) -> YamlFile:
     try:
         root = loader.get_single_node()
         if root is None:
-            raise ConfigurationError(f'{name} is empty; it needs at least one entry under "models:".')
+            raise ConfigurationError(f"{name} is empty; it needs keys with values.")
         if not isinstance(root, yaml.MappingNode):
             raise ConfigurationError(
                 f"{name}, line {root.start_mark.line + 1}: expected keys with values at the top."

@@ -76,7 +76,7 @@ def failure_of(kind: type[RequestFailure], asked: Asked) -> RequestFailure:
         UnsupportedEncoding: 'the body is encoded as "br"; gzip and deflate are known',
         RateLimitExceeded: "the API key made its 60 requests per minute",
         TokenLimitExceeded: "the API key used its 10000 tokens per minute",
-        ServiceUnavailable: f"model {asked.model or 'unknown'} is not ready: loading",
+        ServiceUnavailable: "the server is shutting down; try another one",
         RequestTimeout: "the request took longer than this server allows (request_timeout_s)",
     }
     return kind(messages[kind])

@@ -54,6 +54,13 @@ class FaultyConnection(Protocol):
         else:
             super().shutdown()
 
+    def drop(self) -> None:
+        """Its time is up, which the pause of a fault is not counted in: it ends after that."""
+        if self._faulty.is_waiting:
+            self._faulty.close()
+        else:
+            super().drop()
+
     def retire(self) -> None:
         """End when the reply does that is under way, or now."""
         super().shutdown()

@@ -60,12 +60,15 @@ async def faulty(model: ServedModel, **settings: Any) -> AsyncIterator[Faulty]:
     with open_port("127.0.0.1", 0, 0) as listener:
         async with running(app):
             serving = asyncio.create_task(server.serve([listener]))
+            watching = asyncio.create_task(connections.watch())
             await until(lambda: server.started)
             try:
                 yield Faulty(listener.getsockname()[1], faults, server, connections)
             finally:
                 server.should_exit = True
                 await serving
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
 
 
 def asking(body: Any, fault: str = "", **headers: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.helpers import talking
 from tests.server.http.sockets import connected, request, said, said_to_the_end
 from tests.twin.faults.faulty import (
@@ -60,6 +62,15 @@ async def test_an_old_client(server: Faulty) -> None:
     ids = {line for line in told.split(b"\r\n") if line.startswith(b"x-request-id")}
     same = [line for line in blotted(told).split(b"\r\n") if line not in ids]
     assert same == [line for line in blotted(plain).split(b"\r\n") if not line.startswith(b"x-request-id")]
+
+
+async def test_a_stall_is_longer_than_a_connection_lingers(
+    server: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has said all and would drop the connection: what a fault holds back still comes."""
+    monkeypatch.setattr(server.connections.lingering, "limit_s", 0.1)
+    old = request(STREAM, "1.0", {"x-verbatim-fault": "stall=1500ms after=2"})
+    assert (await said_to_the_end(server.port, old)).endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_head_alone(server: Faulty) -> None:

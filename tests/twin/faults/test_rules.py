@@ -188,6 +188,14 @@ def test_a_file_with_a_mistake(tmp_path: Path, old: str, new: str, message: str)
     assert caught.value.message.startswith(message)
 
 
+def test_an_empty_file(tmp_path: Path) -> None:
+    """It is a mistake that is said, not a set of no rules."""
+    file = tmp_path / "faults.yaml"
+    file.write_text("# nothing yet\n")
+    with pytest.raises(ConfigurationError, match=r"^faults.yaml is empty; it needs keys with values\.$"):
+        read_rules(file)
+
+
 @pytest.mark.parametrize(
     ("content", "message", "field"),
     [
