@@ -48,7 +48,11 @@ ROOMS = {
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",
     "twin": "latency scripted sampler engine models serve cli",
-    "conform": "",
+    "conform.subject": "ends budget frames client address server refusal rule",
+    "conform.rules": (
+        "table houses values body reply prompts logprobs choices sampling stops stream errors http"
+    ),
+    "conform": "every runner report difference cli",
     "bundle": "models order wheels contents sbom keys seal make cli",
 }
 ROOM_OF = {
@@ -176,6 +180,13 @@ def test_the_server_knows_no_bundle() -> None:
     for module in (name for name in ORDER if name.startswith(("server", "sampling"))):
         roots = {name.split(".")[0] for name in imports_of(tree_of(module))}
         assert not {"bundle", "conform", "scripts", "twin"} & roots
+
+
+def test_the_rules_know_no_server() -> None:
+    """conform/ is a client like any other: it uses nothing of ours, and no framework of the server's."""
+    for module in (name for name in ORDER if name.startswith("conform")):
+        outside = {name.split(".")[0] for name in imports_of(tree_of(module))} - STANDARD
+        assert outside <= {"conform", "httpx", "rich", "typer"}
 
 
 def test_the_server_starts_light() -> None:

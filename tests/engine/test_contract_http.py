@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests import contract_table as table
+from conform.rules import table
 from tests.serving import (
     CAPITAL,
     CAPITAL_IDS,

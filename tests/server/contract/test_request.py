@@ -11,9 +11,9 @@ import httpx
 import orjson
 import pytest
 
+from conform.rules import table
 from server.contract.request import CompletionRequest, parse_request
 from server.errors import InvalidRequest
-from tests import contract_table as table
 from tests.helpers import (
     CONTEXT_SIZE,
     URL,

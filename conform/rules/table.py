@@ -193,6 +193,13 @@ def too_long_words(context_size: int, num_prompt: int, max_tokens: int) -> str:
     )
 
 
+# What each row of TOGETHER is about, in its order.
+TOGETHER_NAMES = (
+    "best-of-below-n", "best-of-in-a-stream", "include-usage-of-another-type", "min-tokens-over-the-default",
+    "too-many-candidates", "too-many-prompts", "model-is-missing", "prompt-is-missing", "suffix-after-ids",
+)  # fmt: skip
+
+
 NO_JSON_OBJECTS = [
     b"",
     b"null",

@@ -1,0 +1,138 @@
+"""`verbatim conform`: every rule of the contract, put to a server of this kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from conform import difference, report
+from conform.every import select
+from conform.runner import Outcome, Result, Run, connect, planned, run
+from conform.subject.budget import MOST_RETRIES
+from conform.subject.client import Client
+from conform.subject.ends import ConformError
+from conform.subject.rule import Rule
+
+NO_KEY = "none"  # is sent where no key is given: servers that ask for none take any
+
+
+def conform(
+    url: Annotated[str, typer.Argument(help="The server, or a base URL with its path, such as …/v1.")],
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Default: the first that the server lists.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="A category, an id or a glob of ids; may be repeated."),
+    ] = None,
+    profile: Annotated[
+        Literal["hosted", "openai", "vllm"], typer.Option(help="Whose rules, where houses differ.")
+    ] = "hosted",
+    against: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another server: say which rules end otherwise there.")
+    ] = None,
+    against_key: Annotated[str | None, typer.Option(help="That server's key.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write them as JUnit's XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write them as Markdown.")] = None,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Also malformed and huge bodies, and 64 requests at once.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="How long one answer may take, s.")] = 60,
+) -> None:
+    """Put the contract's rules to a server of any make, and say which hold.
+
+    Says first how many requests and tokens it may take, and takes no more. Exit code 0 when every rule holds,
+    differs by house or was not tried; 1 when one does not hold; 2 when the rules cannot be put at all.
+    """
+    console = Console(highlight=False)
+    try:
+        rules = select(only or [], hard)
+        first = _put(console, url, key, model, profile, rules, timeout)
+        second = _put(console, against, against_key, None, profile, rules, timeout) if against else None
+        _write(first, second, json, junit, markdown)
+    except ConformError as error:
+        print(f"verbatim: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    if second:
+        console.print(f"\nRules that end otherwise there: {len(difference.differences(first, second))}")
+        console.print(difference.table(first, second))
+    if not all(one.holds for one in (first, second) if one):
+        raise typer.Exit(1)
+
+
+def _put(
+    console: Console,
+    url: str,
+    key: str | None,
+    model: str | None,
+    profile: str,
+    rules: Sequence[Rule],
+    timeout_s: float,
+) -> Run:
+    """The rules to one server, with what they may cost before and what came of them after."""
+    console.print(
+        f"{len(rules)} rules, at most {planned(rules)}"
+        f" (and {MOST_RETRIES} requests more, where a 429 asks to repeat them)",
+        soft_wrap=True,
+    )
+
+    def connecting(base: str) -> Client:
+        return Client(base, key or NO_KEY, timeout_s=timeout_s, waits=console.print)
+
+    subject = connect(url, profile, model, key, connecting)
+    try:
+        console.print(f"{subject.model} at {subject.client.base}, by the rules of {profile}", soft_wrap=True)
+        with _progress(console, len(rules)) as tell:
+            done = run(subject, rules, tell)
+    finally:
+        subject.client.close()
+    console.print(report.totals(done))
+    console.print(report.summary(done), soft_wrap=True)
+    return done
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[Result], None]]:
+    """A bar on a terminal, and a line for each rule that does not simply hold."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("rules", total=total)
+
+        def tell(result: Result) -> None:
+            progress.update(task, advance=1, description=result.rule.category)
+            if result.outcome is not Outcome.PASSED:
+                progress.console.print(report.line(result), soft_wrap=True)
+
+        yield tell
+
+
+def _write(
+    first: Run, second: Run | None, json: Path | None, junit: Path | None, markdown: Path | None
+) -> None:
+    """The files that were asked for; those of the second server end in -against."""
+    for file, render in ((json, report.as_json), (junit, report.as_junit), (markdown, report.as_markdown)):
+        if file is None:
+            continue
+        text = render(first)
+        if second and file is markdown:
+            text += "\n" + "\n".join(difference.as_markdown(first, second)) + "\n"
+        _save(file, text)
+        if second:
+            _save(file.with_stem(f"{file.stem}-against"), render(second))
+
+
+def _save(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConformError(f"cannot write {file}: {error}") from error

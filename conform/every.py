@@ -1,0 +1,54 @@
+"""All the rules, in the order in which they are run, and which of them a pattern names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from conform.rules import (
+    body,
+    choices,
+    errors,
+    http,
+    logprobs,
+    prompts,
+    reply,
+    sampling,
+    stops,
+    stream,
+    values,
+)
+from conform.subject.budget import NOTHING, Cost
+from conform.subject.ends import ConformError
+from conform.subject.rule import Rule
+
+MODULES = (values, body, prompts, reply, logprobs, choices, sampling, stops, stream, errors, http)
+
+
+def rules() -> list[Rule]:
+    """Each module's, those that it has made of a table first."""
+    every = list(values.RULES)
+    for module in MODULES:
+        every += [value for value in vars(module).values() if isinstance(value, Rule)]
+    return every
+
+
+def select(patterns: Sequence[str], hard: bool) -> list[Rule]:
+    """The rules whose id a pattern names: a whole id, the part before a dot, or a glob; all without one."""
+    every = [rule for rule in rules() if hard or not rule.hard]
+    for pattern in patterns:
+        if not any(_names(pattern, rule) for rule in rules()):
+            raise ConformError(f"--only {pattern} names no rule; categories are {', '.join(categories())}")
+    return [rule for rule in every if not patterns or any(_names(pattern, rule) for pattern in patterns)]
+
+
+def categories() -> list[str]:
+    return list(dict.fromkeys(rule.category for rule in rules()))
+
+
+def cost(chosen: Sequence[Rule]) -> Cost:
+    return sum((rule.cost for rule in chosen), NOTHING)
+
+
+def _names(pattern: str, rule: Rule) -> bool:
+    return rule.id == pattern or rule.id.startswith(f"{pattern}.") or fnmatchcase(rule.id, pattern)

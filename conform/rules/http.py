@@ -1,0 +1,156 @@
+"""HTTP around the requests: prefixes, request ids, the list of models, many clients."""
+
+from __future__ import annotations
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+from conform.rules import table
+from conform.rules.errors import PLAIN_ROUTES
+from conform.subject.address import PREFIXES, root_of
+from conform.subject.client import reply_of
+from conform.subject.ends import require, shown
+from conform.subject.refusal import failed
+from conform.subject.rule import rule
+from conform.subject.server import Subject
+
+V1_ALONE = {"openai": "everything is under /v1", "vllm": "everything is under /v1"}
+FIELDS = {
+    "id", "object", "created", "owned_by", "title", "description", "context_size",
+    "input_token_price_per_m", "output_token_price_per_m",
+}  # fmt: skip
+MANY = 64
+
+
+@rule("http.prefixes", requests=3 * len(PREFIXES), tokens=30 * len(PREFIXES), differs=V1_ALONE)
+def prefixes(subject: Subject) -> None:
+    """The hosted prefixes and `/v1` lead to the same routes."""
+    root, texts = root_of(subject.client.base), set()
+    body = subject.body(max_tokens=1, temperature=0)
+    for prefix in PREFIXES:
+        reply = reply_of(subject.client.post(body, path=f"{root}{prefix}/completions"))
+        texts.add(reply["choices"][0]["text"])
+        for path in ("/models", f"/models/{quote(subject.model)}"):
+            status = subject.client.get(root + prefix + path).status_code
+            require(status == 200, f"GET {prefix}{path} is {status}")
+    require(len(texts) == 1, f"texts {shown(sorted(texts))}")
+
+
+@rule("http.request-id", requests=3, tokens=52, differs={"vllm": "only with --enable-request-id-headers"})
+def request_id(subject: Subject) -> None:
+    """`x-request-id` is on every response, errors included."""
+    responses = (
+        subject.ask(max_tokens=1),
+        subject.ask(top_p=9, max_tokens=0),
+        subject.client.get("/no-such-route"),
+    )
+    for response in responses:
+        require(response.headers.get("x-request-id"), f"none on a {response.status_code}")
+
+
+@rule(
+    "http.own-request-id",
+    requests=3,
+    differs={
+        "openai": "X-Client-Request-Id is another header",
+        "vllm": "only with --enable-request-id-headers",
+    },
+)
+def own_request_id(subject: Subject) -> None:
+    """The client's own id comes back, if it is at most 128 printable ASCII characters."""
+    for own in ("my-id 7", "x" * 128, "~!"):
+        seen = subject.client.get("/models", headers={"x-request-id": own}).headers.get("x-request-id")
+        require(seen == own, f"{shown(own)} comes back as {seen!r}")
+
+
+@rule(
+    "http.odd-request-id",
+    requests=3,
+    differs={"openai": "not documented", "vllm": "only with --enable-request-id-headers"},
+)
+def odd_request_id(subject: Subject) -> None:
+    """Any other one is replaced by one of the server's."""
+    for own in ("x" * 129, "tab\there", "ümlaut".encode()):
+        seen = subject.client.get("/models", headers={"x-request-id": own}).headers.get("x-request-id", "")
+        require(re.fullmatch("[0-9a-f]{32}", seen), f"{shown(own)} is answered with {seen!r}")
+
+
+@rule("http.head", requests=2, differs={"openai": "not documented", "vllm": "HEAD is a 405"})
+def head(subject: Subject) -> None:
+    """HEAD is answered where GET is, with its status and no body."""
+    for method in ("GET", "HEAD"):
+        response = subject.client.send(method, "/models")
+        require(response.status_code == 200, f"{method} is {response.status_code}")
+    require(not response.content, f"HEAD has a body: {shown(response.text)}")
+
+
+@rule("http.models", requests=1)
+def models(subject: Subject) -> None:
+    """`GET …/models` is a list of entries, each with id, object, created and owned_by."""
+    listed = subject.client.get("/models").json()
+    require(listed.get("object") == "list", f"object is {listed.get('object')!r}")
+    for entry in listed["data"]:
+        missing = {"id", "object", "created", "owned_by"} - set(entry)
+        require(not missing and entry["object"] == "model", f"an entry is {shown(entry)}")
+
+
+@rule("http.model-entry", requests=2)
+def model_entry(subject: Subject) -> None:
+    """`GET …/models/{id}` is the entry of the list, slashes in its id or not."""
+    listed = subject.client.get("/models").json()["data"]
+    entries = [entry for entry in listed if entry["id"] == subject.model]
+    require(entries, f"{subject.model} is not in the list")
+    response = subject.client.get(f"/models/{quote(subject.model)}")
+    require(response.status_code == 200, f"GET …/models/{subject.model} is {response.status_code}")
+    require(response.json() == entries[0], f"{shown(response.text)} is not {shown(entries[0])}")
+
+
+@rule(
+    "http.models-hosted-fields",
+    requests=1,
+    differs={
+        "openai": "id, object, created, owned_by",
+        "vllm": "id, object, created, owned_by, max_model_len, …",
+    },
+)
+def models_hosted_fields(subject: Subject) -> None:
+    """An entry has the hosted service's fields and OpenAI's, the prices of which are 0."""
+    entry = subject.client.get(f"/models/{quote(subject.model)}").json()
+    require(set(entry) == FIELDS, f"keys {sorted(entry)}")
+    prices = (entry["input_token_price_per_m"], entry["output_token_price_per_m"])
+    require(prices == (0, 0), f"prices {prices}")
+    require(abs(entry["created"] - time.time()) < 10**9, f"created is {entry['created']!r}")
+
+
+@rule("http.unknown-model-entry", requests=1, differs=PLAIN_ROUTES)
+def unknown_model_entry(subject: Subject) -> None:
+    """The entry of a model that is not there is a 404."""
+    failed(subject, subject.client.get("/models/no-such/model"), 404, "MODEL_NOT_FOUND")
+
+
+@rule("http.goes-on-after-errors", requests=3, tokens=40)
+def goes_on_after_errors(subject: Subject) -> None:
+    """A refusal changes nothing for the next request on the same connection."""
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 2}
+    before = subject.choices(**asked)
+    subject.ask(top_p=9, max_tokens=0)
+    after = subject.choices(**asked)
+    require(before == after, f"{shown(after)}, and {shown(before)} before")
+
+
+@rule("http.many-at-once", requests=MANY + 1, tokens=20 * (MANY + 1), hard=True)
+def many_at_once(subject: Subject) -> None:
+    """Of 64 requests at the same time each gets its own answer, or is told to come again (429, 503)."""
+    asked: dict[str, Any] = {**table.BASE, "temperature": 0, "max_tokens": 4}
+    text = subject.choice(**asked)["text"]
+    with ThreadPoolExecutor(MANY) as pool:
+        responses = list(pool.map(lambda _: subject.ask(**asked), range(MANY)))
+    wrong = [response.status_code for response in responses if response.status_code not in (200, 429, 503)]
+    require(not wrong, f"statuses {shown(wrong)}")
+    texts = {
+        reply_of(response)["choices"][0]["text"] for response in responses if response.status_code == 200
+    }
+    require(texts == {text}, f"texts {shown(sorted(texts))}, not {shown(text)}")

@@ -1,0 +1,128 @@
+"""The prompt: its four forms, its length, and what is made of an empty one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conform.rules import table
+from conform.rules.reply import NO_ZERO
+from conform.subject.ends import Skipped, require, shown
+from conform.subject.refusal import message_of, refuses
+from conform.subject.rule import rule
+from conform.subject.server import PROMPT, Subject
+
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
+IDS = [300, 400, 500]
+TO_FIT = {"openai": "there is no such field", "vllm": "it keeps all of the context but one token"}
+
+
+@rule("prompts.text-or-array", requests=2, tokens=70)
+def text_or_array(subject: Subject) -> None:
+    """A text, and an array with it alone, are the same prompt."""
+    alone, array = subject.choices(**GREEDY), subject.choices(**GREEDY | {"prompt": [PROMPT]})
+    require(alone == array, f"{shown(array)} is not {shown(alone)}")
+
+
+@rule("prompts.ids-or-array", requests=2, tokens=20)
+def ids_or_array(subject: Subject) -> None:
+    """Token ids, and an array with them alone, are the same prompt."""
+    alone, array = subject.choices(**GREEDY, prompt=IDS), subject.choices(**GREEDY, prompt=[IDS])
+    require(alone == array, f"{shown(array)} is not {shown(alone)}")
+
+
+@rule("prompts.ids-count-as-they-are", requests=1, tokens=10)
+def ids_count_as_they_are(subject: Subject) -> None:
+    """No token is put before a prompt of ids."""
+    count = subject.complete(prompt=IDS, max_tokens=1)["usage"]["prompt_tokens"]
+    require(count == len(IDS), f"prompt_tokens is {count} for {len(IDS)} ids")
+
+
+@rule("prompts.each-is-answered", requests=3, tokens=130)
+def each_is_answered(subject: Subject) -> None:
+    """Of several prompts every one is answered in its place, with what it is answered alone."""
+    texts = ["One two three", PROMPT]
+    alone = [subject.choice(**GREEDY, prompt=text)["text"] for text in texts]
+    together = subject.choices(**GREEDY, prompt=texts)
+    indexes = [choice["index"] for choice in together]
+    require(indexes == [0, 1], f"indexes {indexes}")
+    seen = [choice["text"] for choice in together]
+    require(seen == alone, f"{shown(seen)} is not {shown(alone)}")
+
+
+@rule("prompts.mixed-ids-and-lengths", requests=1, tokens=30)
+def of_different_lengths(subject: Subject) -> None:
+    """Prompts of ids may have different lengths, and each counts once."""
+    reply = subject.complete(prompt=[[300], [400, 500, 600], [700, 800]], max_tokens=2, ignore_eos=True)
+    usage = reply["usage"]
+    require(usage["prompt_tokens"] == 6, f"prompt_tokens is {usage['prompt_tokens']} for 1 + 3 + 2 ids")
+    require(usage["completion_tokens"] == 6, f"completion_tokens is {usage['completion_tokens']} for 3 × 2")
+
+
+@rule("prompts.empty-is-bos", requests=1, tokens=10)
+def empty_is_bos(subject: Subject) -> None:
+    """An empty text is the model's BOS token, and counts one; a model that has none says so with a 400."""
+    response = subject.ask(prompt="", max_tokens=1)
+    if response.status_code == 400:
+        require("prompt" in message_of(response), f"the message names no prompt: {shown(response.text)}")
+        return
+    require(response.status_code == 200, f"{response.status_code}: {shown(response.text)}")
+    count = response.json()["usage"]["prompt_tokens"]
+    require(count == 1, f"prompt_tokens is {count}")
+
+
+@rule("prompts.context-is-kept", requests=2, tokens=128)
+def context_is_kept(subject: Subject) -> None:
+    """A `max_tokens` that does not fit into the context is a 400 in OpenAI's words, with the numbers."""
+    size = subject.context_size
+    if size is None:
+        raise Skipped("the model's entry says no context size")
+    for max_tokens in (size, table.INT64):
+        words = table.too_long_words(size, 1, max_tokens)
+        refuses(subject, {"prompt": [300], "max_tokens": max_tokens}, "max_tokens", words)
+
+
+@rule("prompts.too-long", requests=4, tokens=2100)
+def too_long(subject: Subject) -> None:
+    """So is a prompt that is longer than the context, alone or with its `max_tokens`."""
+    size = subject.small_context()
+    for num_prompt, max_tokens, field in table.too_long(size)[:4]:
+        words = table.too_long_words(size, num_prompt, max_tokens)
+        refuses(subject, {"prompt": [300] * num_prompt, "max_tokens": max_tokens}, field, words)
+
+
+@rule("prompts.context-may-be-filled", requests=2, tokens=1030)
+def context_may_be_filled(subject: Subject) -> None:
+    """Prompt and completion together may be as long as the context."""
+    size = subject.small_context()
+    for num_prompt in (size - 1, 1):
+        asked: dict[str, Any] = {"prompt": [300] * num_prompt, "max_tokens": size - num_prompt}
+        usage = subject.complete(**asked, ignore_eos=True)["usage"]
+        require(usage["total_tokens"] == size, f"{num_prompt} of {size} in the prompt: usage is {usage}")
+
+
+@rule("prompts.prompt-may-fill-the-context", requests=1, tokens=520, differs=NO_ZERO)
+def prompt_may_fill_the_context(subject: Subject) -> None:
+    """So may a prompt alone, with `max_tokens` 0."""
+    size = subject.small_context()
+    usage = subject.complete(prompt=[300] * size, max_tokens=0)["usage"]
+    require(usage["total_tokens"] == size, f"usage is {usage}")
+
+
+@rule("prompts.truncated-ids", requests=2, tokens=60, differs={"openai": "there is no such field"})
+def truncated(subject: Subject) -> None:
+    """`truncate_prompt_tokens` keeps the last so many tokens: the reply is theirs."""
+    asked: dict[str, Any] = GREEDY | {"echo": True}
+    reply = subject.complete(**asked, prompt=[600, 700, *IDS], truncate_prompt_tokens=3)
+    require(
+        reply["usage"]["prompt_tokens"] == 3, f"prompt_tokens is {reply['usage']['prompt_tokens']}, not 3"
+    )
+    kept = subject.choice(**asked, prompt=IDS)["text"]
+    require(reply["choices"][0]["text"] == kept, f"{shown(reply['choices'][0]['text'])} is not {shown(kept)}")
+
+
+@rule("prompts.truncated-to-fit", requests=1, tokens=2060, differs=TO_FIT)
+def truncated_to_fit(subject: Subject) -> None:
+    """`truncate_prompt_tokens: -1` keeps what leaves room for `max_tokens`."""
+    size = subject.small_context()
+    usage = subject.complete(prompt=[300] * (4 * size), truncate_prompt_tokens=-1, max_tokens=6)["usage"]
+    require(usage["prompt_tokens"] == size - 6, f"prompt_tokens is {usage['prompt_tokens']} of {size} - 6")

@@ -1,0 +1,174 @@
+"""The fields that change what is drawn: each is shown to act by as much as it says.
+
+Two tokens, a and b, between which a bias decides (conform/subject/server.py, Duel), tell half a logit.
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+from conform.subject.ends import Skipped, require, shown
+from conform.subject.rule import rule
+from conform.subject.server import Duel, Subject
+
+HALF = 0.5  # a logit: what the duels are won and lost by
+LIKELY = 0.3  # a share that 32 draws miss once in 90,000
+NOT_OPENAIS = {"openai": "there is no such field"}
+DRAWS: dict[str, Any] = {"n": 32, "max_tokens": 1, "logprobs": 0, "seed": 1}
+
+
+def said(subject: Subject, duel: Duel, count: int = 1, **fields: Any) -> str:
+    """Which of the two tokens come, as a text of a and b."""
+    asked: dict[str, Any] = {"prompt": duel.prompt, "temperature": 0, "max_tokens": count, "logprobs": 0}
+    tokens = subject.scored(**asked | fields)["tokens"]
+    return "".join({duel.name_a: "a", duel.name_b: "b"}.get(token, "?") for token in tokens)
+
+
+def expect(seen: str, wanted: str, what: str) -> None:
+    require(seen == wanted, f"{what}: {seen}, not {wanted}")
+
+
+def drawn(subject: Subject, **fields: Any) -> set[str]:
+    """The names of the tokens that come first in 32 candidates."""
+    choices = subject.choices(prompt=subject.duel().prompt, **DRAWS | fields)
+    return {choice["logprobs"]["tokens"][0] for choice in choices}
+
+
+def likeliest(subject: Subject) -> list[tuple[str, float]]:
+    """The most likely first tokens, with their probabilities."""
+    asked: dict[str, Any] = {"prompt": subject.duel().prompt, "temperature": 0, "max_tokens": 1}
+    top = subject.scored(**asked, logprobs=5)["top_logprobs"][0]
+    return sorted(((name, exp(value)) for name, value in top.items()), key=lambda pair: -pair[1])
+
+
+@rule("sampling.bias-forces-and-forbids", requests=2, tokens=20)
+def bias_forces_and_forbids(subject: Subject) -> None:
+    """A `logit_bias` of 100 forces a token, and one of -100 forbids it."""
+    duel = subject.duel()
+    expect(said(subject, duel, 4, logit_bias={str(duel.a): 100, str(duel.b): 60}), "aaaa", "+100 for a")
+    expect(said(subject, duel, 4, logit_bias={str(duel.a): -100, str(duel.b): 60}), "bbbb", "-100 for a")
+
+
+@rule("sampling.bias-is-exact", requests=2, tokens=20)
+def bias_is_exact(subject: Subject) -> None:
+    """A `logit_bias` is added to the logits: half a logit decides between two tokens."""
+    duel = subject.duel()
+    expect(said(subject, duel, logit_bias=duel.bias(HALF)), "a", "a leads by half a logit")
+    expect(said(subject, duel, logit_bias=duel.bias(-HALF)), "b", "b leads by half a logit")
+
+
+def _generated_only(subject: Subject, penalty: str) -> None:
+    duel = subject.duel()
+    lead = 1 + (duel.first - duel.second) / 2  # so that a leads by about one at both positions
+    bias = duel.bias(lead)
+    expect(said(subject, duel, 2, logit_bias=bias), "aa", "without a penalty")
+    expect(said(subject, duel, 2, logit_bias=bias, **{penalty: 2}), "ab", f"{penalty} 2, a in the prompt")
+    expect(said(subject, duel, 2, logit_bias=bias, **{penalty: 0.2}), "aa", f"{penalty} 0.2")
+
+
+@rule("sampling.frequency-penalty", requests=3, tokens=30)
+def frequency_penalty(subject: Subject) -> None:
+    """`frequency_penalty` is taken from the logit of a generated token, and of none of the prompt."""
+    _generated_only(subject, "frequency_penalty")
+
+
+@rule("sampling.presence-penalty", requests=3, tokens=30)
+def presence_penalty(subject: Subject) -> None:
+    """`presence_penalty` is taken from the logit of a generated token, and of none of the prompt."""
+    _generated_only(subject, "presence_penalty")
+
+
+@rule("sampling.frequency-counts-each", requests=2, tokens=60)
+def frequency_counts_each(subject: Subject) -> None:
+    """`frequency_penalty` counts every time that a token has come, `presence_penalty` one."""
+    duel = subject.duel()
+    bias = duel.bias(20)
+    seen = said(subject, duel, 16, logit_bias=bias, frequency_penalty=2)
+    require(seen[:4] == "aaaa" and "b" in seen, f"frequency_penalty 2, a ahead by 20: {seen}")
+    expect(said(subject, duel, 16, logit_bias=bias, presence_penalty=2), "a" * 16, "presence_penalty 2")
+
+
+@rule("sampling.repetition-penalty", requests=2, tokens=20, differs=NOT_OPENAIS)
+def repetition_penalty(subject: Subject) -> None:
+    """`repetition_penalty` makes a token of the prompt less likely."""
+    duel = subject.duel()
+    expect(said(subject, duel, logit_bias=duel.bias(HALF)), "a", "without a penalty")
+    expect(
+        said(subject, duel, logit_bias=duel.bias(HALF), repetition_penalty=2), "b", "with 2, a in the prompt"
+    )
+
+
+NARROW: tuple[dict[str, Any], ...] = ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1})
+
+
+@rule("sampling.narrowest-is-greedy", requests=4, tokens=60, differs=NOT_OPENAIS)
+def narrowest_is_greedy(subject: Subject) -> None:
+    """`top_k` 1, `top_p` near 0 and `min_p` 1 leave the likeliest token alone, whatever the temperature."""
+    asked: dict[str, Any] = {"prompt": [320, 300, 330], "max_tokens": 6}
+    greedy = subject.choice(**asked, temperature=0)["text"]
+    for narrow in NARROW:
+        text = subject.choice(**asked, temperature=2, **narrow)["text"]
+        require(text == greedy, f"{narrow}: {shown(text)}, where greedy is {shown(greedy)}")
+
+
+@rule("sampling.top-k", requests=2, tokens=110, differs=NOT_OPENAIS)
+def top_k(subject: Subject) -> None:
+    """`top_k` 3 draws from the three likeliest tokens, and from more than one of them."""
+    names = [name for name, _ in likeliest(subject)][:3]
+    seen = drawn(subject, top_k=3, temperature=2)
+    require(seen <= set(names), f"{shown(sorted(seen))} of {shown(names)}")
+    require(len(seen) > 1, f"32 draws at temperature 2 are all {shown(sorted(seen))}")
+
+
+@rule("sampling.top-p", requests=2, tokens=110)
+def top_p(subject: Subject) -> None:
+    """`top_p` draws from the likeliest tokens that reach it together."""
+    ranked = likeliest(subject)
+    reaches = ranked[0][1] + ranked[1][1] / 2
+    seen, names = drawn(subject, top_p=reaches, temperature=1), {name for name, _ in ranked[:2]}
+    require(
+        seen <= names, f"top_p {reaches:.3g} draws {shown(sorted(seen))}, not only {shown(sorted(names))}"
+    )
+
+
+@rule("sampling.min-p", requests=2, tokens=110, differs=NOT_OPENAIS)
+def min_p(subject: Subject) -> None:
+    """`min_p` leaves out what is less likely than that share of the likeliest token."""
+    ranked = likeliest(subject)
+    share = (ranked[1][1] * ranked[2][1]) ** 0.5 / ranked[0][1]
+    seen, names = drawn(subject, min_p=share, temperature=1), {name for name, _ in ranked[:2]}
+    require(seen <= names, f"min_p {share:.3g} draws {shown(sorted(seen))}, not only {shown(sorted(names))}")
+
+
+@rule("sampling.min-p-after-temperature", requests=2, tokens=110, differs=NOT_OPENAIS)
+def min_p_after_temperature(subject: Subject) -> None:
+    """`min_p` is a share after the temperature, which brings tokens nearer to each other."""
+    (_, most), (second, other), *_ = likeliest(subject)
+    if (other / most) ** 0.5 < LIKELY:
+        raise Skipped("the second likeliest token is too rare to be seen in 32 draws")
+    share = (other / most) ** 0.75  # over the second one's at temperature 1, below it at 2
+    seen = drawn(subject, min_p=share, temperature=2)
+    require(
+        second in seen,
+        f"min_p {share:.3g} at temperature 2 leaves {shown(second)} out: {shown(sorted(seen))}",
+    )
+
+
+@rule("sampling.temperature-spreads", requests=2, tokens=200)
+def temperature_spreads(subject: Subject) -> None:
+    """Temperature 2 draws more different tokens than temperature 0.01."""
+    few, many = (len(drawn(subject, temperature=heat)) for heat in (0.01, 2))
+    require(few < many, f"{few} different tokens at 0.01, {many} at 2")
+
+
+@rule("sampling.min-tokens", requests=2, tokens=40, differs=NOT_OPENAIS)
+def min_tokens(subject: Subject) -> None:
+    """`min_tokens` keeps the tokens away that would end the text, until there are so many."""
+    duel = subject.duel()
+    ends: dict[str, Any] = {"logit_bias": duel.bias(20), "stop_token_ids": [duel.a], "max_tokens": 6}
+    asked = {"prompt": duel.prompt, "temperature": 0, **ends}
+    count = subject.complete(**asked)["usage"]["completion_tokens"]
+    require(count == 1, f"without min_tokens it ends after {count} tokens, not 1")
+    count = subject.complete(**asked, min_tokens=3)["usage"]["completion_tokens"]
+    require(count == 4, f"with min_tokens 3 it ends after {count} tokens, not 4")

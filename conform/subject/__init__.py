@@ -1,0 +1,1 @@
+"""The server as the rules see it: where it answers, what may be asked, what a few requests have told."""

@@ -1,0 +1,175 @@
+"""The server as the rules see it: a client, a model, and what a few requests have told about it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from conform.subject.budget import Cost
+from conform.subject.client import Client, reply_of, stream_of
+from conform.subject.ends import ConformError, Skipped, Unmet, require, shown
+from conform.subject.frames import Json
+
+PROMPT = "The capital of France is"
+# A text that does not repeat itself, whatever the model, and is the same each time.
+PLAIN: dict[str, Any] = {"temperature": 0, "frequency_penalty": 2, "presence_penalty": 2, "max_tokens": 12}
+UNKNOWN_ID = 2**31 - 1  # of no vocabulary
+PAIRS = ((300, 500), (400, 700), (350, 650), (450, 750))  # ids that are words, or parts of them, everywhere
+COST = Cost(4 + 4 * len(PAIRS), 400)
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two tokens between which a bias decides, and by how much.
+
+    first: how much likelier a is than b after the prompt, as a natural logarithm; second: the same after the
+    prompt and a.
+    """
+
+    prompt: list[int]
+    a: int
+    b: int
+    name_a: str
+    name_b: str
+    first: float
+    second: float
+
+    def bias(self, lead: float, level: float = 50) -> dict[str, float]:
+        """A bias by which no third token is chosen, and a is before b by so much at the first position."""
+        return {str(self.a): level + lead - self.first, str(self.b): level}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """entry: the model's, in the list of models. key: whether one was given. text, tokens: what the model
+    says to PROMPT as PLAIN asks; tokens is empty where it serves no logprobs."""
+
+    client: Client
+    profile: str
+    model: str
+    entry: Json
+    listed: list[Json]
+    key: bool
+    context_size: int | None = None
+    vocab_size: int | None = None
+    text: str = ""
+    tokens: tuple[str, ...] = ()
+    duel_or_none: Duel | None = None
+
+    def body(self, **fields: Any) -> Json:
+        return {"model": self.model, "prompt": PROMPT} | fields
+
+    def ask(self, **fields: Any) -> httpx.Response:
+        """The response to a request of these fields, whatever its status."""
+        return self.client.post(self.body(**fields))
+
+    def complete(self, **fields: Any) -> Json:
+        return reply_of(self.ask(**fields))
+
+    def choices(self, **fields: Any) -> list[Json]:
+        choices = self.complete(**fields).get("choices")
+        require(isinstance(choices, list) and choices, f"no choices: {shown(choices)}")
+        return list(choices or [])
+
+    def choice(self, **fields: Any) -> Json:
+        """The only choice of the reply."""
+        choices = self.choices(**fields)
+        require(len(choices) == 1, f"{len(choices)} choices where one was asked for")
+        return choices[0]
+
+    def scored(self, **fields: Any) -> Json:
+        """The log-probabilities of the only choice."""
+        self.need_logprobs()
+        logprobs = self.choice(**fields).get("logprobs")
+        require(isinstance(logprobs, dict), f"logprobs were asked for and are {shown(logprobs)}")
+        return dict(logprobs or {})
+
+    def chunks(self, **fields: Any) -> list[Json]:
+        return stream_of(self.ask(stream=True, **fields))
+
+    def need_logprobs(self) -> None:
+        if not self.tokens:
+            raise Skipped("the server serves no logprobs")
+
+    def duel(self) -> Duel:
+        self.need_logprobs()
+        if self.duel_or_none is None:
+            raise Skipped("no two tokens were found between which a bias decides")
+        return self.duel_or_none
+
+    def need_key(self) -> None:
+        if not self.key:
+            raise Skipped("needs a key that is valid: --key")
+
+    def small_context(self, most: int = 512) -> int:
+        """The context's size, where a request that fills it is cheap."""
+        if self.context_size is None:
+            raise Skipped("the model's entry says no context size")
+        if self.context_size > most:
+            raise Skipped(f"the model's context is {self.context_size} tokens: over {most}, which is dear")
+        return self.context_size
+
+
+def learn(client: Client, profile: str, listed: list[Json], model: str | None, key: bool) -> Subject:
+    """The subject, from some twenty small requests. Raises ConformError where a plain one fails."""
+    if model is None and not listed:
+        raise ConformError("the server lists no models: name one with --model")
+    name = model or str(listed[0]["id"])
+    entry = next((entry for entry in listed if entry["id"] == name), {})
+    client.budget.open(COST)
+    subject = Subject(client, profile, name, entry, listed, key)
+    try:
+        text = str(subject.choice(**PLAIN)["text"])
+    except (Unmet, KeyError, httpx.TransportError) as failure:
+        raise ConformError(f"a plain request for {name} fails: {failure or type(failure).__name__}") from None
+    tokens: tuple[str, ...] = ()
+    with contextlib.suppress(Unmet, KeyError, TypeError):
+        tokens = tuple(subject.choice(**PLAIN, logprobs=1)["logprobs"]["tokens"])
+    size = entry.get("context_size") or entry.get("max_model_len")
+    return Subject(
+        client,
+        profile,
+        name,
+        entry,
+        listed,
+        key,
+        context_size=size if isinstance(size, int) else None,
+        vocab_size=_vocab_size(subject),
+        text=text,
+        tokens=tokens,
+        duel_or_none=_duel(subject) if tokens else None,
+    )
+
+
+def _vocab_size(subject: Subject) -> int | None:
+    """From the refusal of an id that no vocabulary has, where its message says the largest."""
+    found = re.search(r"between 0 and (\d+)", subject.ask(prompt=[UNKNOWN_ID], max_tokens=1).text)
+    return int(found[1]) + 1 if found else None
+
+
+def _duel(subject: Subject) -> Duel | None:
+    """The first pair whose difference is about the same at both positions."""
+    for a, b in (*PAIRS, *((b, a) for a, b in PAIRS)):
+        with contextlib.suppress(Unmet, KeyError, IndexError, TypeError):
+            prompt = [320, a, 330]
+            (name_a, a1), (_, a2) = _forced(subject, prompt, a, 2)
+            ((name_b, b1),) = _forced(subject, prompt, b, 1)
+            ((_, b2),) = _forced(subject, [*prompt, a], b, 1)
+            if abs((a1 - b1) - (a2 - b2)) < 1.2 and name_a != name_b:
+                return Duel(prompt, a, b, name_a, name_b, a1 - b1, a2 - b2)
+        if subject.client.budget.used.requests + 3 > COST.requests:
+            break
+    return None
+
+
+def _forced(subject: Subject, prompt: list[int], token_id: int, count: int) -> list[tuple[str, float]]:
+    """Name and log-probability of a token that a bias has forced, each time."""
+    bias = {str(token_id): 100}
+    logprobs = subject.choice(prompt=prompt, max_tokens=count, temperature=0, logprobs=0, logit_bias=bias)[
+        "logprobs"
+    ]
+    return list(zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True))
