@@ -47,7 +47,7 @@ def conform(
     hard: Annotated[
         bool, typer.Option("--hard", help="Also malformed and huge bodies, and 64 requests at once.")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="How long one answer may take, s.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, help="How long one answer may take, s.")] = 60,
 ) -> None:
     """Put the contract's rules to a server of any make, and say which hold.
 

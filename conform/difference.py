@@ -29,7 +29,8 @@ def differences(first: Run, second: Run) -> list[Difference]:
 
 def table(first: Run, second: Run) -> Table:
     shown_table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("rule", first.base, second.base):
+    shown_table.add_column("rule", no_wrap=True)
+    for name in (first.base, second.base):
         shown_table.add_column(name, overflow="fold")
     for difference in differences(first, second):
         one, other = difference.first, difference.second

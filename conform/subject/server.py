@@ -18,8 +18,10 @@ PROMPT = "The capital of France is"
 # A text that does not repeat itself, whatever the model, and is the same each time.
 PLAIN: dict[str, Any] = {"temperature": 0, "frequency_penalty": 2, "presence_penalty": 2, "max_tokens": 12}
 UNKNOWN_ID = 2**31 - 1  # of no vocabulary
-PAIRS = ((300, 500), (400, 700), (350, 650), (450, 750))  # ids that are words, or parts of them, everywhere
-COST = Cost(4 + 4 * len(PAIRS), 400)
+IDS = ((300, 500), (400, 700), (350, 650), (450, 750))  # words, or parts of them, in any vocabulary
+PAIRS = (*IDS, *((b, a) for a, b in IDS))
+COST = Cost(3 + 4 * len(PAIRS), 700)
+OTHER_SHAPES = (Unmet, IndexError, KeyError, TypeError, ValueError)  # of a reply that is not as it should be
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def learn(client: Client, profile: str, listed: list[Json], model: str | None, k
     except (Unmet, KeyError, httpx.TransportError) as failure:
         raise ConformError(f"a plain request for {name} fails: {failure or type(failure).__name__}") from None
     tokens: tuple[str, ...] = ()
-    with contextlib.suppress(Unmet, KeyError, TypeError):
+    with contextlib.suppress(*OTHER_SHAPES):
         tokens = tuple(subject.choice(**PLAIN, logprobs=1)["logprobs"]["tokens"])
     size = entry.get("context_size") or entry.get("max_model_len")
     return Subject(
@@ -153,16 +155,14 @@ def _vocab_size(subject: Subject) -> int | None:
 
 def _duel(subject: Subject) -> Duel | None:
     """The first pair whose difference is about the same at both positions."""
-    for a, b in (*PAIRS, *((b, a) for a, b in PAIRS)):
-        with contextlib.suppress(Unmet, KeyError, IndexError, TypeError):
+    for a, b in PAIRS:
+        with contextlib.suppress(*OTHER_SHAPES):
             prompt = [320, a, 330]
             (name_a, a1), (_, a2) = _forced(subject, prompt, a, 2)
             ((name_b, b1),) = _forced(subject, prompt, b, 1)
             ((_, b2),) = _forced(subject, [*prompt, a], b, 1)
             if abs((a1 - b1) - (a2 - b2)) < 1.2 and name_a != name_b:
                 return Duel(prompt, a, b, name_a, name_b, a1 - b1, a2 - b2)
-        if subject.client.budget.used.requests + 3 > COST.requests:
-            break
     return None
 
 

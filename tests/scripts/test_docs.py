@@ -12,19 +12,15 @@ from server.cli import cli
 from server.http.metrics import Metrics
 
 INTERNAL = {"VERBATIM_SERVER_PID", "VERBATIM_FAILURES"}  # set by the server, for the processes it starts
-PAGE = Path(__file__).parents[2] / docs.PAGE
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / docs.PAGE
 
 
-def test_configuration_page_is_current() -> None:
-    """docs/configuration.md says what the code says; `python -m scripts.docs` makes it anew."""
-    page = PAGE.read_text(encoding="utf-8")
-    assert docs.render(page, docs.reference()) == page
-
-
-def test_faults_page_is_current() -> None:
-    """docs/faults.md has every fault that there is, and every key of a rule."""
-    page = (PAGE.parent.parent / docs.FAULTS_PAGE).read_text(encoding="utf-8")
-    assert docs.render(page, docs.faults()) == page
+@pytest.mark.parametrize("page", docs.PAGES, ids=str)
+def test_page_is_current(page: Path) -> None:
+    """It says what the code says; `python -m scripts.docs` makes it anew."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert docs.render(text, docs.PAGES[page]) == text
 
 
 def test_every_key_has_a_meaning() -> None:
@@ -36,9 +32,7 @@ def test_every_key_has_a_meaning() -> None:
 def test_every_variable_that_is_read_is_listed() -> None:
     """Each VERBATIM_ variable that a source file names stands on the page."""
     page = PAGE.read_text(encoding="utf-8")
-    sources = [
-        file for name in ("server", "bundle", "sealed") for file in (PAGE.parent.parent / name).rglob("*.py")
-    ]
+    sources = [file for name in ("server", "bundle", "sealed") for file in (ROOT / name).rglob("*.py")]
     for file in sources:
         for name in re.findall(r"VERBATIM_[A-Z_]*[A-Z]", file.read_text(encoding="utf-8")):
             assert name in INTERNAL or f"`{name}`" in page, (file.name, name)
@@ -49,7 +43,7 @@ def test_the_page_for_sites_names_options_that_exist() -> None:
     runner, known = CliRunner(env={"COLUMNS": "200"}), ""
     for words in (["bundle"], ["bundle", "keygen"], ["verify"], ["serve"]):
         known += runner.invoke(cli, [*words, "--help"]).output
-    known += (PAGE.parent.parent / "bundle/site/cli.py").read_text(encoding="utf-8")
+    known += (ROOT / "bundle/site/cli.py").read_text(encoding="utf-8")
     named = set(re.findall(r"--[a-z][a-z-]+", (PAGE.parent / "airgap.md").read_text(encoding="utf-8")))
     assert len(named) > 10
     assert {option for option in named if option not in known} == set()
@@ -57,7 +51,7 @@ def test_the_page_for_sites_names_options_that_exist() -> None:
 
 def test_the_newest_release_of_the_changelog_is_this_version() -> None:
     """Dated, below what is not released yet."""
-    text = (PAGE.parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     first, second, *_ = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert first == "Unreleased"
     assert re.fullmatch(rf"{re.escape(__version__)} \(\d{{4}}-\d\d-\d\d\)", second)
@@ -71,11 +65,12 @@ def test_the_newest_release_of_the_changelog_is_this_version() -> None:
         "docs/installation.md",
         "docs/development-gpu.md",
         "docs/operations.md",
+        "docs/conform.md",
     ],
 )
 def test_a_page_names_make_targets_and_files_that_exist(page: str) -> None:
     """`make X` is a target, and a link to a file of ours leads to one."""
-    root = PAGE.parent.parent
+    root = ROOT
     text, rules = (root / page).read_text(encoding="utf-8"), (root / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text)) <= targets
@@ -83,7 +78,7 @@ def test_a_page_names_make_targets_and_files_that_exist(page: str) -> None:
     assert [link for link in links if not (root / page).parent.joinpath(link).exists()] == []
 
 
-PACKAGES = ("benchmarks", "bundle", "sampling", "scripts", "sealed", "server")
+PACKAGES = ("benchmarks", "bundle", "conform", "sampling", "scripts", "sealed", "server", "twin")
 # Files of vLLM's, and one inside an archive; docs/tried.md speaks of files that are gone.
 ELSEWHERE = {
     "__main__.py",
@@ -95,7 +90,7 @@ ELSEWHERE = {
 
 def test_every_file_that_is_named_is_there() -> None:
     """A `.py` that a page, a comment or a docstring names is a file of ours, by the end of its path."""
-    root = PAGE.parent.parent
+    root = ROOT
     sources = [file for name in (*PACKAGES, "tests") for file in (root / name).rglob("*.py")]
     ends = [f"/{file.relative_to(root)}" for file in sources]
     pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").glob("*.md")]
@@ -113,8 +108,8 @@ def test_every_file_that_is_named_is_there() -> None:
 def test_writing_twice_changes_nothing() -> None:
     """Making the page anew from itself gives itself."""
     page = f"intro\n{docs.BEGIN}\nold\n{docs.END}\nmore\n"
-    once = docs.render(page, "text")
-    assert docs.render(once, "text") == once
+    once = docs.render(page, docs.reference)
+    assert docs.render(once, docs.reference) == once
     assert once.startswith("intro\n")
     assert once.endswith("\nmore\n")
 

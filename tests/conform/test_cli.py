@@ -1,0 +1,78 @@
+"""`verbatim conform`, on a server that gives the same reply to everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from conform.cli import conform
+from tests.conform.canned import listening
+
+app = typer.Typer()
+app.command()(conform)
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with listening() as found:
+        yield found
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(word) for word in words])
+
+
+def test_what_holds(url: str) -> None:
+    """Exit code 0; the budget comes first, then where and what, then the totals."""
+    result = call(url, "--only", "reply.no-error-key")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].startswith("1 rules, at most ")
+    assert lines[1] == f"m at {url}/v1, by the rules of hosted"
+    assert lines[-1].startswith("1 of 1 rules hold, as hosted has them; ")
+
+
+def test_what_does_not(url: str) -> None:
+    """Exit code 1, and what was seen."""
+    result = call(url, "--only", "reply.id-form")
+    assert result.exit_code == 1
+    assert "failed  reply.id-form: id is 'cmpl-1'" in result.output
+
+
+def test_what_differs(url: str) -> None:
+    """Exit code 0: it is no failure of this house."""
+    result = call(url, "--only", "reply.id-form", "--profile", "vllm")
+    assert result.exit_code == 0
+    assert "differs reply.id-form: ids begin with cmpl- (id is 'cmpl-1')" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9/"),
+        (["ftp://x"], "ftp://x is not an http or https URL"),
+        (["URL", "--only", "nothing"], "--only nothing names no rule"),
+        (["URL", "--only", "reply.head", "--json", "/no/such/folder/a.json"], "cannot write /no/such/folder"),
+    ],
+)
+def test_what_cannot_be_run(url: str, words: list[str], said: str) -> None:
+    """Exit code 2, and one line that says why."""
+    result = call(*(word.replace("URL", url) for word in words))
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_files(url: str, tmp_path: Path) -> None:
+    """Of both servers, and the difference after the first one's Markdown."""
+    files = [tmp_path / name for name in ("a.json", "a.xml", "a.md")]
+    flags = [word for pair in zip(("--json", "--junit", "--markdown"), files, strict=True) for word in pair]
+    result = call(url, "--only", "reply", "--against", url, *flags)
+    assert "Rules that end otherwise there: 0" in result.output
+    assert all(file.read_text() for file in files)
+    assert json.loads((tmp_path / "a-against.json").read_text())["totals"]
+    assert "No rule comes to another end." in (tmp_path / "a.md").read_text()
