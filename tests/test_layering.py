@@ -69,6 +69,7 @@ LATE = {
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     ("twin.cli", "twin.serve"),  # the same
+    ("twin.cli", "twin.faults.rules"),
     ("bundle.cli", "bundle.make"),  # packages that a site does without
     ("bundle.cli", "bundle.keys"),
 }

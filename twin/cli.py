@@ -35,10 +35,14 @@ def simulate(
     speed: Annotated[float, typer.Option(min=1e-3, help="How many times as fast as that.")] = 1.0,
     script: Annotated[Path | None, typer.Option(help="Fixed replies by prompt, a YAML file.")] = None,
     echo_prompt: Annotated[bool, typer.Option("--echo", help="Answer each prompt with itself.")] = False,
+    faults: Annotated[
+        Path | None, typer.Option(help="Which requests go wrong, and how, a YAML file (docs/faults.md).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
 ) -> None:
     """Start a server to test clients against: the same replies to the letter, without a GPU or a model."""
-    from twin.serve import serve  # late: the application
+    from twin.faults.rules import Faults, read_rules  # late: the application
+    from twin.serve import serve
 
     if profile and fit_to:
         raise ConfigurationError("--profile and --fit exclude each other.")
@@ -46,7 +50,13 @@ def simulate(
         raise ConfigurationError("--script and --echo exclude each other.")
     chosen = fit(fit_to) if fit_to else profile_of(profile or DEFAULT)
     replies: Script | None = read_script(script) if script else echo if echo_prompt else None
-    serve(_settings(config, host, port, model), Latency(chosen, speed=speed, seed=seed), replies)
+    latency = Latency(chosen, speed=speed, seed=seed)
+    serve(
+        _settings(config, host, port, model),
+        latency,
+        replies,
+        Faults(read_rules(faults) if faults else None),
+    )
 
 
 def _settings(config: Path | None, host: str | None, port: int | None, ids: list[str] | None) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 import uvloop
 
@@ -14,6 +15,10 @@ from server.observe import logs
 from server.process.descriptors import raise_limit
 from server.process.greeting import greet
 from server.process.port import live, open_port
+from twin.faults.app import FaultyApp
+from twin.faults.connection import FaultyConnection
+from twin.faults.listener import FaultyServer
+from twin.faults.rules import Faults
 from twin.latency import Latency
 from twin.models import load_models
 from twin.scripted import Script
@@ -21,15 +26,27 @@ from twin.scripted import Script
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, latency: Latency, script: Script | None = None) -> None:
+def serve(
+    settings: Settings, latency: Latency, script: Script | None = None, faults: Faults | None = None
+) -> None:
     """Serve until a signal. Raises ConfigurationError for a port or a model that cannot be had."""
     logs.outlast_a_full_disk()
     logs.configure(settings.log_level)
     raise_limit()
+    faults = faults or Faults()
     with open_port(settings.host, settings.port, settings.slow_reader_timeout_s) as port:
         models = load_models(settings, latency, script)
         app = build_app(settings, models)
         state: State = app.state.server
         beside = [*(model.engine.run() for model in models), greet(state, port, "Verbatim's twin")]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(live(app, state, port, beside))
+            runner.run(
+                live(
+                    FaultyApp(app, faults, state),
+                    state,
+                    port,
+                    beside,
+                    connection=partial(FaultyConnection, faults=faults),
+                    server_of=partial(FaultyServer, faults=faults),
+                )
+            )

@@ -8,12 +8,11 @@ from __future__ import annotations
 from math import exp
 from typing import Any
 
-from conform.subject.ends import Skipped, require, shown
+from conform.subject.ends import require, shown
 from conform.subject.rule import rule
 from conform.subject.server import Duel, Subject
 
 HALF = 0.5  # a logit: what the duels are won and lost by
-LIKELY = 0.3  # a share that 32 draws miss once in 90,000
 NOT_OPENAIS = {"openai": "there is no such field"}
 DRAWS: dict[str, Any] = {"n": 32, "max_tokens": 1, "logprobs": 0, "seed": 1}
 
@@ -141,17 +140,15 @@ def min_p(subject: Subject) -> None:
     require(seen <= names, f"min_p {share:.3g} draws {shown(sorted(seen))}, not only {shown(sorted(names))}")
 
 
-@rule("sampling.min-p-after-temperature", requests=2, tokens=110, differs=NOT_OPENAIS)
+@rule("sampling.min-p-after-temperature", requests=1, tokens=60, differs=NOT_OPENAIS)
 def min_p_after_temperature(subject: Subject) -> None:
     """`min_p` is a share after the temperature, which brings tokens nearer to each other."""
-    (_, most), (second, other), *_ = likeliest(subject)
-    if (other / most) ** 0.5 < LIKELY:
-        raise Skipped("the second likeliest token is too rare to be seen in 32 draws")
-    share = (other / most) ** 0.75  # over the second one's at temperature 1, below it at 2
-    seen = drawn(subject, min_p=share, temperature=2)
+    duel = subject.duel()
+    share = exp(-0.75 * HALF)  # above what b has of a's probability at temperature 1, below it at 2
+    seen = drawn(subject, logit_bias=duel.bias(HALF), min_p=share, temperature=2)
     require(
-        second in seen,
-        f"min_p {share:.3g} at temperature 2 leaves {shown(second)} out: {shown(sorted(seen))}",
+        duel.name_b in seen,
+        f"min_p {share:.3g} at temperature 2 leaves {shown(duel.name_b)} out: {shown(sorted(seen))}",
     )
 
 

@@ -16,5 +16,7 @@ __all__ = ["client", "keys_file", "smol_path", "tiny_path"]
 @pytest.fixture(scope="session")
 def started(tiny_path: Path, keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     config = configuration(tiny_path, keys_file)
-    with serving(tmp_path_factory.mktemp("twin"), config, "--profile", "none", command="simulate") as server:
+    with serving(
+        tmp_path_factory.mktemp("twin"), config, "--profile", "gpu-8b", "--speed", "4", command="simulate"
+    ) as server:
         yield watched(server)
