@@ -43,11 +43,13 @@ class FaultyTransport:
         return self._pause is not None
 
     def write(self, data: bytes) -> None:
+        if self._is_closing:  # a fault has ended the connection, and the server does not know yet
+            return
         if self._reply is None and not self.is_waiting:
             self._inner.write(data)
         elif self._reply is None:
             self._line.append(data)
-        elif not self._is_closing:
+        else:
             reply = self._reply
             steps = [*reply.feed(data)]
             if reply.is_over:

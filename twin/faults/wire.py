@@ -38,15 +38,12 @@ class Wire:
     def feed(self, data: bytes) -> Iterator[Step]:
         """What comes of the next bytes that the server writes."""
         self._waiting += data
-        while self._head is None:
+        if self._head is None:
             head, end, rest = bytes(self._waiting).partition(b"\r\n\r\n")
             if not end:
                 return
             self._waiting = bytearray(rest)
-            if head.startswith(b"HTTP/1.1 1"):  # 100 Continue: the reply is still to come
-                yield head + end
-            else:
-                yield from self._begin(head)
+            yield from self._begin(head)
         self._unpack()
         if self._is_stream:
             yield from self._frames()

@@ -147,6 +147,13 @@ async def test_a_body_over_the_limit(directory: Path) -> None:
         assert await status_of(server, ASK | {"prompt": "x" * 3000}) == 413
 
 
+async def test_a_body_that_does_not_come(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused as without rules, once its time is up."""
+    monkeypatch.setattr(server.connections.body, "limit_s", 0.1)
+    await put(server, {"fault": "reset", "match": {"prompt_prefix": ""}})
+    assert await status_of(server, b"{", **{"content-length": "10"}) == 408
+
+
 async def test_a_fault_is_in_the_log(server: Faulty, caplog: pytest.LogCaptureFixture) -> None:
     """With the id of its request, so that nobody looks for the reason elsewhere."""
     caplog.set_level("INFO", "verbatim.faults")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import talking
+from tests.helpers import eager, talking
 from tests.server.http.sockets import connected, request, said, said_to_the_end
 from tests.twin.faults.faulty import (
     ASK,
@@ -19,6 +19,7 @@ from tests.twin.faults.faulty import (
     blotted,
     clean,
     faulty,
+    halves,
     received,
 )
 
@@ -64,20 +65,35 @@ async def test_an_old_client(server: Faulty) -> None:
     assert same == [line for line in blotted(plain).split(b"\r\n") if not line.startswith(b"x-request-id")]
 
 
-async def test_a_stall_is_longer_than_a_connection_lingers(
-    server: Faulty, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server has said all and would drop the connection: what a fault holds back still comes."""
+async def test_a_refusal_before_the_body_has_come(server: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has said all and would drop the connection soon: what a fault holds back still comes."""
     monkeypatch.setattr(server.connections.lingering, "limit_s", 0.1)
-    old = request(STREAM, "1.0", {"x-verbatim-fault": "stall=1500ms after=2"})
-    assert (await said_to_the_end(server.port, old)).endswith(b"data: [DONE]\n\n")
+    sent = b"x" * 10 + b"\r\n"
+    early = asking(b"{", "stall=1200ms", **{"content-length": "1000000000"}) + sent
+    head, body = halves(await said_to_the_end(server.port, early))
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"content-length: %d\r\n" % len(body) in head
+
+
+async def test_a_request_that_is_ahead_of_its_time(directory: Path) -> None:
+    """Where a connection ends at reuse, one that comes before the reply's end is none, and is answered."""
+    async with (
+        faulty(eager(directory, step_s=0.01)[0]) as server,
+        connected(server.port, asking(STREAM, "close_at_reuse")) as (reader, writer),
+    ):
+        await asyncio.wait_for(reader.readuntil(b"\n\n"), 5)
+        writer.write(asking(STREAM))
+        for _ in range(2):
+            assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 5)
 
 
 async def test_a_head_alone(server: Faulty) -> None:
-    """The reply to HEAD announces a body that does not come, and is over."""
-    head = b"HEAD /health HTTP/1.1\r\nhost: x\r\nx-verbatim-fault: stall=100ms\r\n\r\n"
-    told = await received(server.port, head + asking(ASK, **CLOSE))
-    assert told.count(b"HTTP/1.1 200 OK\r\n") == 2
+    """The reply to HEAD announces a body that does not come: its end is that of the head."""
+    head = b"HEAD /health HTTP/1.1\r\nhost: x\r\nx-request-id: r\r\n%b\r\n"
+    plain = await received(server.port, head % b"" + asking(ASK, **CLOSE))
+    told = await received(server.port, head % b"x-verbatim-fault: short_body=3\r\n" + asking(ASK, **CLOSE))
+    assert plain.startswith(b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n")
+    assert told == halves(plain)[0].replace(b": 15", b": 18")
 
 
 async def test_a_client_that_asks_before_its_body(server: Faulty) -> None:

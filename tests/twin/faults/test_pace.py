@@ -24,6 +24,7 @@ from tests.twin.faults.faulty import (
     halves,
     received,
 )
+from twin.faults.connection import FaultyConnection
 
 STALL_S = 0.4
 SEGMENTS_IN = struct.Struct("=152xI")  # of Linux's struct tcp_info: tcpi_data_segs_in
@@ -88,8 +89,11 @@ async def test_a_client_that_leaves_ends_a_stall(server: Faulty) -> None:
     """Nothing of the connection is left."""
     async with connected(server.port, asking(STREAM, "stall=1m after=1")) as (reader, _):
         assert await asyncio.wait_for(reader.read(1 << 16), 5)
+        (connection,) = server.server.server_state.connections
+        assert isinstance(connection, FaultyConnection)
     await until(lambda: not server.server.server_state.connections)
     assert not server.server.server_state.tasks
+    assert not connection._faulty.is_waiting
 
 
 async def test_slow_headers(server: Faulty) -> None:
