@@ -9,10 +9,13 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from starlette.types import Message
 
+from server.errors import RequestTooSlow
 from tests.helpers import URL, talking
 from tests.server.http.sockets import connected, reply
 from tests.twin.faults.faulty import ASK, CLOSE, STREAM, Faulty, asking, faulty, received
+from twin.faults.app import Replayed
 
 
 async def call(server: Faulty, method: str, content: Any = None, path: str = "/simulator/faults") -> Any:
@@ -159,3 +162,22 @@ async def test_a_fault_is_in_the_log(server: Faulty, caplog: pytest.LogCaptureFi
     caplog.set_level("INFO", "verbatim.faults")
     await status_of(server, ASK, **{"x-verbatim-fault": "status=429"})
     assert "request r gets the fault status code=429 retry_after=None reason=None" in caplog.text
+
+
+async def test_a_body_is_heard_twice() -> None:
+    """The application hears what the rules have heard, then the server: also that the body was too slow."""
+    heard: list[Message | RequestTooSlow] = [{"type": "http.request", "body": b"x"}, RequestTooSlow("late")]
+
+    async def receive() -> Message:
+        one = heard.pop(0)
+        if isinstance(one, RequestTooSlow):
+            raise one
+        return one
+
+    body = Replayed(receive)
+    for hear in (body.first, body.again):
+        assert (await hear())["body"] == b"x"
+        with pytest.raises(RequestTooSlow):
+            await hear()
+    heard.append({"type": "http.disconnect"})
+    assert (await body.again())["type"] == "http.disconnect"
