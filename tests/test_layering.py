@@ -47,6 +47,7 @@ ROOMS = {
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",
+    "twin.verdict": "attempt eyes connection rules report app",
     "twin": "latency scripted sampler engine models serve cli",
     "conform.subject": "ends budget frames client address server refusal rule",
     "conform.rules": (

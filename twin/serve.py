@@ -10,6 +10,7 @@ import uvloop
 
 from server.config.settings import Settings
 from server.http.app import build_app
+from server.http.border import Border
 from server.http.state import State
 from server.observe import logs
 from server.process.descriptors import raise_limit
@@ -22,8 +23,15 @@ from twin.faults.rules import Faults
 from twin.latency import Latency
 from twin.models import load_models
 from twin.scripted import Script
+from twin.verdict.app import WatchedApp
+from twin.verdict.connection import WatchedConnection
+from twin.verdict.eyes import Eyes
 
 log = logging.getLogger(__name__)
+
+
+class TwinConnection(WatchedConnection, FaultyConnection):
+    """What is watched is what was sent, faults included."""
 
 
 def serve(
@@ -39,14 +47,16 @@ def serve(
         app = build_app(settings, models)
         state: State = app.state.server
         beside = [*(model.engine.run() for model in models), greet(state, port, "Verbatim's twin")]
+        eyes = Eyes()
+        watched = WatchedApp(FaultyApp(app, faults, state), eyes, partial(Border, state=state))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
                 live(
-                    FaultyApp(app, faults, state),
+                    watched,
                     state,
                     port,
                     beside,
-                    connection=partial(FaultyConnection, faults=faults),
+                    connection=partial(TwinConnection, faults=faults, eyes=eyes),
                     server_of=partial(FaultyServer, faults=faults),
                 )
             )

@@ -31,6 +31,7 @@ from twin.faults.rules import Faults, rules_of
 HEADER = "X-Verbatim-Fault"
 OURS = "/simulator/"  # where no fault comes
 PATH = f"{OURS}faults"
+NAME = "verbatim.fault"  # in scope["extensions"]: what a request was given, for who watches (twin/verdict)
 METHODS = "DELETE, GET, HEAD, PUT"
 
 log = logging.getLogger("verbatim.faults")
@@ -67,6 +68,7 @@ class FaultyApp:
             fault = self._chosen(scope, asked)
             if fault is not None:
                 log.info("request %s gets the fault %s", request_id, fault)
+                scope["extensions"][NAME] = str(fault)
                 if response := fault.answer(asked):
                     app = Border(response, self._state)
                 else:

@@ -1,0 +1,148 @@
+"""One request as it came, and what became of its reply on the wire."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+HEAD_END = b"\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+DONE = b"data: [DONE]"
+FINISHED = re.compile(rb'"finish_reason":\s*"')
+MAX_HEAD_BYTES = 64 * 1024
+TAIL_BYTES = 64
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Times are of time.monotonic; None: it has not happened.
+
+    client: who sent it. connection: its number. fingerprint: of method, path and body: attempts with the same
+    one are the same request. says_retry: whether it says by itself that it is another try. body: as it was
+    sent, cut. problems: of the body, by the contract. fault: that it was given.
+
+    status, retry_after_s: as they were sent. first_byte, last_byte: of the reply. longest_pause_s: between
+    two writes, or from the request to the first of them. is_complete: all of the reply has been sent. left:
+    when the client closed the connection before that. cut: when this side did. is_unread: the client closed
+    it with a part of the reply in its hands that it had not read.
+    """
+
+    number: int
+    came: float
+    wall_time: float
+    client: str
+    connection: int
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    fingerprint: str = ""
+    body: str = ""
+    problems: list[str] = field(default_factory=list)
+    says_retry: bool = False
+    fault: str = ""
+    status: int = 0
+    retry_after_s: float | None = None
+    first_byte: float | None = None
+    last_byte: float | None = None
+    longest_pause_s: float = 0.0
+    num_body_bytes: int = 0
+    is_stream: bool = False
+    has_finished: bool = False
+    is_done: bool = False
+    is_complete: bool = False
+    left: float | None = None
+    cut: float | None = None
+    is_unread: bool = False
+    _head: bytearray = field(default_factory=bytearray)
+    _length: int | None = None
+    _tail: bytes = b""
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_complete or self.left is not None or self.cut is not None
+
+    @property
+    def over(self) -> float | None:
+        """When nothing of the reply was to come any more."""
+        return self.left or self.cut or (self.last_byte if self.is_complete else None)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a part of a good reply's body has been sent."""
+        return self.status == 200 and self.num_body_bytes > 0
+
+    def pause_s(self, now: float) -> float:
+        """The longest time without a byte, so far."""
+        since = self.last_byte or self.came
+        return max(self.longest_pause_s, (self.over or now) - since)
+
+    def feed(self, data: bytes, now: float) -> None:
+        """Bytes of the reply are sent."""
+        self.longest_pause_s = max(self.longest_pause_s, now - (self.last_byte or self.came))
+        self.first_byte, self.last_byte = self.first_byte or now, now
+        if not self.status:
+            self._head += data
+            end = self._head.find(HEAD_END)
+            if end < 0:
+                return
+            data = bytes(self._head[end + len(HEAD_END) :])
+            self._read_head(bytes(self._head[:end]))
+            self._head.clear()
+        self.num_body_bytes += len(data)
+        recent = self._tail + data
+        self.has_finished |= FINISHED.search(recent) is not None
+        self.is_done |= DONE in recent
+        self._tail = recent[-TAIL_BYTES:]
+        if self._length is None:
+            self.is_complete = self._tail.endswith(LAST_CHUNK)
+        else:
+            self.is_complete = self.num_body_bytes >= self._length
+
+    def _read_head(self, head: bytes) -> None:
+        first, *lines = head.split(b"\r\n")
+        words = first.split(b" ")
+        self.status = int(words[1]) if len(words) > 1 and words[1].isdigit() else -1
+        headers = {}
+        for line in lines:
+            name, _, value = line.partition(b":")
+            headers[name.strip().lower()] = value.strip()
+        self.is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+        length = headers.get(b"content-length", b"")
+        if length.isdigit():
+            self._length = int(length)
+        elif self.method == "HEAD":
+            self._length = 0
+        try:
+            self.retry_after_s = float(headers[b"retry-after"])
+        except (KeyError, ValueError):
+            self.retry_after_s = None
+
+    def shown(self) -> dict[str, Any]:
+        """For people: what was asked, and what became of it."""
+        return {
+            "number": self.number,
+            "time": self.wall_time,
+            "client": self.client,
+            "connection": self.connection,
+            "method": self.method,
+            "path": self.path,
+            "query": self.query,
+            "headers": self.headers,
+            "body": self.body,
+            "fault": self.fault,
+            "status": self.status,
+            "retry_after_s": self.retry_after_s,
+            "seconds": None if self.over is None else round(self.over - self.came, 3),
+            "ended": self._ended(),
+        }
+
+    def _ended(self) -> str:
+        if self.left is not None:
+            return "the client closed the connection"
+        if self.cut is not None:
+            return "the server closed the connection"
+        if self.is_unread:
+            return "sent whole, and not read"
+        return "sent whole" if self.is_complete else "under way"

@@ -1,0 +1,107 @@
+"""What was seen of all clients: their requests, in the order in which they came."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from server.contract.request import parse_request
+from server.contract.unsupported import NEUTRAL
+from server.errors import RequestFailure
+from twin.verdict.attempt import Attempt
+
+CASE = "x-verbatim-case"  # a request's header: the test that it belongs to
+MOST_ATTEMPTS = 10_000  # the oldest are forgotten
+SHOWN_BODY_CHARS = 400
+SECRET = re.compile(r"authorization|api[-_]?key|token|secret|cookie", re.IGNORECASE)
+# Headers by which clients say that a request is another try of an earlier one.
+RETRY_COUNTS = ("x-stainless-retry-count", "x-retry-count", "retry-count", "x-retry-attempt")
+IDEMPOTENT = ("idempotency-key", "x-idempotency-key")
+
+
+class Eyes:
+    """Bounded: it keeps the last MOST_ATTEMPTS."""
+
+    def __init__(self) -> None:
+        self._attempts: deque[Attempt] = deque(maxlen=MOST_ATTEMPTS)
+        self._numbers = itertools.count(1)
+        self._connections = itertools.count(1)
+
+    def connection(self) -> int:
+        """The number of a new one."""
+        return next(self._connections)
+
+    def came(
+        self, connection: int, method: str, path: str, query: str, headers: Mapping[str, str]
+    ) -> Attempt:
+        """A request's head has come."""
+        attempt = Attempt(
+            number=next(self._numbers),
+            came=time.monotonic(),
+            wall_time=time.time(),
+            client=client_of(headers),
+            connection=connection,
+            method=method,
+            path=path,
+            query=_without_secrets(query),
+            headers={name: "…" if SECRET.search(name) else value for name, value in headers.items()},
+            says_retry=_says_retry(headers),
+        )
+        self._attempts.append(attempt)
+        return attempt
+
+    def body_came(self, attempt: Attempt, body: bytes) -> None:
+        """The rest of it has come."""
+        text = b"%b %b\n%b" % (attempt.method.encode(), attempt.path.encode(), body)
+        attempt.fingerprint = hashlib.blake2b(text, digest_size=12).hexdigest()
+        shown = body.decode("utf-8", "replace")
+        attempt.body = shown if len(shown) <= SHOWN_BODY_CHARS else shown[:SHOWN_BODY_CHARS] + "…"
+        if attempt.method == "POST" and attempt.path.endswith("/completions"):
+            attempt.problems = problems_of(body)
+
+    def attempts(self, client: str = "") -> list[Attempt]:
+        """Of one client, or of all."""
+        return [one for one in self._attempts if client in ("", one.client)]
+
+    def clients(self) -> list[str]:
+        return list(dict.fromkeys(one.client for one in self._attempts))
+
+    def forget(self, client: str = "") -> None:
+        kept = [one for one in self._attempts if client and one.client != client]
+        self._attempts.clear()
+        self._attempts.extend(kept)
+
+
+def client_of(headers: Mapping[str, str]) -> str:
+    """The test case that a request names, or else its key, by a digest that gives nothing away."""
+    if case := headers.get(CASE):
+        return case
+    key = headers.get("authorization", "")
+    return f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}" if key else "anonymous"
+
+
+def problems_of(body: bytes) -> list[str]:
+    """What the contract says of a completion request's body: nothing where it is as it should be."""
+    try:
+        request = parse_request(body)
+    except RequestFailure as failure:
+        return [failure.message]
+    unknown = [name for name in request.model_extra or {} if name not in NEUTRAL]
+    return [f"{name} is not a field of the contract" for name in unknown]
+
+
+def _says_retry(headers: Mapping[str, str]) -> bool:
+    counts: Iterator[str] = (headers.get(name, "0") for name in RETRY_COUNTS)
+    return any(count not in ("", "0") for count in counts) or any(name in headers for name in IDEMPOTENT)
+
+
+def _without_secrets(query: str) -> str:
+    parts = (part.partition("=") for part in query.split("&") if part)
+    return "&".join(
+        f"{name}=…" if SECRET.search(name) or name == "key" else name + eq + value
+        for name, eq, value in parts
+    )
