@@ -48,7 +48,7 @@ ROOMS = {
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",
     "twin.verdict": "attempt eyes connection rules report app",
-    "twin": "latency scripted sampler engine models serve cli",
+    "twin": "latency scripted sampler engine models serve cli plugin",
     "conform.subject": "ends budget frames client address server refusal rule",
     "conform.rules": (
         "table houses values body reply prompts logprobs choices sampling stops stream errors http"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from twin.latency import DEFAULT, PROFILES, Latency, fit, profile_of
 from twin.scripted import Script, echo, read_script
 
 MODEL = "verbatim-twin"
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def simulate(
@@ -39,6 +40,7 @@ def simulate(
         Path | None, typer.Option(help="Which requests go wrong, and how, a YAML file (docs/faults.md).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged. [info]")] = None,
 ) -> None:
     """Start a server to test clients against: the same replies to the letter, without a GPU or a model."""
     from twin.faults.rules import Faults, read_rules  # late: the application
@@ -52,20 +54,19 @@ def simulate(
     replies: Script | None = read_script(script) if script else echo if echo_prompt else None
     latency = Latency(chosen, speed=speed, seed=seed)
     serve(
-        _settings(config, host, port, model),
+        _settings(config, {"host": host, "port": port, "log_level": log_level}, model),
         latency,
         replies,
         Faults(read_rules(faults) if faults else None),
     )
 
 
-def _settings(config: Path | None, host: str | None, port: int | None, ids: list[str] | None) -> Settings:
-    address = {"host": host, "port": port}
+def _settings(config: Path | None, overrides: dict[str, object], ids: list[str] | None) -> Settings:
     if config is not None:
         if ids:
             raise ConfigurationError("--config and --model exclude each other.")
-        return load_settings(config, address, os.environ)
-    given = {name: value for name, value in address.items() if value is not None}
+        return load_settings(config, overrides, os.environ)
+    given = {name: value for name, value in overrides.items() if value is not None}
     keys = tuple(key for key in os.environ.get("VERBATIM_API_KEYS", "").split(",") if key.strip())
     models = [{"id": one, "path": DATA, "engine": "simulated"} for one in ids or [MODEL]]
     return Settings.model_validate(given | {"models": models, "api_keys": keys})

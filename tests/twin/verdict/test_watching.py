@@ -61,11 +61,11 @@ async def watched(model: ServedModel) -> AsyncIterator[tuple[str, Eyes]]:
 
 def client(url: str, case: str) -> httpx.AsyncClient:
     headers = {"authorization": "Bearer k", "x-verbatim-case": case}
-    return httpx.AsyncClient(base_url=url, headers=headers, timeout=10, verify=False)
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=10)
 
 
 async def verdict(url: str, case: str, **query: Any) -> dict[str, tuple[str, list[str]]]:
-    async with httpx.AsyncClient(base_url=url, verify=False) as asking:
+    async with httpx.AsyncClient(base_url=url) as asking:
         answer = (await asking.get("/simulator/verdict", params={"client": case, **query})).json()
     (found,) = answer["clients"]
     return {one["id"]: (one["state"], [a["what"] for a in one["against"]]) for one in found["rules"]}
@@ -98,7 +98,7 @@ async def test_client_that_is_careless(model: ServedModel) -> None:
                 await asking.post(PATH, json=begun, headers={"x-verbatim-fault": "cut_after_tokens=2"})
             await asking.post(PATH, json=begun)
         found = await verdict(url, "careless")
-        async with httpx.AsyncClient(base_url=url, verify=False) as asking:
+        async with httpx.AsyncClient(base_url=url) as asking:
             requests = (await asking.get("/simulator/requests")).text
     broken = {name for name, (state, _) in found.items() if state == "failed"}
     assert broken == {"request.key-in-header", "request.fields", "connection.reuse", "retry.after-first-byte"}
