@@ -1,0 +1,51 @@
+"""The rules on the twin, and on servers that break one of them: each is seen to hold, and to fail."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conform.every import rules
+from conform.runner import Outcome, try_rule
+from conform.subject.rule import Rule
+from conform.subject.server import Subject
+from tests.conform.mutants import mutant_of
+from tests.conform.subjects import OPPOSITE, assert_holds, by_way_of, subject_at
+from tests.serving import serving
+from twin.language.store import DATA
+
+KEY = "key"
+MODEL: dict[str, Any] = {"id": "tests/twin", "path": str(DATA), "engine": "simulated", "max_model_len": 256}
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+    """The twin with its own language, a small context and a key, ten times as fast as a GPU."""
+    folder = tmp_path_factory.mktemp("twin")
+    keys = folder / "keys.txt"
+    keys.write_text(f"tester {hashlib.sha256(KEY.encode()).hexdigest()}\n")
+    config = {"models": [MODEL], "api_keys_file": str(keys)}
+    with (
+        serving(folder, config, "--speed", "10", command="simulate") as server,
+        subject_at(server.url(), KEY) as subject,
+    ):
+        yield subject
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.id)
+def test_rule_holds(subject: Subject, rule: Rule) -> None:
+    """The twin keeps the contract as the real engine's server does."""
+    assert_holds(subject, rule)
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in rules() if rule.id not in OPPOSITE], ids=lambda rule: rule.id
+)
+def test_rule_is_seen_failing(subject: Subject, rule: Rule) -> None:
+    """A server that breaks the rule fails it, and is not taken for one that cannot be read."""
+    with by_way_of(mutant_of(rule.id).transport(), subject) as broken:
+        result = try_rule(broken, rule)
+    assert result.outcome is Outcome.FAILED, result.seen
