@@ -262,8 +262,3 @@ def as_bytes(token: str) -> bytes:
     if token.startswith("bytes:"):
         return bytes.fromhex(token.removeprefix("bytes:").replace("\\x", ""))
     return token.encode()
-
-
-def as_text(tokens: list[str]) -> str:
-    """The text that tokens add up to."""
-    return b"".join(map(as_bytes, tokens)).decode("utf-8", "replace")
