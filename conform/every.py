@@ -17,12 +17,13 @@ from conform.rules import (
     stops,
     stream,
     values,
+    wire,
 )
 from conform.subject.budget import NOTHING, Cost
 from conform.subject.ends import ConformError
 from conform.subject.rule import Rule
 
-MODULES = (values, body, prompts, reply, logprobs, choices, sampling, stops, stream, errors, http)
+MODULES = (values, body, prompts, reply, logprobs, choices, sampling, stops, stream, errors, http, wire)
 
 
 def rules() -> list[Rule]:

@@ -113,7 +113,7 @@ def _look(subject: Subject, rule: Rule) -> tuple[Outcome, str]:
         return Outcome.SKIPPED, str(failure)
     except httpx.TimeoutException:
         return Outcome.ERROR, "no answer in time (--timeout)"
-    except httpx.TransportError as failure:
+    except (httpx.TransportError, OSError) as failure:
         return Outcome.ERROR, f"no answer: {shown(str(failure) or type(failure).__name__)}"
     except OverBudget as failure:
         return Outcome.ERROR, f"the rule's budget is too small: {failure}"

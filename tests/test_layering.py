@@ -49,9 +49,9 @@ ROOMS = {
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",
     "twin.verdict": "attempt eyes connection rules report app",
     "twin": "latency scripted sampler engine models serve cli plugin",
-    "conform.subject": "ends budget frames client address server refusal rule",
+    "conform.subject": "ends budget frames client address sockets server refusal rule",
     "conform.rules": (
-        "table houses values body reply prompts logprobs choices sampling stops stream errors http"
+        "table houses values body reply prompts stops logprobs choices sampling stream errors http wire"
     ),
     "conform": "every runner report difference cli",
     "bundle": "models order wheels contents sbom keys seal make cli",

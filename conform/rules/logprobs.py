@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from conform.rules.reply import NO_ZERO
+from conform.rules.stops import pieces
 from conform.subject.ends import require, shown
 from conform.subject.frames import Json, as_bytes, is_whole
 from conform.subject.rule import rule
-from conform.subject.server import PROMPT, Subject
+from conform.subject.server import PLAIN, PROMPT, Subject
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
 FOREIGN = "naïve 🦊 日本"
@@ -190,3 +191,16 @@ def prompt_offsets(subject: Subject) -> None:
     for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
         there = PROMPT[offset : offset + len(token)]
         require(there == token or offset >= len(PROMPT), f"{token!r} at {offset}, where {there!r} stands")
+
+
+@rule("logprobs.of-a-left-out-stop", requests=1, tokens=45, differs={"openai": "there is no such field"})
+def of_a_left_out_stop(subject: Subject) -> None:
+    """A stop sequence that is left out of the text keeps its tokens in the arrays."""
+    subject.need_logprobs()
+    before, stop = pieces(subject)
+    choice = subject.choice(**PLAIN, stop=stop, include_stop_str_in_output=False, logprobs=0)
+    tokens, offsets = choice["logprobs"]["tokens"], choice["logprobs"]["text_offset"]
+    joined = b"".join(map(as_bytes, tokens)).decode("utf-8", "replace")
+    require(choice["text"] == before, f"text is {shown(choice['text'])}, not {shown(before)}")
+    require(joined.startswith(before + stop), f"the tokens are {shown(joined)}, without {shown(stop)}")
+    require(max(offsets) <= len(before), f"offsets {offsets} of a text of {len(before)} characters")

@@ -5,16 +5,19 @@ Two tokens, a and b, between which a bias decides (conform/subject/server.py, Du
 
 from __future__ import annotations
 
-from math import exp
+from dataclasses import dataclass
+from math import exp, log
 from typing import Any
 
-from conform.subject.ends import require, shown
+from conform.subject.ends import Skipped, require, shown
 from conform.subject.rule import rule
 from conform.subject.server import Duel, Subject
 
 HALF = 0.5  # a logit: what the duels are won and lost by
 NOT_OPENAIS = {"openai": "there is no such field"}
 DRAWS: dict[str, Any] = {"n": 32, "max_tokens": 1, "logprobs": 0, "seed": 1}
+PROMPTS = [[320, 300, 330], [300], [500], [400, 700], [350, 650], [450, 750, 300]]
+CLEAR = 0.1  # a natural logarithm
 
 
 def said(subject: Subject, duel: Duel, count: int = 1, **fields: Any) -> str:
@@ -28,17 +31,48 @@ def expect(seen: str, wanted: str, what: str) -> None:
     require(seen == wanted, f"{what}: {seen}, not {wanted}")
 
 
-def drawn(subject: Subject, **fields: Any) -> set[str]:
+def drawn(subject: Subject, prompt: list[int], **fields: Any) -> set[str]:
     """The names of the tokens that come first in 32 candidates."""
-    choices = subject.choices(prompt=subject.duel().prompt, **DRAWS | fields)
+    choices = subject.choices(prompt=prompt, **DRAWS | fields)
     return {choice["logprobs"]["tokens"][0] for choice in choices}
 
 
-def likeliest(subject: Subject) -> list[tuple[str, float]]:
-    """The most likely first tokens, with their probabilities."""
-    asked: dict[str, Any] = {"prompt": subject.duel().prompt, "temperature": 0, "max_tokens": 1}
-    top = subject.scored(**asked, logprobs=5)["top_logprobs"][0]
-    return sorted(((name, exp(value)) for name, value in top.items()), key=lambda pair: -pair[1])
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The likeliest tokens after a prompt with their probabilities, and how many of them stand out."""
+
+    prompt: list[int]
+    shares: list[tuple[str, float]]
+    cut: int
+
+    @property
+    def gap(self) -> float:
+        """How much likelier the last of them is than the next token, as a natural logarithm."""
+        return log(self.shares[self.cut - 1][1] / self.shares[self.cut][1])
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.shares[: self.cut]}
+
+
+def ranking(subject: Subject) -> Ranking:
+    """The clearest of several prompts: an engine of 16-bit numbers knows no small difference twice."""
+    subject.need_logprobs()
+    choices = subject.choices(prompt=PROMPTS, temperature=0, max_tokens=1, logprobs=5)
+    found = []
+    for prompt, choice in zip(PROMPTS, choices, strict=True):
+        top = choice["logprobs"]["top_logprobs"][0]
+        shares = sorted(((name, exp(value)) for name, value in top.items()), key=lambda pair: -pair[1])
+        found += [Ranking(prompt, shares, cut) for cut in range(2, len(shares))]
+    best = max(found, key=lambda one: one.gap)
+    if best.gap < CLEAR:
+        raise Skipped("the likeliest tokens are too alike after every prompt that was tried")
+    return best
+
+
+def expect_names(seen: set[str], ranked: Ranking, what: str) -> None:
+    message = f"{what} draws {shown(sorted(seen))}, not only {shown(sorted(ranked.names))}"
+    require(seen <= ranked.names, message)
 
 
 @rule("sampling.bias-forces-and-forbids", requests=2, tokens=20)
@@ -111,33 +145,29 @@ def narrowest_is_greedy(subject: Subject) -> None:
         require(text == greedy, f"{narrow}: {shown(text)}, where greedy is {shown(greedy)}")
 
 
-@rule("sampling.top-k", requests=2, tokens=110, differs=NOT_OPENAIS)
+@rule("sampling.top-k", requests=2, tokens=60, differs=NOT_OPENAIS)
 def top_k(subject: Subject) -> None:
-    """`top_k` 3 draws from the three likeliest tokens, and from more than one of them."""
-    names = [name for name, _ in likeliest(subject)][:3]
-    seen = drawn(subject, top_k=3, temperature=2)
-    require(seen <= set(names), f"{shown(sorted(seen))} of {shown(names)}")
-    require(len(seen) > 1, f"32 draws at temperature 2 are all {shown(sorted(seen))}")
+    """`top_k` draws from so many of the likeliest tokens."""
+    ranked = ranking(subject)
+    seen = drawn(subject, ranked.prompt, top_k=ranked.cut, temperature=2)
+    expect_names(seen, ranked, f"top_k {ranked.cut}")
 
 
-@rule("sampling.top-p", requests=2, tokens=110)
+@rule("sampling.top-p", requests=2, tokens=60)
 def top_p(subject: Subject) -> None:
     """`top_p` draws from the likeliest tokens that reach it together."""
-    ranked = likeliest(subject)
-    reaches = ranked[0][1] + ranked[1][1] / 2
-    seen, names = drawn(subject, top_p=reaches, temperature=1), {name for name, _ in ranked[:2]}
-    require(
-        seen <= names, f"top_p {reaches:.3g} draws {shown(sorted(seen))}, not only {shown(sorted(names))}"
-    )
+    ranked = ranking(subject)
+    shares = [share for _, share in ranked.shares[: ranked.cut]]
+    reaches = sum(shares) - shares[-1] / 2
+    expect_names(drawn(subject, ranked.prompt, top_p=reaches), ranked, f"top_p {reaches:.3g}")
 
 
-@rule("sampling.min-p", requests=2, tokens=110, differs=NOT_OPENAIS)
+@rule("sampling.min-p", requests=2, tokens=60, differs=NOT_OPENAIS)
 def min_p(subject: Subject) -> None:
     """`min_p` leaves out what is less likely than that share of the likeliest token."""
-    ranked = likeliest(subject)
-    share = (ranked[1][1] * ranked[2][1]) ** 0.5 / ranked[0][1]
-    seen, names = drawn(subject, min_p=share, temperature=1), {name for name, _ in ranked[:2]}
-    require(seen <= names, f"min_p {share:.3g} draws {shown(sorted(seen))}, not only {shown(sorted(names))}")
+    ranked = ranking(subject)
+    share = ranked.shares[ranked.cut - 1][1] / ranked.shares[0][1] * exp(-ranked.gap / 2)
+    expect_names(drawn(subject, ranked.prompt, min_p=share), ranked, f"min_p {share:.3g}")
 
 
 @rule("sampling.min-p-after-temperature", requests=1, tokens=60, differs=NOT_OPENAIS)
@@ -145,7 +175,7 @@ def min_p_after_temperature(subject: Subject) -> None:
     """`min_p` is a share after the temperature, which brings tokens nearer to each other."""
     duel = subject.duel()
     share = exp(-0.75 * HALF)  # above what b has of a's probability at temperature 1, below it at 2
-    seen = drawn(subject, logit_bias=duel.bias(HALF), min_p=share, temperature=2)
+    seen = drawn(subject, duel.prompt, logit_bias=duel.bias(HALF), min_p=share, temperature=2)
     require(
         duel.name_b in seen,
         f"min_p {share:.3g} at temperature 2 leaves {shown(duel.name_b)} out: {shown(sorted(seen))}",
@@ -155,7 +185,7 @@ def min_p_after_temperature(subject: Subject) -> None:
 @rule("sampling.temperature-spreads", requests=2, tokens=200)
 def temperature_spreads(subject: Subject) -> None:
     """Temperature 2 draws more different tokens than temperature 0.01."""
-    few, many = (len(drawn(subject, temperature=heat)) for heat in (0.01, 2))
+    few, many = (len(drawn(subject, PROMPTS[0], temperature=heat)) for heat in (0.01, 2))
     require(few < many, f"{few} different tokens at 0.01, {many} at 2")
 
 

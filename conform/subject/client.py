@@ -34,6 +34,7 @@ class Client:
     ) -> None:
         self.base = base
         self.key = key
+        self.timeout_s = timeout_s
         self.budget = Budget()
         self._waits = waits
         self._http = httpx.Client(timeout=timeout_s, transport=transport, headers=HEADERS, trust_env=False)

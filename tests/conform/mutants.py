@@ -242,6 +242,7 @@ MUTANTS: dict[str, Wrong] = {
     "logprobs.four-arrays": logprobs(_drop_last),
     "logprobs.one-value": logprobs(_last_bit),
     "logprobs.k-or-one-more": logprobs(_more_entries),
+    "logprobs.of-a-left-out-stop": ignores("include_stop_str_in_output"),
     "logprobs.zero": logprobs(_more_entries),
     "logprobs.tokens-are-the-text": MORE_TEXT,
     "logprobs.bytes-are-spelled": logprobs(_unspelled),

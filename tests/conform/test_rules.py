@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from conform.every import rules
 from conform.runner import Outcome, try_rule
+from conform.subject.client import Client
 from conform.subject.rule import Rule
 from conform.subject.server import Subject
+from tests.conform.canned import listening, subject_of
 from tests.conform.mutants import mutant_of
 from tests.conform.subjects import OPPOSITE, assert_holds, by_way_of, subject_at
 from tests.serving import serving
@@ -19,6 +22,9 @@ from twin.language.store import DATA
 
 KEY = "key"
 MODEL: dict[str, Any] = {"id": "tests/twin", "path": str(DATA), "engine": "simulated", "max_model_len": 256}
+
+
+RULES = [rule for rule in rules() if rule.id not in OPPOSITE]
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +48,22 @@ def test_rule_holds(subject: Subject, rule: Rule) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [rule for rule in rules() if rule.id not in OPPOSITE], ids=lambda rule: rule.id
+    "rule", [rule for rule in RULES if rule.category != "wire"], ids=lambda rule: rule.id
 )
 def test_rule_is_seen_failing(subject: Subject, rule: Rule) -> None:
     """A server that breaks the rule fails it, and is not taken for one that cannot be read."""
     with by_way_of(mutant_of(rule.id).transport(), subject) as broken:
         result = try_rule(broken, rule)
+    assert result.outcome is Outcome.FAILED, result.seen
+
+
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule.category == "wire"], ids=lambda rule: rule.id
+)
+def test_rule_of_bytes_is_seen_failing(rule: Rule) -> None:
+    """On a server that knows neither streams nor the contract's failures, and waits for any body."""
+    with listening() as url:
+        client = Client(f"{url}/v1", KEY, timeout_s=0.3)
+        result = try_rule(replace(subject_of(), client=client), rule)
+        client.close()
     assert result.outcome is Outcome.FAILED, result.seen
