@@ -51,7 +51,7 @@ check:
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy $(CODE)
-	@$(BIN)/hadolint Dockerfile.cuda
+	@$(BIN)/hadolint Dockerfile.cuda deploy/twin/Dockerfile
 	@$(BIN)/python -m pytest -q tests/test_layering.py
 
 requirements:
