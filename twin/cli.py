@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from server.config.loading import Settings, load_settings
+from server.config.loading import Settings, load_settings, settings_of
 from server.errors import ConfigurationError
 from twin.language.store import DATA
 from twin.latency import DEFAULT, PROFILES, Latency, fit, profile_of
@@ -66,7 +66,5 @@ def _settings(config: Path | None, overrides: dict[str, object], ids: list[str] 
         if ids:
             raise ConfigurationError("--config and --model exclude each other.")
         return load_settings(config, overrides, os.environ)
-    given = {name: value for name, value in overrides.items() if value is not None}
-    keys = tuple(key for key in os.environ.get("VERBATIM_API_KEYS", "").split(",") if key.strip())
-    models = [{"id": one, "path": DATA, "engine": "simulated"} for one in ids or [MODEL]]
-    return Settings.model_validate(given | {"models": models, "api_keys": keys})
+    models = [{"id": one, "path": str(DATA), "engine": "simulated"} for one in ids or [MODEL]]
+    return settings_of({"models": models}, overrides, os.environ)

@@ -26,10 +26,12 @@ __all__ = [
     "RateLimits",
     "Settings",
     "load_settings",
+    "settings_of",
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_FILE = "models.yaml"
+HERE = Path()
 
 # A variable for every top-level key that has a single value.
 ENVIRONMENT = {
@@ -44,10 +46,23 @@ def load_settings(
 ) -> Settings:
     """The settings from a file (or ./models.yaml, or the built-in model alone), the environment and flags."""
     path = config_file(config_path, environ)
-    file = read_yaml(path) if path else None
-    data: dict[str, Any] = (
-        dict(file.data) if file else {"models": [{"id": DEFAULT_MODEL, "builtin": DEFAULT_MODEL}]}
-    )
+    if path is None:
+        models = [{"id": DEFAULT_MODEL, "builtin": DEFAULT_MODEL}]
+        return settings_of({"models": models}, overrides, environ)
+    file = read_yaml(path)
+    return settings_of(file.data, overrides, environ, file, path.parent)
+
+
+def settings_of(
+    keys: Mapping[str, Any],
+    overrides: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: YamlFile | None = None,
+    base: Path = HERE,
+) -> Settings:
+    """The settings from these keys, the environment and flags. file: that the keys are from. base: that paths
+    in it start from."""
+    data = dict(keys)
     if file and "api_keys" in data:
         place = file.place(["api_keys"])
         raise ConfigurationError(
@@ -63,7 +78,6 @@ def load_settings(
     data["api_keys"] = tuple(
         key.strip() for key in environ.get("VERBATIM_API_KEYS", "").split(",") if key.strip()
     )
-    base = path.parent if path else Path()
     context = {"base": base, "from_here": set(sources)}
     try:
         return Settings.model_validate(data, context=context)
