@@ -13,6 +13,7 @@ from conform.subject.refusal import failed
 from conform.subject.rule import rule
 from conform.subject.server import Subject
 
+JSON = {"content-type": "application/json"}
 SIMPLE = [b"", b"null", b"[]", b'"text"', b"{", b"prompt=x"]
 NUMBERS = [body for body in table.NO_JSON_OBJECTS if body.endswith((b"NaN}", b"Infinity}", b"e999}"))]
 MALFORMED = [body for body in table.NO_JSON_OBJECTS if body not in (*SIMPLE, *NUMBERS)]
@@ -26,7 +27,7 @@ def small(subject: Subject) -> bytes:
 def _refuses_bodies(subject: Subject, bodies: list[bytes]) -> None:
     for body in bodies:
         body = body.replace(b'"model": "m"', b'"model": ' + json.dumps(subject.model).encode())
-        response = subject.client.post(body, tokens=32, headers={"content-type": "application/json"})
+        response = subject.client.post(body, tokens=32, headers=JSON)
         require(response.status_code != 200, f"{shown(body.decode('utf-8', 'replace'))} is answered")
         failed(subject, response, 400, "INVALID_REQUEST_BODY")
 
@@ -89,14 +90,14 @@ def compressed(subject: Subject) -> None:
         "deflate, gzip": gzip.compress(zlib.compress(whole)),
     }
     for encoding, body in packed.items():
-        response = subject.client.post(body, tokens=16, headers={"content-encoding": encoding})
+        response = subject.client.post(body, tokens=16, headers=JSON | {"content-encoding": encoding})
         require(response.status_code == 200, f"{encoding}: {response.status_code} {shown(response.text)}")
 
 
 @rule("body.unknown-encoding", requests=1, tokens=16, differs=NO_ENCODINGS)
 def unknown_encoding(subject: Subject) -> None:
     """A body that is compressed otherwise is a 415 whose `Accept-Encoding` names what is read."""
-    response = subject.client.post(small(subject), tokens=16, headers={"content-encoding": "br"})
+    response = subject.client.post(small(subject), tokens=16, headers=JSON | {"content-encoding": "br"})
     failed(subject, response, 415, "UNSUPPORTED_ENCODING")
     known = response.headers.get("accept-encoding", "")
     require("gzip" in known and "deflate" in known, f"Accept-Encoding: {known!r}")
@@ -105,5 +106,5 @@ def unknown_encoding(subject: Subject) -> None:
 @rule("body.byte-order-mark", requests=1, tokens=16, differs=NO_ENCODINGS)
 def byte_order_mark(subject: Subject) -> None:
     """A UTF-8 byte order mark before the object is skipped."""
-    response = subject.client.post(b"\xef\xbb\xbf" + small(subject), tokens=16)
+    response = subject.client.post(b"\xef\xbb\xbf" + small(subject), tokens=16, headers=JSON)
     require(response.status_code == 200, f"{response.status_code}: {shown(response.text)}")

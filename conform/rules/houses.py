@@ -24,6 +24,7 @@ VLLM = {
     ("best-of-in-a-stream", "together"): NO_BEST_OF,
     ("include-usage-of-another-type", "together"): LAX,
     ("model-is-missing", "together"): "without a model the server's only one answers",
+    ("too-many-candidates", "together"): "as many as n and the prompts come to",
     ("repetition_penalty", "range"): "repetition_penalty has no upper bound",
     ("top_k", "range"): "top_k has no upper bound",
     ("logprobs", "range"): "logprobs is at most 20 (--max-logprobs)",

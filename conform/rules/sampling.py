@@ -17,7 +17,7 @@ HALF = 0.5  # a logit: what the duels are won and lost by
 NOT_OPENAIS = {"openai": "there is no such field"}
 DRAWS: dict[str, Any] = {"n": 32, "max_tokens": 1, "logprobs": 0, "seed": 1}
 PROMPTS = [[320, 300, 330], [300], [500], [400, 700], [350, 650], [450, 750, 300]]
-CLEAR = 0.1  # a natural logarithm
+CLEAR = 0.02  # a natural logarithm, of the clearest: no more than a model of random weights has
 
 
 def said(subject: Subject, duel: Duel, count: int = 1, **fields: Any) -> str:

@@ -26,7 +26,8 @@ def _refused(subject: Subject, data: bytes, status: int, reason: str) -> None:
 def http_1_0(subject: Subject) -> None:
     """A client of HTTP/1.0 gets its stream without chunks, ended by the connection's end."""
     body = json.dumps(subject.body(**table.BASE, stream=True)).encode()
-    head = head_of(subject.client, "POST", "1.0", f"content-length: {len(body)}")
+    lines = ("content-type: application/json", f"content-length: {len(body)}")
+    head = head_of(subject.client, "POST", "1.0", *lines)
     status, headers, text = say(subject.client, head + body, tokens=8)
     require(status == 200, f"{status}: {shown(text)}")
     require("transfer-encoding" not in headers, "the stream is chunked")
