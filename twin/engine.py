@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from server.engine.base import (
 )
 from twin.latency import Latency
 from twin.sampler import Row, Sampler, shape_of, transforms_of
+
+log = logging.getLogger(__name__)
 
 # The ids of a prompt -> those of a fixed reply; None: the language answers.
 Reply = Callable[[list[int]], list[int] | None]
@@ -48,6 +51,8 @@ class TwinEngine:
         self._reply = reply
         self._running: dict[str, Running] = {}
         self._stepping: asyncio.Task[None] | None = None
+        self._died = asyncio.Event()
+        self._death = Death("")
         self._next = 0.0  # when the next step ends, of time.monotonic
 
     async def start(self, report: Report) -> None:
@@ -69,8 +74,8 @@ class TwinEngine:
         self._running.pop(job_id, None)
 
     async def died(self) -> Death:
-        await asyncio.Event().wait()
-        raise AssertionError("it does not die by itself")
+        await self._died.wait()
+        return self._death
 
     async def close(self) -> None:
         self._running.clear()
@@ -78,6 +83,16 @@ class TwinEngine:
             self._stepping.cancel()
 
     async def _step_on(self) -> None:
+        """The border where no error of ours leaves jobs waiting for ever."""
+        try:
+            await self._steps()
+        except Exception as error:
+            log.exception("a step has failed")
+            self._running.clear()
+            self._death = Death(f"a step has failed: {type(error).__name__}: {error}")
+            self._died.set()
+
+    async def _steps(self) -> None:
         self._next = time.monotonic()
         while self._running:
             batch, num_prompt_tokens = self._batch()

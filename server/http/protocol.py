@@ -64,6 +64,14 @@ def _ends_with_connection(cycle: RequestResponseCycle) -> bool:
     return cycle.scope["http_version"] != "1.1"
 
 
+def _large_head() -> RequestTooLarge:
+    return RequestTooLarge(f"the request's head is over {MAX_HEAD_BYTES} bytes")
+
+
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    return len(url) + sum(len(name) + len(value) for name, value in headers)
+
+
 class Protocol(HttpToolsProtocol):
     """One connection of all those of the process.
 
@@ -77,6 +85,7 @@ class Protocol(HttpToolsProtocol):
         self._part: Part = "start"
         self._since = 0.0  # when the part that is waited for began
         self._num_surplus = 0  # bytes of the request that are not its body, less its body's
+        self._num_fed = 0  # bytes that the parser works on
         self._running: RequestResponseCycle | None = None
         self._ahead = bytearray()  # what has come while a request waits for its turn
         self._refusal: RequestFailure | None = None  # to be said after the replies before it
@@ -142,6 +151,7 @@ class Protocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         self._num_surplus += len(data)
+        self._num_fed = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -151,11 +161,14 @@ class Protocol(HttpToolsProtocol):
                 self._parse_plainly(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
+            if isinstance(error.__context__, RequestTooLarge):
+                self._fail(error.__context__)
+                return
             what = "" if isinstance(error, httptools.HttpParserCallbackError) else f": {error}"
             self._fail(InvalidRequest(f"the request is not valid HTTP{what}"))
             return
         if self._part != "start" and self._num_surplus > MAX_HEAD_BYTES:
-            self._fail(RequestTooLarge(f"the request's head is over {MAX_HEAD_BYTES} bytes"))
+            self._fail(_large_head())
             return
         self._settle()
 
@@ -199,6 +212,9 @@ class Protocol(HttpToolsProtocol):
         self._since = time.monotonic()
 
     def on_headers_complete(self) -> None:
+        # One that has come at once: surplus counts from where it begins, which is not known within a read.
+        if self._num_fed > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
+            raise _large_head()
         self._wants_upgrade = self.parser.should_upgrade()
         if self._wants_upgrade:
             return

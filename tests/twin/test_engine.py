@@ -28,9 +28,8 @@ class Asked:
         self.got: dict[str, list[EngineOutput]] = {}
 
     def submit(self, name: str, prompt: list[int] = PROMPT, max_tokens: int = 8, **more: Any) -> None:
-        fields = {
-            name: more.pop(name) for name in list(more) if name in GenerationParams.__dataclass_fields__
-        }
+        both = set(GenerationParams.__dataclass_fields__) - set(Job.__dataclass_fields__)
+        fields = {name: more.pop(name) for name in list(more) if name in both}
         fields = {"temperature": 0.0, "ignore_eos": True} | fields
         self.got[name] = []
         params = GenerationParams(**fields)
@@ -110,6 +109,18 @@ async def test_resumed_job_goes_on_as_it_would_have(asked: Asked) -> None:
         rest = fields | {"max_tokens": 12 - at}
         asked.submit(f"from {at}", [*PROMPT, *whole[:at]], num_output_before=at, **rest)
         assert await asked.tokens(f"from {at}") == whole[at:]
+
+
+async def test_step_that_fails_is_the_engines_death(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it is told, and its jobs can go on in another one."""
+
+    def fails(self: Sampler, rows: object) -> list[int]:
+        raise ValueError("no distribution")
+
+    monkeypatch.setattr(Sampler, "choose", fails)
+    asked.submit("a")
+    death = await asyncio.wait_for(asked.engine.died(), 5)
+    assert death.how == "a step has failed: ValueError: no distribution"
 
 
 async def test_logprobs_are_there_where_they_are_asked_for(asked: Asked) -> None:

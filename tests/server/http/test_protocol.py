@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,31 @@ async def test_too_much_sent_ahead(directory: Path) -> None:
         writer.write(request(STREAM) * 1000)
         received = await asyncio.wait_for(reader.read(), 10)
     assert received.count(b"data: [DONE]\n\n\r\n0\r\n\r\n") == len(engine.jobs) == 2
+
+
+async def test_large_head_that_comes_at_once(directory: Path) -> None:
+    """Is refused as one that comes in pieces, and the request before it has its reply."""
+    app = app_of(talking(directory, "he"))
+    padding = b"".join(b"x-%d: %s\r\n" % (k, b"y" * 1000) for k in range(90))
+    large = b"GET /health HTTP/1.1\r\nhost: x\r\n" + padding + b"\r\n"
+    small = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    async with running(app), listening(app) as port:
+        for sent, statuses in (
+            (large, [b"413"]),
+            (small + large, [b"200", b"413"]),
+            (small * 2500, [b"200"] * 2500),
+        ):
+            async with connected(port, sent) as (reader, _):
+                received = await _until_silent(reader, len(statuses))
+            assert re.findall(rb"HTTP/1.1 (\d+)", received) == statuses
+
+
+async def _until_silent(reader: asyncio.StreamReader, num: int) -> bytes:
+    """What comes, up to the status line of so many replies and what comes with it."""
+    received = b""
+    while received.count(b"HTTP/1.1 ") < num:
+        received += await asyncio.wait_for(reader.read(1 << 16), 5)
+    return received
 
 
 # --- what is no request ------------------------------------------------------------------------------------
