@@ -48,6 +48,8 @@ ROOMS = {
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",
     "twin.verdict": "attempt eyes connection rules report app",
+    "twin.recordings": "exchange redaction writing reading",
+    "twin.watch": "edge proxy replay serve cli",
     "twin": "latency scripted sampler engine models serve cli plugin",
     "conform.subject": "ends budget frames client address sockets server refusal rule",
     "conform.rules": (
@@ -71,6 +73,8 @@ LATE = {
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     ("twin.cli", "twin.serve"),  # the same
     ("twin.cli", "twin.faults.rules"),
+    *(("twin.watch.cli", f"twin.watch.{name}") for name in ("proxy", "replay", "serve")),
+    *(("twin.watch.cli", f"twin.recordings.{name}") for name in ("reading", "writing")),
     ("bundle.cli", "bundle.make"),  # packages that a site does without
     ("bundle.cli", "bundle.keys"),
 }

@@ -47,7 +47,7 @@ class Eyes:
             connection=connection,
             method=method,
             path=path,
-            query=_without_secrets(query),
+            query=without_secrets(query),
             headers={name: "…" if SECRET.search(name) else value for name, value in headers.items()},
             says_retry=_says_retry(headers),
         )
@@ -99,7 +99,8 @@ def _says_retry(headers: Mapping[str, str]) -> bool:
     return any(count not in ("", "0") for count in counts) or any(name in headers for name in IDEMPOTENT)
 
 
-def _without_secrets(query: str) -> str:
+def without_secrets(query: str) -> str:
+    """A URL's query, without the values of keys."""
     parts = (part.partition("=") for part in query.split("&") if part)
     return "&".join(
         f"{name}=…" if SECRET.search(name) or name == "key" else name + eq + value

@@ -1,0 +1,159 @@
+"""Exchanges as files: what is in them, what is not, and how one is found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import ConfigurationError
+from twin.recordings.exchange import Asked, End, Exchange, from_record, to_record
+from twin.recordings.reading import NoRecording, Recordings, read_recordings
+from twin.recordings.redaction import digest_of
+from twin.recordings.writing import Recorder
+
+KEY = "sk-abcdef"
+HEADERS = (("authorization", f"Bearer {KEY}"), ("x-api-key", KEY), ("user-agent", "me"))
+
+
+def asked(body: Any = None, path: str = "/v1/completions", query: str = "") -> Asked:
+    data = body if isinstance(body, bytes) else json.dumps(body or {"prompt": "a", "seed": 1}).encode()
+    return Asked("POST", path, query, HEADERS, data)
+
+
+def exchange(request: Asked, *parts: bytes) -> Exchange:
+    timed = [(0.1 * number, part) for number, part in enumerate(parts, 1)]
+    return Exchange(request, 200, (("x-a", "1"), ("x-a", "2")), 0.05, timed, End.WHOLE)
+
+
+def recorded(folder: Path, *exchanges: Exchange, redact_prompts: bool = False) -> Recordings:
+    recorder = Recorder(folder, redact_prompts=redact_prompts)
+    for one in exchanges:
+        recorder.write(one)
+    return Recordings(read_recordings(folder))
+
+
+@given(parts=st.lists(st.binary(max_size=20)), body=st.binary(max_size=20))
+def test_record_is_read_as_it_was_written(parts: list[bytes], body: bytes) -> None:
+    """Byte for byte, whatever they are; a request's body has the same meaning, if it is JSON."""
+    one = exchange(asked(body or b"x"), *parts)
+    text = json.dumps(to_record(one, "d", "now"), ensure_ascii=False).encode("utf-8")
+    digest, read = from_record(json.loads(text))
+    assert (digest, read.parts, read.headers, read.end) == (
+        "d",
+        [(round(at, 4), data) for at, data in one.parts],
+        one.headers,
+        one.end,
+    )
+    assert digest_of(read.asked) == digest_of(one.asked)
+
+
+def test_file_is_for_people(tmp_path: Path) -> None:
+    """Named by number, method and path; UTF-8 as it is, a body that is JSON as JSON."""
+    recorded(tmp_path, exchange(asked({"prompt": "héllo ☃"}), "data: ☃\n\n".encode(), b"\xe2\x98"))
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("0001-POST-completions-")
+    text = file.read_text("utf-8")
+    assert '"prompt": "héllo ☃"' in text
+    assert '"text": "data: ☃\\n\\n"' in text
+    assert '"base64": "4pg="' in text
+
+
+def test_key_is_nowhere(tmp_path: Path) -> None:
+    """In no header, query or body, and not in a reply that repeats it, also across two parts."""
+    one = exchange(asked({"prompt": "a", "key": KEY}, query=f"api_key={KEY}"), b"bad key sk-a", b"bcdef!")
+    one.headers += (("set-cookie", "c=verysecret"),)
+    found = recorded(tmp_path, one)
+    (file,) = tmp_path.iterdir()
+    assert not any(secret in file.read_text("utf-8") for secret in (KEY, "verysecret", "bcdef"))
+    assert found.find(one.asked).body.decode() == "bad key …!"
+
+
+def test_another_key_gets_the_same_recording(tmp_path: Path) -> None:
+    """Whoever replays has not the key of who recorded."""
+    found = recorded(tmp_path, exchange(asked(query=f"api_key={KEY}"), b"yes"))
+    other = Asked("POST", "/v1/completions", "api_key=another", (), b'{"seed": 1,  "prompt":"a"}')
+    assert found.find(other).body == b"yes"
+
+
+def test_prompts_are_left_out_and_still_found_by(tmp_path: Path) -> None:
+    """By a digest. An exchange whose reply repeats the prompt is not recorded at all."""
+    secret, echoed = asked({"prompt": "in confidence"}), asked({"prompt": "confidential", "echo": True})
+    found = recorded(
+        tmp_path, exchange(secret, b"yes"), exchange(echoed, b"confidential"), redact_prompts=True
+    )
+    (file,) = tmp_path.iterdir()
+    assert "confiden" not in file.read_text("utf-8")
+    assert found.find(secret).body == b"yes"
+    with pytest.raises(NoRecording, match="where prompt is redacted, and another one"):
+        found.find(asked({"prompt": "another"}))
+
+
+def test_body_that_is_no_json_is_left_out_whole(tmp_path: Path) -> None:
+    """It may be a prompt all over."""
+    recorded(tmp_path, exchange(asked(b"in confidence"), b""), redact_prompts=True)
+    (file,) = tmp_path.iterdir()
+    assert "confidence" not in file.read_text("utf-8")
+
+
+def test_same_request_gets_its_recordings_in_turn(tmp_path: Path) -> None:
+    """A 429 and then a 200, say; the last one again and again."""
+    found = recorded(tmp_path, *(exchange(asked(), answer) for answer in (b"first", b"second")))
+    assert [found.find(asked()).body for _ in range(3)] == [b"first", b"second", b"second"]
+
+
+def test_numbers_go_on(tmp_path: Path) -> None:
+    """A folder may be recorded to again."""
+    for _ in range(2):
+        recorded(tmp_path, exchange(asked()))
+    assert sorted(file.name[:5] for file in tmp_path.iterdir()) == ["0001-", "0002-"]
+
+
+def test_missing_one_names_the_nearest(tmp_path: Path) -> None:
+    """And how that one differs."""
+    found = recorded(
+        tmp_path,
+        exchange(asked({"prompt": "b", "seed": 2, "n": 1})),
+        exchange(asked({"prompt": "a", "seed": 3})),
+        exchange(asked(path="/v1/other")),
+    )
+    with pytest.raises(NoRecording) as failure:
+        found.find(asked({"prompt": "a", "seed": 1, "stop": "x"}))
+    assert failure.value.metadata["nearest"].startswith("0002-")
+    assert failure.value.message.endswith('where seed is 3, here 1; stop is not set, here "x"')
+    with pytest.raises(NoRecording, match='where the path is "/v1/other", here "/v1/another"'):
+        Recordings(read_recordings(tmp_path)[2:]).find(asked(path="/v1/another"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[", "is not a recording: "),
+        ("[]", "is not a recording: "),
+        ("{}", "has no 'version'"),
+        ('{"version": 2}', "of version 2"),
+    ],
+)
+def test_file_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
+    """With what is wrong."""
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"x\.json") as failure:
+        read_recordings(tmp_path)
+    assert words in failure.value.message
+
+
+def test_no_recordings_are_an_error(tmp_path: Path) -> None:
+    """That says how they are made."""
+    with pytest.raises(ConfigurationError, match="--record"):
+        read_recordings(tmp_path)
+
+
+def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """Before anything is asked."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot record in"):
+        Recorder(tmp_path / "file" / "folder")

@@ -1,0 +1,1 @@
+"""Exchanges with a server as files that people read: written, found again by what is asked."""

@@ -1,0 +1,126 @@
+"""Recordings that were read, and which of them a request gets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.errors import ConfigurationError, NotFound
+from twin.recordings.exchange import Asked, Exchange, from_record, json_of
+from twin.recordings.redaction import GONE, digest_of
+from twin.verdict.eyes import without_secrets
+
+MOST_VALUE_CHARS = 60
+MOST_DIFFERENCES = 6
+
+
+class NoRecording(NotFound):
+    reason = "NO_RECORDING"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    file: str
+    digest: str
+    exchange: Exchange
+
+
+class Recordings:
+    """Where a request was recorded several times, each time it comes it gets the next one, and the last one
+    again and again."""
+
+    def __init__(self, recordings: list[Recording]) -> None:
+        self._recordings = recordings
+        self._by_digest: dict[str, list[Recording]] = {}
+        for recording in recordings:
+            self._by_digest.setdefault(recording.digest, []).append(recording)
+        self._times: Counter[str] = Counter()
+
+    def find(self, asked: Asked) -> Exchange:
+        """Raises NoRecording that names the nearest one."""
+        digest = digest_of(asked)
+        if digest not in self._by_digest:
+            raise self._missing(asked)
+        found = self._by_digest[digest]
+        number = min(self._times[digest], len(found) - 1)
+        self._times[digest] += 1
+        return found[number].exchange
+
+    def _missing(self, asked: Asked) -> NoRecording:
+        nearest = min(self._recordings, key=lambda one: _distance(asked, one.exchange.asked))
+        found = list(differences(asked, nearest.exchange.asked))
+        more = f"; and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
+        return NoRecording(
+            f"there is no recording of this request; the nearest is {nearest.file}, where"
+            f" {'; '.join(found[:MOST_DIFFERENCES])}{more}",
+            metadata={"nearest": nearest.file},
+        )
+
+
+def read_recordings(folder: Path) -> list[Recording]:
+    """In the order of their names. Raises ConfigurationError that names the file."""
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ConfigurationError(
+            f"there are no recordings in {folder}; `verbatim watch --upstream URL --record DIR` makes some."
+        )
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> Recording:
+    try:
+        digest, exchange = from_record(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror}.") from None
+    except KeyError as error:
+        raise ConfigurationError(f"{file} is not a recording: it has no {error}.") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{file} is not a recording: {error}.") from None
+    return Recording(file.name, digest, exchange)
+
+
+def differences(asked: Asked, recorded: Asked) -> Iterator[str]:
+    """What was otherwise in the recorded one."""
+    query = without_secrets(asked.query)
+    for name, here, there in (
+        ("the method", asked.method, recorded.method),
+        ("the path", asked.path, recorded.path),
+        ("the query", query, recorded.query),
+    ):
+        if here != there:
+            yield f"{name} is {_shown(there)}, here {_shown(here)}"
+    here, there = json_of(asked.body), json_of(recorded.body)
+    if isinstance(here, dict) and isinstance(there, dict):
+        found = list(_fields(here, there))
+        redacted = [name for name in here if there.get(name) == GONE]
+        yield from found or [f"{name} is redacted, and another one" for name in redacted]
+    elif asked.body != recorded.body:
+        yield f"the body is {_shown(recorded.body)}, here {_shown(asked.body)}"
+
+
+def _fields(here: dict[str, Any], there: dict[str, Any]) -> Iterator[str]:
+    for name in there | here:
+        if name not in there:
+            yield f"{name} is not set, here {_shown(here[name])}"
+        elif name not in here:
+            yield f"{name} is {_shown(there[name])}, here not set"
+        elif here[name] != there[name] and there[name] != GONE:
+            yield f"{name} is {_shown(there[name])}, here {_shown(here[name])}"
+
+
+def _distance(asked: Asked, recorded: Asked) -> tuple[bool, bool, int]:
+    number = len(list(differences(asked, recorded)))
+    return asked.path != recorded.path, asked.method != recorded.method, number
+
+
+def _shown(value: Any) -> str:
+    text = (
+        value.decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else json.dumps(value, ensure_ascii=False)
+    )
+    return text if len(text) <= MOST_VALUE_CHARS else text[:MOST_VALUE_CHARS] + "…"

@@ -1,0 +1,50 @@
+"""A folder of recordings that grows: a file for each exchange, in the order in which they ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from server.errors import ConfigurationError
+from twin.recordings.exchange import Exchange, to_record
+from twin.recordings.redaction import digest_of, repeats_prompt, without_keys, without_prompts
+
+log = logging.getLogger("verbatim.recordings")
+
+NUMBER = re.compile(r"(\d+)-.*\.json")
+
+
+class Recorder:
+    """redact_prompts: leave them out, and exchanges whose reply repeats them (echo)."""
+
+    def __init__(self, folder: Path, *, redact_prompts: bool = False) -> None:
+        self._folder = folder
+        self._redact_prompts = redact_prompts
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"cannot record in {folder}: {error.strerror}.") from None
+        found = (NUMBER.fullmatch(file.name) for file in folder.iterdir())
+        self._number = max((int(match[1]) for match in found if match), default=0)
+
+    def write(self, exchange: Exchange) -> None:
+        """One that cannot be written is missing; the client has its reply all the same."""
+        asked, digest = exchange.asked, digest_of(exchange.asked)
+        clean = without_keys(exchange)
+        if self._redact_prompts:
+            if repeats_prompt(asked):
+                log.warning("%s %s is not recorded: its reply has the prompt", asked.method, asked.path)
+                return
+            clean = replace(clean, asked=without_prompts(clean.asked))
+        record = to_record(clean, digest, datetime.now(UTC).isoformat(timespec="seconds"))
+        self._number += 1
+        last = re.sub(r"[^A-Za-z0-9]+", "-", asked.path.rstrip("/").rpartition("/")[2])[:40] or "root"
+        file = self._folder / f"{self._number:04d}-{asked.method}-{last}-{digest[:8]}.json"
+        try:
+            file.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            log.error("%s cannot be written: %s", file, error.strerror)

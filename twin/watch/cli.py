@@ -1,0 +1,56 @@
+"""The command `verbatim watch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from server.errors import ConfigurationError
+
+
+def watch(
+    upstream: Annotated[
+        str | None, typer.Option(metavar="URL", help="The server that requests are passed on to.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each exchange with it to a file, without keys.")
+    ] = None,
+    redact_prompts: Annotated[
+        bool, typer.Option("--redact-prompts", help="Leave prompts out of what is recorded.")
+    ] = False,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Answer from what was recorded, without a server.")
+    ] = None,
+    timing: Annotated[
+        Literal["recorded", "none"], typer.Option(help="Of what is replayed; none: all at once.")
+    ] = "recorded",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8001,
+) -> None:
+    """Stand between clients and a server of any make, and say what is wrong with the clients.
+
+    The verdict is at /simulator/verdict, as that of `verbatim simulate`.
+    """
+    from twin.recordings.reading import Recordings, read_recordings  # late: the application
+    from twin.recordings.writing import Recorder
+    from twin.watch.proxy import Proxy, upstream_of
+    from twin.watch.replay import Replay
+    from twin.watch.serve import serve
+
+    if (upstream is None) == (replay is None):
+        raise ConfigurationError("verbatim watch needs either --upstream URL or --replay DIR.")
+    if replay is not None:
+        if record is not None:
+            raise ConfigurationError("--record and --replay exclude each other.")
+        recordings = read_recordings(replay)
+        what = f"answers from recordings ({len(recordings)} in {replay})"
+        serve(Replay(Recordings(recordings), as_recorded=timing == "recorded"), host, port, what)
+        return
+    if redact_prompts and record is None:
+        raise ConfigurationError("--redact-prompts is about what --record DIR writes.")
+    url = upstream_of(str(upstream))
+    recorder = Recorder(record, redact_prompts=redact_prompts) if record is not None else None
+    what = f"passes requests on to {url}" + (f", recording in {record}" if record else "")
+    serve(Proxy(url, recorder), host, port, what)

@@ -1,0 +1,133 @@
+"""A request passed on to another server, and its reply passed back as it comes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+import httpx
+from starlette.types import Receive, Scope, Send
+
+from server.errors import ConfigurationError, RequestFailure
+from server.http.disconnect import unless_client_leaves
+from twin.recordings.exchange import Asked, End, Exchange, Headers
+from twin.recordings.writing import Recorder
+from twin.verdict.eyes import CASE
+from twin.watch.edge import read_asked
+
+log = logging.getLogger("verbatim.watch")
+
+# Of a connection, not of a message (RFC 9110, 7.6.1), and what each side makes itself.
+HOP = {
+    *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+    *("te", "trailer", "transfer-encoding", "upgrade", "expect"),
+}
+OURS_TO_UPSTREAM = {"host", "content-length", CASE}
+OURS_TO_CLIENT = {"date"}
+CONNECT_S = 10.0
+MAX_RECORDED_BYTES = 64 * 1024 * 1024
+
+
+class UpstreamFailed(RequestFailure):
+    status, reason, type = 502, "BAD_GATEWAY", "server_error"
+
+
+class Proxy:
+    """Plain ASGI. A reply has as long as the client waits.
+
+    Each request gets a connection of its own: one that is kept may be closed while it is used again, and that
+    failure would look like the server's.
+    """
+
+    def __init__(self, upstream: httpx.URL, recorder: Recorder | None = None) -> None:
+        self._upstream = upstream
+        self._recorder = recorder
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        # Without TLS there are no certificates to be read, which takes a while.
+        self._transport = httpx.AsyncHTTPTransport(verify=upstream.scheme == "https", limits=limits)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = await read_asked(scope, receive)
+        await unless_client_leaves(receive, self._relay(asked, send))
+
+    async def _relay(self, asked: Asked, send: Send) -> None:
+        started = time.monotonic()
+        response = await self._response(asked)
+        headers = tuple(_passed(_pairs(response.headers.raw), OURS_TO_CLIENT))
+        exchange = Exchange(asked, response.status_code, headers, time.monotonic() - started)
+        num_bytes = 0
+        try:
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+            await send({"type": "http.response.start", "status": response.status_code, "headers": raw})
+            async for part in response.aiter_raw():
+                num_bytes += len(part)
+                if self._recorder is not None and num_bytes <= MAX_RECORDED_BYTES:
+                    exchange.parts.append((time.monotonic() - started, part))
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            exchange.end = End.WHOLE
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except httpx.TransportError as error:
+            # Its reply is not complete, so that the connection is closed: the client sees what we have seen.
+            exchange.end = End.CUT
+            log.warning("the upstream's reply to %s broke off: %s", asked.path, _words(error))
+        finally:
+            await response.aclose()
+            self._record(exchange, num_bytes)
+
+    async def _response(self, asked: Asked) -> httpx.Response:
+        target = self._upstream.raw_path.rstrip(b"/") + asked.path.encode()
+        if asked.query:
+            target += b"?" + asked.query.encode()
+        headers = list(_passed(asked.headers, OURS_TO_UPSTREAM))
+        if self._recorder is not None:  # so that people can read it
+            headers = [(name, value) for name, value in headers if name != "accept-encoding"]
+            headers.append(("accept-encoding", "identity"))
+        request = httpx.Request(
+            asked.method,
+            self._upstream.copy_with(raw_path=target),
+            headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+            content=asked.body,
+            extensions={"timeout": {"connect": CONNECT_S, "read": None, "write": None, "pool": None}},
+        )
+        try:
+            return await self._transport.handle_async_request(request)
+        except httpx.TransportError as error:
+            raise UpstreamFailed(f"the upstream server did not answer: {_words(error)}") from None
+
+    def _record(self, exchange: Exchange, num_bytes: int) -> None:
+        if self._recorder is None:
+            return
+        if num_bytes > MAX_RECORDED_BYTES:
+            log.warning("the reply to %s is not recorded: it has %d bytes", exchange.asked.path, num_bytes)
+            return
+        self._recorder.write(exchange)
+
+
+def upstream_of(text: str) -> httpx.URL:
+    """Raises ConfigurationError for what is no address of a server."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"--upstream {text} is not a URL: {error}.") from None
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.userinfo:
+        raise ConfigurationError(
+            "--upstream is to be the address of a server, without a key or a query: http://localhost:8000."
+        )
+    return url
+
+
+def _pairs(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
+    return tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
+
+
+def _passed(headers: Headers, ours: set[str]) -> Iterator[tuple[str, str]]:
+    """Those of the message itself. What `Connection` names is the connection's too."""
+    named = {
+        word.strip().lower() for name, value in headers if name == "connection" for word in value.split(",")
+    }
+    return ((name, value) for name, value in headers if name not in HOP | ours | named)
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,57 @@
+"""Answers from recordings, at the times at which the parts came, or at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Receive, Scope, Send
+
+from server.http.disconnect import unless_client_leaves
+from twin.recordings.exchange import End, Exchange
+from twin.recordings.reading import Recordings
+from twin.watch.edge import read_asked
+
+
+class Replay:
+    """Plain ASGI. as_recorded: with the recorded timing."""
+
+    def __init__(self, recordings: Recordings, *, as_recorded: bool = True) -> None:
+        self._recordings = recordings
+        self._as_recorded = as_recorded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = await read_asked(scope, receive)
+        exchange = self._recordings.find(asked)
+        await unless_client_leaves(receive, self._answer(exchange, send))
+
+    async def _answer(self, exchange: Exchange, send: Send) -> None:
+        """One that was not recorded whole is not completed, so that its connection is closed."""
+        started = asyncio.get_running_loop().time()
+        await self._wait(started + exchange.head_s)
+        headers = _headers(exchange)
+        await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+        for at, data in exchange.parts:
+            await self._wait(started + at)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        if exchange.end is End.WHOLE:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _wait(self, until: float) -> None:
+        if self._as_recorded:
+            await asyncio.sleep(until - asyncio.get_running_loop().time())
+
+
+def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    """A key that was redacted in the body has changed its length."""
+    length = str(len(exchange.body))
+    return [
+        (
+            name.encode(),
+            (length if name == "content-length" and _has_its_length(exchange) else value).encode(),
+        )
+        for name, value in exchange.headers
+    ]
+
+
+def _has_its_length(exchange: Exchange) -> bool:
+    return exchange.end is End.WHOLE and exchange.asked.method != "HEAD"
