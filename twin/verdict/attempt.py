@@ -12,6 +12,8 @@ DONE = b"data: [DONE]"
 FINISHED = re.compile(rb'"finish_reason":\s*"')
 MAX_HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 64
+INTERIM = re.compile(rb"HTTP/1\.1 1\d\d ")  # `100 Continue`, say: the reply is still to come
+BODILESS = (204, 304)
 
 
 @dataclass(slots=True)
@@ -87,9 +89,13 @@ class Attempt:
             end = self._head.find(HEAD_END)
             if end < 0:
                 return
-            data = bytes(self._head[end + len(HEAD_END) :])
-            self._read_head(bytes(self._head[:end]))
+            head, rest = bytes(self._head[:end]), bytes(self._head[end + len(HEAD_END) :])
             self._head.clear()
+            if INTERIM.match(head):
+                self.feed(rest, now)
+                return
+            self._read_head(head)
+            data = rest
         self.num_body_bytes += len(data)
         recent = self._tail + data
         self.has_finished |= FINISHED.search(recent) is not None
@@ -110,10 +116,10 @@ class Attempt:
             headers[name.strip().lower()] = value.strip()
         self.is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
         length = headers.get(b"content-length", b"")
-        if length.isdigit():
-            self._length = int(length)
-        elif self.method == "HEAD":
+        if self.method == "HEAD" or self.status in BODILESS:
             self._length = 0
+        elif length.isdigit():
+            self._length = int(length)
         try:
             self.retry_after_s = float(headers[b"retry-after"])
         except (KeyError, ValueError):

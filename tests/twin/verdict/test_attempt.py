@@ -61,3 +61,28 @@ def test_longest_pause_is_kept() -> None:
     assert one.longest_pause_s == 7.0
     assert one.pause_s(now=30.0) == 21.0
     assert "under way" in str(one.shown())
+
+
+def test_word_before_the_reply_is_none() -> None:
+    """`100 Continue`, which curl asks for before a large body."""
+    one = attempt()
+    one.feed(b"HTTP/1.1 100 Continue\r\n\r\n", 1.0)
+    assert (one.status, one.is_complete) == (0, False)
+    one.feed(WHOLE, 2.0)
+    assert (one.status, one.is_complete, one.num_body_bytes) == (429, True, 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("OPTIONS", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+    ],
+)
+def test_reply_without_a_body_ends_with_its_head(method: str, head: bytes) -> None:
+    """Whatever length is announced."""
+    one = attempt(method)
+    one.feed(head, 1.0)
+    assert one.is_complete

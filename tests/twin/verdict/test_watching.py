@@ -174,3 +174,12 @@ def test_client_is_a_case_or_a_key() -> None:
     assert name.startswith("key-")
     assert name != client_of({"authorization": "Bearer b"})
     assert client_of({}) == "anonymous"
+
+
+async def test_client_that_asks_before_it_sends(model: ServedModel) -> None:
+    """And one that wants the head alone: the replies are what they are."""
+    async with watched(model) as (url, eyes), client(url, "asks") as asking:
+        await asking.post(PATH, json=ASK, headers={"expect": "100-continue"})
+        await asking.head("/v1/models")
+        await until(lambda: all(one.is_complete for one in eyes.attempts("asks")))
+    assert [one.status for one in eyes.attempts("asks")] == [200, 200]
