@@ -29,7 +29,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """path, query: as they were sent, percent signs included."""
+    """path, query: as they were sent, percent signs included. headers: a character is a byte (Latin-1)."""
 
     method: str
     path: str
@@ -71,13 +71,13 @@ def to_record(exchange: Exchange, digest: str, time: str) -> dict[str, Any]:
             "method": asked.method,
             "path": asked.path,
             "query": asked.query,
-            "headers": asked.headers,
+            "headers": _lines(asked.headers),
             "digest": digest,
             **_body_record(asked.body),
         },
         "response": {
             "status": exchange.status,
-            "headers": exchange.headers,
+            "headers": _lines(exchange.headers),
             "after_s": round(exchange.head_s, 4),
             "parts": [{"after_s": round(at, 4), **_bytes_record(data)} for at, data in exchange.parts],
             "end": exchange.end,
@@ -109,8 +109,16 @@ def from_record(record: dict[str, Any]) -> tuple[str, Exchange]:
     return request["digest"], exchange
 
 
-def _headers(pairs: Iterable[tuple[str, str]]) -> Headers:
-    return tuple((name, value) for name, value in pairs)
+def _lines(headers: Headers) -> list[str]:
+    return [f"{name}: {value}" for name, value in headers]
+
+
+def _headers(lines: Iterable[str]) -> Headers:
+    pairs = [line.partition(": ") for line in lines]
+    for name, separator, _ in pairs:
+        if not separator:
+            raise ValueError(f'a header is to be "name: value", not "{name}"')
+    return tuple((name, value) for name, _, value in pairs)
 
 
 def _body_record(body: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from twin.verdict.eyes import SECRET, without_secrets
 GONE = "…"
 PROMPTS = ("prompt", "suffix", "messages", "input")  # fields of requests
 REPLY_SECRET = re.compile(r"cookie|authorization|api-?key|secret", re.IGNORECASE)
-LEAST_KEY_CHARS = 6  # shorter ones would be found everywhere in a text
+LEAST_KEY_CHARS = 8  # shorter ones would be found everywhere in a text
 
 
 def digest_of(asked: Asked) -> str:
@@ -56,13 +56,15 @@ def without_prompts(asked: Asked) -> Asked:
 
 
 def _keys(asked: Asked) -> list[bytes]:
-    return [key.encode() for key in _found(asked) if len(key) >= LEAST_KEY_CHARS]
+    """The longest first: one may be a part of another."""
+    found = {key.encode() for key in _found(asked) if len(key) >= LEAST_KEY_CHARS}
+    return sorted(found, key=len, reverse=True)
 
 
 def _found(asked: Asked) -> Iterator[str]:
     for name, value in asked.headers:
-        if SECRET.search(name):
-            yield value.removeprefix("Bearer ").removeprefix("bearer ").strip()
+        if SECRET.search(name) and "cookie" not in name.lower():  # whose values may be any words
+            yield value.strip().rpartition(" ")[2]  # `Bearer KEY`
     for name, value in parse_qsl(asked.query):
         if SECRET.search(name) or name == "key":
             yield value

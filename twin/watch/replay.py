@@ -43,15 +43,13 @@ class Replay:
 
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     """A key that was redacted in the body has changed its length."""
+    has_its_length = exchange.end is End.WHOLE and exchange.asked.method != "HEAD"
     length = str(len(exchange.body))
     return [
+        # What stands for a secret is no Latin-1; all else is as it came.
         (
-            name.encode(),
-            (length if name == "content-length" and _has_its_length(exchange) else value).encode(),
+            name.encode("latin-1"),
+            (length if has_its_length and name == "content-length" else value).encode("latin-1", "replace"),
         )
         for name, value in exchange.headers
     ]
-
-
-def _has_its_length(exchange: Exchange) -> bool:
-    return exchange.end is End.WHOLE and exchange.asked.method != "HEAD"

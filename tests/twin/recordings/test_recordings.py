@@ -16,7 +16,7 @@ from twin.recordings.reading import NoRecording, Recordings, read_recordings
 from twin.recordings.redaction import digest_of
 from twin.recordings.writing import Recorder
 
-KEY = "sk-abcdef"
+KEY = "sk-abcdefgh"
 HEADERS = (("authorization", f"Bearer {KEY}"), ("x-api-key", KEY), ("user-agent", "me"))
 
 
@@ -59,18 +59,31 @@ def test_file_is_for_people(tmp_path: Path) -> None:
     assert file.name.startswith("0001-POST-completions-")
     text = file.read_text("utf-8")
     assert '"prompt": "héllo ☃"' in text
+    assert '"user-agent: me"' in text
     assert '"text": "data: ☃\\n\\n"' in text
     assert '"base64": "4pg="' in text
 
 
 def test_key_is_nowhere(tmp_path: Path) -> None:
     """In no header, query or body, and not in a reply that repeats it, also across two parts."""
-    one = exchange(asked({"prompt": "a", "key": KEY}, query=f"api_key={KEY}"), b"bad key sk-a", b"bcdef!")
+    one = exchange(
+        asked({"prompt": "a", "key": KEY}, query=f"api_key={KEY}"), b"bad key sk-a", b"bcdefgh, Bearer!"
+    )
     one.headers += (("set-cookie", "c=verysecret"),)
     found = recorded(tmp_path, one)
     (file,) = tmp_path.iterdir()
     assert not any(secret in file.read_text("utf-8") for secret in (KEY, "verysecret", "bcdef"))
-    assert found.find(one.asked).body.decode() == "bad key …!"
+    assert found.find(one.asked).body.decode() == "bad key …, Bearer!"
+
+
+@pytest.mark.parametrize("name", ["authorization", "api-key", "X-Auth-Token"])
+@pytest.mark.parametrize("value", [f"BEARER  {KEY}", f"Basic {KEY}", f"{KEY} "])
+def test_key_is_taken_out_wherever_it_was_sent(tmp_path: Path, name: str, value: str) -> None:
+    """In whichever header and form."""
+    one = exchange(Asked("GET", "/v1/models", "", ((name, value),), b""), f"not {KEY}".encode())
+    recorded(tmp_path, one)
+    (file,) = tmp_path.iterdir()
+    assert KEY not in file.read_text("utf-8")
 
 
 def test_another_key_gets_the_same_recording(tmp_path: Path) -> None:
@@ -136,6 +149,10 @@ def test_missing_one_names_the_nearest(tmp_path: Path) -> None:
         ("[]", "is not a recording: "),
         ("{}", "has no 'version'"),
         ('{"version": 2}', "of version 2"),
+        (
+            '{"version": 1, "response": {}, "request": {"method": "", "path": "", "query": "", "headers": ["x"]}}',
+            'a header is to be "name: value"',
+        ),
     ],
 )
 def test_file_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from server.errors import ConfigurationError
 from tests.helpers import until
 from tests.twin.watch.watching import STREAM_HEAD, chunk, client, reply, saying, upstream, watching
+from twin.recordings.exchange import End
+from twin.recordings.reading import read_recordings
+from twin.recordings.writing import Recorder
 from twin.verdict.eyes import Eyes
 from twin.watch.proxy import Proxy, upstream_of
 
@@ -87,6 +91,27 @@ async def test_client_that_leaves_ends_the_upstream_request() -> None:
         async with asyncio.timeout(5):
             await has_left.wait()
     assert eyes.attempts()[0].left is not None
+
+
+async def test_stream_that_a_client_leaves_is_recorded_so_far(tmp_path: Path) -> None:
+    """With why it ends there."""
+    say = saying(STREAM_HEAD + chunk(FRAMES[0]) + chunk(FRAMES[1]))
+
+    async def stay(asked: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(asked, reader, writer)
+        await reader.read()
+
+    async with (
+        upstream(stay) as url,
+        watching(Proxy(url, Recorder(tmp_path))) as here,
+        client(here) as asking,
+    ):
+        async with asking.stream("POST", PATH, json={"stream": True}) as answer:
+            await anext(answer.aiter_raw())
+        await until(lambda: list(tmp_path.iterdir()))
+    (recording,) = read_recordings(tmp_path)
+    assert recording.exchange.end is End.CLIENT_LEFT
+    assert recording.exchange.body.startswith(FRAMES[0])
 
 
 async def test_client_that_leaves_before_the_head_ends_it_too() -> None:

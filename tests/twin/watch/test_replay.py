@@ -48,7 +48,7 @@ def replay(folder: Path, *, as_recorded: bool = False) -> Replay:
 @pytest.mark.parametrize(
     "answer",
     [
-        reply(b'{"a": "\xff"}', "429 Too Many Requests", "retry-after: 2", "x-two: 1", "x-two: 2"),
+        reply(b'{"a": "\xff"}', "429 Too Many Requests", "retry-after: 2", "x-two: 1", "x-two: é: 2"),
         STREAM_HEAD + b"".join(chunk(part) for part in PARTS) + b"0\r\n\r\n",
     ],
 )
