@@ -25,7 +25,7 @@ class Attempt:
     sent, cut. problems: of the body, by the contract. fault: that it was given.
 
     status, retry_after_s: as they were sent. first_byte, last_byte: of the reply. longest_pause_s: between
-    two writes, or from the request to the first of them. is_complete: all of the reply has been sent. left:
+    two writes. is_complete: all of the reply has been sent. left:
     when the client closed the connection before that. cut: when this side did. is_unread: the client closed
     it with a part of the reply in its hands that it had not read.
     """
@@ -75,14 +75,26 @@ class Attempt:
         """Whether a part of a good reply's body has been sent."""
         return self.status == 200 and self.num_body_bytes > 0
 
+    @property
+    def is_completion(self) -> bool:
+        """Whether the contract says what its body is."""
+        path = self.path
+        return (
+            self.method == "POST" and path.endswith("/completions") and not path.endswith("/chat/completions")
+        )
+
     def pause_s(self, now: float) -> float:
-        """The longest time without a byte, so far."""
-        since = self.last_byte or self.came
-        return max(self.longest_pause_s, (self.over or now) - since)
+        """The longest time in which the reply has stood still, so far.
+
+        Until its first byte it may be under way, as a whole reply of many tokens is; unless it has a fault.
+        """
+        over = self.over or now
+        before = (self.first_byte or over) - self.came if self.fault else 0.0
+        return max(before, self.longest_pause_s, over - self.last_byte if self.last_byte else 0.0)
 
     def feed(self, data: bytes, now: float) -> None:
         """Bytes of the reply are sent."""
-        self.longest_pause_s = max(self.longest_pause_s, now - (self.last_byte or self.came))
+        self.longest_pause_s = max(self.longest_pause_s, now - (self.last_byte or now))
         self.first_byte, self.last_byte = self.first_byte or now, now
         if not self.status:
             self._head += data

@@ -60,7 +60,7 @@ class Eyes:
         attempt.fingerprint = hashlib.blake2b(text, digest_size=12).hexdigest()
         shown = body.decode("utf-8", "replace")
         attempt.body = shown if len(shown) <= SHOWN_BODY_CHARS else shown[:SHOWN_BODY_CHARS] + "…"
-        if attempt.method == "POST" and attempt.path.endswith("/completions"):
+        if attempt.is_completion:
             attempt.problems = problems_of(body)
 
     def attempts(self, client: str = "") -> list[Attempt]:

@@ -238,7 +238,7 @@ def keeps_connections(log: Log, seen: Seen) -> None:
 def known_fields_of_the_right_type(log: Log, seen: Seen) -> None:
     """A completion request has fields that the contract knows, of their types and in their ranges."""
     for one in log.attempts:
-        if one.method == "POST" and one.path.endswith("/completions") and one.fingerprint:
+        if one.is_completion and one.fingerprint:
             seen.tried += 1
             seen.against += [(one, problem) for problem in one.problems]
 

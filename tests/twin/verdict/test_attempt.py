@@ -54,7 +54,7 @@ def test_whole_reply_ends_with_its_length() -> None:
 
 
 def test_longest_pause_is_kept() -> None:
-    """From the request to the first byte, or between two."""
+    """Between two bytes, or since the last one."""
     one = attempt()
     for time, data in zip((1.0, 2.0, 9.0), STREAM, strict=False):
         one.feed(data, time)

@@ -131,3 +131,17 @@ def test_connections_that_faults_have_ended_are_no_habit() -> None:
     """Nor those that the server has cut."""
     ended = [attempt(k, connection=k, fault="no_done", fingerprint=str(k)) for k in range(8)]
     assert found("connection.reuse", ended) is State.NOT_TRIED
+
+
+def test_long_wait_for_a_reply_is_no_stall() -> None:
+    """A whole reply of many tokens takes that long; unless a fault has made it."""
+    assert found("wait.timeout", [attempt(0, lasts=90)]) is State.NOT_TRIED
+    assert found("wait.timeout", [attempt(0, lasts=None)]) is State.NOT_TRIED
+    assert found("wait.timeout", [attempt(0, lasts=90, fault="stall=90s")]) is State.FAILED
+    assert found("wait.timeout", [attempt(0, lasts=None, fault="stall=90s")]) is State.FAILED
+
+
+def test_chat_has_fields_of_its_own() -> None:
+    """The contract is about completions."""
+    chat = attempt(0, path="/v1/chat/completions", problems=["messages is not a field of the contract"])
+    assert found("request.fields", [chat]) is State.NOT_TRIED
