@@ -150,7 +150,7 @@ def test_missing_one_names_the_nearest(tmp_path: Path) -> None:
         ("{}", "has no 'version'"),
         ('{"version": 2}', "of version 2"),
         (
-            '{"version": 1, "response": 1, "request": {"method": 1, "path": 1, "query": 1, "headers": ["x"]}}',
+            '{"version": 1, "response": 1, "request": {"method": 1, "path": 1, "query": 1, "headers": [""]}}',
             'a header is to be "name: value"',
         ),
     ],
