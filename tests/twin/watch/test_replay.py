@@ -59,6 +59,17 @@ async def test_replay_is_what_was_recorded(tmp_path: Path, answer: bytes) -> Non
         assert await got(here) == first
 
 
+async def test_head_has_the_length_that_it_had(tmp_path: Path) -> None:
+    """Of a body that does not come."""
+    say, answers = saying(reply(b"hello")[:-5]), []
+    async with upstream(say) as url, watching(Proxy(url, Recorder(tmp_path))) as here, client(here) as asking:
+        answers.append(await asking.head("/v1/models"))
+        await until(lambda: list(tmp_path.iterdir()))
+    async with watching(replay(tmp_path)) as here, client(here) as asking:
+        answers.append(await asking.head("/v1/models"))
+    assert [(one.headers["content-length"], one.content) for one in answers] == [("5", b"")] * 2
+
+
 async def test_replay_takes_its_time(tmp_path: Path) -> None:
     """Part by part as they came, or all at once."""
 
