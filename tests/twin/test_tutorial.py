@@ -76,7 +76,7 @@ class Shell:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if command.endswith(" &"):
-            started = "until grep -q curl server.log; do sleep 0.05; done; cat server.log"
+            started = "until grep -q Ready server.log; do sleep 0.05; done; sleep 0.2; cat server.log"
             command = f"{command[:-2]} > server.log 2>&1 & {started}"
         self.process.stdin.write(f"{command}\necho; echo {ENDS} $?\n")
         self.process.stdin.flush()
@@ -111,9 +111,11 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def test_every_command(shell: Shell) -> None:
     """Each says what the page says that it does."""
-    port = free_port()
-    text = PAGE.read_text("utf-8").replace("localhost:8000", f"127.0.0.1:{port}")
-    text = text.replace("simulate --profile none &", f"simulate --profile none --port {port} &")
+    port, other = free_port(), free_port()
+    text = PAGE.read_text("utf-8").replace(
+        "simulate --profile none &", f"simulate --profile none --port {port} &"
+    )
+    text = text.replace("localhost:8000", f"127.0.0.1:{port}").replace("8001", str(other))
     has_node = install_node_package(shell.folder)
     for step in steps(text):
         if isinstance(step, tuple):

@@ -39,6 +39,7 @@ def watched(answers: ASGIApp, state: State, eyes: Eyes) -> ASGIApp:
 def serve(answers: ASGIApp, host: str, port: int, what: str) -> None:
     """what: it does, for who starts it. Raises ConfigurationError for a port that cannot be had."""
     state, eyes = state_of_none(), Eyes()
+    logs.outlast_a_full_disk()
     logs.configure(state.settings.log_level)
     raise_limit()
     with (
