@@ -1,4 +1,4 @@
-# make serve | test | test-fast | test-hostgpu | check | setup | requirements | clean     (docs/installation.md)
+# make serve | test | test-fast | test-hostgpu | test-clients | check | setup | requirements | clean     (docs/installation.md)
 
 HOST   = 127.0.0.1
 PORT   = 8000
@@ -6,22 +6,24 @@ ARGS   =
 PYTHON = python3
 DEVICE = auto
 HOSTGPU = .venv-hostgpu
+CLIENTS = .venv-clients
 
 # A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
 SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
 BIN   = .venv/bin
 CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks)
 
-.PHONY: help serve test test-fast test-hostgpu check setup requirements clean
+.PHONY: help serve test test-fast test-hostgpu test-clients check setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (9 GB; gcc)'
+	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (2 GB; nginx, npm)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
-	@echo 'make clean         remove .venv, .venv-hostgpu and what tools leave behind'
+	@echo 'make clean         remove .venv, .venv-hostgpu, .venv-clients and what tools leave behind'
 	@echo 'Variables: HOST PORT ARGS PYTHON DEVICE=auto|cpu|cuda'
 
 setup:
@@ -46,6 +48,11 @@ test-hostgpu:
 	@$(SETUP) runtime dev model
 	@FAKE_GPU=$(CURDIR)/$(HOSTGPU)/fake $(BIN)/python -m pytest tests/hostgpu $(ARGS)
 
+test-clients:
+	@$(SETUP) runtime dev model
+	@$(BIN)/python -m tests.clients.environments
+	@$(BIN)/python -m pytest --clients tests/clients $(ARGS)
+
 check:
 	@$(SETUP) dev
 	@$(BIN)/ruff format --check .
@@ -58,5 +65,5 @@ requirements:
 	@$(PYTHON) -m scripts.requirements
 
 clean:
-	rm -rf .venv $(HOSTGPU) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(HOSTGPU) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

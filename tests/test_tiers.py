@@ -37,6 +37,14 @@ def test_fast_leaves_out_what_needs_more(folder: pytest.Pytester, options: tuple
     folder.runpytest(*options).assert_outcomes(passed=passed)
 
 
+@pytest.mark.parametrize(("options", "passed"), [((), 1), (("--clients",), 2)])
+def test_some_are_asked_for(folder: pytest.Pytester, options: tuple[str], passed: int) -> None:
+    """What takes others' programs from a registry is no part of a run that does not name it."""
+    for name in ("clients", "server"):
+        make(folder, f"{name}/test_{name}.py", PASSES)
+    folder.runpytest(*options).assert_outcomes(passed=passed)
+
+
 def test_fast_ones_come_first(folder: pytest.Pytester) -> None:
     """In a run of all tests, whatever their folders are called."""
     for name in ("airgap", "server"):

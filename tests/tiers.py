@@ -20,6 +20,7 @@ SLOW = {
     "airgap": "vLLM, root, tcpdump, network namespaces",
     "bundle": "cryptography",
     "chaos": "vLLM, root, gcc",
+    "clients": "vLLM, nginx, npm, 2 GB of disk for the clients",
     "engine": "vLLM",
     "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",
@@ -34,9 +35,14 @@ SLOW = {
 # they wait for engines to start for much of their time, and two engines at once would share the cores.
 ENGINES = ("airgap", "chaos", "engine", "families", "server/process", "twin/contract")
 
+# Folders that a run has only with an option of this name.
+ASKED_FOR = ("clients",)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only the tests that need neither vLLM nor torch")
+    for name in ASKED_FOR:
+        parser.addoption(f"--{name}", action="store_true", help=f"the tests of tests/{name} too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,8 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With --fast, leave out the folders that are not; None lets pytest decide."""
-    return (config.getoption("--fast") and is_slow(collection_path)) or None
+    """Leave out the folders that nobody has asked for, and with --fast those that are not; None lets pytest
+    decide."""
+    unasked = [name for name in ASKED_FOR if not config.getoption(name)]
+    left_out = _is_in(collection_path, unasked) or (config.getoption("--fast") and is_slow(collection_path))
+    return left_out or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

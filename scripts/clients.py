@@ -1,0 +1,74 @@
+"""What clients really do, as tables: docs/clients.md's block, from what `make test-clients` has written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FILE = Path("benchmarks/results/clients.json")
+MANY = 3  # requests for one reply
+AT_ONCE_S = 2.5  # a program that has cancelled goes on for three seconds
+WITHOUT_FAULT = ("whole", "streamed", "engine-whole", "engine-streamed")
+
+
+def tables() -> str:
+    found = json.loads(FILE.read_text("utf-8"))
+    clients = found["clients"]
+    parts = ["## The clients", _clients(clients), "## Without a fault", _whole(clients)]
+    for name, title in found["scenarios"].items():
+        if name not in WITHOUT_FAULT:
+            parts += [f"## {title}", _scenario(name, clients)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _clients(clients: dict[str, Any]) -> str:
+    lines = ["| | | version | run on |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['title']} | {row['version']} | {row['date']} |" for name, row in clients.items()
+    ]
+    return "\n".join(lines)
+
+
+def _whole(clients: dict[str, Any]) -> str:
+    titles = ("whole, twin", "streamed, twin", "whole, engine", "streamed, engine")
+    lines = [f"| | {' | '.join(titles)} |", "|---|---|---|---|---|"]
+    for name, row in clients.items():
+        cells = [
+            "same text" if one in row["scenarios"] else row["lacks"].get(one.removeprefix("engine-"), "—")
+            for one in WITHOUT_FAULT
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _scenario(name: str, clients: dict[str, Any]) -> str:
+    lines = ["| | requests | waited between, s | the caller has | after, s |", "|---|---|---|---|---|"]
+    for client, row in clients.items():
+        if seen := row["scenarios"].get(name):
+            waits = ", ".join(f"{wait:.1f}" for wait in seen["waits_s"]) or "—"
+            has = _has(name, seen, row["scenarios"]["whole"]["text"])
+            tries = f"**{seen['tries']}**" if seen["tries"] > MANY else seen["tries"]
+            lines.append(f"| {client} | {tries} | {waits} | {has} | {seen['seconds']:.1f} |")
+        else:
+            lines.append(f"| {client} | — | — | {row['lacks'].get(name, 'not run')} | — |")
+    return "\n".join(lines)
+
+
+def _has(name: str, seen: dict[str, Any], whole: str) -> str:
+    """What of the text, which error, and in bold what its user may not expect."""
+    text = seen["text"]
+    if text == whole:
+        part = "**the text, in the end**" if name == "stall-stream" else "the text"
+    elif whole.startswith(text):
+        part = "the text's beginning" if text else ""
+    else:
+        part = f"**the beginning {text.count(whole[: len(text) // seen['tries']])} times over**"
+    if name == "cancelled":
+        left = seen["left_s"] is not None and seen["left_s"] < AT_ONCE_S
+        end = "connection closed at once" if left else "**connection still open** 3 s later"
+    elif seen["error"]:
+        end = f"`{seen['error']}`" + (f" {seen['status']}" if seen["status"] else "")
+    else:
+        end = "" if text == whole else "**no error**"
+    return ", ".join(filter(None, (part, end)))

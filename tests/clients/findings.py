@@ -1,0 +1,73 @@
+"""What came of each client in each scenario, kept in a file, and docs/clients.md, which is made from it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts import clients as page
+from scripts import docs
+from tests.clients.matrix import CLIENTS, Client
+from tests.clients.scenarios import ALL
+from tests.clients.witness import Witness
+
+ROOT = Path(__file__).parents[2]
+FILE, PAGE = ROOT / page.FILE, ROOT / docs.CLIENTS_PAGE
+UNSAID = ("message", "pieces")  # other in each run
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """By the caller: text, pieces of a stream, when the first came, the end, error, status. By the witness:
+    tries, how long the client waited between them, connections, and after how many seconds it had left."""
+
+    text: str
+    pieces: int
+    first_s: float | None
+    seconds: float
+    error: str | None
+    status: int | None
+    message: str | None
+    tries: int
+    waits_s: list[float]
+    connections: int
+    left_s: float | None
+
+    @classmethod
+    def of(cls, told: dict[str, Any], witness: Witness) -> Seen:
+        posts = witness.posts()
+        left = [post.left - post.came for post in posts if post.left is not None]
+        waits = [round(wait, 2) for wait in witness.waits_s()]
+        return cls(
+            **told | {name: told[name] and round(told[name], 2) for name in ("first_s", "seconds")},
+            tries=len(posts),
+            waits_s=waits,
+            connections=len({post.connection for post in posts}),
+            left_s=round(left[-1], 2) if left else None,
+        )
+
+
+@dataclass
+class Findings:
+    """Of this run; those of another one stay for the clients that this one has not met."""
+
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, client: Client, scenario: str, seen: Seen) -> None:
+        row = self.found.setdefault(client.name, {"title": client.title, "scenarios": {}})
+        row["scenarios"][scenario] = {name: one for name, one in asdict(seen).items() if name not in UNSAID}
+        row |= {"version": client.version(), "date": time.strftime("%Y-%m-%d"), "lacks": dict(client.lacks)}
+
+    def write(self) -> None:
+        kept = json.loads(FILE.read_text("utf-8"))["clients"] if FILE.exists() else {}
+        for name, row in self.found.items():
+            older = kept.get(name, {}).get("scenarios", {})
+            kept[name] = row | {"scenarios": older | row["scenarios"]}
+        clients = {client.name: kept[client.name] for client in CLIENTS if client.name in kept}
+        titles = {scenario.name: scenario.title for scenario in ALL}
+        text = json.dumps({"scenarios": titles, "clients": clients}, indent=1, ensure_ascii=False)
+        FILE.write_text(f"{text}\n", "utf-8")
+        PAGE.write_text(docs.render(PAGE.read_text("utf-8"), page.tables), "utf-8")
