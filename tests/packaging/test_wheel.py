@@ -121,3 +121,17 @@ def test_a_bundle_wants_a_checkout(installed: Installed) -> None:
     code, said = installed.run("bundle")
     assert (code, said.count("\n")) == (2, 1)
     assert "made in a checkout" in said
+
+
+def test_twin_answers_from_the_wheel(installed: Installed) -> None:
+    """Its language is in the wheel, and nothing else is needed."""
+    verbatim = [installed.verbatim]
+    config = {"models": [{"id": "m", "path": "not-here"}]}
+    environ = installed.environ
+    with serving(
+        installed.folder / "twin", config, verbatim=verbatim, environ=environ, command="simulate"
+    ) as server:
+        server.wait_ready()
+        asked = {"model": "m", "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+        answer = httpx.post(server.url() + URL, json=asked, headers={"authorization": "Bearer any"})
+        assert answer.json()["choices"][0]["text"].startswith(" Paris")
