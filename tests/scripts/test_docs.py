@@ -82,8 +82,9 @@ PACKAGES = ("benchmarks", "bundle", "conform", "sampling", "scripts", "sealed", 
 # Files of vLLM's, and one inside an archive; docs/tried.md speaks of files that are gone.
 ELSEWHERE = {
     "__main__.py",
-    "ask.py",  # of docs/testing-clients.md, as the next two
+    "ask.py",  # of docs/testing-clients.md, as the next three
     "ask_httpx.py",
+    "ask_watched.py",
     "test_my_client.py",
     "v1/metrics/buckets.py",
     "vllm/config/model.py",
