@@ -42,7 +42,7 @@ ROOMS = {
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
         " streaming cors border openapi routes app"
     ),
-    "server.process": "descriptors port greeting workers worker models reload control serve",
+    "server.process": "descriptors port greeting adopted workers attached worker models reload control serve",
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",

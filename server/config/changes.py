@@ -55,14 +55,6 @@ def check_changes(old: Settings, new: Settings) -> None:
                 f"{name} was {_shown(getattr(old, name))} when the server started, and is"
                 f" {_shown(getattr(new, name))} now: that takes a restart."
             )
-    former = {model.id: model for model in old.models}
-    if old.workers > 1 and (
-        former.keys() != {model.id for model in new.models}
-        or any(change_of(former[model.id], model) is Change.MODEL for model in new.models)
-    ):
-        raise ConfigurationError(
-            f"workers is {old.workers}: with more than one process, other models take a restart."
-        )
     if old.attest:
         raise ConfigurationError("attest is on: what the server attests of itself takes a restart.")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from server.config.settings import ModelSettings, Settings
 from server.engine.base import Engine, Phase, Status
@@ -17,14 +19,13 @@ from server.engine.vllm.standby import Standby
 from server.errors import ConfigurationError, EngineFailed
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation
-from server.process.workers import Workers
+from server.process.workers import LEAVING_S, Workers
 from server.weights.checkpoint import verify_checksums
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.02
-# From a model's leaving the front end until nothing more is sent to it.
-LEAVING_S = 1.0
+NOBODY: Mapping[str, Supervisor] = MappingProxyType({})
 
 
 class RunningModels:
@@ -45,13 +46,16 @@ class RunningModels:
         self._running: dict[Supervisor, asyncio.Task[None]] = {}
         self._standbys: dict[Supervisor, Standby] = {}
         self._reserves: dict[Supervisor, asyncio.Task[None]] = {}  # keep the standbys
-        self._numbers: dict[str, int] = {}  # of the models, for the workers
+        self._numbers: dict[Supervisor, int] = {}  # of the models, for the workers
+        self._free = itertools.count()
         self._over: asyncio.Future[None] | None = None
 
-    def load(self, settings: Settings) -> list[ServedModel]:
-        """The models of these settings, not yet started. Raises ConfigurationError as load_models."""
-        for one in settings.models:
-            self._numbers.setdefault(one.id, len(self._numbers))
+    def load(self, settings: Settings, former: Mapping[str, Supervisor] = NOBODY) -> list[ServedModel]:
+        """The models of these settings, not yet started. former: whose jobs a model's engines are to go on
+        with. Raises ConfigurationError as load_models."""
+        numbers = [
+            self._numbers[former[one.id]] if one.id in former else next(self._free) for one in settings.models
+        ]
         standbys = [Standby(model) if model.standby else None for model in settings.models]
 
         def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
@@ -59,27 +63,29 @@ class RunningModels:
                 model,
                 context_size,
                 self._metrics.engines.of(model.id),
-                self._workers.links(self._numbers[model.id]) if self._workers is not None else (),
+                self._workers.links(numbers[number]) if self._workers is not None else (),
                 hang_timeout_s=self.settings.hang_timeout_s,
                 warms_up=not self._is_restart(model.id),
                 standby=standbys[number],
             )
 
         models = load_models(settings, make_vllm)
-        for model, standby in zip(models, standbys, strict=True):
+        for model, number, standby in zip(models, numbers, standbys, strict=True):
+            self._numbers[model.engine] = number
             if self._workers is not None:
-                model.engine.on_status = partial(self._workers.tell_status, model.id)
-                model.engine.work.trials = self._workers.trials(self._numbers[model.id])
+                model.engine.on_status = partial(self._workers.tell_status, number)
+                model.engine.work.trials = self._workers.trials(number)
             model.engine.losses = self._metrics.losses.of(model.id)
             if standby is not None:
                 self._standbys[model.engine] = standby
         return models
 
-    def adopt(self, settings: Settings) -> None:
+    async def adopt(self, settings: Settings) -> None:
         """Go on with these, in the workers as well."""
         self.settings = settings
         if self._workers is not None:
-            self._workers.tell_settings(settings)
+            numbers = {model.id: self._numbers[model.engine] for model in self.served.values()}
+            await self._workers.adopt(settings, numbers)
 
     async def run(self) -> None:
         """Run those that are served, until cancelled. Raises what the last of them has failed with."""
@@ -116,6 +122,7 @@ class RunningModels:
         task = self._running.pop(model.engine)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        del self._numbers[model.engine]
         await self._end_reserve(model.engine)
 
     async def hand_over(self, model: ServedModel, fresh: ServedModel, engine: Engine | None) -> None:
@@ -133,11 +140,15 @@ class RunningModels:
         candidates were cut off."""
         await asyncio.sleep(LEAVING_S)
         end = time.monotonic() + within_s
-        while model.engine.pending and time.monotonic() < end:  # noqa: ASYNC110
+        while (left := self._left(model)) and time.monotonic() < end:  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
-        left = model.engine.pending
         await self.end(model)
         return left
+
+    def _left(self, model: ServedModel) -> int:
+        """Candidates that have not ended, those of the workers counted as one."""
+        others = self._workers is not None and self._workers.have(self._numbers[model.engine])
+        return model.engine.pending + others
 
     def _ended(self, engine: Supervisor, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -79,7 +79,8 @@ class Reload:
         if not changed:
             return []
         some = new.model_copy(update={"models": tuple(model for model, _ in changed)})
-        loaded = await asyncio.to_thread(self._running.load, some)
+        former = {model.id: served[model.id].engine for model, change in changed if change is Change.ENGINE}
+        loaded = await asyncio.to_thread(self._running.load, some, former)
         return [
             Newcomer(model, change, served.get(model.id))
             for model, (_, change) in zip(loaded, changed, strict=True)
@@ -118,7 +119,7 @@ class Reload:
         former = dict(state.models)
         models = [_next(former.get(one.id), newcomers.get(one.id), one) for one in new.models]
         adopt(state, new, models)
-        running.adopt(new)
+        await running.adopt(new)
         leaving = [
             model
             for model in former.values()

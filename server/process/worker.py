@@ -13,17 +13,13 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 
 import uvloop
 
 from server.access.tallies import Tallies
-from server.config.settings import ModelSettings, Settings
-from server.engine.base import Engine, Status
-from server.engine.served import load_models
-from server.engine.trials import Trials
-from server.engine.vllm.attached import AttachedEngine, Feed
+from server.config.settings import Settings
+from server.engine.base import Status
 from server.engine.vllm.processes import follow_server
 from server.errors import ConfigurationError
 from server.http.app import adopt, build_app
@@ -31,8 +27,9 @@ from server.http.metrics import Metrics
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
+from server.process.attached import AttachedModels
 from server.process.port import listens, live
-from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder, link_folder, trials_folder
+from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder
 
 # Where the engines are ready it has them within a moment. Where they are not, clients are told so.
 FOLLOWS_S = 2.0
@@ -47,36 +44,32 @@ def main() -> None:
     logs.configure(settings.log_level)
     quiet()
     metrics = Metrics(shared=order.folder)
-    feeds = {model.id: Feed() for model in settings.models}
-
-    def make_attached(number: int, model: ModelSettings, context_size: int) -> Engine:
-        link = link_folder(order.folder, number, order.number)
-        return AttachedEngine(feeds[model.id], link, order.number, metrics.engines.of(model.id))
-
-    models = load_models(settings, make_attached)
-    for number, model in enumerate(models):
-        model.engine.work.trials = Trials(trials_folder(order.folder, number))
-        model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
-        model.engine.losses = metrics.losses.of(model.id, is_owner=False)
+    models = AttachedModels(order.folder, order.number, metrics)
     attestation = AttestedElsewhere() if settings.attest else None
     tallies = Tallies(order.folder / TALLIES_FILE, order.number)
-    app = build_app(settings, models, metrics, attestation, tallies)
+    served = models.load(settings, order.models)
+    app = build_app(settings, served, metrics, attestation, tallies)
     state: State = app.state.server
 
-    def hear(news: WorkerNews) -> None:
+    async def hear(news: WorkerNews) -> None:
         if news.settings:
             new = Settings.model_validate_json(news.settings)
-            adopt(state, new, [replace(state.models[model.id], settings=model) for model in new.models])
+            adopt(state, new, await asyncio.to_thread(models.load, new, news.models))
             quiet()
+            models.adopt(news.models, news.generation)
         elif news.attestation is None:
-            feeds[news.model].tell(Status(news.phase, news.done, news.total, news.detail))
+            models.tell_status(news.model, Status(news.phase, news.done, news.total, news.detail))
         elif attestation is not None:
             attestation.tell(news.attestation)
+
+    async def begin() -> None:
+        models.adopt(order.models, order.generation)
+        await hear_all(pipe, hear)
 
     with socket.socket(fileno=order.listener) as listener:
         # One that follows another has its socket already, with connections that wait.
         patience_s = FOLLOWS_S if listens(listener) else math.inf
-        beside = [hear_all(pipe, hear), *(model.engine.run() for model in models)]
+        beside = [models.run(), begin()]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, state, listener, beside, patience_s=patience_s))
 
@@ -87,12 +80,12 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], None]) -> None:
+async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], Awaitable[None]]) -> None:
     """Hand over what the other process says, until it ends."""
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     async for line in reader:
-        hear(WorkerNews.model_validate_json(line))
+        await hear(WorkerNews.model_validate_json(line))
 
 
 if __name__ == "__main__":

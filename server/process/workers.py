@@ -29,6 +29,8 @@ from server.engine.trials import Trials
 from server.engine.vllm.link import sockets_folder
 from server.engine.vllm.processes import SAFE_PATH, SERVER_PID
 from server.http.metrics import forget
+from server.process import adopted
+from server.process.adopted import told
 from server.process.port import stop_listening
 
 log = logging.getLogger(__name__)
@@ -37,29 +39,39 @@ log = logging.getLogger(__name__)
 # for the last.
 AGAIN_S, AGAIN_AT_MOST_S = 1.0, 60.0
 TALLIES_FILE = "tallies"  # in the folder
+# From a model's leaving the front end until nothing more is sent to it.
+LEAVING_S = 1.0
+ADOPT_S = 30.0  # for a worker to read the tokenizers of new models
+POLL_S = 0.02
 
 
 class WorkerOrder(BaseModel):
-    """What a worker is told first. settings: as JSON, with the keys that it leaves out. listener: a file
-    descriptor. number: 1 and up; the process that runs the engines is 0. folder: what the processes share."""
+    """What a worker is told first. settings: as JSON, with the keys that it leaves out. models: the numbers
+    of its models, by their ids. generation: of both. listener: a file descriptor. number: 1 and up; the
+    process that runs the engines is 0. folder: what the processes share."""
 
     settings: str
+    models: dict[str, int]
+    generation: int
     listener: int
     number: int
     folder: Path
 
 
 class WorkerNews(BaseModel):
-    """What a worker is told then. model, phase, done, total, detail: how far an engine is. attestation: the
-    document of GET /attestation. settings: to go on with, as WorkerOrder's."""
+    """What a worker is told then. model, phase, done, total, detail: how far an engine is, by its model's
+    number. attestation: the document of GET /attestation. settings, models, generation: to go on with, as
+    WorkerOrder's."""
 
-    model: str = ""
+    model: int = -1
     phase: Phase = Phase.WAITING
     done: int = 0
     total: int = 0
     detail: str = ""
     attestation: dict[str, Any] | None = None
     settings: str = ""
+    models: dict[str, int] = {}
+    generation: int = 0
 
 
 def settings_text(settings: Settings) -> str:
@@ -85,7 +97,11 @@ class Workers:
         self._settings = settings
         self._listeners = listeners
         self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._news: dict[str, WorkerNews] = {}  # the last of each kind, for one that starts now
+        self._models = {model.id: number for number, model in enumerate(settings.models)}
+        self._generation = 0
+        self._news: dict[
+            int, WorkerNews
+        ] = {}  # the last of each model's, for one that starts now; -1: others
         self._is_stopping = False
         self.tallies = Tallies()  # of the keys; in a file where there are workers
 
@@ -95,9 +111,6 @@ class Workers:
             name = self._stack.enter_context(sockets_folder())
             self.folder = Path(name)
             self.tallies = Tallies(self.folder / TALLIES_FILE)
-        for model in range(len(self._settings.models)):
-            for link in self.links(model):
-                link.mkdir()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,9 +121,12 @@ class Workers:
         return Trials(trials_folder(self.folder, model_number) if self._listeners else None)
 
     def links(self, model_number: int) -> list[Path]:
-        """The folders of the workers' sockets to a model's engine."""
+        """The folders of the workers' sockets to a model's engine, which are there then."""
         numbers = range(1, len(self._listeners) + 1)
-        return [link_folder(self.folder, model_number, number) for number in numbers]
+        folders = [link_folder(self.folder, model_number, number) for number in numbers]
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        return folders
 
     @property
     def num_running(self) -> int:
@@ -121,20 +137,38 @@ class Workers:
         await asyncio.gather(*(self._live(k, listener) for k, listener in enumerate(self._listeners, 1)))
         await asyncio.Event().wait()
 
-    def tell_status(self, model: str, status: Status) -> None:
+    def tell_status(self, model: int, status: Status) -> None:
         news = WorkerNews(
             model=model, phase=status.phase, done=status.done, total=status.total, detail=status.detail
         )
         self._tell(model, news)
 
-    def tell_settings(self, settings: Settings) -> None:
-        """Those that run go on with these, and those that start begin with them."""
-        self._settings = settings
+    async def adopt(self, settings: Settings, models: dict[str, int]) -> None:
+        """Those that run go on with these, and those that start begin with them. Returns when they do."""
+        self._settings, self._models = settings, models
+        self._generation += 1
+        self._news = {number: news for number, news in self._news.items() if number in (-1, *models.values())}
+        news = WorkerNews(settings=settings_text(settings), models=models, generation=self._generation)
         for process in self._processes.values():
-            _write(process, WorkerNews(settings=settings_text(settings)))
+            _write(process, news)
+        end = time.monotonic() + ADOPT_S
+        while not all(map(self._has_adopted, self._processes)):
+            if time.monotonic() > end:
+                log.warning("not all workers have taken the new configuration over within %g s", ADOPT_S)
+                return
+            await asyncio.sleep(POLL_S)
+
+    def have(self, model_number: int) -> bool:
+        """Whether one of them has requests of a model that is served no more."""
+        found = (told(self.folder, number) for number in self._processes)
+        return any(one is not None and model_number in one.leaving for one in found)
+
+    def _has_adopted(self, number: int) -> bool:
+        found = told(self.folder, number)
+        return found is not None and found.generation >= self._generation
 
     def tell_attestation(self, document: dict[str, Any]) -> None:
-        self._tell("", WorkerNews(attestation=document))
+        self._tell(-1, WorkerNews(attestation=document))
 
     def stop(self) -> None:
         """Have them take no new requests, and end when those that run have ended."""
@@ -180,6 +214,7 @@ class Workers:
         code = await process.wait()
         del self._processes[number]
         forget(self.folder, process.pid)
+        adopted.forget(self.folder, number)
         self.tallies.forget(number)
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -191,6 +226,8 @@ class Workers:
     async def _start(self, number: int, listener: socket.socket) -> asyncio.subprocess.Process:
         order = WorkerOrder(
             settings=settings_text(self._settings),
+            models=self._models,
+            generation=self._generation,
             listener=listener.fileno(),
             number=number,
             folder=self.folder,
@@ -207,7 +244,7 @@ class Workers:
             _write(process, news)
         return process
 
-    def _tell(self, kind: str, news: WorkerNews) -> None:
+    def _tell(self, kind: int, news: WorkerNews) -> None:
         self._news[kind] = news
         for process in self._processes.values():
             _write(process, news)

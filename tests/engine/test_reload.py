@@ -55,3 +55,39 @@ def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path, worke
         with Client(url, "any", TINY) as client:
             assert client.metric(f'verbatim_resumed_total{{model="{TINY}"}}') >= NUM_STREAMS
         wait_for(lambda: not before.is_running(), 10)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_end_before_their_model_does(tiny_path: Path, tmp_path: Path, workers: int) -> None:
+    """In each process that answers, while another model has come in its place; then its engine is gone."""
+    model = tiny_model(tiny_path, max_model_len=2048)
+    config = {"host": "127.0.0.1", "port": 0, "models": [model], "workers": workers}
+    with serving(tmp_path, config) as server:
+        server.wait_ready()
+        url = server.url()
+        before = max(server.engines(), key=lambda process: process.memory_info().rss)
+
+        def reply(k: int, name: str = TINY) -> tuple[int, str]:
+            with Client(url, "any", name) as client:
+                answer = client.ask(prompt=f"{CAPITAL} {k}", seed=k, max_tokens=800, ignore_eos=True)
+            is_good = answer.status_code == 200
+            return answer.status_code, answer.json()["choices"][0]["text"] if is_good else answer.text
+
+        def differing(k: int) -> list[tuple[int, str]]:
+            """Of replies one after another, until the model is gone."""
+            replies = []
+            while (found := reply(k))[0] != 404:
+                replies.append(found)
+            return [one for one in replies if one != undisturbed[k]]
+
+        with ThreadPoolExecutor(NUM_STREAMS) as pool:
+            undisturbed = list(pool.map(reply, range(NUM_STREAMS)))
+            asking = [pool.submit(differing, k) for k in range(NUM_STREAMS)]
+            (tmp_path / "models.yaml").write_text(
+                yaml.safe_dump(config | {"models": [model | {"id": "comes"}]})
+            )
+            command = [*VERBATIM, "reload", "--port", url.rpartition(":")[2]]
+            subprocess.run(command, check=True, timeout=120)
+            assert [one.result() for one in asking] == [[]] * NUM_STREAMS
+            assert list(pool.map(reply, range(NUM_STREAMS), ["comes"] * NUM_STREAMS)) == undisturbed
+        wait_for(lambda: not before.is_running(), 10)

@@ -174,11 +174,29 @@ def test_every_process_takes_it_over(path: Path, tmp_path: Path) -> None:
 
 
 def test_other_models_in_several_processes(path: Path, tmp_path: Path) -> None:
-    """Are refused, before anything starts."""
-    with serving(tmp_path, {"models": [MODEL | {"path": str(path)}], "workers": 2}) as server:
+    """New ones answer in each of them when the command returns; those that are gone end with their streams;
+    another one under the same id takes over."""
+    models = [{"id": name, "path": str(path), "engine": "simulated"} for name in ("m", "leaves", "changes")]
+    other = model_directory(tmp_path / "other", byte_level(), context_size=64)
+    with serving(tmp_path / "server", {"models": models, "workers": 3}) as server:
         server.wait_ready()
         configured = Configured(server, path)
-        configured.write(configured.model("m"), configured.model("comes"), workers=2)
-        refused = configured.reload()
-        assert refused.returncode == 1
-        assert "workers is 2: with more than one process, other models take a restart." in refused.stderr
+        wait_for(lambda: num_listening(server.url()) == 3, 30)
+        with ThreadPoolExecutor(24) as pool:
+            undisturbed = list(pool.map(lambda k: configured.text("leaves", k), range(12)))
+            streams = [pool.submit(configured.text, "leaves", k) for k in range(12)]
+            time.sleep(0.3)  # all of them run
+            changed = configured.model("changes") | {"path": str(other)}
+            configured.write(configured.model("m"), configured.model("comes"), changed, workers=3)
+            reloaded = configured.reload()
+            assert (reloaded.returncode, reloaded.stderr) == (0, "")
+            assert [stream.result() for stream in streams] == undisturbed
+        assert {tuple(configured.models()) for _ in range(20)} == {("m", "comes", "changes")}
+        assert len({configured.text("comes", 1, 5) for _ in range(20)}) == 1
+        for name, status in (("leaves", 404), ("changes", 400)):  # too long for the other one
+            with configured.client(name) as client:
+                long = {"prompt": "hello", "max_tokens": 100}
+                assert {client.ask(**long).status_code for _ in range(20)} == {status}
+        server.engines()[0].kill()  # the next worker knows the models of now
+        wait_for(lambda: num_listening(server.url()) == 3, 30)
+        assert {tuple(configured.models()) for _ in range(20)} == {("m", "comes", "changes")}

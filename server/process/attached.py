@@ -1,0 +1,99 @@
+"""The models of a worker: each is attached to an engine that another process runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from server.config.settings import ModelSettings, Settings
+from server.engine.base import Engine, Status
+from server.engine.served import ServedModel, load_models
+from server.engine.trials import Trials
+from server.engine.vllm.attached import AttachedEngine, Feed
+from server.http.metrics import Metrics
+from server.process.adopted import Adopted, tell
+from server.process.workers import LEAVING_S, link_folder, trials_folder
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+
+
+class AttachedModels:
+    """folder: what the processes share. worker: the number of this one. Models have numbers as well, which no
+    two ever share: another model under the same id has another one."""
+
+    def __init__(self, folder: Path, worker: int, metrics: Metrics) -> None:
+        self._folder = folder
+        self._worker = worker
+        self._metrics = metrics
+        self._feeds: defaultdict[int, Feed] = defaultdict(Feed)
+        self._models: dict[int, ServedModel] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        self._generation = 0
+
+    def load(self, settings: Settings, numbers: Mapping[str, int]) -> list[ServedModel]:
+        """The models of these settings: those that are here already, and the others from their directories.
+        Raises as load_models."""
+        new = [model for model in settings.models if numbers[model.id] not in self._models]
+
+        def make(_: int, model: ModelSettings, context_size: int) -> Engine:
+            number = numbers[model.id]
+            link = link_folder(self._folder, number, self._worker)
+            stats = self._metrics.engines.of(model.id)
+            return AttachedEngine(self._feeds[number], link, self._worker, stats)
+
+        for model in load_models(settings.model_copy(update={"models": tuple(new)}), make):
+            number = numbers[model.id]
+            model.engine.work.trials = Trials(trials_folder(self._folder, number))
+            model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
+            model.engine.losses = self._metrics.losses.of(model.id, is_owner=False)
+            self._models[number] = model
+        return [replace(self._models[numbers[model.id]], settings=model) for model in settings.models]
+
+    def tell_status(self, number: int, status: Status) -> None:
+        """The other process's engine is so far."""
+        self._feeds[number].tell(status)
+
+    async def run(self) -> None:
+        """Work with the engines, until cancelled."""
+        try:
+            self._attach()
+            await asyncio.Event().wait()
+        finally:
+            tasks = [*self._running.values(), *self._leaving.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def adopt(self, numbers: Mapping[str, int], generation: int) -> None:
+        """These are served from now on, and those that are no more end when their requests have."""
+        self._generation = generation
+        self._attach()
+        for number in self._models.keys() - set(numbers.values()) - self._leaving.keys():
+            self._leaving[number] = asyncio.get_running_loop().create_task(self._let_go(number))
+        self._tell()
+
+    def _attach(self) -> None:
+        for number, model in self._models.items():
+            if number not in self._running:
+                self._running[number] = asyncio.get_running_loop().create_task(model.engine.run())
+
+    async def _let_go(self, number: int) -> None:
+        model, task = self._models[number], self._running[number]
+        await asyncio.sleep(LEAVING_S)
+        while model.engine.pending:  # noqa: ASYNC110  # jobs end without saying so
+            await asyncio.sleep(POLL_S)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del self._models[number], self._running[number], self._leaving[number], self._feeds[number]
+        self._tell()
+
+    def _tell(self) -> None:
+        adopted = Adopted(generation=self._generation, leaving=sorted(self._leaving))
+        tell(self._folder, self._worker, adopted)
