@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 import typer.main
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -140,8 +141,9 @@ def _commands() -> Iterator[str]:
 
 def _names(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield words
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from _names(inner, (*words, name))
+    context = typer.Context(command)
+    for name in command.list_commands(context) if hasattr(command, "commands") else ():
+        yield from _names(command.get_command(context, name), (*words, name))
 
 
 def _table(model: type[BaseModel]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import typer.main
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
@@ -37,11 +38,32 @@ COMMANDS = "verbatim.commands"  # the entry points of the packages above this on
 
 
 class OneParagraph(TyperGroup):
-    """One paragraph instead of a traceback, whichever package a command is of.
+    """Commands of this package and others, and one paragraph instead of a traceback, whichever it is of.
 
     Exit code 1 for a bundle that is not as it should be and for an engine that does not start, 2 for
     everything else that can be mended.
     """
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        self._load(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
+            self._load(point.name)
+        return super().list_commands(ctx)
+
+    def _load(self, name: str) -> None:
+        """A command of another package, when it is asked for: one that brings much, or lacks something, costs
+        the others nothing."""
+        for point in entry_points(group=COMMANDS, name=name) if name not in self.commands else ():
+            made = point.load()
+            if not isinstance(made, typer.Typer):
+                app = typer.Typer(add_completion=False, rich_markup_mode=None)
+                app.command(name)(made)
+                made = app
+            self.commands[name] = typer.main.get_command(made)
+            self.commands[name].name = name
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -225,19 +247,6 @@ def version() -> None:
     """Show the versions of this server and of what it stands on."""
     for name, number in versions().items():
         print(f"{name} {number}")
-
-
-def add_commands(app: typer.Typer) -> None:
-    """The commands of other packages, as their entry points say."""
-    for point in sorted(entry_points(group=COMMANDS), key=lambda point: point.name):
-        command = point.load()
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=point.name)
-        else:
-            app.command(point.name)(command)
-
-
-add_commands(cli)
 
 
 def main() -> None:

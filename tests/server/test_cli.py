@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from server.cli import OneParagraph, add_commands, cli
+from server.cli import OneParagraph, cli
 from server.contract.request import CompletionRequest
 
 OTHER = """
@@ -189,7 +189,8 @@ def test_commands_of_other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (info / "entry_points.txt").write_text("[verbatim.commands]\nfail = other:fail\nmore = other:more\n")
     monkeypatch.syspath_prepend(tmp_path)
     app = typer.Typer(cls=OneParagraph)
-    add_commands(app)
+    app.command()(lambda: None)
+    app.command("other")(lambda: None)
     assert CliRunner().invoke(app, ["more", "hello"]).stdout == "hello\n"
     for kind, code in (("ConfigurationError", 2), ("SiteError", 2), ("BundleError", 1), ("EngineFailed", 1)):
         result = CliRunner().invoke(app, ["fail", kind])
