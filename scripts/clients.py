@@ -19,7 +19,17 @@ def tables() -> str:
     for name, title in found["scenarios"].items():
         if name not in WITHOUT_FAULT:
             parts += [f"## {title}", _scenario(name, clients)]
+    parts += ["## Programs that ask in a way of their own", _notes(found["notes"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(notes: dict[str, Any]) -> str:
+    lines = ["| | | version | run on | found |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {name} | {note['title']} | {note['version']} | {note['date']} | {note['words']} |"
+        for name, note in notes.items()
+    ]
+    return "\n".join(lines)
 
 
 def _clients(clients: dict[str, Any]) -> str:

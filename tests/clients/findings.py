@@ -55,19 +55,31 @@ class Findings:
     """Of this run; those of another one stay for the clients that this one has not met."""
 
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, client: Client, scenario: str, seen: Seen) -> None:
         row = self.found.setdefault(client.name, {"title": client.title, "scenarios": {}})
         row["scenarios"][scenario] = {name: one for name, one in asdict(seen).items() if name not in UNSAID}
-        row |= {"version": client.version(), "date": time.strftime("%Y-%m-%d"), "lacks": dict(client.lacks)}
+        row |= {"version": client.version(), "date": today(), "lacks": dict(client.lacks)}
+
+    def note(self, client: Client, words: str) -> None:
+        """Of one that is not in these scenarios."""
+        said = {"title": client.title, "version": client.version(), "date": today(), "words": words}
+        self.notes[client.name] = said
 
     def write(self) -> None:
-        kept = json.loads(FILE.read_text("utf-8"))["clients"] if FILE.exists() else {}
+        older_file = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+        kept, notes = older_file.get("clients", {}), older_file.get("notes", {}) | self.notes
         for name, row in self.found.items():
             older = kept.get(name, {}).get("scenarios", {})
             kept[name] = row | {"scenarios": older | row["scenarios"]}
         clients = {client.name: kept[client.name] for client in CLIENTS if client.name in kept}
         titles = {scenario.name: scenario.title for scenario in ALL}
-        text = json.dumps({"scenarios": titles, "clients": clients}, indent=1, ensure_ascii=False)
+        all_of_it = {"scenarios": titles, "clients": clients, "notes": notes}
+        text = json.dumps(all_of_it, indent=1, ensure_ascii=False)
         FILE.write_text(f"{text}\n", "utf-8")
         PAGE.write_text(docs.render(PAGE.read_text("utf-8"), page.tables), "utf-8")
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d")

@@ -17,7 +17,7 @@ from tests.clients.environments import folder_of, is_made, python_of, version_of
 
 DRIVERS = Path(__file__).parent / "drivers"
 KEY = "key-of-a-client"
-END_S = 120  # tries, waits between them, and the imports of the heavier clients
+END_S = 200  # promptfoo tries five times over a minute and a half
 FORGOTTEN = ("PYTHONPATH", "VIRTUAL_ENV", "OPENAI_API_KEY", "OPENAI_BASE_URL", "http_proxy", "https_proxy")
 
 
@@ -44,17 +44,20 @@ class Client:
         assert found, f"{self.version_command} names no version"
         return found[0]
 
-    def run(self, ask: dict[str, Any]) -> dict[str, Any]:
+    def _program(self) -> str | Path:
+        if self.driver.endswith(".mjs"):
+            return "node"
+        python = python_of(self.packages)
+        return python if self.packages and python.exists() else sys.executable
+
+    def run(self, ask: dict[str, Any]) -> Any:
         """What the driver says in its last line."""
         if self.packages and not is_made(self.packages):
             raise AssertionError(f"{self.packages} is not installed: python -m tests.clients.environments")
-        program = str(python_of(self.packages)) if self.packages else sys.executable
-        if self.driver.endswith(".mjs"):
-            program = "node"
         environ = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
         environ |= {"CLIENT_FOLDER": str(folder_of(self.packages)), "NO_PROXY": "127.0.0.1", **self.environ}
         done = subprocess.run(
-            [program, DRIVERS / self.driver],
+            [self._program(), DRIVERS / self.driver],
             input=json.dumps(ask),
             capture_output=True,
             text=True,
@@ -63,8 +66,7 @@ class Client:
             env=environ,
         )
         assert done.returncode == 0, f"the driver ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return told
+        return json.loads(done.stdout.splitlines()[-1])
 
 
 NO_TIMEOUT = "has no timeout that a caller may set"
@@ -85,6 +87,13 @@ CLIENTS = (
         "llm",
         lacks={"stall": NO_TIMEOUT, "stall-stream": NO_TIMEOUT},
     ),
+    Client(
+        "promptfoo",
+        "promptfoo, its command line",
+        "promptfoo_eval.py",
+        "promptfoo",
+        lacks=dict.fromkeys(("streamed", "cut", "stall-stream", "cancelled"), "does not stream completions"),
+    ),
     Client("httpx", "httpx, no retries of its own", "httpx_plain.py", "httpx"),
     Client("curl", "curl", "curl.py", version_command=CURL),
     Client(
@@ -100,3 +109,5 @@ CLIENTS = (
         behind="1.1",
     ),
 )
+# It asks in a way of its own (test_lm_eval.py).
+LM_EVAL = Client("lm-eval", "lm-evaluation-harness, local-completions", "lm_eval_task.py", "lm-eval")
