@@ -19,7 +19,7 @@ help:
 	@echo 'make test          install what is missing and run every test'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (9 GB; gcc)'
-	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (2 GB; nginx, npm)'
+	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (3 GB; nginx, npm)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'

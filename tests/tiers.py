@@ -20,7 +20,7 @@ SLOW = {
     "airgap": "vLLM, root, tcpdump, network namespaces",
     "bundle": "cryptography",
     "chaos": "vLLM, root, gcc",
-    "clients": "vLLM, nginx, npm, 2 GB of disk for the clients",
+    "clients": "vLLM, nginx, npm, 3 GB of disk for the clients",
     "engine": "vLLM",
     "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ HERE = Path(__file__).parent
 LISTS = HERE / "requirements"
 FOLDER = HERE.parent.parent / ".venv-clients"
 
+BESIDE_OURS = {"guidellm"}  # finds torch, which is gigabytes, in the environment of the server
 PROGRAMS = ("curl", "nginx", "node", "npm")  # of the system
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"  # where nginx is
 
@@ -58,6 +60,9 @@ def make(name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if packages.suffix == ".txt":
         run([sys.executable, "-m", "venv", folder])
+        if name in BESIDE_OURS:
+            (site,) = folder.glob("lib/python*/site-packages")
+            (site / "ours.pth").write_text(sysconfig.get_path("purelib"))
         run([python_of(name), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-r", packages])
     else:
         folder.mkdir(parents=True)

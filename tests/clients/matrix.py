@@ -109,5 +109,6 @@ CLIENTS = (
         behind="1.1",
     ),
 )
-# It asks in a way of its own (test_lm_eval.py).
+# These ask in ways of their own, and have tests of their own.
+GUIDELLM = Client("guidellm", "guidellm, a benchmark of servers", "guidellm_run.py", "guidellm")
 LM_EVAL = Client("lm-eval", "lm-evaluation-harness, local-completions", "lm_eval_task.py", "lm-eval")
