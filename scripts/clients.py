@@ -11,6 +11,8 @@ MANY = 3  # requests for one reply
 AT_ONCE_S = 2.5  # a program that has cancelled goes on for three seconds
 WITHOUT_FAULT = ("whole", "streamed", "engine-whole", "engine-streamed")
 
+VERDICT = "What the simulator's [verdict](verdict.md) holds against each, scenario by scenario."
+
 
 def tables() -> str:
     found = json.loads(FILE.read_text("utf-8"))
@@ -19,8 +21,21 @@ def tables() -> str:
     for name, title in found["scenarios"].items():
         if name not in WITHOUT_FAULT:
             parts += [f"## {title}", _scenario(name, clients)]
+    parts += ["## The verdict", VERDICT, _broken(clients)]
     parts += ["## Programs that ask in a way of their own", _notes(found["notes"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _broken(clients: dict[str, Any]) -> str:
+    lines = ["| | rules not kept, and where |", "|---|---|"]
+    for name, row in clients.items():
+        where: dict[str, list[str]] = {}
+        for scenario, seen in row["scenarios"].items():
+            for rule in seen.get("broken", ()):
+                where.setdefault(rule, []).append(scenario)
+        cells = (f"`{rule}` ({', '.join(names)})" for rule, names in where.items())
+        lines.append(f"| {name} | {'; '.join(cells) or '—'} |")
+    return "\n".join(lines)
 
 
 def _notes(notes: dict[str, Any]) -> str:

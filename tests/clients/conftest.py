@@ -14,7 +14,7 @@ import pytest
 from tests.clients.findings import Findings, Seen
 from tests.clients.matrix import KEY, Client
 from tests.clients.proxy import nginx
-from tests.clients.scenarios import Scenario
+from tests.clients.scenarios import STALL_S, Scenario
 from tests.clients.witness import witnessing
 from tests.engine.conftest import smol_path, tiny_path
 from tests.serving import TINY, serving, tiny_model
@@ -60,6 +60,15 @@ def meeting(url: str, model: str, folder: Path, client: Client, scenario: Scenar
         return Seen.of(told, witness)
 
 
+def broken_rules(twin: str) -> list[str]:
+    """What the twin's verdict holds against the only client that has asked since it forgot."""
+    # The program has ended, so that no try can come any more, Retry-After or not.
+    patience = {"stall_s": STALL_S / 2, "gives_up_s": -STALL_S}
+    verdict = httpx.get(f"{twin}/simulator/verdict", params=patience).json()
+    rules = (rule for client in verdict["clients"] for rule in client["rules"])
+    return [rule["id"] for rule in rules if rule["state"] == "failed"]
+
+
 def expected_of(url: str, model: str) -> str:
     """The text that each client is to get."""
     ask = Scenario("", "").ask(url, KEY, model)
@@ -88,8 +97,9 @@ def engine_text(engine: str) -> str:
 def meet_twin(twin: str, findings: Findings, tmp_path: Path) -> Meet:
     def meet(client: Client, scenario: Scenario) -> Seen:
         httpx.put(f"{twin}/simulator/faults", json=scenario.faults()).raise_for_status()
+        httpx.delete(f"{twin}/simulator/verdict").raise_for_status()
         seen = meeting(twin, MODEL, tmp_path, client, scenario)
-        findings.add(client, scenario.name, seen)
+        findings.add(client, scenario.name, seen, broken_rules(twin))
         return seen
 
     return meet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,11 @@ class Findings:
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def add(self, client: Client, scenario: str, seen: Seen) -> None:
+    def add(self, client: Client, scenario: str, seen: Seen, broken: Sequence[str] = ()) -> None:
+        """broken: rules of the twin's verdict."""
         row = self.found.setdefault(client.name, {"title": client.title, "scenarios": {}})
-        row["scenarios"][scenario] = {name: one for name, one in asdict(seen).items() if name not in UNSAID}
+        said = {name: one for name, one in asdict(seen).items() if name not in UNSAID}
+        row["scenarios"][scenario] = said | {"broken": list(broken)}
         row |= {"version": client.version(), "date": today(), "lacks": dict(client.lacks)}
 
     def note(self, client: Client, words: str) -> None:
