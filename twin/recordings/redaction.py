@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
@@ -16,7 +18,12 @@ from twin.verdict.eyes import SECRET, without_secrets
 GONE = "…"
 PROMPTS = ("prompt", "suffix", "messages", "input")  # fields of requests
 REPLY_SECRET = re.compile(r"cookie|authorization|api-?key|secret", re.IGNORECASE)
-LEAST_KEY_CHARS = 8  # shorter ones would be found everywhere in a text
+LEAST_CHARS = 8  # of a key or a prompt; shorter ones would be found everywhere in a text
+OF_MESSAGES = ("role", "type")  # fields whose values are words of the protocol
+# Fields that ask for a reply with the prompt in it, also piece by piece, as nobody would find it.
+REPEATING = ("echo", "prompt_logprobs", "return_token_ids")
+
+Hidden = dict[bytes, bytes]  # what is left out, and what stands for it
 
 
 def digest_of(asked: Asked) -> str:
@@ -29,25 +36,33 @@ def digest_of(asked: Asked) -> str:
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
-def without_keys(exchange: Exchange) -> Exchange:
-    """Also where the reply repeats a key, as some do in a 401."""
-    keys = _keys(exchange.asked)
-    parts, body = exchange.parts, _clean(exchange.body, keys)
+def redacted(exchange: Exchange, *, prompts: bool) -> Exchange:
+    """Without keys, also where the reply repeats one, as some do in a 401. prompts: and without prompts,
+    which some repeat in a 422."""
+    asked, hidden = exchange.asked, _keys(exchange.asked)
+    if prompts:
+        hidden |= _prompts(asked)
+    parts, body = exchange.parts, _clean(exchange.body, hidden)
     if body != exchange.body:
-        parts = [(at, _clean(data, keys)) for at, data in parts]
-        if b"".join(data for _, data in parts) != body:  # a key lies across two parts
+        parts = [(at, _clean(data, hidden)) for at, data in parts]
+        if b"".join(data for _, data in parts) != body:  # one lies across two parts
             parts = [(parts[-1][0], body)]
-    headers = _without_secrets(exchange.headers, REPLY_SECRET, keys)
-    return replace(exchange, asked=_without_keys(exchange.asked, keys), headers=headers, parts=parts)
+    headers = _without_secrets(exchange.headers, REPLY_SECRET, hidden)
+    clean = _without_keys(asked, _keys(asked))
+    return replace(
+        exchange, asked=_without_prompts(clean) if prompts else clean, headers=headers, parts=parts
+    )
 
 
 def repeats_prompt(asked: Asked) -> bool:
     """Whether the reply is to have the prompt in it."""
     value = json_of(asked.body)
-    return isinstance(value, dict) and bool(value.get("echo"))
+    return isinstance(value, dict) and any(
+        value.get(name) is not None and value[name] is not False for name in REPEATING
+    )
 
 
-def without_prompts(asked: Asked) -> Asked:
+def _without_prompts(asked: Asked) -> Asked:
     """A body that is no JSON object may be one all over."""
     value = json_of(asked.body)
     if not isinstance(value, dict):
@@ -55,10 +70,40 @@ def without_prompts(asked: Asked) -> Asked:
     return replace(asked, body=orjson.dumps(value | {name: GONE for name in PROMPTS if name in value}))
 
 
-def _keys(asked: Asked) -> list[bytes]:
-    """The longest first: one may be a part of another."""
-    found = {key.encode() for key in _found(asked) if len(key) >= LEAST_KEY_CHARS}
-    return sorted(found, key=len, reverse=True)
+def _prompts(asked: Asked) -> Hidden:
+    """As they are, and as JSON writes them."""
+    value = json_of(asked.body)
+    if value is None:
+        return {asked.body: GONE.encode()} if len(asked.body) >= LEAST_CHARS else {}
+    found: Hidden = {}
+    for prompt in _pieces(
+        [value[name] for name in PROMPTS if name in value] if isinstance(value, dict) else value
+    ):
+        if isinstance(prompt, str):
+            for text in (prompt, json.dumps(prompt)[1:-1], json.dumps(prompt, ensure_ascii=False)[1:-1]):
+                found[text.encode()] = GONE.encode()
+        else:  # what stands for token ids is to be JSON as they are
+            found[json.dumps(prompt).encode()] = found[orjson.dumps(prompt)] = b"[]"
+    return {text: instead for text, instead in found.items() if len(text) >= LEAST_CHARS}
+
+
+def _pieces(value: Any) -> Iterator[str | list[int]]:
+    """The texts and the lists of token ids in it."""
+    if isinstance(value, list) and value and all(isinstance(one, int) for one in value):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _pieces(one)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            if name not in OF_MESSAGES:
+                yield from _pieces(one)
+    elif isinstance(value, str):
+        yield value
+
+
+def _keys(asked: Asked) -> Hidden:
+    return {key.encode(): GONE.encode() for key in _found(asked) if len(key) >= LEAST_CHARS}
 
 
 def _found(asked: Asked) -> Iterator[str]:
@@ -70,7 +115,7 @@ def _found(asked: Asked) -> Iterator[str]:
             yield value
 
 
-def _without_keys(asked: Asked, keys: list[bytes]) -> Asked:
+def _without_keys(asked: Asked, keys: Hidden) -> Asked:
     return replace(
         asked,
         query=without_secrets(asked.query),
@@ -79,14 +124,14 @@ def _without_keys(asked: Asked, keys: list[bytes]) -> Asked:
     )
 
 
-def _without_secrets(headers: Headers, secret: re.Pattern[str], keys: list[bytes]) -> Headers:
+def _without_secrets(headers: Headers, secret: re.Pattern[str], hidden: Hidden) -> Headers:
     return tuple(
-        (name, GONE if secret.search(name) else _clean(value.encode(), keys).decode())
+        (name, GONE if secret.search(name) else _clean(value.encode(), hidden).decode())
         for name, value in headers
     )
 
 
-def _clean(data: bytes, keys: list[bytes]) -> bytes:
-    for key in keys:
-        data = data.replace(key, GONE.encode())
+def _clean(data: bytes, hidden: Hidden) -> bytes:
+    for text in sorted(hidden, key=len, reverse=True):  # one may be a part of another
+        data = data.replace(text, hidden[text])
     return data

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from server.errors import ConfigurationError
 from twin.recordings.exchange import Exchange, to_record
-from twin.recordings.redaction import digest_of, repeats_prompt, without_keys, without_prompts
+from twin.recordings.redaction import digest_of, redacted, repeats_prompt
 
 log = logging.getLogger("verbatim.recordings")
 
@@ -19,7 +18,7 @@ NUMBER = re.compile(r"(\d+)-.*\.json")
 
 
 class Recorder:
-    """redact_prompts: leave them out, and exchanges whose reply repeats them (echo)."""
+    """redact_prompts: leave them out, and exchanges whose reply is to repeat them (echo)."""
 
     def __init__(self, folder: Path, *, redact_prompts: bool = False) -> None:
         self._folder = folder
@@ -34,12 +33,10 @@ class Recorder:
     def write(self, exchange: Exchange) -> None:
         """One that cannot be written is missing; the client has its reply all the same."""
         asked, digest = exchange.asked, digest_of(exchange.asked)
-        clean = without_keys(exchange)
-        if self._redact_prompts:
-            if repeats_prompt(asked):
-                log.warning("%s %s is not recorded: its reply has the prompt", asked.method, asked.path)
-                return
-            clean = replace(clean, asked=without_prompts(clean.asked))
+        if self._redact_prompts and repeats_prompt(asked):
+            log.warning("%s %s is not recorded: its reply has the prompt", asked.method, asked.path)
+            return
+        clean = redacted(exchange, prompts=self._redact_prompts)
         record = to_record(clean, digest, datetime.now(UTC).isoformat(timespec="seconds"))
         self._number += 1
         last = re.sub(r"[^A-Za-z0-9]+", "-", asked.path.rstrip("/").rpartition("/")[2])[:40] or "root"

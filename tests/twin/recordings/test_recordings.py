@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +106,46 @@ def test_prompts_are_left_out_and_still_found_by(tmp_path: Path) -> None:
     assert found.find(secret).body == b"yes"
     with pytest.raises(NoRecording, match="where prompt is redacted, and another one"):
         found.find(asked({"prompt": "another"}))
+
+
+@pytest.mark.parametrize("field", [{"echo": True}, {"prompt_logprobs": 0}, {"return_token_ids": True}])
+def test_reply_that_is_to_repeat_the_prompt_is_not_recorded(tmp_path: Path, field: dict[str, Any]) -> None:
+    """Its pieces would not be found in the reply."""
+    request = asked({"prompt": "confidential", **field})
+    Recorder(tmp_path, redact_prompts=True).write(exchange(request, b"con", b"fid"))
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("body", "reply", "left"),
+    [
+        ({"prompt": 'a "ü"\nand more'}, {"input": 'a "ü"\nand more'}, {"input": "…"}),
+        ({"prompt": ["first text", "second text"]}, {"input": ["second text"]}, {"input": ["…"]}),
+        ({"prompt": [[11, 22, 33]]}, {"input": [11, 22, 33]}, {"input": []}),
+        ({"prompt": f"it is {KEY}!"}, {"input": f"it is {KEY}!"}, {"input": "…"}),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "in confidence"}]}]},
+            {"input": [{"role": "assistant", "content": "in confidence"}]},
+            {"input": [{"role": "assistant", "content": "…"}]},
+        ),
+        (["in confidence"], {"input": ["in confidence"]}, {"input": ["…"]}),
+    ],
+)
+@pytest.mark.parametrize("dump", [json.dumps, lambda value: orjson.dumps(value).decode()])
+def test_prompt_is_left_out_of_a_reply(
+    tmp_path: Path, body: Any, reply: Any, left: Any, dump: Callable[[Any], str]
+) -> None:
+    """That repeats it, as a 422 may: in JSON's notation, with or without escapes."""
+    request, text = asked(json.dumps(body).encode()), dump({"detail": [reply]}).encode()
+    found = recorded(tmp_path, exchange(request, text[:20], text[20:]), redact_prompts=True)
+    assert json.loads(found.find(request).body) == {"detail": [left]}
+
+
+def test_body_that_is_no_json_is_left_out_of_a_reply(tmp_path: Path) -> None:
+    """All of it, as it may be a prompt."""
+    request = asked(b"in confidence")
+    found = recorded(tmp_path, exchange(request, b"not JSON: in confidence"), redact_prompts=True)
+    assert found.find(request).body.decode() == "not JSON: …"
 
 
 def test_body_that_is_no_json_is_left_out_whole(tmp_path: Path) -> None:
