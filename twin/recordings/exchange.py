@@ -55,11 +55,13 @@ class Exchange:
 
 
 def json_of(body: bytes) -> Any:
-    """What the body is as JSON; None where it is none."""
+    """What the body is as JSON; None where it is none, or so deep that it cannot be written again."""
     try:
-        return orjson.loads(body)
-    except ValueError:
+        value = orjson.loads(body)
+        orjson.dumps(value)
+    except (ValueError, TypeError):
         return None
+    return value
 
 
 def to_record(exchange: Exchange, digest: str, time: str) -> dict[str, Any]:

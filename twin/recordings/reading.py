@@ -11,8 +11,7 @@ from typing import Any
 
 from server.errors import ConfigurationError, NotFound
 from twin.recordings.exchange import Asked, Exchange, from_record, json_of
-from twin.recordings.redaction import GONE, digest_of
-from twin.verdict.eyes import without_secrets
+from twin.recordings.redaction import GONE, digest_of, without_keys
 
 MOST_VALUE_CHARS = 60
 MOST_DIFFERENCES = 6
@@ -51,6 +50,7 @@ class Recordings:
         return found[number].exchange
 
     def _missing(self, asked: Asked) -> NoRecording:
+        asked = without_keys(asked)
         nearest = min(self._recordings, key=lambda one: _distance(asked, one.exchange.asked))
         found = list(differences(asked, nearest.exchange.asked))
         more = f"; and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
@@ -84,19 +84,18 @@ def _read(file: Path) -> Recording:
 
 
 def differences(asked: Asked, recorded: Asked) -> Iterator[str]:
-    """What was otherwise in the recorded one."""
-    query = without_secrets(asked.query)
+    """What was otherwise in the recorded one. asked: without keys, as that one is."""
     for name, here, there in (
         ("the method", asked.method, recorded.method),
         ("the path", asked.path, recorded.path),
-        ("the query", query, recorded.query),
+        ("the query", asked.query, recorded.query),
     ):
         if here != there:
             yield f"{name} is {_shown(there)}, here {_shown(here)}"
     here, there = json_of(asked.body), json_of(recorded.body)
     if isinstance(here, dict) and isinstance(there, dict):
         found = list(_fields(here, there))
-        redacted = [name for name in here if there.get(name) == GONE]
+        redacted = [name for name in here if there.get(name) == GONE != here[name]]
         yield from found or [f"{name} is redacted, and another one" for name in redacted]
     elif asked.body != recorded.body:
         yield f"the body is {_shown(recorded.body)}, here {_shown(asked.body)}"

@@ -18,6 +18,11 @@ from twin.verdict.eyes import SECRET, without_secrets
 GONE = "…"
 PROMPTS = ("prompt", "suffix", "messages", "input")  # fields of requests
 REPLY_SECRET = re.compile(r"cookie|authorization|api-?key|secret", re.IGNORECASE)
+# Of a JSON body. Texts alone: a schema for tools may have a field of such a name, which is no key.
+SECRET_FIELD = re.compile(
+    r"api[-_]?key|secret|passw(or)?d|authori[sz]ation|credential|(access|auth|bearer)[-_]?token",
+    re.IGNORECASE,
+)
 LEAST_CHARS = 8  # of a key or a prompt; shorter ones would be found everywhere in a text
 OF_MESSAGES = ("role", "type")  # fields whose values are words of the protocol
 # Fields that ask for a reply with the prompt in it, also piece by piece, as nobody would find it.
@@ -29,7 +34,7 @@ Hidden = dict[bytes, bytes]  # what is left out, and what stands for it
 def digest_of(asked: Asked) -> str:
     """By which the same request is found again: of its method, path, query and body. The order of a JSON
     object's keys does not matter, and neither does the API key."""
-    clean = _without_keys(asked, _keys(asked))
+    clean = without_keys(asked)
     value = json_of(clean.body)
     body = clean.body if value is None else orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     text = b"\n".join((clean.method.encode(), clean.path.encode(), clean.query.encode(), body))
@@ -48,9 +53,24 @@ def redacted(exchange: Exchange, *, prompts: bool) -> Exchange:
         if b"".join(data for _, data in parts) != body:  # one lies across two parts
             parts = [(parts[-1][0], body)]
     headers = _without_secrets(exchange.headers, REPLY_SECRET, hidden)
-    clean = _without_keys(asked, _keys(asked))
+    clean = without_keys(asked)
     return replace(
         exchange, asked=_without_prompts(clean) if prompts else clean, headers=headers, parts=parts
+    )
+
+
+def without_keys(asked: Asked) -> Asked:
+    """Wherever they stand in it."""
+    keys = _keys(asked)
+    body = _clean(asked.body, keys)
+    value = json_of(body)
+    if value is not None and (clean := _without_fields(value)) != value:
+        body = orjson.dumps(clean)
+    return replace(
+        asked,
+        query=without_secrets(asked.query),
+        headers=_without_secrets(asked.headers, SECRET, keys),
+        body=body,
     )
 
 
@@ -113,15 +133,32 @@ def _found(asked: Asked) -> Iterator[str]:
     for name, value in parse_qsl(asked.query):
         if SECRET.search(name) or name == "key":
             yield value
+    yield from _texts_of_secrets(json_of(asked.body))
 
 
-def _without_keys(asked: Asked, keys: Hidden) -> Asked:
-    return replace(
-        asked,
-        query=without_secrets(asked.query),
-        headers=_without_secrets(asked.headers, SECRET, keys),
-        body=_clean(asked.body, keys),
-    )
+def _texts_of_secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:
+    if isinstance(value, str) and is_secret:
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts_of_secrets(one, is_secret=is_secret)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _texts_of_secrets(one, is_secret=SECRET_FIELD.search(name) is not None)
+
+
+def _without_fields(value: Any, *, is_secret: bool = False) -> Any:
+    """JSON without the texts of its secret fields, at whatever depth."""
+    if isinstance(value, str) and is_secret:
+        return GONE
+    if isinstance(value, list):
+        return [_without_fields(one, is_secret=is_secret) for one in value]
+    if isinstance(value, dict):
+        return {
+            name: _without_fields(one, is_secret=SECRET_FIELD.search(name) is not None)
+            for name, one in value.items()
+        }
+    return value
 
 
 def _without_secrets(headers: Headers, secret: re.Pattern[str], hidden: Hidden) -> Headers:

@@ -88,6 +88,39 @@ def test_key_is_taken_out_wherever_it_was_sent(tmp_path: Path, name: str, value:
     assert KEY not in file.read_text("utf-8")
 
 
+def test_key_in_a_field_is_nowhere(tmp_path: Path) -> None:
+    """At any depth of a JSON body, short or long, and not in a reply that repeats it."""
+    body = {"api_key": "short", "max_tokens": 4, "extra": [{"x-Api-Key": [KEY]}, {"password": 'a "\u2603"'}]}
+    one = exchange(Asked("POST", "/", "", (), json.dumps(body).encode()), f"not {KEY}".encode())
+    found = recorded(tmp_path, one)
+    (file,) = tmp_path.iterdir()
+    text = file.read_text("utf-8")
+    assert not any(secret in text for secret in (KEY, "short", "☃", "u2603"))
+    assert found.find(one.asked).body.decode() == "not …"
+
+
+def test_another_key_in_a_field_gets_the_same_recording(tmp_path: Path) -> None:
+    """And where it has none, its key is not said to differ."""
+    found = recorded(tmp_path, exchange(asked({"api_key": "mine", "seed": 1}), b"yes"))
+    assert found.find(asked({"api_key": "another", "seed": 1})).body == b"yes"
+    with pytest.raises(NoRecording, match=r"json, where seed is 1, here 2$"):
+        found.find(asked({"api_key": "another", "seed": 2}))
+
+
+def test_field_for_a_key_in_a_schema_stays(tmp_path: Path) -> None:
+    """It is no key."""
+    body = {"schema": {"properties": {"api_key": {"type": "string"}}}}
+    recorded(tmp_path, exchange(asked(body)))
+    (recording,) = read_recordings(tmp_path)
+    assert json.loads(recording.exchange.asked.body) == body
+
+
+def test_body_that_is_too_deep_is_text(tmp_path: Path) -> None:
+    """JSON of more than 254 levels can be read, and not be written."""
+    request = asked(b"[" * 900 + b"]" * 900)
+    assert recorded(tmp_path, exchange(request, b"yes")).find(request).body == b"yes"
+
+
 def test_another_key_gets_the_same_recording(tmp_path: Path) -> None:
     """Whoever replays has not the key of who recorded."""
     found = recorded(tmp_path, exchange(asked(query=f"api_key={KEY}"), b"yes"))
