@@ -64,6 +64,22 @@ def json_of(body: bytes) -> Any:
     return value
 
 
+def meaning_of(value: Any) -> bytes:
+    """One text for all JSON that says the same: the order of an object's keys and the notation of numbers say
+    nothing."""
+    return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
 def to_record(exchange: Exchange, digest: str, time: str) -> dict[str, Any]:
     asked = exchange.asked
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ConfigurationError, NotFound
-from twin.recordings.exchange import Asked, Exchange, from_record, json_of
+from twin.recordings.exchange import Asked, Exchange, from_record, json_of, meaning_of
 from twin.recordings.redaction import GONE, digest_of, without_keys
 
 MOST_VALUE_CHARS = 60
@@ -107,7 +107,7 @@ def _fields(here: dict[str, Any], there: dict[str, Any]) -> Iterator[str]:
             yield f"{name} is not set, here {_shown(here[name])}"
         elif name not in here:
             yield f"{name} is {_shown(there[name])}, here not set"
-        elif here[name] != there[name] and there[name] != GONE:
+        elif meaning_of(here[name]) != meaning_of(there[name]) and there[name] != GONE:
             yield f"{name} is {_shown(there[name])}, here {_shown(here[name])}"
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from twin.recordings.exchange import Asked, Exchange, Headers, json_of
+from twin.recordings.exchange import Asked, Exchange, Headers, json_of, meaning_of
 from twin.verdict.eyes import SECRET, without_secrets
 
 GONE = "…"
@@ -32,11 +32,11 @@ Hidden = dict[bytes, bytes]  # what is left out, and what stands for it
 
 
 def digest_of(asked: Asked) -> str:
-    """By which the same request is found again: of its method, path, query and body. The order of a JSON
-    object's keys does not matter, and neither does the API key."""
+    """By which the same request is found again: of its method, path, query and what its body
+    means. Keys do not matter."""
     clean = without_keys(asked)
     value = json_of(clean.body)
-    body = clean.body if value is None else orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    body = clean.body if value is None else meaning_of(value)
     text = b"\n".join((clean.method.encode(), clean.path.encode(), clean.query.encode(), body))
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 

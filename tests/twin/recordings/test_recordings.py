@@ -194,6 +194,21 @@ def test_same_request_gets_its_recordings_in_turn(tmp_path: Path) -> None:
     assert [found.find(asked()).body for _ in range(3)] == [b"first", b"second", b"second"]
 
 
+def test_notation_of_numbers_does_not_matter(tmp_path: Path) -> None:
+    """Clients of other languages write other ones."""
+    found = recorded(
+        tmp_path, exchange(asked(b'{"temperature": 0, "n": [{"m": 1e2}], "big": 1e300}'), b"yes")
+    )
+    assert found.find(asked(b'{"temperature": 0.0, "n": [{"m": 100}], "big": 1.0e300}')).body == b"yes"
+
+
+def test_kind_of_a_value_matters(tmp_path: Path) -> None:
+    """True is not 1, and it is said that they differ."""
+    found = recorded(tmp_path, exchange(asked({"stream": True})))
+    with pytest.raises(NoRecording, match="where stream is true, here 1"):
+        found.find(asked({"stream": 1}))
+
+
 def test_numbers_go_on(tmp_path: Path) -> None:
     """A folder may be recorded to again."""
     for _ in range(2):
