@@ -7,14 +7,28 @@ time: a frame of a stream may be one, or several, or a piece of one.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+import json
+import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 VERSION = 1
+MOST_SHOWN_CHARS = 60
+# What stands for a secret is no Latin-1; all else is.
+HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+): (?P<value>(?:[^\0\r\n\u0100-\U0010ffff]|…)*)")
+KINDS: dict[Any, str] = {
+    int: "an integer",
+    int | float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+
+T = TypeVar("T")
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -80,6 +94,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def shown(value: Any) -> str:
+    """In a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MOST_SHOWN_CHARS else text[:MOST_SHOWN_CHARS] + "…"
+
+
 def to_record(exchange: Exchange, digest: str, time: str) -> dict[str, Any]:
     asked = exchange.asked
     return {
@@ -103,40 +123,66 @@ def to_record(exchange: Exchange, digest: str, time: str) -> dict[str, Any]:
     }
 
 
-def from_record(record: dict[str, Any]) -> tuple[str, Exchange]:
-    """The digest of what was asked, and the exchange. Raises KeyError, TypeError or ValueError for a record
-    that is none."""
-    if record["version"] != VERSION:
-        raise ValueError(f"it is of version {record['version']}, and {VERSION} is known here")
-    request, response = record["request"], record["response"]
+def from_record(record: Any) -> tuple[str, Exchange]:
+    """The digest of what was asked, and the exchange. Raises ValueError for a record that is none."""
+    version = _field(record, "version", int)
+    if version != VERSION:
+        raise ValueError(f"it is of version {version}, and {VERSION} is known here")
+    request, response = _field(record, "request", dict), _field(record, "response", dict)
     asked = Asked(
-        request["method"],
-        request["path"],
-        request["query"],
-        _headers(request["headers"]),
+        _field(request, "method", str),
+        _field(request, "path", str),
+        _field(request, "query", str),
+        _headers(_field(request, "headers", list)),
         _body_bytes(request),
     )
     exchange = Exchange(
         asked,
-        int(response["status"]),
-        _headers(response["headers"]),
-        float(response["after_s"]),
-        [(float(part["after_s"]), _body_bytes(part)) for part in response["parts"]],
-        End(response["end"]),
+        _status(_field(response, "status", int)),
+        _headers(_field(response, "headers", list)),
+        _seconds(response),
+        [(_seconds(part), _body_bytes(part)) for part in _field(response, "parts", list)],
+        End(_field(response, "end", str)),
     )
-    return request["digest"], exchange
+    return _field(request, "digest", str), exchange
+
+
+def _field(record: Any, name: str, kind: type[T]) -> T:
+    if not isinstance(record, dict):
+        raise ValueError(f"an object with {name} is to be where {shown(record)} is")
+    if name not in record:
+        raise ValueError(f"it has no {name}")
+    value = record[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name} is to be {KINDS[kind]}, not {shown(value)}")
+    return value
+
+
+def _status(status: int) -> int:
+    if not 100 <= status <= 599:
+        raise ValueError(f"status is to be from 100 to 599, not {status}")
+    return status
+
+
+def _seconds(record: Any) -> float:
+    seconds = float(_field(record, "after_s", int | float))  # type: ignore[arg-type]
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"after_s is to be a number of seconds from 0, not {seconds}")
+    return seconds
 
 
 def _lines(headers: Headers) -> list[str]:
     return [f"{name}: {value}" for name, value in headers]
 
 
-def _headers(lines: Iterable[str]) -> Headers:
-    pairs = [line.partition(": ") for line in lines]
-    for name, separator, _ in pairs:
-        if not separator:
-            raise ValueError(f'a header is to be "name: value", not "{name}"')
-    return tuple((name, value) for name, _, value in pairs)
+def _headers(lines: list[Any]) -> Headers:
+    return tuple(_header(line) for line in lines)
+
+
+def _header(line: Any) -> tuple[str, str]:
+    if not isinstance(line, str) or not (found := HEADER.fullmatch(line)):
+        raise ValueError(f'a header is to be "name: value" in Latin-1 and one line, not {shown(line)}')
+    return found["name"], found["value"]
 
 
 def _body_record(body: bytes) -> dict[str, Any]:
@@ -151,9 +197,11 @@ def _bytes_record(data: bytes) -> dict[str, str]:
         return {"base64": base64.b64encode(data).decode("ascii")}
 
 
-def _body_bytes(record: dict[str, Any]) -> bytes:
+def _body_bytes(record: Any) -> bytes:
     if "json" in record:
         return orjson.dumps(record["json"])
     if "text" in record:
-        return str(record["text"]).encode("utf-8")
-    return base64.b64decode(record["base64"], validate=True)
+        return _field(record, "text", str).encode("utf-8")
+    if "base64" in record:
+        return base64.b64decode(_field(record, "base64", str), validate=True)
+    raise ValueError("a body has none of json, text and base64")

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ConfigurationError, NotFound
-from twin.recordings.exchange import Asked, Exchange, from_record, json_of, meaning_of
+from twin.recordings.exchange import Asked, Exchange, from_record, json_of, meaning_of, shown
 from twin.recordings.redaction import GONE, digest_of, without_keys
 
-MOST_VALUE_CHARS = 60
 MOST_DIFFERENCES = 6
 
 
@@ -76,9 +75,7 @@ def _read(file: Path) -> Recording:
         digest, exchange = from_record(json.loads(file.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigurationError(f"cannot read {file}: {error.strerror}.") from None
-    except KeyError as error:
-        raise ConfigurationError(f"{file} is not a recording: it has no {error}.") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigurationError(f"{file} is not a recording: {error}.") from None
     return Recording(file.name, digest, exchange)
 
@@ -91,35 +88,27 @@ def differences(asked: Asked, recorded: Asked) -> Iterator[str]:
         ("the query", asked.query, recorded.query),
     ):
         if here != there:
-            yield f"{name} is {_shown(there)}, here {_shown(here)}"
+            yield f"{name} is {shown(there)}, here {shown(here)}"
     here, there = json_of(asked.body), json_of(recorded.body)
     if isinstance(here, dict) and isinstance(there, dict):
         found = list(_fields(here, there))
         redacted = [name for name in here if there.get(name) == GONE != here[name]]
         yield from found or [f"{name} is redacted, and another one" for name in redacted]
     elif asked.body != recorded.body:
-        yield f"the body is {_shown(recorded.body)}, here {_shown(asked.body)}"
+        bodies = [one.body.decode("utf-8", "replace") for one in (recorded, asked)]
+        yield f"the body is {shown(bodies[0])}, here {shown(bodies[1])}"
 
 
 def _fields(here: dict[str, Any], there: dict[str, Any]) -> Iterator[str]:
     for name in there | here:
         if name not in there:
-            yield f"{name} is not set, here {_shown(here[name])}"
+            yield f"{name} is not set, here {shown(here[name])}"
         elif name not in here:
-            yield f"{name} is {_shown(there[name])}, here not set"
+            yield f"{name} is {shown(there[name])}, here not set"
         elif meaning_of(here[name]) != meaning_of(there[name]) and there[name] != GONE:
-            yield f"{name} is {_shown(there[name])}, here {_shown(here[name])}"
+            yield f"{name} is {shown(there[name])}, here {shown(here[name])}"
 
 
 def _distance(asked: Asked, recorded: Asked) -> tuple[bool, bool, int]:
     number = len(list(differences(asked, recorded)))
     return asked.path != recorded.path, asked.method != recorded.method, number
-
-
-def _shown(value: Any) -> str:
-    text = (
-        value.decode("utf-8", "replace")
-        if isinstance(value, bytes)
-        else json.dumps(value, ensure_ascii=False)
-    )
-    return text if len(text) <= MOST_VALUE_CHARS else text[:MOST_VALUE_CHARS] + "…"

@@ -236,13 +236,11 @@ def test_missing_one_names_the_nearest(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("[", "is not a recording: "),
+        ("[" * 100_000, "is not a recording: "),
         ("[]", "is not a recording: "),
-        ("{}", "has no 'version'"),
+        ("{}", "it has no version"),
         ('{"version": 2}', "of version 2"),
-        (
-            '{"version": 1, "response": 1, "request": {"method": 1, "path": 1, "query": 1, "headers": [""]}}',
-            'a header is to be "name: value"',
-        ),
+        ('{"version": 1, "request": 1}', "request is to be an object, not 1"),
     ],
 )
 def test_file_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -251,6 +249,57 @@ def test_file_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> No
     with pytest.raises(ConfigurationError, match=r"x\.json") as failure:
         read_recordings(tmp_path)
     assert words in failure.value.message
+
+
+@pytest.mark.parametrize(
+    ("side", "field", "value", "words"),
+    [
+        ("request", "method", 1, "method is to be text, not 1"),
+        ("request", "digest", ["x"], 'digest is to be text, not ["x"]'),
+        ("request", "headers", {"a": "b"}, 'headers is to be a list, not {"a": "b"}'),
+        ("request", "headers", [["a", "b"]], 'a header is to be "name: value"'),
+        ("response", "headers", ["a"], 'a header is to be "name: value"'),
+        ("response", "headers", ["a b: c"], 'a header is to be "name: value"'),
+        ("response", "headers", ["a: b\r\nc: d"], "one line, not"),
+        ("response", "headers", ["a: b\n"], "one line, not"),
+        ("response", "headers", ["a: ☃"], "Latin-1"),
+        ("response", "status", 99, "status is to be from 100 to 599, not 99"),
+        ("response", "status", 600, "status is to be from 100 to 599, not 600"),
+        ("response", "status", "200", 'status is to be an integer, not "200"'),
+        ("response", "status", True, "status is to be an integer, not true"),
+        ("response", "after_s", float("nan"), "after_s is to be a number of seconds from 0, not nan"),
+        ("response", "after_s", float("inf"), "after_s is to be a number of seconds from 0, not inf"),
+        ("response", "after_s", -1, "after_s is to be a number of seconds from 0, not -1"),
+        pytest.param("response", "after_s", 10**400, "too large", id="huge"),
+        ("response", "parts", [1], "an object with after_s is to be where 1 is"),
+        ("response", "parts", [{"after_s": "1"}], 'after_s is to be a number, not "1"'),
+        ("response", "parts", [{"after_s": 1}], "a body has none of json, text and base64"),
+        ("response", "parts", [{"after_s": 1, "text": 1}], "text is to be text, not 1"),
+        ("response", "parts", [{"after_s": 1, "base64": "a"}], "is not a recording: "),
+        ("response", "end", "never", "'never' is not a valid End"),
+    ],
+)
+def test_damaged_file_is_named(tmp_path: Path, side: str, field: str, value: Any, words: str) -> None:
+    """When it is read, before anything is answered."""
+    recorded(tmp_path, exchange(asked(), b"yes"))
+    (file,) = tmp_path.iterdir()
+    record = json.loads(file.read_text("utf-8"))
+    record[side][field] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(ConfigurationError) as failure:
+        read_recordings(tmp_path)
+    assert failure.value.message.startswith(f"{file} is not a recording: ")
+    assert words in failure.value.message
+
+
+@pytest.mark.parametrize("value", ["", "é", "…", f"a {KEY} b", "a: b"])
+def test_headers_are_read_as_they_were_written(tmp_path: Path, value: str) -> None:
+    """Also one with something left out, or nothing in it."""
+    one = exchange(asked())
+    one.headers = (("x-a", value),)
+    recorded(tmp_path, one)
+    (recording,) = read_recordings(tmp_path)
+    assert recording.exchange.headers == (("x-a", value.replace(KEY, "…")),)
 
 
 def test_no_recordings_are_an_error(tmp_path: Path) -> None:
