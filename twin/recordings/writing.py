@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,8 +31,16 @@ class Recorder:
             raise ConfigurationError(f"cannot record in {folder}: {error.strerror}.") from None
         found = (NUMBER.fullmatch(file.name) for file in folder.iterdir())
         self._number = max((int(match[1]) for match in found if match), default=0)
+        self._thread = ThreadPoolExecutor(max_workers=1)  # one, so that they are in order
 
-    def write(self, exchange: Exchange) -> None:
+    def keep(self, exchange: Exchange) -> Future[None]:
+        """In a thread, as a large one takes a while, in which others are to be answered. Nobody has to wait:
+        this process does not end before it is done."""
+        writing = self._thread.submit(self._write, exchange)
+        writing.add_done_callback(Future.result)  # so that a fault of ours is logged
+        return writing
+
+    def _write(self, exchange: Exchange) -> None:
         """One that cannot be written is missing; the client has its reply all the same."""
         asked, digest = exchange.asked, digest_of(exchange.asked)
         if self._redact_prompts and repeats_prompt(asked):
@@ -41,7 +51,11 @@ class Recorder:
         self._number += 1
         last = re.sub(r"[^A-Za-z0-9]+", "-", asked.path.rstrip("/").rpartition("/")[2])[:40] or "root"
         file = self._folder / f"{self._number:04d}-{asked.method}-{last}-{digest[:8]}.json"
+        unfinished = self._folder / f".{file.name}.part"
         try:
-            file.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            unfinished.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            unfinished.replace(file)  # whole or not at all, for who reads the folder meanwhile
         except OSError as error:
             log.error("%s cannot be written: %s", file, error.strerror)
+            with suppress(OSError):
+                unfinished.unlink()

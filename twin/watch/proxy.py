@@ -72,8 +72,8 @@ class Proxy:
             exchange.end = End.CUT
             log.warning("the upstream's reply to %s broke off: %s", asked.path, _words(error))
         finally:
-            await response.aclose()
             self._record(exchange, num_bytes)
+            await response.aclose()
 
     async def _response(self, asked: Asked) -> httpx.Response:
         target = self._upstream.raw_path.rstrip(b"/") + asked.path.encode()
@@ -101,7 +101,7 @@ class Proxy:
         if num_bytes > MAX_RECORDED_BYTES:
             log.warning("the reply to %s is not recorded: it has %d bytes", exchange.asked.path, num_bytes)
             return
-        self._recorder.write(exchange)
+        self._recorder.keep(exchange)
 
 
 def upstream_of(text: str) -> httpx.URL:

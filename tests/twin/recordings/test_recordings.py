@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ def exchange(request: Asked, *parts: bytes) -> Exchange:
 def recorded(folder: Path, *exchanges: Exchange, redact_prompts: bool = False) -> Recordings:
     recorder = Recorder(folder, redact_prompts=redact_prompts)
     for one in exchanges:
-        recorder.write(one)
+        recorder.keep(one).result()
     return Recordings(read_recordings(folder))
 
 
@@ -145,7 +148,7 @@ def test_prompts_are_left_out_and_still_found_by(tmp_path: Path) -> None:
 def test_reply_that_is_to_repeat_the_prompt_is_not_recorded(tmp_path: Path, field: dict[str, Any]) -> None:
     """Its pieces would not be found in the reply."""
     request = asked({"prompt": "confidential", **field})
-    Recorder(tmp_path, redact_prompts=True).write(exchange(request, b"con", b"fid"))
+    Recorder(tmp_path, redact_prompts=True).keep(exchange(request, b"con", b"fid")).result()
     assert not [*tmp_path.iterdir()]
 
 
@@ -214,6 +217,47 @@ def test_numbers_go_on(tmp_path: Path) -> None:
     for _ in range(2):
         recorded(tmp_path, exchange(asked()))
     assert sorted(file.name[:5] for file in tmp_path.iterdir()) == ["0001-", "0002-"]
+
+
+def test_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a part of one, which nobody could read, and not a failure of the client's."""
+
+    def full(self: Path, text: str, encoding: str) -> None:
+        self.write_bytes(text.encode(encoding)[:9])
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    Recorder(tmp_path).keep(exchange(asked())).result()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_others_are_answered_while_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes a while, and a slow disk too. It has its name when it is whole."""
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def slow(self: Path, target: Path) -> None:
+        has_begun.set()
+        assert may_go_on.wait(5)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    writing = Recorder(tmp_path).keep(exchange(asked()))
+    assert has_begun.wait(5)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".part"]
+    may_go_on.set()
+    writing.result()
+
+
+def test_fault_while_a_file_is_written_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its traceback: nobody waits for it."""
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: 1 / 0)
+    writing = Recorder(tmp_path).keep(exchange(asked()))
+    assert isinstance(writing.exception(), ZeroDivisionError)
+    deadline = time.monotonic() + 5
+    while "ZeroDivisionError" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_missing_one_names_the_nearest(tmp_path: Path) -> None:

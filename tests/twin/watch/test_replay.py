@@ -37,7 +37,7 @@ async def got(here: str) -> tuple[int, bytes, dict[str, str]]:
 async def record(folder: Path, say: Say) -> tuple[int, bytes, dict[str, str]]:
     async with upstream(say) as url, watching(Proxy(url, Recorder(folder))) as here:
         answer = await got(here)
-        await until(lambda: list(folder.iterdir()))
+        await until(lambda: list(folder.glob("*.json")))
     return answer
 
 
@@ -64,7 +64,7 @@ async def test_head_has_the_length_that_it_had(tmp_path: Path) -> None:
     say, answers = saying(reply(b"hello")[:-5]), []
     async with upstream(say) as url, watching(Proxy(url, Recorder(tmp_path))) as here, client(here) as asking:
         answers.append(await asking.head("/v1/models"))
-        await until(lambda: list(tmp_path.iterdir()))
+        await until(lambda: list(tmp_path.glob("*.json")))
     async with watching(replay(tmp_path)) as here, client(here) as asking:
         answers.append(await asking.head("/v1/models"))
     assert [(one.headers["content-length"], one.content) for one in answers] == [("5", b"")] * 2
@@ -96,7 +96,7 @@ async def test_reply_that_broke_off_does_again(tmp_path: Path, head: bytes) -> N
     body = chunk(PARTS[0]) if head is STREAM_HEAD else PARTS[0]
     with pytest.raises(httpx.RemoteProtocolError):
         await record(tmp_path, saying(head + body))
-    await until(lambda: list(tmp_path.iterdir()))
+    await until(lambda: list(tmp_path.glob("*.json")))
     async with (
         watching(replay(tmp_path)) as here,
         client(here) as asking,
