@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,9 @@ def watch(
     timing: Annotated[
         Literal["recorded", "none"], typer.Option(help="Of what is replayed; none: all at once.")
     ] = "recorded",
+    speed: Annotated[
+        float | None, typer.Option(metavar="TIMES", help="How many times as fast as recorded.  [default: 1]")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8001,
 ) -> None:
@@ -44,13 +48,26 @@ def watch(
     if replay is not None:
         if record is not None:
             raise ConfigurationError("--record and --replay exclude each other.")
+        times = _speed(timing, speed)
         recordings = read_recordings(replay)
         what = f"answers from recordings ({len(recordings)} in {replay})"
-        serve(Replay(Recordings(recordings), as_recorded=timing == "recorded"), host, port, what)
+        serve(Replay(Recordings(recordings), times), host, port, what)
         return
+    if timing != "recorded" or speed is not None:
+        raise ConfigurationError("--timing and --speed are about what --replay DIR answers.")
     if redact_prompts and record is None:
         raise ConfigurationError("--redact-prompts is about what --record DIR writes.")
     url = upstream_of(str(upstream))
     recorder = Recorder(record, redact_prompts=redact_prompts) if record is not None else None
     what = f"passes requests on to {url}" + (f", recording in {record}" if record else "")
     serve(Proxy(url, recorder), host, port, what)
+
+
+def _speed(timing: str, speed: float | None) -> float:
+    if timing == "none":
+        if speed is not None:
+            raise ConfigurationError("--timing none is at once, at no --speed.")
+        return math.inf
+    if speed is not None and not speed > 0:
+        raise ConfigurationError(f"--speed is to be a number above 0, not {speed:g}.")
+    return speed or 1.0

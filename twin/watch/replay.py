@@ -13,11 +13,11 @@ from twin.watch.edge import read_asked
 
 
 class Replay:
-    """Plain ASGI. as_recorded: with the recorded timing."""
+    """Plain ASGI. speed: how many times as fast as recorded; infinity is at once."""
 
-    def __init__(self, recordings: Recordings, *, as_recorded: bool = True) -> None:
+    def __init__(self, recordings: Recordings, speed: float = 1.0) -> None:
         self._recordings = recordings
-        self._as_recorded = as_recorded
+        self._speed = speed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = await read_asked(scope, receive)
@@ -27,18 +27,18 @@ class Replay:
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         """One that was not recorded whole is not completed, so that its connection is closed."""
         started = asyncio.get_running_loop().time()
-        await self._wait(started + exchange.head_s)
+        await _until(started + exchange.head_s / self._speed)
         headers = _headers(exchange)
         await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
         for at, data in exchange.parts:
-            await self._wait(started + at)
+            await _until(started + at / self._speed)
             await send({"type": "http.response.body", "body": data, "more_body": True})
         if exchange.end is End.WHOLE:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _wait(self, until: float) -> None:
-        if self._as_recorded:
-            await asyncio.sleep(until - asyncio.get_running_loop().time())
+
+async def _until(time: float) -> None:
+    await asyncio.sleep(time - asyncio.get_running_loop().time())
 
 
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:

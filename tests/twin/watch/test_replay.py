@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import signal
 import sys
@@ -41,8 +42,8 @@ async def record(folder: Path, say: Say) -> tuple[int, bytes, dict[str, str]]:
     return answer
 
 
-def replay(folder: Path, *, as_recorded: bool = False) -> Replay:
-    return Replay(Recordings(read_recordings(folder)), as_recorded=as_recorded)
+def replay(folder: Path, speed: float = math.inf) -> Replay:
+    return Replay(Recordings(read_recordings(folder)), speed)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ async def test_head_has_the_length_that_it_had(tmp_path: Path) -> None:
 
 
 async def test_replay_takes_its_time(tmp_path: Path) -> None:
-    """Part by part as they came, or all at once."""
+    """Part by part as they came, or faster, or all at once."""
 
     async def say(asked: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
@@ -81,8 +82,8 @@ async def test_replay_takes_its_time(tmp_path: Path) -> None:
         writer.write(b"0\r\n\r\n")
 
     await record(tmp_path, say)
-    for as_recorded, least_s, most_s in ((True, 0.35, 5.0), (False, 0.0, 0.3)):
-        async with watching(replay(tmp_path, as_recorded=as_recorded)) as here:
+    for speed, least_s, most_s in ((1.0, 0.35, 5.0), (4.0, 0.08, 0.35), (math.inf, 0.0, 0.3)):
+        async with watching(replay(tmp_path, speed)) as here:
             started = time.monotonic()
             await got(here)
             assert least_s <= time.monotonic() - started < most_s
@@ -152,6 +153,10 @@ async def test_command_answers_until_a_signal(tmp_path: Path) -> None:
         (["--replay", ".", "--record", "."], "exclude each other"),
         (["--upstream", "http://a", "--redact-prompts"], "--record DIR"),
         (["--upstream", "a"], "address of a server"),
+        (["--upstream", "http://a", "--speed", "2"], "--replay DIR"),
+        (["--upstream", "http://a", "--timing", "none"], "--replay DIR"),
+        (["--replay", ".", "--timing", "none", "--speed", "2"], "--timing none"),
+        *((["--replay", ".", "--speed", speed], "a number above 0") for speed in ("0", "-1", "nan")),
     ],
 )
 def test_options_that_do_not_fit(words: list[str], problem: str) -> None:
