@@ -61,6 +61,7 @@ class Shell:
             (commands / name).chmod(0o755)
         path = f"{commands}:{os.environ['PATH']}"
         self.folder = folder
+        self.num_servers = 0
         self.process = subprocess.Popen(
             ["bash", "--norc"],
             stdin=subprocess.PIPE,
@@ -76,8 +77,10 @@ class Shell:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if command.endswith(" &"):
-            started = "until grep -q Ready server.log; do sleep 0.05; done; sleep 0.2; cat server.log"
-            command = f"{command[:-2]} > server.log 2>&1 & {started}"
+            self.num_servers += 1
+            log = f"server-{self.num_servers}.log"
+            started = f"until grep -qs Ready {log}; do sleep 0.05; done; sleep 0.2; cat {log}"
+            command = f"{command[:-2]} > {log} 2>&1 & {started}"
         self.process.stdin.write(f"{command}\necho; echo {ENDS} $?\n")
         self.process.stdin.flush()
         said = ""

@@ -70,12 +70,12 @@ def test_a_server_that_attests_takes_a_restart() -> None:
         check_changes(settings(attest=True), settings(attest=True, log_level="debug"))
 
 
-@pytest.mark.parametrize("keys", [{"id": "other"}, {"path": "other"}])
-def test_other_models_in_several_processes(keys: dict[str, Any]) -> None:
-    """Take a restart; the same ones in other places, and limits, do not."""
-    check_changes(settings(workers=2), Settings.model_validate({"models": [MODEL | PLACED], "workers": 2}))
-    with pytest.raises(ConfigurationError, match="with more than one process, other models take a restart"):
-        check_changes(settings(workers=2), Settings.model_validate({"models": [MODEL | keys], "workers": 2}))
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("keys", [{"id": "other"}, {"path": "other"}, PLACED])
+def test_other_models_are_taken_over(keys: dict[str, Any], workers: int) -> None:
+    """By several processes too."""
+    new = Settings.model_validate({"models": [MODEL | keys], "workers": workers})
+    check_changes(settings(workers=workers), new)
 
 
 def test_all_else_is_taken_over() -> None:
