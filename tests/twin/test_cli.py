@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -50,6 +51,15 @@ def test_it_needs_nothing_heavy() -> None:
     code = f"import sys, twin.serve, twin.cli; print([name for name in {FAR} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_its_own_language_is_not_counted_anew(tmp_path: Path) -> None:
+    """Nothing is written to the cache, and nothing waited for: what was counted is in the package."""
+    environ = {**os.environ, "VERBATIM_CACHE": str(tmp_path)}
+    code = "from twin.cli import _settings; from twin.models import load_models; import twin.latency as l; "
+    code += "load_models(_settings(None, {}, None), l.Latency(l.Profile()), None)"
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def ask(url: str, **body: Any) -> dict[str, Any]:
