@@ -162,7 +162,10 @@ class TwinEngine:
         """Whether its next token is of a fixed reply, or the end of the text after one."""
         if one.reply is None:
             return False
-        return one.row.position < len(one.reply) or (bool(one.job.eos_ids) and not one.job.params.ignore_eos)
+        if one.row.position < len(one.reply):
+            return True
+        ends = bool(one.job.eos_ids) and not one.job.params.ignore_eos
+        return ends and one.num_new >= one.job.params.min_tokens  # until then the language goes on
 
     def _scripted(self, one: Running) -> int:
         assert one.reply is not None, "asked before"

@@ -19,8 +19,14 @@ FAR = ("torch", "vllm", "transformers", "httpx", "huggingface_hub")
 
 
 def said(*arguments: str) -> tuple[int, str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("VERBATIM_")}
     done = subprocess.run(
-        [*VERBATIM, "simulate", *arguments], capture_output=True, text=True, check=False, timeout=30
+        [*VERBATIM, "simulate", *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
     )
     return done.returncode, done.stderr.strip()
 

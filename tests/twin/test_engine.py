@@ -160,5 +160,8 @@ async def test_fixed_reply_comes_and_ends(language: Language) -> None:
     assert asked.got["fixed"][-1].finish_reason == "stop"
     asked.submit("longer")
     assert (await asked.tokens("longer"))[:3] == [7, 8, 9]
+    asked.submit("held", ignore_eos=False, min_tokens=6, max_tokens=20)
+    held = await asked.tokens("held")
+    assert (held[:3], held[6:], held.count(EOS)) == ([7, 8, 9], [EOS], 1)
     asked.submit("other", [300])
     assert (await asked.tokens("other"))[:3] != [7, 8, 9]

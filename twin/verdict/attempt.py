@@ -12,6 +12,7 @@ DONE = b"data: [DONE]"
 FINISHED = re.compile(rb'"finish_reason":\s*"')
 MAX_HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 64
+GOES_ON = b'"finish_reason":null}]}\n\n\r\n'  # the end of a chunk after which others come
 INTERIM = re.compile(rb"HTTP/1\.1 1\d\d ")  # `100 Continue`, say: the reply is still to come
 BODILESS = (204, 304)
 
@@ -94,6 +95,13 @@ class Attempt:
 
     def feed(self, data: bytes, now: float) -> None:
         """Bytes of the reply are sent."""
+        if self.is_stream and self.last_byte is not None and data.endswith(GOES_ON):  # as nearly all do
+            if now - self.last_byte > self.longest_pause_s:
+                self.longest_pause_s = now - self.last_byte
+            self.last_byte = now
+            self.num_body_bytes += len(data)
+            self._tail = data[-TAIL_BYTES:]
+            return
         self.longest_pause_s = max(self.longest_pause_s, now - (self.last_byte or now))
         self.first_byte, self.last_byte = self.first_byte or now, now
         if not self.status:

@@ -18,13 +18,15 @@ class Tap:
     def __init__(self, inner: Any, connection: WatchedConnection) -> None:
         self._inner = inner
         self._connection = connection
+        self._write = inner.write  # both for each token
+        self.is_closing = inner.is_closing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def write(self, data: bytes) -> None:
         self._connection.sent(data)
-        self._inner.write(data)
+        self._write(data)
 
     def close(self) -> None:
         self._connection.closed_here()

@@ -8,7 +8,7 @@ from twin.verdict.attempt import Attempt
 
 STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
-    b'1d\r\ndata: {"finish_reason":null}\n\n\r\n',
+    b'2b\r\ndata: {"choices":[{"finish_reason":null}]}\n\n\r\n',
     b'1f\r\ndata: {"finish_reason":"stop"}\n\n\r\n',
     b"e\r\ndata: [DONE]\n\n\r\n",
     b"0\r\n\r\n",
