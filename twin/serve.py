@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
 
 import uvloop
@@ -26,8 +25,6 @@ from twin.scripted import Script
 from twin.verdict.app import WatchedApp
 from twin.verdict.connection import WatchedConnection
 from twin.verdict.eyes import Eyes
-
-log = logging.getLogger(__name__)
 
 
 class TwinConnection(WatchedConnection, FaultyConnection):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,8 +16,6 @@ from server.engine.vllm.attached import AttachedEngine, Feed
 from server.http.metrics import Metrics
 from server.process.adopted import Adopted, tell
 from server.process.workers import LEAVING_S, link_folder, trials_folder
-
-log = logging.getLogger(__name__)
 
 POLL_S = 0.05
 

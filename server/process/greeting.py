@@ -19,8 +19,7 @@ POLL_S = 0.05
 async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -> None:
     """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_of(listener)
     console.print(f"{name} {__version__} listens on {url} (documentation: {url}/docs)", markup=False)
     with console.status("starting") as status:
         while not state.ready:
@@ -29,6 +28,11 @@ async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -
     console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
     console.print(_curl(url, _ready_id(state)) + "\n", markup=False)
     await asyncio.Event().wait()
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _ready_id(state: State) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from server.process.models import RunningModels
 from server.process.port import live, open_ports
 from server.process.reload import Reload
 from server.process.workers import Workers
-
-log = logging.getLogger(__name__)
 
 
 def serve(settings: Settings, file: Path | None = None, load: Callable[[], Settings] | None = None) -> None:

@@ -122,7 +122,7 @@ def retry_of_what_is_busy(log: Log, seen: Seen) -> None:
         last = chain[-1]
         if last.status in BUSY:
             waits_s = (last.retry_after_s or 0.0) + log.patience.gives_up_s
-            if len(chain) > 1 and last.status in BUSY:
+            if len(chain) > 1:
                 seen.tried += 1  # it has tried before, and may give up
             elif last.over is not None and log.now - last.over > waits_s:
                 seen.tried += 1

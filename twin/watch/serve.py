@@ -19,6 +19,7 @@ from server.http.border import Border
 from server.http.state import State
 from server.observe import logs
 from server.process.descriptors import raise_limit
+from server.process.greeting import url_of
 from server.process.port import live, open_port
 from twin.verdict.app import VERDICT, WatchedApp
 from twin.verdict.connection import WatchedConnection
@@ -58,8 +59,7 @@ def serve(answers: ASGIApp, host: str, port: int, what: str) -> None:
 
 
 async def _greet(listener: socket.socket, what: str) -> None:
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = url_of(listener)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"Verbatim's watch {__version__} listens on {url} and {what}", markup=False)
     console.print(f"Ready. The verdict on its clients: {url}{VERDICT}", markup=False)
