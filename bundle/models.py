@@ -13,7 +13,7 @@ import yaml
 
 from sealed.manifest import MODELS, is_safe
 from server.config.loading import DEFAULT_MODEL, config_file, load_settings
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.config.yamlfile import read_yaml
 from server.engine.served import inspect
 from server.errors import ConfigurationError

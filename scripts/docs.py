@@ -22,8 +22,10 @@ from conform.subject import rule as conform_rule
 from scripts import clients
 from server.cli import cli
 from server.config.loading import ENVIRONMENT
+from server.config.model import BestOf, Defaults, Limits, ModelSettings
+from server.config.replication import Replication
 from server.config.sections import KeyGroup, RateLimits
-from server.config.settings import BestOf, Defaults, Limits, ModelSettings, Settings
+from server.config.settings import Settings
 from twin.faults import catalog
 from twin.faults.rules import Match, Rule, RuleSet
 from twin.verdict.rules import RULES as VERDICT_RULES
@@ -50,6 +52,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "rate_limits": RateLimits,
     "A group, under key_groups": KeyGroup,
     "A model, under models": ModelSettings,
+    "replicas, in a model": Replication,
     "best_of, in a model": BestOf,
     "defaults, in a model": Defaults,
     "limits, in a model": Limits,

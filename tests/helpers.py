@@ -15,11 +15,13 @@ from fastapi import FastAPI
 from starlette.types import Message
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.engine.base import Job, Sink
+from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
 from server.engine.simulated.engine import Script, SimulatedEngine
-from server.engine.supervisor import Supervisor
+from server.engine.supervisor import Patience
 from server.http.app import build_app
 from server.text.tokenizer import load_tokenizer
 
@@ -101,7 +103,9 @@ def served(directory: Path, engine: Engine, *, max_pending: int = 4096, **settin
         tokenizer=load_tokenizer(directory, VOCAB_SIZE),
         context_size=CONTEXT_SIZE,
         vocab_size=VOCAB_SIZE,
-        engine=Supervisor(chosen.id, lambda: engine, max_pending=max_pending, backoff_s=(0.0, 60.0)),
+        engine=Replicas(
+            chosen.id, lambda number: engine, max_pending=max_pending, patience=Patience((0.0, 60.0))
+        ),
     )
 
 

@@ -25,15 +25,17 @@ ROOMS = {
     ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
-    "server.config": "values yamlfile engine_args sections settings loading changes",
+    "server.config": "values yamlfile engine_args sections replication model settings loading changes",
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies limits",
-    "server.engine": "base losses ticket turns trials work supervisor",
+    "server.engine": (
+        "base losses ticket turns trials suspects prefixes replica router work supervisor replicas"
+    ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures processes pulse standby host link stats running client engine"
+        "warmup wire translate failures devices processes pulse standby host link stats running client engine"
         " attached"
     ),
     "server.engine.served": "",  # a file, above the engines: which of them a model gets

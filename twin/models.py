@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
+from server.engine.replicas import Replicas
 from server.engine.served import ServedModel, tune
-from server.engine.supervisor import Supervisor
 from server.text.tokenizer import Tokenizer, load_tokenizer
 from server.weights.architecture import context_size
 from server.weights.checkpoint import check_checkpoint
@@ -45,7 +46,7 @@ def _load(model: ModelSettings, settings: Settings, latency: Latency, script: Sc
         # There are no positions to run out of.
         context_size=chosen or context_size(architecture, None, extended=True),
         vocab_size=architecture.vocab_size,
-        engine=Supervisor(model.id, lambda: TwinEngine(sampler, latency, reply)),
+        engine=Replicas(model.id, lambda number: TwinEngine(sampler, latency, reply)),
     )
     tune(served.engine, settings, model)
     return served

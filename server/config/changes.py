@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.errors import ConfigurationError
 
 # What processes, sockets and connections have from their beginning.
@@ -23,7 +24,7 @@ FRONT = frozenset(
 PLACE = frozenset(
     {
         *("max_num_seqs", "gpu_memory_utilization", "tensor_parallel_size", "pipeline_parallel_size"),
-        *("devices", "standby", "kv_cache_gib"),
+        *("devices", "standby", "kv_cache_gib", "replicas", "min_ready"),
     }
 )
 

@@ -44,7 +44,7 @@ _LOGPROBS = "log-probabilities are the raw model distribution's, by the contract
 _CHANGES_TOKENS = "it would change which tokens come, which is for requests alone to say"
 _OTHER_OUTPUTS = "the engine would send what this server does not read"
 _ONE_ENGINE = (
-    "an engine is not several here; use tensor_parallel_size, or several servers behind a load balancer"
+    "an engine is not several here; use replicas, or tensor_parallel_size"
 )
 _ONE_MACHINE = "the processes of an engine are on one machine here"
 _NO_TEXT = "a model has to continue a text here"

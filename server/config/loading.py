@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from server.config.model import BestOf, Defaults, Limits, ModelSettings
 from server.config.sections import KeyGroup, RateLimits
-from server.config.settings import BestOf, Defaults, Limits, ModelSettings, Settings
+from server.config.settings import Settings
 from server.config.yamlfile import YamlFile, explain, location_of, read_yaml
 from server.errors import ConfigurationError
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 
 from server.config.values import Name
 
@@ -61,3 +62,11 @@ class KeyGroup(KeyTerms):
         description="Names of keys that are in it, beside those whose line says `group=`:"
         " `key-1` of VERBATIM_API_KEYS, say, or `anonymous`, who asks a server without keys.",
     )
+
+
+def from_base(path: Path | None, info: ValidationInfo) -> Path | None:
+    """A path in the file starts at the file; one from a flag or the environment starts here."""
+    context = info.context or {}
+    here = info.field_name in context.get("from_here", ())
+    base = Path() if here else context.get("base", Path())
+    return None if path is None else (base / path.expanduser()).absolute()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.request import CompletionRequest, shown
 from server.contract.unsupported import refuse_unsupported
 from server.errors import InvalidRequest

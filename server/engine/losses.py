@@ -1,4 +1,4 @@
-"""Counters of the engines that were lost, and of what that has cost."""
+"""Counters of the engines that were lost, and of what that has cost, by model and replica."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class LossMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, ("model",), registry=registry)
+            return Counter(name, text, ("model", "engine"), registry=registry)
 
         self.deaths = counter(
             "verbatim_engine_deaths", "Engines that have ended by themselves, hangs included"
@@ -19,25 +19,29 @@ class LossMetrics:
         self.resumed = counter("verbatim_resumed", "Candidates that went on after their engine was lost")
         self.seconds = counter("verbatim_lost_seconds", "Time from an engine's end until the next was ready")
 
-    def of(self, model: str, *, is_owner: bool = True) -> Losses:
+    def of(self, model: str, replica: int = 0, *, is_owner: bool = True) -> Losses:
         """is_owner: whether this process runs the engine, and so counts its deaths."""
-        return Losses(self, model, is_owner=is_owner)
+        return Losses(self, (model, str(replica)), is_owner=is_owner)
 
 
 class Losses:
-    """Of one model, in one process."""
+    """Of one replica of a model, in one process."""
 
-    def __init__(self, metrics: LossMetrics, model: str, *, is_owner: bool) -> None:
+    def __init__(self, metrics: LossMetrics, labels: tuple[str, str], *, is_owner: bool) -> None:
         self._is_owner = is_owner
-        self._deaths, self._hangs = metrics.deaths.labels(model), metrics.hangs.labels(model)
-        self._resumed, self._seconds = metrics.resumed.labels(model), metrics.seconds.labels(model)
+        self._deaths, self._hangs = metrics.deaths.labels(*labels), metrics.hangs.labels(*labels)
+        self._resumed, self._seconds = metrics.resumed.labels(*labels), metrics.seconds.labels(*labels)
 
     def died(self, *, is_hang: bool) -> None:
         if self._is_owner:
             self._deaths.inc()
             self._hangs.inc(is_hang)
 
-    def recovered(self, lost_s: float, num_resumed: int) -> None:
-        self._resumed.inc(num_resumed)
+    def resumed(self, num_jobs: int) -> None:
+        """They go on, on another engine."""
+        self._resumed.inc(num_jobs)
+
+    def recovered(self, lost_s: float) -> None:
+        """The next engine is ready."""
         if self._is_owner:
             self._seconds.inc(lost_s)

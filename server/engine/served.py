@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.engine.base import Engine
+from server.engine.replicas import Replicas
 from server.engine.simulated.engine import SimulatedEngine
-from server.engine.supervisor import Supervisor
 from server.errors import ConfigurationError
 from server.text.tokenizer import Tokenizer, load_tokenizer
 from server.weights.architecture import check_generates, context_size
@@ -30,7 +31,7 @@ class ServedModel:
     tokenizer: Tokenizer
     context_size: int
     vocab_size: int
-    engine: Supervisor
+    engine: Replicas
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -53,18 +54,19 @@ class ServedModel:
 
 
 def load_models(
-    settings: Settings, make_vllm: Callable[[int, ModelSettings, int], Engine]
+    settings: Settings, make_vllm: Callable[[int, ModelSettings, int, int], Engine]
 ) -> list[ServedModel]:
     """All models of this process, which takes its share of max_pending.
 
-    make_vllm: (number of the model, its settings, context size) -> a real engine. Raises as load_model.
+    make_vllm: (number of the model, its settings, context size, number of the replica) -> a real engine.
+    Raises as load_model.
     """
 
     def one(number: int, model: ModelSettings) -> ServedModel:
-        def make(model: ModelSettings, context_size: int, vocab_size: int) -> Engine:
+        def make(model: ModelSettings, context_size: int, vocab_size: int, replica: int) -> Engine:
             if model.engine == "simulated":
                 return SimulatedEngine(vocab_size, step_s=0.01)
-            return make_vllm(number, model, context_size)
+            return make_vllm(number, model, context_size, replica)
 
         served = load_model(model, make)
         tune(served.engine, settings, model)
@@ -73,14 +75,16 @@ def load_models(
     return [one(number, model) for number, model in enumerate(settings.models)]
 
 
-def tune(engine: Supervisor, settings: Settings, model: ModelSettings) -> None:
+def tune(engine: Replicas, settings: Settings, model: ModelSettings) -> None:
     """What the settings say of how a model's jobs are treated, here in one process of several."""
     engine.max_pending = math.ceil(settings.max_pending / settings.workers)
     engine.max_wait_s = settings.max_wait_s
-    engine.keep_trying = settings.keep_trying or len(settings.models) > 1
+    engine.patience.keep_trying = settings.keep_trying or len(settings.models) > 1
     engine.work.resume = settings.resume
     engine.work.resume_timeout_s = settings.resume_timeout_s
-    engine.work.turns.num_places = math.ceil(model.max_num_seqs / settings.workers)
+    engine.work.num_senders = settings.workers
+    engine.work.set_places(math.ceil(model.max_num_seqs / settings.workers))
+    engine.min_ready = model.min_ready
 
 
 def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
@@ -100,11 +104,11 @@ def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
 
 
 def load_model(
-    settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int], Engine]
+    settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int, int], Engine]
 ) -> ServedModel:
     """A model from its directory, its engine not yet started.
 
-    make_engine: (settings, context size, vocabulary size) -> engine.
+    make_engine: (settings, context size, vocabulary size, number of the replica) -> engine.
     Raises ConfigurationError for a directory that cannot be served.
     """
     try:
@@ -119,5 +123,9 @@ def load_model(
         tokenizer=load_tokenizer(settings.directory, vocab_size),
         context_size=size,
         vocab_size=vocab_size,
-        engine=Supervisor(settings.id, lambda: make_engine(settings, size, vocab_size)),
+        engine=Replicas(
+            settings.id,
+            lambda number: make_engine(settings, size, vocab_size, number),
+            settings.replicas.min,
+        ),
     )

@@ -9,15 +9,34 @@ from server.engine.base import EngineOutput, Job, Sink
 from server.errors import RequestFailure
 
 
+@dataclass(slots=True)
+class Route:
+    """Where a job is, and what was known when it was sent there.
+
+    replica: the number of the one that works on it. The rest is for where there are several (router.py).
+    num_left: tokens of its prompt that are to be computed. num_ahead: those before its first token, with
+    those of other prompts. num_before: those that it has generated elsewhere. blocks: its prompt's. Times in
+    seconds; 0: not yet.
+    """
+
+    replica: int
+    num_left: int = 0
+    num_ahead: int = 0
+    num_before: int = 0
+    blocks: list[int] = field(default_factory=list)
+    sent_at: float = 0.0
+    first_at: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """number: in the order of submission. on_end: called before its last output is handed on. on_token:
-    called with the first one after a death.
+    called with the first one after it was sent, if is_watched says so then.
 
     delivered: ids that its sink has; num_charged: those of them that its key's account says. engine_id: the
     job's name on the engine that works on it; num_lives: how often it was sent to one. num_deaths: engines
     lost in a row, without a token between; all_deaths: in all. waits_since: when it lost the last one, of
-    time.monotonic, while it waits for another.
+    time.monotonic, while it waits for another. route: where it is; None: it waits.
     """
 
     number: int
@@ -32,6 +51,8 @@ class Ticket:
     num_deaths: int = 0
     all_deaths: int = 0
     waits_since: float | None = None
+    is_watched: bool = False
+    route: Route | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -42,8 +63,8 @@ class Ticket:
         """The sink of its engine."""
         if isinstance(output, EngineOutput):
             self.delivered += output.token_ids
-            if self.num_deaths:
-                self.num_deaths = 0  # so it was not what killed the engine
+            if self.is_watched:
+                self.is_watched = False
                 self.on_token(self)
             if output.finish_reason is not None:
                 self.on_end(self)

@@ -56,7 +56,7 @@ class Account:
 
 
 class Turns:
-    """num_places: jobs that the engine works on at the same time.
+    """num_places: jobs that the engines work on at the same time, all of them together.
 
     As long as only one key has jobs, as many again are sent ahead, so that a place is taken within the step
     in which it becomes free.
@@ -107,11 +107,6 @@ class Turns:
         insort(account.waiting, ticket, key=_PLACE)
         self.num_waiting += 1
         self._left(ticket)
-
-    def put_all_back(self) -> None:
-        for account in self._accounts.values():
-            for ticket in [*account.placed.values()]:
-                self.put_back(ticket)
 
     def place(self, ticket: Ticket) -> int:
         """It goes to the engine. Returns its urgency there."""

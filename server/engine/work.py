@@ -1,4 +1,4 @@
-"""The jobs of one model from their submission to their end, whichever engines work on them.
+"""The jobs of one model from their submission to their end, whichever engines work on them, one or several.
 
 An engine holds nothing of a job that could not be sent again: its prompt, what was generated so far, its
 seed. So a job whose engine is lost waits here for the next one, which goes on where the last has stopped; the
@@ -12,17 +12,15 @@ import logging
 import time
 
 from server.engine.base import Engine, Job, Sink, stopped
-from server.engine.ticket import Ticket
-from server.engine.trials import Trials
+from server.engine.replica import Replica
+from server.engine.router import Router
+from server.engine.suspects import Suspects
+from server.engine.ticket import Route, Ticket
 from server.engine.turns import Turns
 from server.errors import EngineDeathsError, RequestFailure, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
-# Engines that a job may lose in a row, without a token between, before it is suspected of killing them.
-SUSPICIOUS = 2
-# And in all, before it is suspected until its end: one may kill each engine a few tokens later.
-MANY_DEATHS = 10
 # How often keys are compared while jobs wait and none ends.
 LOOK_S = 0.5
 # How often another process is asked whether its trials are over.
@@ -31,10 +29,11 @@ TRIALS_S = 0.05
 
 class Work:
     """resume: whether jobs outlive their engine. resume_timeout_s: how long one that has lost its engine
-    waits for the next. turns: whose turn it is.
+    waits for the next. turns: whose turn it is, on the places of all replicas. num_senders: processes that
+    have jobs on the same engines.
 
-    A job that was running when two engines in a row died is sent to the third one alone, and the others
-    follow once it has generated a token. If that one dies as well, it fails; no other job ever does.
+    A job that was running when two engines in a row died is sent to the next one alone, and the others that
+    wait follow once it has generated a token. If that one dies as well, it fails; no other job ever does.
     """
 
     def __init__(
@@ -43,14 +42,14 @@ class Work:
         self.resume = resume
         self.resume_timeout_s = resume_timeout_s
         self.turns = turns or Turns()
-        self.trials = Trials()  # of other processes on the same engine
+        self.suspects = Suspects()
+        self.num_senders = 1
+        self.router = Router()
+        self._num_places = self.turns.num_places
+        self._replicas: dict[int, Replica] = {}
         self._tickets: dict[str, Ticket] = {}  # by the job's id; in the order of their submission
         self._num_tickets = 0  # ever
-        self._engine: Engine | None = None
-        self._has_lost = False  # one, and nothing but suspects was sent to the next
         self._lost: list[Ticket] = []  # those with waits_since, and perhaps some that have ended
-        self._suspects: dict[str, Ticket] = {}
-        self._on_trial: Ticket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._look: asyncio.Handle | None = None  # at whose turn it is, when nothing else happens
 
@@ -63,20 +62,30 @@ class Work:
         """Jobs that have lost their engine, and wait for another."""
         return sum(ticket.waits_since is not None for ticket in self._tickets.values())
 
+    def num_placed(self, number: int) -> int:
+        """Jobs that a replica works on."""
+        return len(self._replica(number).placed)
+
+    def set_places(self, num_places: int) -> None:
+        """Of each replica: jobs that it works on at the same time, for this process."""
+        self._num_places = self.turns.num_places = num_places
+        for replica in self._replicas.values():
+            replica.num_places = num_places
+
     def is_paused(self, job_id: str) -> bool:
         """Whether it has lost its engine, or its place there, and waits."""
         ticket = self._tickets.get(job_id)
-        if ticket is None or not self.turns.is_waiting(ticket):
+        if ticket is None or ticket.route is not None:
             return False
         return bool(ticket.delivered) or ticket.waits_since is not None
 
     def submit(self, job: Job, sink: Sink) -> None:
         """As an engine's. Without one the job waits."""
         self._num_tickets += 1
-        ticket = Ticket(self._num_tickets, job, sink, self._forget, self._acquit)
+        ticket = Ticket(self._num_tickets, job, sink, self._ended, self._began)
         self._tickets[job.id] = ticket
         self.turns.add(ticket)
-        if self._engine is None:
+        if not self._open():
             ticket.waits_since = time.monotonic()
             self._lost.append(ticket)
             self._watch()
@@ -87,13 +96,12 @@ class Work:
         ticket = self._tickets.get(job_id)
         if ticket is None:
             return
-        if self._engine is not None and not self.turns.is_waiting(ticket):
-            self._engine.abort(ticket.engine_id)
+        self._take_off(ticket)
         self._forget(ticket)
 
-    def begin(self, engine: Engine) -> int:
-        """An engine is ready. Returns how many jobs go on there that have lost another one."""
-        self._engine = engine
+    def begin(self, engine: Engine, number: int = 0) -> int:
+        """A replica's engine is ready. Returns how many jobs go on there that have waited for one."""
+        self._replica(number).engine = engine
         num_resuming = self.num_resuming
         for ticket in self._lost:
             ticket.waits_since = None  # from now on for its turn
@@ -101,67 +109,96 @@ class Work:
         self._send_waiting()
         return num_resuming
 
-    def recall(self) -> None:
-        """Take back what the engine works on, so that another one goes on with it; nobody is to blame."""
-        if self._engine is None:
+    def recall(self, number: int = 0) -> None:
+        """Take back what a replica works on, so that another engine goes on with it; nobody is to blame."""
+        replica = self._replica(number)
+        if replica.engine is None:
             return
-        engine, self._engine, self._on_trial = self._engine, None, None
-        now = time.monotonic()
-        for ticket in self._tickets.values():
-            if not self.turns.is_waiting(ticket):
-                engine.abort(ticket.engine_id)
-            ticket.waits_since = ticket.waits_since or now
-        self._lost = [*self._tickets.values()]
-        self.turns.put_all_back()
-        self._watch()
+        for ticket in replica.placed.values():
+            replica.engine.abort(ticket.engine_id)
+            self.suspects.put_off(ticket)
+        self._vacate(replica)
 
-    def lose(self) -> None:
-        """The engine is lost, and with it what it was working on."""
-        if self._engine is None:
-            return
-        self._engine, accused, self._on_trial = None, self._on_trial, None
-        self._has_lost = True
-        now = time.monotonic()
-        for ticket in self._tickets.values():
-            if not self.turns.is_waiting(ticket):
-                ticket.num_deaths += 1
-                ticket.all_deaths += 1
-                if ticket.num_deaths >= SUSPICIOUS or ticket.all_deaths >= MANY_DEATHS:
-                    self._suspects[ticket.job.id] = ticket
-            ticket.waits_since = ticket.waits_since or now
-        self._lost = [*self._tickets.values()]
-        self.turns.put_all_back()
-        self.trials.note(has_suspects=bool(self._suspects))
+    def lose(self, number: int = 0) -> int:
+        """A replica's engine is lost, and with it what it was working on. Returns how many jobs of it go on
+        elsewhere at once."""
+        replica = self._replica(number)
+        if replica.engine is None:
+            return 0
+        replica.has_lost = True
+        lost = [*replica.placed.values()]
+        guilty = self.suspects.died(lost)
+        self.router.prefixes.forget(number)
+        self._vacate(replica)
         if not self.resume:
-            self.fail(stopped())
-        if accused is not None and self._tickets.get(accused.job.id) is accused:
-            self._condemn(accused)
-        self._watch()
+            for ticket in [*self._tickets.values()] if not self._open() else lost:
+                self._fail(ticket, stopped())
+        if guilty is not None and self._tickets.get(guilty.job.id) is guilty:
+            self._condemn(guilty)
+        return len(lost) if self._open() else 0
+
+    def remove(self, number: int) -> None:
+        """There is no such replica any more."""
+        self.recall(number)
+        self._replicas.pop(number, None)
+        self.router.prefixes.forget(number)
 
     def fail(self, failure: RequestFailure) -> None:
         """No engine will work on them any more."""
         for ticket in [*self._tickets.values()]:
             self._fail(ticket, failure)
 
-    def _forget(self, ticket: Ticket) -> None:
-        """It has ended."""
-        del self._tickets[ticket.job.id]
-        self.turns.discard(ticket)
-        self._clear(ticket)
-        if self.turns.num_waiting:
+    def _replica(self, number: int) -> Replica:
+        if number not in self._replicas:
+            self._replicas[number] = self.router.replica(number, self._num_places)
+        return self._replicas[number]
+
+    def _open(self) -> list[Replica]:
+        """Those that take jobs."""
+        return [one for one in self._replicas.values() if one.engine is not None]
+
+    def _vacate(self, replica: Replica) -> None:
+        """It takes nothing more, and what it worked on waits: for its turn elsewhere, or for an engine."""
+        replica.engine = None
+        for ticket in [*replica.placed.values()]:
+            replica.leave(ticket)
+            self.turns.put_back(ticket)
+        if self._open():
+            self._send_soon()
+            return
+        now = time.monotonic()
+        for ticket in self._tickets.values():
+            ticket.waits_since = ticket.waits_since or now
+        self._lost = [*self._tickets.values()]
+        self._watch()
+
+    def _take_off(self, ticket: Ticket) -> None:
+        """Nothing works on it any more."""
+        if ticket.route is not None:
+            replica = self._replicas[ticket.route.replica]
+            if replica.engine is not None:
+                replica.engine.abort(ticket.engine_id)
+            replica.leave(ticket)
+
+    def _began(self, ticket: Ticket) -> None:
+        """It has its first token since it was sent."""
+        if ticket.route is not None:
+            self.router.began(ticket, self._replicas[ticket.route.replica])
+        if self.suspects.began(ticket):
             self._send_soon()
 
-    def _acquit(self, ticket: Ticket) -> None:
-        """It has a token since it lost an engine."""
-        if ticket.all_deaths < MANY_DEATHS:
-            self._clear(ticket)
+    def _ended(self, ticket: Ticket) -> None:
+        """It has, on its replica."""
+        if ticket.route is not None:
+            replica = self._replicas[ticket.route.replica]
+            self.router.ended(ticket, replica)
+            replica.leave(ticket)
+        self._forget(ticket)
 
-    def _clear(self, ticket: Ticket) -> None:
-        """Of suspicion."""
-        if self._suspects.pop(ticket.job.id, None) is not None:
-            self.trials.note(has_suspects=bool(self._suspects))
-        if ticket is self._on_trial:
-            self._on_trial = None
+    def _forget(self, ticket: Ticket) -> None:
+        del self._tickets[ticket.job.id]
+        self.turns.discard(ticket)
+        if self.suspects.clear(ticket) or self.turns.num_waiting:
             self._send_soon()
 
     def _send_soon(self, delay_s: float = 0.0) -> None:
@@ -173,34 +210,62 @@ class Work:
         self._look = loop.call_later(delay_s, look) if delay_s else loop.call_soon(look)
 
     def _send_waiting(self) -> None:
-        if self._engine is None or self._on_trial is not None:
+        replicas = self._open()
+        if not replicas or self.suspects.on_trial is not None:
             return
-        if self._has_lost and not self.trials.is_next():
+        is_unsure = self.suspects or any(one.has_lost for one in replicas)
+        if is_unsure and not self.suspects.trials.is_next():
             self._send_soon(TRIALS_S)
+            # What another process tries is on a replica that was lost.
+            replicas = [] if self.suspects else [one for one in replicas if not one.has_lost]
+        elif self.suspects:
+            self._try_next(replicas)
             return
-        if self._suspects:
-            for ticket in self._tickets.values():
-                if not self.turns.is_waiting(ticket):  # who was tried before, and goes on later
-                    self._engine.abort(ticket.engine_id)
-                    self.turns.put_back(ticket)
-            self._on_trial = next(iter(self._suspects.values()))
-            self._send(self._on_trial)
+        else:
+            for replica in replicas:
+                replica.has_lost = False
+        if replicas:
+            self.turns.num_places = sum(one.num_places for one in replicas)
+            self._send_next(replicas)
+
+    def _try_next(self, replicas: list[Replica]) -> None:
+        """The first suspect, on a replica that nothing else is on: one that was lost, if there is one, since
+        no other process has jobs there."""
+        lost = [one for one in replicas if one.has_lost]
+        if not lost and self.num_senders > 1:
+            self._send_soon(LOOK_S)
             return
-        self._has_lost = False
+        replica = min(lost or replicas, key=lambda one: len(one.placed))
+        for ticket in [*replica.placed.values()]:  # who was tried before, say, and goes on later
+            self._take_off(ticket)
+            self.turns.put_back(ticket)
+        ticket = self.suspects.next()
+        if ticket.route is not None:
+            self._take_off(ticket)
+            self.turns.put_back(ticket)
+        self._send(ticket, [replica])
+
+    def _send_next(self, replicas: list[Replica]) -> None:
         while (turn := self.turns.next()) != (None, None):
             gives_way, takes_place = turn
             if gives_way is not None:
-                self._engine.abort(gives_way.engine_id)
+                self._take_off(gives_way)
                 self.turns.put_back(gives_way)
             if takes_place is not None:
-                self._send(takes_place)
+                self._send(takes_place, replicas)
         if self.turns.num_waiting:
             self._send_soon(LOOK_S)
 
-    def _send(self, ticket: Ticket) -> None:
-        assert self._engine is not None
+    def _send(self, ticket: Ticket, replicas: list[Replica]) -> None:
         ticket.waits_since = None
-        self._engine.submit(ticket.rest(self.turns.place(ticket)), ticket.take)
+        if len(self._replicas) > 1:
+            replica = self.router.place(ticket, replicas, self.num_senders)
+        else:
+            replica = replicas[0]
+            replica.place(ticket, Route(replica.number))
+        ticket.is_watched = len(self._replicas) > 1 or ticket.num_deaths > 0
+        assert replica.engine is not None
+        replica.engine.submit(ticket.rest(self.turns.place(ticket)), ticket.take)
 
     def _condemn(self, ticket: Ticket) -> None:
         log.error(

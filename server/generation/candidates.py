@@ -15,7 +15,7 @@ from functools import partial
 
 from server.contract.params import GenerationParams, candidate_seed
 from server.engine.base import NOBODY, EngineOutput, Job, Requester, Sink, TopLogprobs
-from server.engine.supervisor import Supervisor
+from server.engine.replicas import Replicas
 from server.errors import InternalError, RequestFailure
 from server.generation.contest import Contest
 from server.generation.outputs import CandidateText, Delta, PromptText
@@ -83,7 +83,7 @@ class Generation:
         request_id: str,
         prompts: list[PromptText],
         params: GenerationParams,
-        engine: Supervisor,
+        engine: Replicas,
         tokenizer: Tokenizer,
         requester: Requester = NOBODY,
     ) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.params import GenerationParams
 from server.contract.request import CompletionRequest
 from server.engine.served import ServedModel

@@ -101,6 +101,13 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self.replica_ready = Gauge(
+            "verbatim_replica_ready",
+            "1 when that engine of the model can answer",
+            ("model", "engine"),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.keys_file_ok = Gauge(
             "verbatim_keys_file_ok",
             "0 when the file of API keys cannot be read, or not all of it: the log says what is wrong",

@@ -17,7 +17,7 @@ from server.config.settings import Settings
 from server.contract.params import StreamParams, resolve, resolve_stream
 from server.contract.reply import Model, ModelList
 from server.contract.request import CompletionRequest, parse_request
-from server.engine.base import Requester
+from server.engine.base import Requester, Status
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest, ModelNotFound
 from server.generation.candidates import Generation
@@ -141,6 +141,8 @@ async def metrics(request: Request) -> Response:
     for model in state.models.values():
         state.metrics.ready.labels(model.id).set(model.engine.status.ready)
         state.metrics.restarts.labels(model.id).set(model.engine.restarts)
+        for number, status in model.engine.statuses.items():
+            state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready)
     state.metrics.keys_file_ok.set(state.keyring.is_whole)
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -203,15 +205,22 @@ def _deadline(timeout_s: float) -> float | None:
 
 
 def _progress(model: ServedModel) -> dict[str, object]:
-    status = model.engine.status
-    progress: dict[str, object] = {
-        "phase": status.phase,
-        "seconds": round(time.monotonic() - model.engine.phase_since, 1),
-    }
-    if status.total:
-        progress |= {"done": status.done, "total": status.total}
-    if status.detail:
-        progress["detail"] = status.detail
-    if num_resuming := model.engine.work.num_resuming:
+    engine = model.engine
+    progress = _phase(engine.status, engine.phase_since)
+    if num_resuming := engine.work.num_resuming:
         progress["resuming"] = num_resuming
+    if len(engine.supervisors) > 1:
+        progress["replicas"] = {
+            str(number): _phase(one.status, one.phase_since) | {"running": engine.work.num_placed(number)}
+            for number, one in sorted(engine.supervisors.items())
+        }
     return progress
+
+
+def _phase(status: Status, since: float) -> dict[str, object]:
+    phase: dict[str, object] = {"phase": status.phase, "seconds": round(time.monotonic() - since, 1)}
+    if status.total:
+        phase |= {"done": status.done, "total": status.total}
+    if status.detail:
+        phase["detail"] = status.detail
+    return phase

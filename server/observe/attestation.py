@@ -17,7 +17,8 @@ from sealed import manifest as manifests
 from sealed.failures import BundleError
 from sealed.installation import INSTALLED, check_installation
 from sealed.signature import read_sealed, signers
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.errors import ConfigurationError, NotFound, ServiceUnavailable
 from server.observe.versions import versions
 from server.weights.checkpoint import digest_of, expected_checksums

@@ -6,9 +6,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.engine.base import Engine, Status
 from server.engine.served import ServedModel, load_models
 from server.engine.trials import Trials
@@ -28,7 +30,7 @@ class AttachedModels:
         self._folder = folder
         self._worker = worker
         self._metrics = metrics
-        self._feeds: defaultdict[int, Feed] = defaultdict(Feed)
+        self._feeds: defaultdict[tuple[int, int], Feed] = defaultdict(Feed)  # by model and replica
         self._models: dict[int, ServedModel] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
@@ -39,23 +41,31 @@ class AttachedModels:
         Raises as load_models."""
         new = [model for model in settings.models if numbers[model.id] not in self._models]
 
-        def make(_: int, model: ModelSettings, context_size: int) -> Engine:
+        def make(_: int, model: ModelSettings, context_size: int, replica: int) -> Engine:
             number = numbers[model.id]
-            link = link_folder(self._folder, number, self._worker)
-            stats = self._metrics.engines.of(model.id)
-            return AttachedEngine(self._feeds[number], link, self._worker, stats)
+            link = link_folder(self._folder, number, replica, self._worker)
+            stats = self._metrics.engines.of(model.id, replica)
+            return AttachedEngine(self._feeds[number, replica], link, self._worker, stats)
 
         for model in load_models(settings.model_copy(update={"models": tuple(new)}), make):
             number = numbers[model.id]
-            model.engine.work.trials = Trials(trials_folder(self._folder, number))
-            model.engine.backoff_s = (0.0,)  # the other process knows how long to wait
-            model.engine.losses = self._metrics.losses.of(model.id, is_owner=False)
+            model.engine.work.suspects.trials = Trials(trials_folder(self._folder, number))
+            model.engine.patience.backoff_s = (0.0,)  # the other process knows how long to wait
+            model.engine.losses = partial(self._metrics.losses.of, model.id, is_owner=False)
             self._models[number] = model
         return [replace(self._models[numbers[model.id]], settings=model) for model in settings.models]
 
-    def tell_status(self, number: int, status: Status) -> None:
-        """The other process's engine is so far."""
-        self._feeds[number].tell(status)
+    async def tell(self, number: int, replica: int, status: Status | None) -> None:
+        """The other process's engine of that model is so far. None: there is none of that number any more."""
+        model = self._models.get(number)
+        is_known = model is not None and replica in model.engine.supervisors
+        if status is not None:
+            self._feeds[number, replica].tell(status)
+            if model is not None and not is_known:
+                model.engine.add(replica)
+        elif model is not None and is_known:
+            await model.engine.remove(replica)
+            del self._feeds[number, replica]
 
     async def run(self) -> None:
         """Work with the engines, until cancelled."""
@@ -88,7 +98,9 @@ class AttachedModels:
             await asyncio.sleep(POLL_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        del self._models[number], self._running[number], self._leaving[number], self._feeds[number]
+        del self._models[number], self._running[number], self._leaving[number]
+        for place in [place for place in self._feeds if place[0] == number]:
+            del self._feeds[place]
         self._tell()
 
     def _tell(self) -> None:

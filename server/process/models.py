@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.engine.base import Engine, Phase, Status
+from server.engine.replicas import Replicas
 from server.engine.served import ServedModel, load_models
-from server.engine.supervisor import Supervisor
+from server.engine.vllm.devices import check_devices, dealt
 from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.standby import Standby
 from server.errors import ConfigurationError, EngineFailed
@@ -25,7 +27,7 @@ from server.weights.checkpoint import verify_checksums
 log = logging.getLogger(__name__)
 
 POLL_S = 0.02
-NOBODY: Mapping[str, Supervisor] = MappingProxyType({})
+NOBODY: Mapping[str, Replicas] = MappingProxyType({})
 
 
 class RunningModels:
@@ -43,41 +45,45 @@ class RunningModels:
         self._metrics = metrics
         self._workers = workers
         self._attestation = attestation
-        self._running: dict[Supervisor, asyncio.Task[None]] = {}
-        self._standbys: dict[Supervisor, Standby] = {}
-        self._reserves: dict[Supervisor, asyncio.Task[None]] = {}  # keep the standbys
-        self._numbers: dict[Supervisor, int] = {}  # of the models, for the workers
+        self._running: dict[Replicas, asyncio.Task[None]] = {}
+        self._standbys: dict[Replicas, list[Standby]] = {}  # one for each replica
+        self._reserves: dict[Replicas, list[asyncio.Task[None]]] = {}  # keep the standbys
+        self._numbers: dict[Replicas, int] = {}  # of the models, for the workers
         self._free = itertools.count()
         self._over: asyncio.Future[None] | None = None
 
-    def load(self, settings: Settings, former: Mapping[str, Supervisor] = NOBODY) -> list[ServedModel]:
+    def load(self, settings: Settings, former: Mapping[str, Replicas] = NOBODY) -> list[ServedModel]:
         """The models of these settings, not yet started. former: whose jobs a model's engines are to go on
         with. Raises ConfigurationError as load_models."""
         numbers = [
             self._numbers[former[one.id]] if one.id in former else next(self._free) for one in settings.models
         ]
-        standbys = [Standby(model) if model.standby else None for model in settings.models]
+        for one in settings.models:
+            check_devices(one)
+        standbys = [
+            [Standby(dealt(model, k)) for k in range(model.replicas.max)] if model.standby else []
+            for model in settings.models
+        ]
 
-        def make_vllm(number: int, model: ModelSettings, context_size: int) -> Engine:
+        def make_vllm(number: int, model: ModelSettings, context_size: int, replica: int) -> Engine:
             return VLLMEngine(
-                model,
+                dealt(model, replica),
                 context_size,
-                self._metrics.engines.of(model.id),
-                self._workers.links(numbers[number]) if self._workers is not None else (),
+                self._metrics.engines.of(model.id, replica),
+                self._workers.links(numbers[number], replica) if self._workers is not None else (),
                 hang_timeout_s=self.settings.hang_timeout_s,
-                warms_up=not self._is_restart(model.id),
-                standby=standbys[number],
+                warms_up=not self._is_restart(model.id, replica),
+                standby=standbys[number][replica] if standbys[number] else None,
             )
 
         models = load_models(settings, make_vllm)
-        for model, number, standby in zip(models, numbers, standbys, strict=True):
+        for model, number, reserve in zip(models, numbers, standbys, strict=True):
             self._numbers[model.engine] = number
             if self._workers is not None:
                 model.engine.on_status = partial(self._workers.tell_status, number)
-                model.engine.work.trials = self._workers.trials(number)
-            model.engine.losses = self._metrics.losses.of(model.id)
-            if standby is not None:
-                self._standbys[model.engine] = standby
+                model.engine.work.suspects.trials = self._workers.trials(number)
+            model.engine.losses = partial(self._metrics.losses.of, model.id)
+            self._standbys[model.engine] = reserve
         return models
 
     async def adopt(self, settings: Settings) -> None:
@@ -95,7 +101,7 @@ class RunningModels:
                 self.begin(model)
             await self._over
         finally:
-            tasks = [*self._running.values(), *self._reserves.values()]
+            tasks = [*self._running.values(), *itertools.chain(*self._reserves.values())]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,14 +132,23 @@ class RunningModels:
         await self._end_reserve(model.engine)
 
     async def hand_over(self, model: ServedModel, fresh: ServedModel, engine: Engine | None) -> None:
-        """Have engines of the fresh model's kind go on with the jobs. engine: one of them that has started.
-        Raises as Supervisor.hand_over."""
-        standby = self._standbys.pop(fresh.engine, None)
-        await model.engine.hand_over(fresh.engine.make, engine)
-        await self._end_reserve(model.engine)
-        if standby is not None:
-            self._standbys[model.engine] = standby
-            self._keep_reserve(model.engine)
+        """Have engines of the fresh model's kind go on with the jobs, as many as it has. engine: one of them
+        that has started. Raises as Replicas.hand_over."""
+        old, new = model.engine, fresh.engine
+        stay = old.supervisors.keys() & new.supervisors.keys()
+        changed = [k for k in stay if not model.settings.is_same_engine(fresh.settings, k)]
+        standbys = self._standbys.pop(new)
+        await old.hand_over(new.make, engine, changed)
+        old.min_ready = new.min_ready
+        for number in sorted(new.supervisors.keys() - stay):
+            old.add(number)
+        for number in sorted(old.supervisors.keys() - new.supervisors.keys()):
+            await old.remove(number)
+            if self._workers is not None:
+                self._workers.tell_removed(self._numbers[old], number)
+        await self._end_reserve(old)
+        self._standbys[old] = standbys
+        self._keep_reserve(old)
 
     async def retire(self, model: ServedModel, within_s: float) -> int:
         """End one that is served no more when its requests have ended, or the time is up. Returns how many
@@ -150,25 +165,25 @@ class RunningModels:
         others = self._workers is not None and self._workers.have(self._numbers[model.engine])
         return model.engine.pending + others
 
-    def _ended(self, engine: Supervisor, task: asyncio.Task[None]) -> None:
+    def _ended(self, engine: Replicas, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         is_served = any(model.engine is engine for model in self.served.values())
         if error is not None and is_served and self._over is not None and not self._over.done():
             self._over.set_exception(error)
 
-    def _keep_reserve(self, engine: Supervisor) -> None:
-        if (standby := self._standbys.get(engine)) is not None:
-            self._reserves[engine] = asyncio.create_task(standby.run())
+    def _keep_reserve(self, engine: Replicas) -> None:
+        self._reserves[engine] = [asyncio.create_task(one.run()) for one in self._standbys[engine]]
 
-    async def _end_reserve(self, engine: Supervisor) -> None:
+    async def _end_reserve(self, engine: Replicas) -> None:
         self._standbys.pop(engine, None)
-        if (keeping := self._reserves.pop(engine, None)) is not None:
+        for keeping in (tasks := self._reserves.pop(engine, [])):
             keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _is_restart(self, model_id: str) -> bool:
+    def _is_restart(self, model_id: str, replica: int) -> bool:
         model = self.served.get(model_id)
-        return model is not None and model.engine.is_restart
+        one = model.engine.supervisors.get(replica) if model is not None else None
+        return one is not None and one.is_restart
 
 
 async def run_model(

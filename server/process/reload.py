@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import psutil
 
 from server.config.changes import Change, change_of, check_changes
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.replication import flat
+from server.config.settings import Settings
 from server.engine.base import Engine, Phase
 from server.engine.served import ServedModel
 from server.errors import Failure
@@ -93,7 +95,7 @@ class Reload:
             log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
             return
         if newcomer.change is Change.ENGINE:
-            newcomer.engine = model.engine.make()
+            newcomer.engine = model.engine.make(0)
             await newcomer.engine.start(lambda status: None)
         else:
             newcomer.runs = True
@@ -103,9 +105,17 @@ class Reload:
     def _has_room(self, newcomer: Newcomer) -> bool:
         if newcomer.change is Change.ENGINE and self._state.settings.workers > 1:
             return False  # the workers' sockets are for one engine at a time
+        if newcomer.change is Change.ENGINE and max(self._counts(newcomer)) > 1:
+            return False  # one after another, and the others go on
         served = self._state.models.values()
         others = [model.settings for model in served if model.engine.status.phase is not Phase.FAILED]
         return has_room(newcomer.model.settings, others)
+
+    @staticmethod
+    def _counts(newcomer: Newcomer) -> tuple[int, int]:
+        """Replicas, before and after."""
+        before = newcomer.former.engine.supervisors if newcomer.former is not None else {}
+        return len(before), len(newcomer.model.engine.supervisors)
 
     async def _undo(self, newcomers: Iterable[Newcomer]) -> None:
         for newcomer in newcomers:
@@ -176,7 +186,7 @@ def has_room(model: ModelSettings, others: Iterable[ModelSettings]) -> bool:
 def _share_a_device(one: ModelSettings, other: ModelSettings) -> bool:
     if other.engine == "simulated":
         return False
-    return not (one.devices and other.devices) or bool({*one.devices} & {*other.devices})
+    return not (one.devices and other.devices) or bool({*flat(one.devices)} & {*flat(other.devices)})
 
 
 def _change(former: ServedModel | None, settings: ModelSettings) -> Change:

@@ -58,7 +58,8 @@ def main() -> None:
             quiet()
             models.adopt(news.models, news.generation)
         elif news.attestation is None:
-            models.tell_status(news.model, Status(news.phase, news.done, news.total, news.detail))
+            status = Status(news.phase, news.done, news.total, news.detail)
+            await models.tell(news.model, news.replica, None if news.is_removed else status)
         elif attestation is not None:
             attestation.tell(news.attestation)
 

@@ -59,11 +59,13 @@ class WorkerOrder(BaseModel):
 
 
 class WorkerNews(BaseModel):
-    """What a worker is told then. model, phase, done, total, detail: how far an engine is, by its model's
-    number. attestation: the document of GET /attestation. settings, models, generation: to go on with, as
-    WorkerOrder's."""
+    """What a worker is told then. model, replica, phase, done, total, detail: how far an engine is, by its
+    model's number and its own. is_removed: there is no such replica any more. attestation: the document of
+    GET /attestation. settings, models, generation: to go on with, as WorkerOrder's."""
 
     model: int = -1
+    replica: int = 0
+    is_removed: bool = False
     phase: Phase = Phase.WAITING
     done: int = 0
     total: int = 0
@@ -79,9 +81,9 @@ def settings_text(settings: Settings) -> str:
     return json.dumps(settings.model_dump(mode="json") | {"api_keys": settings.api_keys})
 
 
-def link_folder(shared: Path, model_number: int, worker: int) -> Path:
-    """Of a worker's sockets to a model's engine."""
-    return shared / f"{model_number}-{worker}"
+def link_folder(shared: Path, model_number: int, replica: int, worker: int) -> Path:
+    """Of a worker's sockets to an engine of a model."""
+    return shared / f"{model_number}-{replica}-{worker}"
 
 
 def trials_folder(shared: Path, model_number: int) -> Path:
@@ -99,9 +101,8 @@ class Workers:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._models = {model.id: number for number, model in enumerate(settings.models)}
         self._generation = 0
-        self._news: dict[
-            int, WorkerNews
-        ] = {}  # the last of each model's, for one that starts now; -1: others
+        # The last of each engine's, for a worker that starts now; -1: others.
+        self._news: dict[tuple[int, int], WorkerNews] = {}
         self._is_stopping = False
         self.tallies = Tallies()  # of the keys; in a file where there are workers
 
@@ -120,10 +121,10 @@ class Workers:
         """Of a model's suspects, with those of the workers."""
         return Trials(trials_folder(self.folder, model_number) if self._listeners else None)
 
-    def links(self, model_number: int) -> list[Path]:
-        """The folders of the workers' sockets to a model's engine, which are there then."""
+    def links(self, model_number: int, replica: int) -> list[Path]:
+        """The folders of the workers' sockets to an engine of a model, which are there then."""
         numbers = range(1, len(self._listeners) + 1)
-        folders = [link_folder(self.folder, model_number, number) for number in numbers]
+        folders = [link_folder(self.folder, model_number, replica, number) for number in numbers]
         for folder in folders:
             folder.mkdir(exist_ok=True)
         return folders
@@ -137,17 +138,28 @@ class Workers:
         await asyncio.gather(*(self._live(k, listener) for k, listener in enumerate(self._listeners, 1)))
         await asyncio.Event().wait()
 
-    def tell_status(self, model: int, status: Status) -> None:
+    def tell_status(self, model: int, replica: int, status: Status) -> None:
         news = WorkerNews(
-            model=model, phase=status.phase, done=status.done, total=status.total, detail=status.detail
+            model=model,
+            replica=replica,
+            phase=status.phase,
+            done=status.done,
+            total=status.total,
+            detail=status.detail,
         )
-        self._tell(model, news)
+        self._tell((model, replica), news)
+
+    def tell_removed(self, model: int, replica: int) -> None:
+        """There is no such replica any more."""
+        self._tell((model, replica), WorkerNews(model=model, replica=replica, is_removed=True))
+        del self._news[model, replica]
 
     async def adopt(self, settings: Settings, models: dict[str, int]) -> None:
         """Those that run go on with these, and those that start begin with them. Returns when they do."""
         self._settings, self._models = settings, models
         self._generation += 1
-        self._news = {number: news for number, news in self._news.items() if number in (-1, *models.values())}
+        kept = (-1, *models.values())
+        self._news = {place: news for place, news in self._news.items() if place[0] in kept}
         news = WorkerNews(settings=settings_text(settings), models=models, generation=self._generation)
         for process in self._processes.values():
             _write(process, news)
@@ -168,7 +180,7 @@ class Workers:
         return found is not None and found.generation >= self._generation
 
     def tell_attestation(self, document: dict[str, Any]) -> None:
-        self._tell(-1, WorkerNews(attestation=document))
+        self._tell((-1, 0), WorkerNews(attestation=document))
 
     def stop(self) -> None:
         """Have them take no new requests, and end when those that run have ended."""
@@ -244,8 +256,8 @@ class Workers:
             _write(process, news)
         return process
 
-    def _tell(self, kind: int, news: WorkerNews) -> None:
-        self._news[kind] = news
+    def _tell(self, place: tuple[int, int], news: WorkerNews) -> None:
+        self._news[place] = news
         for process in self._processes.values():
             _write(process, news)
 

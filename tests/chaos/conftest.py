@@ -37,8 +37,8 @@ IMPATIENT: Sequence[str] = (
     "-c",
     """
 from server.cli import main
-from server.engine.supervisor import Supervisor
-Supervisor.__init__.__kwdefaults__["backoff_s"] = (0.0, 0.1)
+from server.engine.supervisor import Patience
+Patience.__init__.__defaults__ = ((0.0, 0.1), True)
 main()
 """,
 )

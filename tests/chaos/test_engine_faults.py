@@ -14,9 +14,9 @@ from tests.serving import TINY
 
 pytestmark = pytest.mark.engine
 
-DEATHS = f'verbatim_engine_deaths_total{{model="{TINY}"}}'
-HANGS = f'verbatim_engine_hangs_total{{model="{TINY}"}}'
-RESUMED = f'verbatim_resumed_total{{model="{TINY}"}}'
+DEATHS = f'verbatim_engine_deaths_total{{engine="0",model="{TINY}"}}'
+HANGS = f'verbatim_engine_hangs_total{{engine="0",model="{TINY}"}}'
+RESUMED = f'verbatim_resumed_total{{engine="0",model="{TINY}"}}'
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.config.engine_args import OWN_KEYS, REFUSED
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.engine.vllm.host import engine_config
 from server.errors import ConfigurationError
 from tests.serving import ON_GPU

@@ -225,7 +225,7 @@ def test_workers_share_an_engine(servers: tuple[Server, Server]) -> None:
         wait_for(lambda: clients[-1].running(TINY) == 16, 10)
         _engine_process(server.engines()).kill()
         assert [one.result()["text"] for one in running] == [whole] * 16
-        assert clients[0].metric(f'verbatim_resumed_total{{model="{TINY}"}}') == 16
+        assert clients[0].metric(f'verbatim_resumed_total{{engine="0",model="{TINY}"}}') == 16
         assert all(client.get("/ready").status_code == 200 for client in clients)
 
 

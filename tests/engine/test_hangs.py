@@ -14,7 +14,7 @@ import pytest
 import zmq
 from prometheus_client import CollectorRegistry
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job
 from server.engine.supervisor import Supervisor
@@ -22,6 +22,7 @@ from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.link import outputs_of
 from server.engine.vllm.stats import EngineMetrics
 from server.engine.vllm.wire import ADD
+from server.engine.work import Work
 from server.errors import RequestFailure
 from tests.helpers import until
 from tests.serving import CAPITAL_IDS, SMOL_MODEL, START_S, tiny_model
@@ -44,7 +45,7 @@ class Supervised:
             self.engines.append(VLLMEngine(settings, context_size, stats))
             return self.engines[-1]
 
-        self.supervisor = Supervisor("m", make)
+        self.supervisor = Supervisor("m", make, Work())
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -53,7 +53,7 @@ def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path, worke
                 done.set()
             assert [stream.result() for stream in streams] == [[]] * NUM_STREAMS
         with Client(url, "any", TINY) as client:
-            assert client.metric(f'verbatim_resumed_total{{model="{TINY}"}}') >= NUM_STREAMS
+            assert client.metric(f'verbatim_resumed_total{{engine="0",model="{TINY}"}}') >= NUM_STREAMS
         wait_for(lambda: not before.is_running(), 10)
 
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sampling.params import RowParams
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.params import MAX_HELD_BACK, GenerationParams
 from server.engine.base import Job, TopLogprobs
 from server.engine.vllm import stats

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.engine.base import Death, EngineOutput, Job, Phase, Report, Sink, Status
 from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of

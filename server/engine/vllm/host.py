@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.config.yamlfile import nearest
 from server.engine.vllm.failures import FINAL, NOTES, note_failures, why
 from server.engine.vllm.processes import THREADS, News, Order, follow_server

@@ -23,7 +23,8 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
+from server.config.replication import flat
 from server.engine.vllm.failures import NOTES, note_failures
 from server.observe.logs import outlast_a_full_disk
 from server.observe.versions import CPU_BUILD, installed
@@ -198,7 +199,7 @@ def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, st
     chosen = {**OFFLINE, **quiet, **on_cpu, **server, **SAFE_PATH, SERVER_PID: str(os.getpid())}
     chosen.pop(SHARED_METRICS, None)  # ours, not vLLM's
     if model.devices:
-        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, model.devices))
+        chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, flat(model.devices)))
     return chosen
 
 
@@ -212,6 +213,7 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
         # that what else wants a core gets it. On a machine with several memory nodes vLLM places its threads
         # itself.
         cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
+        cores = max(cores // model.replicas.max, 1)
         chosen |= {THREADS: str(cores), SPIN: "1000"}
     return chosen
 

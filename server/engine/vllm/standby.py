@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.engine.vllm.processes import HOST, EngineProcess
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
 
 LABELS = ("model_name", "engine")
-ENGINE = "0"  # vLLM's number of an engine: there is one for each model here
 QUEUED, SCHEDULED, PREEMPTED = 1, 2, 3  # vLLM's EngineCoreEventType
 REASONS = ("stop", "length", "abort", "error", "repetition")  # vLLM's FinishReason
 
@@ -92,15 +91,15 @@ class EngineMetrics:
             Histogram, "request_generation_tokens", "Generated for a request", buckets=REQUEST_TOKENS
         )
 
-    def of(self, model: str) -> EngineStats:
-        return EngineStats(self, model)
+    def of(self, model: str, replica: int = 0) -> EngineStats:
+        return EngineStats(self, (model, str(replica)))
 
 
 class EngineStats:
-    """The metrics of one model's engines, one after another."""
+    """The metrics of a replica's engines, one after another. labels: the model, and vLLM's number of an
+    engine, which is the replica's."""
 
-    def __init__(self, metrics: EngineMetrics, model: str) -> None:
-        labels = (model, ENGINE)
+    def __init__(self, metrics: EngineMetrics, labels: tuple[str, str]) -> None:
         self._running, self._waiting = metrics.running.labels(*labels), metrics.waiting.labels(*labels)
         self._kv_usage = metrics.kv_usage.labels(*labels)
         self._queries, self._hits = metrics.queries.labels(*labels), metrics.hits.labels(*labels)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from server.config.changes import FIXED, FRONT, PLACE, Change, change_of, check_changes
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.errors import ConfigurationError
 
 MODEL = {"id": "m", "path": "m"}

@@ -16,6 +16,7 @@ from server.config.loading import (
     Settings,
     load_settings,
 )
+from server.config.replication import Replication
 from server.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -92,6 +93,24 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         ("port: 70000\n" + ONE, "line 1: port is 70000; it should be less than or equal to 65535."),
         (ONE + "    dtype: int3\n", "line 4: models.dtype is \"int3\"; it should be 'auto'"),
         (ONE + "    defaults: {temperature: .nan}\n", "line 4: models.defaults.temperature is NaN;"),
+        (
+            ONE + "    replicas: 2\n    devices: [0]\n",
+            "names 1 devices, but tensor_parallel_size × pipeline_parallel_size is 1, times 2 replicas",
+        ),
+        (ONE + "    replicas: 2\n    devices: [[0], [0]]\n", "names a device twice"),
+        (ONE + "    replicas: 3\n    devices: [[0], [1]]\n", "has 2 lists of devices for 3 replicas"),
+        (
+            ONE + "    replicas: 0\n",
+            "models.replicas.min is 0; it should be greater than or equal to 1",
+        ),
+        (
+            ONE + "    replicas: {min: 3, max: 2}\n",
+            "line 4: replicas has a min of 3 and a max of 2, which is less.",
+        ),
+        (
+            ONE + "    replicas: 2\n    min_ready: 3\n",
+            'line 5: model "a" has 2 replicas at least, of which min_ready (3) could not be ready.',
+        ),
         (ONE + "    devices: [0, x]\n", 'line 4: models.devices is "x"; it should be a valid integer.'),
         (
             ONE + "    sha256: {a: b}\n",
@@ -268,4 +287,6 @@ def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
         assert places, name
         if commented[places[-1]] and bare[places[-1]] != f"{name}:":
             shown = yaml.safe_load(bare[places[-1]])[name]
+            if isinstance(field.default, Replication):  # a number is short for it
+                shown = Replication.model_validate(shown)
             assert shown == (list(field.default) if isinstance(field.default, tuple) else field.default), name

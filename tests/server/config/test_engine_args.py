@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.config.engine_args import NEUTRAL, OFFLOADING, OWN_KEYS, REFUSED, refusal
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 
 # A value that is no neutral one, for those that have another type than a string.
 VALUES: dict[str, Any] = {

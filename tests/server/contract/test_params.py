@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.params import (
     MAX_HELD_BACK,
     GenerationParams,

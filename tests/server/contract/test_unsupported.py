@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.params import resolve
 from server.contract.request import CompletionRequest, parse_request
 from server.contract.unsupported import INSTEAD, NEUTRAL

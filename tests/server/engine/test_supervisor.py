@@ -9,9 +9,9 @@ import pytest
 import server.engine.supervisor as supervisor_module
 from server.contract.params import GenerationParams
 from server.engine.base import NOBODY, Death, Engine, EngineOutput, Job, Phase, Report, Status
+from server.engine.replicas import Replicas
 from server.engine.simulated.engine import SimulatedEngine
-from server.engine.supervisor import BACKOFF_S, Supervisor
-from server.engine.work import Work
+from server.engine.supervisor import BACKOFF_S, Patience
 from server.errors import ConfigurationError, EngineFailed, RequestFailure, ServiceUnavailable
 from tests.helpers import until
 
@@ -47,16 +47,15 @@ class Patient:
     ) -> None:
         self.engines = list(engines)
         self.made: list[float] = []
-        self.supervisor = Supervisor(
-            "m", self.make, backoff_s=backoff_s, max_pending=max_pending, keep_trying=keep_trying
-        )
+        patience = Patience(backoff_s, keep_trying)
+        self.supervisor = Replicas("m", self.make, max_pending=max_pending, patience=patience)
 
-    def make(self) -> Engine:
+    def make(self, number: int) -> Engine:
         self.made.append(asyncio.get_running_loop().time())
         return self.engines[min(len(self.made), len(self.engines)) - 1]
 
     @asynccontextmanager
-    async def treated(self) -> AsyncIterator[Supervisor]:
+    async def treated(self) -> AsyncIterator[Replicas]:
         task = asyncio.create_task(self.supervisor.run())
         try:
             yield self.supervisor
@@ -86,7 +85,7 @@ async def test_without_resuming_a_death_fails_what_runs() -> None:
     """When an engine dies, its jobs fail at once, and the model takes nothing."""
     got: list[EngineOutput | RequestFailure] = []
     patient = Patient(engine := slow(), slow(), backoff_s=(0.0, 60.0))
-    patient.supervisor.work = Work(resume=False)
+    patient.supervisor.work.resume = False
     async with patient.treated() as supervisor:
         await until(lambda: supervisor.status.ready)
         supervisor.submit(JOB, collect(got))
@@ -328,9 +327,9 @@ async def test_a_restart_is_told_from_a_start() -> None:
     restarts: list[bool] = []
 
     class Asks(Patient):
-        def make(self) -> Engine:
-            restarts.append(self.supervisor.is_restart)
-            return super().make()
+        def make(self, number: int) -> Engine:
+            restarts.append(self.supervisor.supervisors[0].is_restart)
+            return super().make(number)
 
     async with Asks(Sick(EngineFailed("no")), engine := slow(), slow()).treated() as supervisor:
         await until(lambda: supervisor.status.ready)
@@ -340,7 +339,7 @@ async def test_a_restart_is_told_from_a_start() -> None:
 
 
 async def handing_over(
-    supervisor: Supervisor, next_one: Engine, *, ready: bool
+    supervisor: Replicas, next_one: Engine, *, ready: bool
 ) -> tuple[list[EngineOutput | RequestFailure], asyncio.Task[None]]:
     """A job that has its first tokens, and the hand-over under way."""
     got: list[EngineOutput | RequestFailure] = []
@@ -349,7 +348,7 @@ async def handing_over(
     await until(lambda: len(got) > 2)
     if ready:
         await next_one.start(lambda status: None)
-    handed = supervisor.hand_over(lambda: next_one, next_one if ready else None)
+    handed = supervisor.hand_over(lambda number: next_one, next_one if ready else None)
     return got, asyncio.create_task(handed)
 
 

@@ -68,7 +68,7 @@ async def test_an_innocent_one_is_not_tried_beside_another_processs(folder: Path
     come to it meanwhile neither."""
     first, second = Jobs("a"), Jobs("b")
     for number, jobs in enumerate((first, second)):
-        jobs.work.trials = of_process(folder, str(number))
+        jobs.work.suspects.trials = of_process(folder, str(number))
     for jobs in (first, second):
         jobs.next()
     for jobs in (first, second):

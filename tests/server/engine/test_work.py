@@ -9,7 +9,8 @@ import pytest
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.engine.simulated.engine import SimulatedEngine
-from server.engine.work import MANY_DEATHS, Work
+from server.engine.suspects import MANY_DEATHS
+from server.engine.work import Work
 from server.errors import EngineDeathsError, InternalError, RequestFailure, ServiceUnavailable
 
 

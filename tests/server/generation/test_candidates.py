@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from server.contract.params import GenerationParams, candidate_seed
 from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.engine.served import ServedModel
-from server.engine.work import Work
 from server.errors import InvalidRequest, ServiceUnavailable
 from server.generation.candidates import Generation
 from server.generation.contest import Contest
@@ -288,7 +287,7 @@ def each_asks(k: int, prompt: PromptText, params: GenerationParams, tokenizer: T
 async def test_a_failure_of_the_one_that_asks_fails_those_that_wait(directory: Path) -> None:
     """Nothing waits for ever."""
     model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
-    model.engine.work = Work(resume=False)
+    model.engine.work.resume = False
     async with live(model):
         made = generation(model, [5, 6], n=3, best_of=3, echo=True, num_logprobs=0, max_tokens=10_000)
         ended = made.start(lambda deltas: None)
@@ -392,7 +391,7 @@ async def test_engine_dies(directory: Path) -> None:
     """The engine's death in the middle of an answer, where nothing is resumed, is a ServiceUnavailable, which
     says to come again."""
     model = served(directory, engine := Engine(lambda job, position: 67, step_s=0.001))
-    model.engine.work = Work(resume=False)
+    model.engine.work.resume = False
     async with live(model):
         taken: list[Delta] = []
         ended = generation(model, max_tokens=10_000).start(taken.extend)

@@ -12,7 +12,6 @@ import pytest
 
 from server.access.keys import digest
 from server.engine.base import EngineOutput, Job, Sink
-from server.engine.work import Work
 from server.generation.outputs import CandidateText, Delta
 from tests.helpers import (
     ASK,
@@ -251,7 +250,7 @@ async def test_death_in_a_stream(directory: Path) -> None:
     """An engine that dies in the middle, where nothing is resumed, is one error frame with both forms of the
     error, then [DONE]."""
     model, engine = eager(directory)
-    model.engine.work = Work(resume=False)
+    model.engine.work.resume = False
     app = app_of(model)
     async with running(app):
         connection = Connection(app, LONG | {"stream": True, "n": 2})
@@ -269,7 +268,7 @@ async def test_death_in_a_stream(directory: Path) -> None:
 async def test_death_before_the_reply(directory: Path) -> None:
     """Without a byte sent, the death of the engine is a 503 where nothing is resumed."""
     model, engine = eager(directory)
-    model.engine.work = Work(resume=False)
+    model.engine.work.resume = False
     app = app_of(model)
     async with running(app):
         connection = Connection(app, LONG)

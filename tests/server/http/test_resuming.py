@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from server.engine.base import Report
+from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
-from server.engine.supervisor import Supervisor
-from server.engine.work import Work
+from server.engine.supervisor import Patience
 from server.http import streaming
 from server.http.sse import RESUMING
 from tests.helpers import URL, Connection, Engine, app_of, events, folded, running, served, until
@@ -47,7 +47,7 @@ class Mortal:
         self.engines = [Engine(step_s=0.005), *(Late(self.may_start) for _ in range(4))]
         left: Iterator[Engine] = chain(self.engines, repeat(self.engines[-1]))
         model = served(directory, self.engines[0])
-        supervisor = Supervisor("m", lambda: next(left), backoff_s=(0.0,))
+        supervisor = Replicas("m", lambda number: next(left), patience=Patience((0.0,)))
         self.model = ServedModel(
             model.settings, model.tokenizer, model.context_size, model.vocab_size, supervisor
         )
@@ -136,7 +136,7 @@ async def test_ready_tells_what_is_lost(directory: Path) -> None:
 async def test_nobody_waits_for_ever(directory: Path) -> None:
     """After resume_timeout_s: a whole reply is a 503, a stream that has begun one error frame."""
     mortal = Mortal(directory)
-    mortal.model.engine.work = Work(resume_timeout_s=0.3)
+    mortal.model.engine.work.resume_timeout_s = 0.3
     async with running(mortal.app) as client:
         connection = Connection(mortal.app, STREAM)
         streaming_one = asyncio.create_task(connection.run())

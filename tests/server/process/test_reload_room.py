@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import server.process.reload as reload_module
-from server.config.settings import ModelSettings, Settings
+from server.config.model import ModelSettings
+from server.config.settings import Settings
 from server.engine.base import EngineOutput, Phase
 from server.engine.simulated.engine import SimulatedEngine
 from server.errors import ConfigurationError, EngineFailed, RequestFailure
@@ -55,12 +56,12 @@ async def test_the_next_engine_starts_after_this_one(directory: Path) -> None:
         supervisor = state.models["m"].engine
         supervisor.submit(JOB, got.append)
         await until(lambda: len(got) > 2)
-        before = supervisor._engine
+        before = supervisor.supervisors[0]._engine
         new = settings(directory, max_num_seqs=9)
         await Reload(state, models, lambda: new).run()
         assert state.models["m"].settings.max_num_seqs == 9
         assert state.models["m"].engine is supervisor
-        assert supervisor._engine is not before
+        assert supervisor.supervisors[0]._engine is not before
         at_change = len(got)
         await until(lambda: len(got) > at_change + 2)
         assert all(isinstance(output, EngineOutput) for output in got)
@@ -71,7 +72,8 @@ async def test_this_one_starts_again_where_the_next_does_not(
 ) -> None:
     """Whoever asked hears of it, and the model is as it was."""
     async with running(settings(directory)) as (state, models):
-        supervisor, make = state.models["m"].engine, state.models["m"].engine.make
+        supervisor = state.models["m"].engine.supervisors[0]
+        make = supervisor.make
         starts: list[bool] = []
 
         async def start(engine: SimulatedEngine, report: Any) -> None:
@@ -122,8 +124,8 @@ async def test_a_model_that_has_failed_is_tried_again(
     async with running(two) as (state, models):
         with monkeypatch.context() as patch:
             patch.setattr(SimulatedEngine, "start", start)
-            assert state.models["m"].engine._engine is not None
-            state.models["m"].engine._engine.death.set()  # type: ignore[attr-defined]
+            assert state.models["m"].engine.supervisors[0]._engine is not None
+            state.models["m"].engine.supervisors[0]._engine.death.set()  # type: ignore[attr-defined]
             await until(lambda: state.models["m"].engine.status.phase is Phase.FAILED)
         await Reload(state, models, lambda: two).run()
         assert state.models["m"].engine.status.ready
@@ -139,9 +141,9 @@ def gpu_model(**keys: Any) -> ModelSettings:
         ({}, {}, True),
         ({"gpu_memory_utilization": 0.6}, {}, False),
         ({"gpu_memory_utilization": 0.6}, {"engine": "simulated"}, True),
-        ({"gpu_memory_utilization": 0.6, "devices": (0,)}, {"devices": (1,)}, True),
-        ({"gpu_memory_utilization": 0.6, "devices": (0,)}, {"devices": (0,)}, False),
-        ({"gpu_memory_utilization": 0.6, "devices": (0,)}, {}, False),
+        ({"gpu_memory_utilization": 0.6, "devices": [0]}, {"devices": [1]}, True),
+        ({"gpu_memory_utilization": 0.6, "devices": [0]}, {"devices": [0]}, False),
+        ({"gpu_memory_utilization": 0.6, "devices": [0]}, {}, False),
     ],
 )
 def test_room_on_gpus(

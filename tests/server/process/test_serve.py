@@ -47,7 +47,7 @@ async def test_one_of_several_is_marked(directory: Path, caplog: pytest.LogCaptu
     """The others are served; when all have failed, that is the end."""
     first = served(directory, Sick(ConfigurationError("no such argument")), id="first")
     second = served(directory, engine := Engine(), id="second")
-    second.engine.backoff_s = (0.0,)
+    second.engine.patience.backoff_s = (0.0,)
     running = asyncio.create_task(run([first, second]))
     await until(lambda: second.engine.status.ready and first.engine.status.phase is Phase.FAILED)
     assert first.engine.status.detail == "no such argument"
@@ -69,8 +69,8 @@ async def test_the_same_failure_three_times(
     settings = Settings.model_validate({"models": configs, "keep_trying": keep_trying})
     models = load_models(settings, lambda number, model, context_size: Engine())
     for model in models:
-        model.engine.backoff_s = (0.0,)
-        model.engine.make = lambda: Sick(EngineFailed("the disk is full"))
+        model.engine.patience.backoff_s = (0.0,)
+        model.engine.make = lambda number: Sick(EngineFailed("the disk is full"))
     running = asyncio.create_task(run(models))
     await until(lambda: running.done() or all(model.engine.restarts > 3 for model in models))
     assert running.done() == ends

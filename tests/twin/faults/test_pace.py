@@ -92,7 +92,7 @@ async def test_a_client_that_leaves_ends_a_stall(server: Faulty) -> None:
         (connection,) = server.server.server_state.connections
         assert isinstance(connection, FaultyConnection)
     await until(lambda: not server.server.server_state.connections)
-    assert not server.server.server_state.tasks
+    await until(lambda: not server.server.server_state.tasks)
     assert not connection._faulty.is_waiting
 
 

@@ -14,10 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job, Phase, Status
-from server.engine.supervisor import Supervisor
+from server.engine.supervisor import Patience, Supervisor
 from server.engine.vllm.attached import AttachedEngine, Feed
 from server.engine.vllm.stats import EngineMetrics
 from server.engine.vllm.wire import ABORT, ADD
+from server.engine.work import Work
 from server.errors import RequestFailure
 from tests.helpers import until
 from tests.server.engine.vllm.test_link import engine, received, step
@@ -35,7 +36,7 @@ class Attached:
         self.stats = EngineMetrics(CollectorRegistry()).of("m")
         self.engines: list[AttachedEngine] = []
         self.folder = folder
-        self.supervisor = Supervisor("m", self.make, backoff_s=(0.0,))
+        self.supervisor = Supervisor("m", self.make, Work(), patience=Patience((0.0,)))
         self.supervisor.on_status = lambda status: self.seen.append(status.phase)
 
     def make(self) -> AttachedEngine:
@@ -80,7 +81,7 @@ async def test_jobs_say_whose_they_are(attached: Attached) -> None:
     async with running(attached) as supervisor:
         with engine(attached.engines[0]._client.link) as (inputs, outputs):
             await until(lambda: supervisor.status.ready)
-            supervisor.submit(JOB, got.append)
+            supervisor.work.submit(JOB, got.append)
             _, (_, data) = await received(inputs, 2)
             outputs.send(step("j"))
             await until(lambda: bool(got))
@@ -95,7 +96,7 @@ async def test_jobs_go_on_when_the_engine_has_stopped(attached: Attached) -> Non
     async with running(attached) as supervisor:
         with engine(attached.engines[0]._client.link) as (inputs, outputs):
             await until(lambda: supervisor.status.ready)
-            supervisor.submit(JOB, got.append)
+            supervisor.work.submit(JOB, got.append)
             outputs.send(step("j"))
             await until(lambda: bool(got))
             attached.feed.tell(Status(Phase.RESTARTING))
@@ -115,7 +116,7 @@ async def test_a_message_that_cannot_be_read_loses_the_link(attached: Attached) 
     async with running(attached) as supervisor:
         with engine(attached.engines[0]._client.link) as (_, outputs):
             await until(lambda: supervisor.status.ready)
-            supervisor.submit(JOB, got.append)
+            supervisor.work.submit(JOB, got.append)
             outputs.send(b"\xc1")
             await until(lambda: len(attached.engines) == 2 and supervisor.status.ready)
             outputs.send(step("j.1"))

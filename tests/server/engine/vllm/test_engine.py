@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 import server.engine.vllm.engine as engine_module
 import server.engine.vllm.pulse as pulse_module
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.contract.params import GenerationParams
 from server.engine.base import Job, Phase, Status
 from server.engine.vllm.engine import VLLMEngine

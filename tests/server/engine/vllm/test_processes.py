@@ -16,7 +16,7 @@ import psutil
 import pytest
 import uvloop
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.engine.vllm.failures import NOTES
 from server.engine.vllm.processes import BEAT, SERVER_PID, EngineProcess, News, Order, environment
 from tests.serving import wait_for

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job
 from server.engine.vllm.running import RunningJobs
-from server.engine.vllm.stats import EngineMetrics, EngineStats
+from server.engine.vllm.stats import EngineMetrics
 from server.engine.vllm.translate import ABORTED
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
 from server.errors import InternalError, RequestFailure
@@ -23,7 +23,7 @@ class Bench:
     def __init__(self, *ids: str) -> None:
         self.registry = CollectorRegistry()
         self.aborted: list[str] = []
-        self.jobs = RunningJobs(EngineStats(EngineMetrics(self.registry), "m"), self._abort)
+        self.jobs = RunningJobs(EngineMetrics(self.registry).of("m"), self._abort)
         self.got: dict[str, list[EngineOutput | RequestFailure]] = {name: [] for name in ids}
         for name in ids:
             self.jobs.add(job(name), self.got[name].append)
@@ -127,7 +127,7 @@ def test_strangers() -> None:
     """Jobs that are not known, as those of a process that was here before, are told once a pass, unless they
     end by themselves."""
     told: list[list[str]] = []
-    jobs = RunningJobs(EngineStats(EngineMetrics(CollectorRegistry()), "m"), lambda _: None, told.append)
+    jobs = RunningJobs(EngineMetrics(CollectorRegistry()).of("m"), lambda _: None, told.append)
     jobs.add(job("ours"), lambda _: None)
     jobs.take([step(ours=[3], a=[3], ended=([3], STOP)), step(a=[3], b=[4])])
     jobs.take([step(ours=[3])])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from server.config.settings import ModelSettings
+from server.config.model import ModelSettings
 from server.engine.vllm.standby import Standby
 from tests.helpers import until
 from tests.server.engine.vllm.test_processes import ORDER, is_there, wait_until_gone

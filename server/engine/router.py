@@ -1,0 +1,124 @@
+"""Which replica gets a job: the one whose first token is expected first.
+
+What a prompt costs there is the tokens that its cache does not hold; before it come the prompts that were
+sent there and have no token yet. So the longest prefix decides, unless its replica's queue costs more than
+the prefix saves, and the candidates of a prompt are together as long as that is faster. The idea, and the
+share of running jobs in it, is that of the key-value routers of SGLang and NVIDIA's Dynamo; what is added is
+that times are measured: a replica that is slow, or says nothing, is passed over by the same sum.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from server.engine.prefixes import BLOCK, Prefixes, chain
+from server.engine.replica import RENEWED, Replica
+from server.engine.ticket import Route, Ticket
+
+# A job that runs beside a prompt, in tokens of a prompt: it makes each step longer, and takes cache.
+RUNNING = 16
+# What a first token costs if the prompt is there already, in tokens of a prompt.
+STEP = 64
+# What is computed anew delays others too: it counts so much more than waiting for what is being computed.
+ANEW = 2
+# Until it is measured: seconds for each token of a prompt, and for a whole job.
+TOKEN_S, JOB_S = 1e-4, 1.0
+SLOW = 2.0  # times as long between tokens as the others: below that, it is their batches that differ
+# Costs that differ by less are equal: then all processes that send to these replicas choose the same one.
+ALIKE = 0.05
+
+
+@dataclass(slots=True)
+class Estimate:
+    """prefill_s: for each token of a prompt. job_s: from a job's first token to its last."""
+
+    prefill_s: float = TOKEN_S
+    job_s: float = JOB_S
+
+
+class Router:
+    """Of one model. What it knows is of what was sent by this process alone. clock: in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.prefixes = Prefixes()
+        self.estimate = Estimate()
+        self._clock = clock
+
+    def replica(self, number: int, num_places: int) -> Replica:
+        return Replica(number, num_places, self._clock)
+
+    def place(self, ticket: Ticket, replicas: Sequence[Replica], num_senders: int = 1) -> Replica:
+        """On one of these, which take jobs. num_senders: processes that send to them as this one does."""
+        prompt = [*ticket.job.prompt_ids, *ticket.delivered]
+        blocks = chain(prompt)
+        held = self.prefixes.held(blocks, [one.number for one in replicas])
+        left = {one: _left(len(prompt), held[one.number]) for one in replicas}
+        slowness = _slowness(replicas)
+        costs = {one: slowness(one) * self._cost(one, left[one], num_senders) for one in replicas}
+        limit = min(costs.values()) * (1 + ALIKE)
+        first = blocks[0] if blocks else hash(tuple(prompt))
+        alike = [one for one in replicas if costs[one] <= limit]
+        chosen = max(alike, key=lambda one: hash((first, one.number)))
+        self.prefixes.add(chosen.number, blocks)
+        num_ahead = STEP + left[chosen] + self._ahead(chosen)
+        chosen.place(
+            ticket,
+            Route(chosen.number, left[chosen], num_ahead, len(ticket.delivered), blocks, self._clock()),
+        )
+        return chosen
+
+    def began(self, ticket: Ticket, replica: Replica) -> None:
+        """Its first token is here."""
+        replica.read(ticket)
+        route = ticket.route
+        if route is None or not route.num_ahead:
+            return
+        route.first_at = self._clock()
+        if len(replica.placed) <= replica.num_places:
+            token_s = (route.first_at - route.sent_at) / route.num_ahead
+            self.estimate.prefill_s += RENEWED * (token_s - self.estimate.prefill_s)
+
+    def ended(self, ticket: Ticket, replica: Replica) -> None:
+        """It has, where it was. What it has generated is held there too."""
+        route = ticket.route
+        if route is None or not route.first_at:
+            return
+        seconds = self._clock() - route.first_at
+        self.estimate.job_s += RENEWED * (seconds - self.estimate.job_s)
+        replica.measure(seconds, len(ticket.delivered) - route.num_before - 1)
+        whole, blocks = [*ticket.job.prompt_ids, *ticket.delivered], route.blocks
+        more = chain(whole, before=blocks[-1] if blocks else 0, start=len(blocks) * BLOCK)
+        self.prefixes.add(replica.number, [*blocks, *more])
+
+    def _cost(self, replica: Replica, num_left: int, num_senders: int) -> float:
+        """Seconds until a first token, as far as can be told."""
+        ahead = num_senders * self._ahead(replica)
+        seconds = (STEP + ANEW * num_left + ahead) * self.estimate.prefill_s
+        if (over := len(replica.placed) + 1 - replica.num_places) > 0:
+            seconds += over * self.estimate.job_s / replica.num_places
+        return max(seconds, replica.waits_s)
+
+    @staticmethod
+    def _ahead(replica: Replica) -> int:
+        """What it has to do, in tokens of prompts."""
+        return replica.num_unread_tokens + RUNNING * len(replica.placed)
+
+
+def _left(num_tokens: int, num_blocks: int) -> int:
+    """What is to be computed of a prompt: one token at least."""
+    return max(num_tokens - num_blocks * BLOCK, 1)
+
+
+def _slowness(replicas: Sequence[Replica]) -> Callable[[Replica], float]:
+    """(replica) -> how many times slower than the others it is; 1 for all that are about as fast."""
+    known = [one.known_token_s for one in replicas if one.known_token_s]
+    median = statistics.median_low(known) if len(known) > 1 else 0.0
+
+    def slowness(replica: Replica) -> float:
+        ratio = replica.known_token_s / median if median else 1.0
+        return ratio if ratio >= SLOW else 1.0
+
+    return slowness

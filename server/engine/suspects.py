@@ -1,0 +1,61 @@
+"""Jobs that may be what kills engines: each is tried on an engine that it has to itself."""
+
+from __future__ import annotations
+
+from server.engine.ticket import Ticket
+from server.engine.trials import Trials
+
+# Engines that a job may lose in a row, without a token between, before it is suspected of killing them.
+SUSPICIOUS = 2
+# And in all, before it is suspected until its end: one may kill each engine a few tokens later.
+MANY_DEATHS = 10
+
+
+class Suspects:
+    """trials: those of other processes on the same engines. on_trial: the one that is tried now."""
+
+    def __init__(self) -> None:
+        self.trials = Trials()
+        self.on_trial: Ticket | None = None
+        self._tickets: dict[str, Ticket] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._tickets)
+
+    def next(self) -> Ticket:
+        """Whom to try."""
+        self.on_trial = next(iter(self._tickets.values()))
+        return self.on_trial
+
+    def died(self, lost: list[Ticket]) -> Ticket | None:
+        """An engine has died that worked on these. Returns the one that it had alone: it is guilty."""
+        for ticket in lost:
+            ticket.num_deaths += 1
+            ticket.all_deaths += 1
+            if ticket.num_deaths >= SUSPICIOUS or ticket.all_deaths >= MANY_DEATHS:
+                self._tickets[ticket.job.id] = ticket
+        self.trials.note(has_suspects=bool(self))
+        if self.on_trial not in lost:
+            return None
+        guilty, self.on_trial = self.on_trial, None
+        return guilty
+
+    def put_off(self, ticket: Ticket) -> None:
+        """It is no more on its engine, for reasons of others."""
+        if ticket is self.on_trial:
+            self.on_trial = None
+
+    def began(self, ticket: Ticket) -> bool:
+        """It has a token since it lost an engine. Returns whether a trial is over."""
+        if not ticket.num_deaths:
+            return False
+        ticket.num_deaths = 0  # so it was not what killed the engine
+        return ticket.all_deaths < MANY_DEATHS and self.clear(ticket)
+
+    def clear(self, ticket: Ticket) -> bool:
+        """It is none, or has ended. Returns whether a trial is over."""
+        if self._tickets.pop(ticket.job.id, None) is not None:
+            self.trials.note(has_suspects=bool(self))
+        was_on_trial = ticket is self.on_trial
+        self.put_off(ticket)
+        return was_on_trial

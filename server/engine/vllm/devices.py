@@ -1,0 +1,67 @@
+"""Which GPUs an engine gets: those that are named, or, of several replicas, the next ones in order."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Mapping
+
+from server.config.model import ModelSettings
+from server.config.replication import flat
+from server.errors import ConfigurationError
+from server.observe.versions import CPU_BUILD, installed
+
+NVML = "libnvidia-ml.so.1"  # of the driver
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def num_gpus() -> int | None:
+    """Of this machine, as its driver counts them; None: it has none that says so."""
+    count = ctypes.c_uint()
+    try:
+        nvml = ctypes.CDLL(NVML)
+        failed = nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else count.value
+
+
+def dealt(model: ModelSettings, replica: int, environ: Mapping[str, str] = os.environ) -> ModelSettings:
+    """The settings of one replica's engine, with the GPUs that are its own. Raises as check_devices."""
+    own = model.of_replica(replica)
+    if own.devices or model.replicas.max == 1 or installed(CPU_BUILD):
+        return own
+    first = replica * model.num_gpus
+    numbers = _visible(model, environ)[first : first + model.num_gpus]
+    return own.model_copy(update={"devices": (tuple(numbers),)})
+
+
+def check_devices(model: ModelSettings, environ: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigurationError where the machine has not the GPUs that the model's replicas need."""
+    if model.engine == "simulated" or installed(CPU_BUILD) or (count := num_gpus()) is None:
+        return
+    needed = model.replicas.max * model.num_gpus
+    if model.devices:
+        absent = [device for device in flat(model.devices) if device >= count]
+        if absent:
+            raise ConfigurationError(
+                f"model {model.id}: devices names GPU {absent[0]}, and this machine has 0 to {count - 1}."
+            )
+    elif needed > (there := len(_visible(model, environ)) if VISIBLE in environ else count):
+        raise ConfigurationError(
+            f"model {model.id}: {model.replicas.max} replicas on {model.num_gpus} GPUs each need {needed},"
+            f" and there are {there}. Set replicas, tensor_parallel_size or pipeline_parallel_size lower."
+        )
+
+
+def _visible(model: ModelSettings, environ: Mapping[str, str]) -> list[int]:
+    """The GPUs that may be dealt out."""
+    if VISIBLE not in environ:
+        return [*range(num_gpus() or model.replicas.max * model.num_gpus)]
+    try:
+        return [int(number) for number in environ[VISIBLE].split(",") if number.strip()]
+    except ValueError:
+        raise ConfigurationError(
+            f"model {model.id}: {VISIBLE} has other names than numbers, which are not dealt out to replicas;"
+            " name each replica's GPUs in devices."
+        ) from None
