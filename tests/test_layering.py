@@ -35,8 +35,8 @@ ROOMS = {
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures devices processes pulse standby host link stats running client engine"
-        " attached"
+        "warmup wire translate failures devices processes pulse standby host exchange link hub channel stats"
+        " running client engine attached"
     ),
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",

@@ -43,9 +43,7 @@ _TOKENS_ONLY = "the engine is given tokens and gives tokens: text is this server
 _LOGPROBS = "log-probabilities are the raw model distribution's, by the contract"
 _CHANGES_TOKENS = "it would change which tokens come, which is for requests alone to say"
 _OTHER_OUTPUTS = "the engine would send what this server does not read"
-_ONE_ENGINE = (
-    "an engine is not several here; use replicas, or tensor_parallel_size"
-)
+_ONE_ENGINE = "an engine is not several here; use replicas, or tensor_parallel_size"
 _ONE_MACHINE = "the processes of an engine are on one machine here"
 _NO_TEXT = "a model has to continue a text here"
 _DEFAULTS = "what a request does not say is in the model's defaults"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from server.engine.base import Job, Sink
-from server.engine.vllm.link import Link
+from server.engine.vllm.exchange import Exchange
 from server.engine.vllm.running import RunningJobs
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.translate import core_request
@@ -15,7 +15,7 @@ from server.engine.vllm.translate import core_request
 class EngineClient:
     """number: which of the engine's clients this process is, in the order of the addresses it was given."""
 
-    def __init__(self, link: Link, stats: EngineStats, number: int = 0) -> None:
+    def __init__(self, link: Exchange, stats: EngineStats, number: int = 0) -> None:
         self.link = link
         self._number = number
         # A worker may have followed one that was killed, whose jobs the engine still works on.

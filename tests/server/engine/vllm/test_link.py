@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import zmq
 
-from server.engine.vllm.link import SEND_TOGETHER, Link, inputs_of, outputs_of
+from server.engine.vllm.exchange import SEND_TOGETHER
+from server.engine.vllm.link import Link, inputs_of, outputs_of
 from server.engine.vllm.wire import (
     ABORT,
     ADD,

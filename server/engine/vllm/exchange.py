@@ -1,0 +1,134 @@
+"""What goes to and fro between this process and an engine: requests, and what each step brings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import zmq
+
+from server.engine.vllm.wire import (
+    ABORT,
+    ADD,
+    DEAD,
+    QUESTION,
+    UTILITY,
+    CoreOutputs,
+    CoreRequest,
+    Signs,
+    decode,
+    encode,
+    signs,
+)
+
+log = logging.getLogger(__name__)
+
+SEND_TOGETHER = 16  # more would let the engine wait for the first of them
+
+
+class Exchange(ABC):
+    """outputs: the socket that steps come over. number: which of the engine's clients this is.
+
+    is_answered: whether the engine has answered what it was asked last. signs: its last answer.
+    """
+
+    def __init__(self, outputs: zmq.Socket[bytes], number: int = 0) -> None:
+        self.is_answered = True
+        self.signs = Signs()
+        self._outputs = outputs
+        self._number = number
+        self._unsent: list[tuple[bytes, bytes]] = []
+        self._loop = asyncio.get_running_loop()
+        self._read: Callable[[], None] = lambda: None
+
+    @abstractmethod
+    async def reached(self) -> None:
+        """Return when an engine can be sent to."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Safe to call twice."""
+
+    @abstractmethod
+    def _transmit(self, kind: bytes, payload: bytes) -> None:
+        """Send one message."""
+
+    def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
+        """Hand over what steps bring, from within the event loop's reading of it: of one step, or of several
+        where the engine is faster than this process.
+
+        dead: called when the engine says that it has failed, or sends what cannot be read: what came for
+        whom is not known then. Nothing is read after that. The border where no error of ours, nor of the
+        engine's, leaves jobs waiting for ever.
+        """
+
+        def read() -> None:
+            try:
+                is_over = self._hand_over(take)
+            except Exception:
+                log.exception("what the engine has sent cannot be read")
+                is_over = True
+            if is_over:
+                self._stop_listening()
+                dead()
+
+        self._read = read
+        self._loop.add_reader(self._outputs.FD, read)
+        read()
+
+    def _hand_over(self, take: Callable[[list[CoreOutputs]], None]) -> bool:
+        """All that has come. Returns whether the engine has failed with it."""
+        steps = []
+        try:
+            # The descriptor tells of a change, not of a state: all there is has to be read.
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    frames = self._outputs.recv_multipart(zmq.NOBLOCK)
+                    if frames[0] == DEAD:
+                        return True
+                    outputs = decode(frames)
+                    if outputs.utility_output is None:
+                        steps.append(outputs)
+                    else:
+                        self.is_answered, self.signs = True, signs(outputs.utility_output)
+        finally:
+            if steps:
+                take(steps)
+        return False
+
+    def add(self, request: CoreRequest) -> None:
+        """Begin a request.
+
+        Those that come at once are sent a few together: each time the transport's thread is woken costs as
+        much as a whole message.
+        """
+        self._send(ADD, encode(request))
+
+    def abort(self, request_ids: list[str]) -> None:
+        """Unknown ids are ignored."""
+        self._send(ABORT, encode(request_ids))
+
+    def ask(self) -> None:
+        """For a sign of life, between two steps. To be called when the last question is answered."""
+        self.is_answered = False
+        self._send(UTILITY, encode((self._number, 0, QUESTION, ())))
+
+    def _stop_listening(self) -> None:
+        self._loop.remove_reader(self._outputs.FD)
+
+    def _send(self, kind: bytes, payload: bytes) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._send_all)
+        self._unsent.append((kind, payload))
+        if len(self._unsent) >= SEND_TOGETHER:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._outputs.closed:
+            return
+        for kind, payload in unsent:
+            self._transmit(kind, payload)

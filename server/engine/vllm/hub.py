@@ -1,0 +1,182 @@
+"""What stands between an engine and front ends on other machines: one port, and a slot for each of them.
+
+To the engine each slot is a client with sockets of its own, like a worker's (server/process/workers.py); the
+engine is told of all slots at its start, and front ends come and go. To front ends there is one TCP port,
+over which nothing goes in clear and nobody gets in without a key that this hub has made (ZeroMQ's CURVE and
+its authentication protocol). What passes through is not read, and not copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from server.engine.vllm.link import ENGINE, inputs_of, outputs_of
+from server.engine.vllm.wire import ABORT, DEAD, decode, encode
+
+log = logging.getLogger(__name__)
+
+# A front end that is gone without a word is noticed after so long.
+HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
+# Messages, one a step, that may wait for a front end that does not read them: then it is cut off, and hears
+# of it. At a hundred steps a second that is half a minute.
+MOST_WAITING = 4096
+MOST_BYTES = 1 << 26  # of a message; a prompt of a million tokens has a tenth of that
+GREETING_MS = 5_000  # for a whole handshake
+POLL_MS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A front end's way in. Keys as Z85, the form that ZeroMQ has for them: the hub's, and the pair that it
+    has made for this front end."""
+
+    slot: int
+    address: str
+    server_key: str
+    public_key: str
+    secret_key: str
+
+
+@dataclass(slots=True)
+class Slot:
+    """owner: the public key of the front end that has it; empty: nobody. peer: the name of its connection;
+    empty: it has said nothing so far."""
+
+    inputs: zmq.Socket[bytes]
+    outputs: zmq.Socket[bytes]
+    owner: str = ""
+    peer: bytes = b""
+
+
+class Hub:
+    """host: the address to listen on. folder: where the slots' sockets are to be; folders: of each of them.
+    num_slots: front ends that there can be at the same time."""
+
+    def __init__(self, host: str, folder: Path, num_slots: int) -> None:
+        self.folders = [folder / str(number) for number in range(num_slots)]
+        self._context = zmq.Context()
+        self._keys = zmq.curve_keypair()
+        self._guard = ThreadAuthenticator(self._context)
+        self._guard.start()
+        self._guard.configure_curve_callback("*", self)
+        self._front = self._context.socket(zmq.ROUTER)
+        self._front.curve_server = True
+        self._front.curve_publickey, self._front.curve_secretkey = self._keys
+        self._front.router_mandatory = True  # one that is gone, or does not read, is told from one that does
+        self._front.handshake_ivl, self._front.maxmsgsize = GREETING_MS, MOST_BYTES
+        self._front.heartbeat_ivl, self._front.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
+        self._front.sndhwm, self._front.rcvhwm, self._front.linger = MOST_WAITING, 0, 0
+        port = self._front.bind_to_random_port(f"tcp://{host}")
+        self._address = f"tcp://{host}:{port}"
+        self._slots = [self._slot(one) for one in self.folders]
+        self._lock = threading.Lock()  # of the slots' owners
+        self._ends = False
+        self._thread = threading.Thread(target=self._pass_on, name="hub", daemon=True)
+        self._thread.start()
+
+    def admit(self) -> Admission:
+        """A slot for one more front end. Raises LookupError where there is none."""
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        with self._lock:
+            number, slot = next(
+                ((number, slot) for number, slot in enumerate(self._slots) if not slot.owner), (-1, None)
+            )
+            if slot is None:
+                raise LookupError(f"all {len(self._slots)} slots are taken")
+            slot.owner, slot.peer = public, b""
+        return Admission(number, self._address, self._keys[0].decode(), public, secret)
+
+    def keeps(self, admission: Admission) -> bool:
+        """Whether that front end is not cut off."""
+        return self._slots[admission.slot].owner == admission.public_key
+
+    def release(self, slot: int) -> None:
+        """Its front end is gone. What the engine still works on for it is given up."""
+        with self._lock:
+            self._slots[slot].owner, self._slots[slot].peer = "", b""
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        if not self._ends:
+            self._ends = True
+            self._thread.join()
+            self._guard.stop()
+            self._context.destroy(linger=0)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether that key is one of a front end's: for the authenticator."""
+        return any(slot.owner == key.decode() for slot in self._slots)
+
+    def _slot(self, folder: Path) -> Slot:
+        folder.mkdir()
+        inputs, outputs = self._context.socket(zmq.ROUTER), self._context.socket(zmq.PULL)
+        inputs.setsockopt(zmq.ROUTER_HANDOVER, 1)  # an engine that follows another has its name
+        for socket, address in ((inputs, inputs_of(folder)), (outputs, outputs_of(folder))):
+            socket.sndhwm = socket.rcvhwm = socket.linger = 0
+            socket.bind(address)
+        return Slot(inputs, outputs)
+
+    def _pass_on(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._front, zmq.POLLIN)
+        slots = {slot.outputs: slot for slot in self._slots}
+        for outputs in slots:
+            poller.register(outputs, zmq.POLLIN)
+        while not self._ends:
+            for socket, _ in poller.poll(POLL_MS):
+                try:
+                    if socket is self._front:
+                        self._from_front_end()
+                    else:
+                        self._from_engine(slots[socket])
+                except Exception:  # of one message; the others go on
+                    log.exception("a message has not been passed on")
+
+    def _from_front_end(self) -> None:
+        peer, *frames = self._front.recv_multipart(zmq.NOBLOCK, copy=False)
+        owner = peer.get("User-Id")  # its key, as the authenticator has it
+        with self._lock:
+            slot = next((one for one in self._slots if one.owner == owner), None)
+            if slot is not None:
+                slot.peer = peer.bytes
+        if slot is not None and len(frames) == 2:
+            slot.inputs.send_multipart((ENGINE, *frames), copy=False)
+
+    def _from_engine(self, slot: Slot) -> None:
+        frames = slot.outputs.recv_multipart(zmq.NOBLOCK, copy=False)
+        peer = slot.peer
+        if peer:
+            try:
+                self._front.send_multipart((peer, *frames), zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                self._cut_off(slot, peer, "has not read for so long that it is cut off")
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._cut_off(slot, peer, "is gone")
+        else:
+            self._give_up(slot, [frame.bytes for frame in frames])
+
+    def _cut_off(self, slot: Slot, peer: bytes, why: str) -> None:
+        log.warning("a front end %s", why)
+        with self._lock:
+            if slot.peer == peer:
+                slot.owner, slot.peer = "", b""
+        with contextlib.suppress(zmq.ZMQError):
+            self._front.send_multipart((peer, DEAD), zmq.NOBLOCK)
+
+    @staticmethod
+    def _give_up(slot: Slot, frames: list[bytes]) -> None:
+        """The engine works for nobody: have it stop."""
+        if frames[0] == DEAD:
+            return
+        strangers = [one.request_id for one in decode(frames).outputs if one.finish_reason is None]
+        if strangers:
+            slot.inputs.send_multipart((ENGINE, ABORT, encode(strangers)))
