@@ -82,6 +82,9 @@ def make(
         str,
         typer.Option(metavar="X.Y", help="With text: nothing for other compute capabilities than this one."),
     ] = "",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="With Ray, for the nodes of a cluster (docs/cluster.md).")
+    ] = False,
     passphrase_file: PassphraseFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would weigh.")] = False,
 ) -> None:
@@ -94,7 +97,7 @@ def make(
 
     options = Options(
         config=config, device=device, python=python, out=out, profile=profile, part_size=part_size,
-        sign=sign or [], have=have or [], gpu=gpu, dry_run=dry_run,
+        sign=sign or [], have=have or [], gpu=gpu, ray=ray, dry_run=dry_run,
     )  # fmt: skip
     run(options, partial(read_passphrase, passphrase_file), os.environ, bars)
 

@@ -63,6 +63,7 @@ class Options:
     sign: Sequence[Path]
     have: Sequence[str]
     gpu: str
+    ray: bool
     dry_run: bool
 
 
@@ -101,6 +102,7 @@ def read_order(options: Options, environ: Mapping[str, str], console: Console) -
     return Order(
         device=options.device, python=options.python, out=options.out, profile=profile,
         configuration=configuration, checksums=sums, have=have, gpu=options.gpu, part_bytes=part_bytes,
+        ray=options.ray,
     )  # fmt: skip
 
 
@@ -214,6 +216,7 @@ def weigh(order: Order, contents: Contents, console: Console) -> None:
         console.print(f"{megabytes(others)}  {rest} more packages")
     console.print(f"{megabytes(models)}  {', '.join(order.configuration.directories)}")
     said = f"{order.device}, Python {order.python}, profile {order.profile.name}"
+    said += ", with Ray" if order.ray else ""
     console.print(f"{megabytes(total)}  in all: {said}")
     for line in remarks(order, contents, total):
         console.print(line)

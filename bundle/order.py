@@ -79,7 +79,8 @@ class Order:
     """One bundle to be made.
 
     part_bytes: 0 for a bundle whose files keep their names. gpu: compute capability, empty for any.
-    checksums: SHA-256 of every model file, by the model's directory in the bundle.
+    checksums: SHA-256 of every model file, by the model's directory in the bundle. ray: for nodes of a
+    cluster.
     """
 
     device: Device
@@ -91,21 +92,32 @@ class Order:
     have: Have = field(default_factory=Have)
     gpu: str = ""
     part_bytes: int = 0
+    ray: bool = False
 
     @property
     def pins(self) -> list[str]:
-        """The list of the device, less what the profile leaves out."""
-        return [pin for pin in self.digests if name_of(pin) not in self.profile.packages]
+        """The list of the device, less what the profile leaves out, and what Ray needs."""
+        left_out = self._left_out
+        return [pin for pin in self.digests if name_of(pin) not in left_out]
 
     @property
     def excluded(self) -> list[str]:
         """What the profile leaves out of the list."""
-        return [pin for pin in self.digests if name_of(pin) in self.profile.packages]
+        left_out = self._left_out
+        return [pin for pin in self.digests if name_of(pin) in left_out]
+
+    @property
+    def _left_out(self) -> set[str]:
+        return set(self.profile.packages) - {name_of(pin) for pin in self._for_ray}
 
     @property
     def digests(self) -> dict[str, tuple[str, ...]]:
-        """SHA-256 of the wheels that will do, by the pin: the whole list of the device."""
-        return dict(read_pins(ROOT / f"requirements/{self.device}.txt"))
+        """SHA-256 of the wheels that will do, by the pin: the whole list of the device, and Ray's."""
+        return dict(read_pins(ROOT / f"requirements/{self.device}.txt")) | self._for_ray
+
+    @property
+    def _for_ray(self) -> dict[str, tuple[str, ...]]:
+        return dict(read_pins(ROOT / "requirements/ray.txt")) if self.ray else {}
 
     @property
     def there(self) -> dict[str, str]:
@@ -142,7 +154,7 @@ class Order:
             self.digests,
             [[rule.package, *rule.paths] for rule in self.profile.files],
             self.there,
-            [self.device, self.python, self.profile.name, self.gpu, self.part_bytes],
+            [self.device, self.python, self.profile.name, self.gpu, self.part_bytes, self.ray],
             self.configuration.text,
             {name: dict(sums) for name, sums in self.checksums.items()},
         ]

@@ -1,4 +1,4 @@
-"""Makes requirements/{cpu,cuda,dev}.txt from pyproject.toml: `make requirements`.
+"""Makes requirements/{cpu,cuda,dev,ray}.txt from pyproject.toml: `make requirements`.
 
 Resolves with uv in a throw-away virtual environment, for the oldest Python that is supported: the list then
 serves the newer ones too. First everything at once (engine, ours, tools; for CUDA, which pins more), then
@@ -28,7 +28,9 @@ LEAVE_OUT = {  # built for CUDA and unused for text; vLLM's V2 runner on CUDA do
     "cpu": ["torchaudio", "torchcodec", "torchvision"],
     "cuda": ["torchaudio", "torchcodec"],
     "dev": [],
+    "ray": [],
 }
+WITHOUT_BUNDLE = ("ray",)  # what is carried beside another list, which has the rest
 # Different between the CPU and CUDA builds.
 DIFFERS = re.compile(r"(torch\w*|vllm\S*|nvidia\S*|cuda\S*|setuptools)==")
 # As PyTorch's own CPU index names them beside its wheels for Linux x86-64, one a Python. By hand, so that
@@ -128,16 +130,18 @@ def main() -> None:
         outputs = {kind: folder / f"{kind}.txt" for kind in ("everything", *lists)}
         if keep:  # uv keeps what it finds in its output, where it can
             there = {kind: [pin.requirement for pin in read_pins(path)] for kind, path in lists.items()}
-            there["everything"] = sorted({*there["cuda"], *there["dev"]})
+            there["everything"] = sorted({*there["cuda"], *there["dev"], *there["ray"]})
             for kind, output in outputs.items():
                 output.write_text("".join(f"{one}\n" for one in there[kind]).replace("===", "=="))
-        everything = compiler.versions(["cuda", "dev", "bundle"], outputs["everything"], local_files=False)
+        extras = ["cuda", "dev", "ray", "bundle"]
+        everything = compiler.versions(extras, outputs["everything"], local_files=False)
         constraints = folder / "constraints.txt"
         constraints.write_text("".join(f"{one}\n" for one in everything if not DIFFERS.match(one)))
         for kind, path in lists.items():
             options = ["-c", str(constraints), *(f"--no-emit-package={one}" for one in LEAVE_OUT[kind])]
             local_files = kind != "cuda"
-            versions = compiler.versions([kind, "bundle"], outputs[kind], *options, local_files=local_files)
+            extras = [kind] if kind in WITHOUT_BUNDLE else [kind, "bundle"]
+            versions = compiler.versions(extras, outputs[kind], *options, local_files=local_files)
             pins = pinned(compiler, kind, versions)
             write_list(path, pins)
             num_wheels = sum(len(pin.sha256) for pin in pins)

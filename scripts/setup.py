@@ -34,7 +34,7 @@ from server.pip import NEWEST, OLDEST, explain, read_pins
 
 NOTE = VENV / "verbatim.json"
 DRIVER = 580  # the CUDA 13 that vLLM and torch are built for needs this driver or a newer one
-FREE_GIB = {"cpu": 5, "cuda": 16, "dev": 1}  # installed, downloaded, and the copy in pip's cache
+FREE_GIB = {"cpu": 5, "cuda": 16, "dev": 1, "ray": 1}  # installed, downloaded, and the copy in pip's cache
 
 
 def check_python() -> None:
@@ -144,8 +144,8 @@ def make_venv() -> None:
 def install(name: str, note: dict[str, Any], lock: int) -> None:
     """Installs requirements/NAME.txt, unless the note says that this very list is installed."""
     requirements = ROOT / "requirements" / f"{name}.txt"
-    kind = "dev" if name == "dev" else "runtime"
-    wanted = digest(requirements) if kind == "dev" else digest(requirements, ROOT / "pyproject.toml")
+    kind = name if name in ("dev", "ray") else "runtime"
+    wanted = digest(requirements) if kind != "runtime" else digest(requirements, ROOT / "pyproject.toml")
     if note.get(kind) == wanted:
         return
     if kind not in note:
@@ -173,7 +173,7 @@ def set_up(targets: list[str], wanted_device: str, this_python: bool) -> None:
         if "runtime" in targets:
             device = choose_device(wanted_device, device)
             names.append(device)
-        names += ["dev"] if "dev" in targets else []
+        names += ["dev", "ray"] if "dev" in targets else []
         if note.get("working"):
             print("the last set-up was cut off while it installed", flush=True)
         if not is_usable(note, device, this_python):

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from bundle.models import Configuration
 from bundle.order import (
     ROOT,
     FileRule,
     Have,
+    Order,
     check_gpu,
     left_out,
     load_profile,
@@ -98,6 +100,29 @@ def test_the_server_keeps_what_it_imports(device: str) -> None:
     own = re.findall(r'^    "([a-z-]+)[>=]', text.split("dependencies = [")[1].split("]")[0], re.MULTILINE)
     assert len(own) > 10
     assert set(own) & load_profile("text", device, ROOT / "requirements").packages.keys() == set()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_with_ray_comes_all_that_ray_needs(tmp_path: Path, device: str) -> None:
+    """In the text profile too, which leaves some of it out for others; each package once."""
+    ray = {pin.requirement for pin in read_pins(ROOT / "requirements/ray.txt")}
+
+    def pins(*, with_ray: bool) -> list[str]:
+        return Order(
+            device=device,  # type: ignore[arg-type]
+            python="3.12",
+            out=tmp_path,
+            profile=load_profile("text", device, ROOT / "requirements"),
+            configuration=Configuration("", {}, {}),
+            checksums={},
+            ray=with_ray,
+        ).pins
+
+    assert ray <= set(pins(with_ray=True))
+    assert set(pins(with_ray=True)) - set(pins(with_ray=False)) <= ray
+    assert not [pin for pin in pins(with_ray=False) if pin.startswith("ray==")]
+    names = [name_of(pin) for pin in pins(with_ray=True)]
+    assert len(names) == len(set(names))
 
 
 def test_a_rule_applies_where_nothing_needs_the_files() -> None:

@@ -11,7 +11,8 @@ from server import __version__
 from server.cli import cli
 from server.http.metrics import Metrics
 
-INTERNAL = {"VERBATIM_SERVER_PID", "VERBATIM_FAILURES"}  # set by the server, for the processes it starts
+# Set by the server, for the processes it starts.
+INTERNAL = {"VERBATIM_SERVER_PID", "VERBATIM_SERVER_PLACE", "VERBATIM_FAILURES"}
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / docs.PAGE
 

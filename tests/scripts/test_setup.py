@@ -20,7 +20,7 @@ from server.pip import Answer, Pin, explain, read_pins
 from tests.wheels import make_wheel
 
 ROOT = Path(__file__).parents[2]
-LISTS = ["cpu", "cuda", "dev"]
+LISTS = ["cpu", "cuda", "dev", "ray"]
 OTHER_FILE = f"""ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.
     six==9 from file:///six-9-py3-none-any.whl (from -r wanted.txt (line 1)):
         Expected sha256 {"0" * 64}
@@ -73,10 +73,11 @@ def test_torch_for_the_cpu_has_a_wheel_for_each_python() -> None:
 
 
 def test_no_list_disagrees_with_another() -> None:
-    """The tools can be installed on top of either engine: they share their versions."""
+    """The tools, and Ray, can be installed on top of either engine: they share their versions."""
     for name in ("cpu", "cuda"):
         runtime = versions(name)
-        assert {k: v for k, v in versions("dev").items() if runtime.get(k, v) != v} == {}
+        for other in ("dev", "ray"):
+            assert {k: v for k, v in versions(other).items() if runtime.get(k, v) != v} == {}
 
 
 def test_the_cpu_list_leaves_out_what_is_built_for_cuda() -> None:

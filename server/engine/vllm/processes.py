@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
+SERVER_PLACE = "VERBATIM_SERVER_PLACE"  # where that number is its process's
 PR_SET_PDEATHSIG = 1
 HOST = ("-m", "server.engine.vllm.host")
 POLL_S = 0.01
@@ -196,7 +197,8 @@ def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, st
     """What an engine process finds in its environment. What a user has set in the server's stays."""
     quiet = {} if logging.getLogger().isEnabledFor(logging.DEBUG) else QUIET
     on_cpu = _on_cpu(model) if installed(CPU_BUILD) else {}
-    chosen = {**OFFLINE, **quiet, **on_cpu, **server, **SAFE_PATH, SERVER_PID: str(os.getpid())}
+    chosen = {**OFFLINE, **quiet, **on_cpu, **server, **SAFE_PATH}
+    chosen |= {SERVER_PID: str(os.getpid()), SERVER_PLACE: place()}
     chosen.pop(SHARED_METRICS, None)  # ours, not vLLM's
     if model.devices:
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, flat(model.devices)))
@@ -227,6 +229,12 @@ def num_threads(model: ModelSettings) -> int:
     return int(first[0]) if first else os.cpu_count() or 1
 
 
+def place() -> str:
+    """What numbers of processes mean something in: a machine since it was started, or a container there."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
 def follow_server() -> None:
     """Plugin of vLLM's, in each of its processes: end it when the server has ended, or the process that has
     started it; note what it fails with; show that it still gets a processor; and have no full disk end it
@@ -236,6 +244,8 @@ def follow_server() -> None:
     if server == 0:
         return
     outlast_a_full_disk()
+    if os.environ.get(SERVER_PLACE, here := place()) != here:
+        return  # over Ray, on another node than its engine: Ray ends it with the engine
     # The kernel does it for processes that are stopped as well.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:

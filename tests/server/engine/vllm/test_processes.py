@@ -18,7 +18,16 @@ import uvloop
 
 from server.config.model import ModelSettings
 from server.engine.vllm.failures import NOTES
-from server.engine.vllm.processes import BEAT, SERVER_PID, EngineProcess, News, Order, environment
+from server.engine.vllm.processes import (
+    BEAT,
+    SERVER_PID,
+    SERVER_PLACE,
+    EngineProcess,
+    News,
+    Order,
+    environment,
+    place,
+)
 from tests.serving import wait_for
 
 # Says which process it is, and the number of its child, which holds its standard output open.
@@ -211,3 +220,19 @@ def test_an_engines_processes_show_that_they_run(tmp_path: Path) -> None:
         first = beat.stat().st_mtime_ns
         wait_for(lambda: beat.stat().st_mtime_ns > first, SOON_S)
         process.kill()
+
+
+def test_a_process_on_another_machine_follows_nobody_here() -> None:
+    """vLLM over Ray gives workers on other nodes the engine's environment, whose number is no process there,
+    or any; on this machine the number counts, and a process of a server that has ended ends."""
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    code = "from server.engine.vllm.processes import *; follow_server(); print('goes on')"
+
+    def follow(where: str) -> str:
+        environ = os.environ | {SERVER_PID: str(ended.pid), SERVER_PLACE: where}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout
+
+    assert follow("another boot pid:[1]") == "goes on\n"
+    assert follow(place()) == ""
