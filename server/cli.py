@@ -95,6 +95,10 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="Processes that answer requests, on the same engines.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster whose nodes run the engines; `auto`: this node's."),
+    ] = None,
     api_keys_file: Annotated[Path | None, typer.Option(help="File of `verbatim keys new`.")] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(help="How long running requests may finish after SIGTERM, s.")
@@ -106,6 +110,7 @@ def serve(
         "host": host,
         "port": port,
         "workers": workers,
+        "cluster": cluster,
         "api_keys_file": api_keys_file,
         "drain_timeout_s": drain_timeout,
         "log_level": log_level,

@@ -29,7 +29,7 @@ ROOMS = {
     "server.text": "files tables tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions stalls attestation",
-    "server.access": "terms keys memory tallies limits",
+    "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base losses ticket turns trials suspects prefixes replica router work supervisor replicas"
     ),
@@ -38,13 +38,16 @@ ROOMS = {
         "warmup wire translate failures devices processes pulse standby host exchange link hub channel stats"
         " running client engine attached"
     ),
+    "server.engine.ray": "messages site scaling actor keeper seats agent",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
         " streaming cors border openapi routes app"
     ),
-    "server.process": "descriptors port greeting adopted workers attached worker models reload control serve",
+    "server.process": (
+        "descriptors port greeting adopted workers attached worker models reload control cluster serve"
+    ),
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
@@ -80,6 +83,10 @@ LATE = {
     ("bundle.cli", "bundle.make"),  # packages that a site does without
     ("bundle.cli", "bundle.keys"),
 }
+
+# Ray is an extra, so a server without it imports none of these: they run in processes that Ray has, or in the
+# agent's.
+RAY_IN = {"server.engine.ray.actor", "server.engine.ray.agent", "server.engine.ray.keeper"}
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
 VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
@@ -167,6 +174,14 @@ def test_few_know_vllm() -> None:
     """vLLM is imported in the named files alone."""
     roots = {module: {name.split(".")[0] for name in imports_of(tree_of(module))} for module in ORDER}
     assert {module for module, names in roots.items() if "vllm" in names} == VLLM_IN
+
+
+def test_few_know_ray() -> None:
+    """Ray is imported in the named files alone, and no other file of ours imports one of them."""
+    roots = {module: {name.split(".")[0] for name in imports_of(tree_of(module))} for module in ORDER}
+    assert {module for module, names in roots.items() if "ray" in names} == RAY_IN
+    users = {module for module in ORDER if RAY_IN.intersection(imports_of(tree_of(module)))}
+    assert users <= RAY_IN
 
 
 def test_the_installer_needs_nothing() -> None:

@@ -16,6 +16,7 @@ WINDOW_S = 60.0
 # this many places, however much is added. One can be used again when nothing of it counts any more.
 NUM_PLACES = 64
 MOST_PROCESSES = 64  # models.yaml's most workers
+ELSEWHERE = MOST_PROCESSES - 1  # in whose place is what runs on the other front ends of a cluster
 NAME_BYTES = 104  # names have 100 characters at most, ASCII
 
 COUNT = struct.Struct("Q")  # of tallies; the head of the file
@@ -90,6 +91,18 @@ class Window:
             self._write(place, before - amount, end)
             SUM.pack_into(self._memory.bytes, self._at, holds_until, last_end, total - amount)
 
+    def places(self, now: float) -> dict[int, tuple[float, int]]:
+        """Until when and how much, by the place."""
+        found = ((place, self._place(place)) for place in range(NUM_PLACES))
+        return {place: one for place, one in found if one[0] > now and one[1]}
+
+    def change(self, place: int, amount: int, end: float, now: float) -> None:
+        """Add that much, or take it away, where it counts until that time. With the lock."""
+        until, before = self._place(place)
+        left = max(amount + (before if until > now else 0), 0)
+        self._write(place, left, max(until, end))
+        SUM.pack_into(self._memory.bytes, self._at, 0.0, max(self._sum()[1], end), 0)  # is made anew
+
     def _sum(self) -> tuple[float, float, int]:
         """Until when it holds, when all of it will have ended to count, the sum."""
         return SUM.unpack_from(self._memory.bytes, self._at)
@@ -127,6 +140,15 @@ class Tally:
         """Requests, in all processes."""
         return sum(ALL_RUNNING.unpack_from(self._memory.bytes, self._running_at))
 
+    @property
+    def running_here(self) -> int:
+        """Requests, in the processes of this machine."""
+        return self.running - self._others()
+
+    def note_elsewhere(self, running: int) -> None:
+        """So many run on the other front ends of a cluster."""
+        RUNNING.pack_into(self._memory.bytes, self._running_at + ELSEWHERE * RUNNING.size, running)
+
     def begin(self) -> None:
         """A request runs, in this process."""
         self._add(1)
@@ -144,6 +166,10 @@ class Tally:
         """How long a request takes, the last ones above all; 0: not known."""
         (seconds,) = END.unpack_from(self._memory.bytes, self._seconds_at)
         return float(seconds)
+
+    def _others(self) -> int:
+        (running,) = RUNNING.unpack_from(self._memory.bytes, self._running_at + ELSEWHERE * RUNNING.size)
+        return int(running)
 
     def _add(self, change: int) -> None:
         (mine,) = RUNNING.unpack_from(self._memory.bytes, self._mine_at)
@@ -173,6 +199,11 @@ class Tallies:
             self._look()
             tally = self._known.get(name) or self._make(name)
         return tally
+
+    def known(self) -> dict[str, Tally]:
+        """All of them, by the keys' names. With the lock."""
+        self._look()
+        return {**self._known}
 
     def forget(self, process: int) -> None:
         """That process has ended, and with it all that it had running."""

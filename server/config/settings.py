@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from server.config.model import ModelSettings
 from server.config.sections import KeyGroup, RateLimits, Section, from_base
-from server.config.values import GroupName, Host, Origin, is_loopback
+from server.config.values import ClusterAddress, GroupName, Host, Origin, is_loopback
 from server.config.yamlfile import MisplacedError
 
 
@@ -35,6 +35,11 @@ class Settings(Section):
         ge=1,
         le=64,
         description="Processes that answer requests, all of them on the same engines.",
+    )
+    cluster: ClusterAddress = Field(
+        default="",
+        description="Serve as a front end of a Ray cluster, whose nodes run the engines: `auto` is the one that"
+        " this machine is a node of, else HOST:PORT of its head; empty: engines run here.",
     )
     max_body_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1024, description="Largest request body; more is a 413."

@@ -21,7 +21,8 @@ class Replica:
     engine: None: there is none that takes jobs now. placed: what it works on, by the jobs' ids, in the order
     of their sending. unread: those of them without a token so far. num_unread_tokens: of their prompts, that
     are to be computed. token_s: between two tokens of a job, as measured at measured_at; 0: not known.
-    has_lost: an engine, and what runs on the next one, if anything does, is a suspect.
+    has_lost: an engine, and what runs on the next one, if anything does, is a suspect. is_leaving: what runs
+    on it ends there, and nothing more comes, as long as there are others.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Replica:
     token_s: float = 0.0
     measured_at: float = 0.0
     has_lost: bool = False
+    is_leaving: bool = False
 
     def place(self, ticket: Ticket, route: Route) -> None:
         """It is sent there."""

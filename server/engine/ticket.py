@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -36,7 +37,8 @@ class Ticket:
     delivered: ids that its sink has; num_charged: those of them that its key's account says. engine_id: the
     job's name on the engine that works on it; num_lives: how often it was sent to one. num_deaths: engines
     lost in a row, without a token between; all_deaths: in all. waits_since: when it lost the last one, of
-    time.monotonic, while it waits for another. route: where it is; None: it waits.
+    time.monotonic, while it waits for another. came_at: when it was submitted, in the same time. route: where
+    it is; None: it waits.
     """
 
     number: int
@@ -51,6 +53,7 @@ class Ticket:
     num_deaths: int = 0
     all_deaths: int = 0
     waits_since: float | None = None
+    came_at: float = field(default_factory=time.monotonic)
     is_watched: bool = False
     route: Route | None = None
 

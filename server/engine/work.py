@@ -62,6 +62,12 @@ class Work:
         """Jobs that have lost their engine, and wait for another."""
         return sum(ticket.waits_since is not None for ticket in self._tickets.values())
 
+    @property
+    def longest_wait_s(self) -> float:
+        """How long the first of those that have no token yet has waited for it."""
+        first = next((one for one in self._tickets.values() if not one.delivered), None)
+        return 0.0 if first is None else time.monotonic() - first.came_at
+
     def num_placed(self, number: int) -> int:
         """Jobs that a replica works on."""
         return len(self._replica(number).placed)
@@ -137,6 +143,10 @@ class Work:
             self._condemn(guilty)
         return len(lost) if self._open() else 0
 
+    def drain(self, number: int, is_leaving: bool = True) -> None:
+        """A replica is to end: what runs there ends there, and what comes goes elsewhere."""
+        self._replica(number).is_leaving = is_leaving
+
     def remove(self, number: int) -> None:
         """There is no such replica any more."""
         self.recall(number)
@@ -155,7 +165,8 @@ class Work:
 
     def _open(self) -> list[Replica]:
         """Those that take jobs."""
-        return [one for one in self._replicas.values() if one.engine is not None]
+        there = [one for one in self._replicas.values() if one.engine is not None]
+        return [one for one in there if not one.is_leaving] or there
 
     def _vacate(self, replica: Replica) -> None:
         """It takes nothing more, and what it worked on waits: for its turn elsewhere, or for an engine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from server.http.metrics import Metrics
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, installation_root
+from server.process.cluster import Cluster
 from server.process.control import answer_reloads
 from server.process.descriptors import raise_limit
 from server.process.greeting import greet
@@ -38,6 +40,9 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
         workers = stack.enter_context(Workers(settings, ports[1:]))
         metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None
+        if settings.cluster:
+            _serve_in_a_cluster(settings, metrics, workers, ports[0])
+            return
         running = RunningModels(settings, metrics, workers, attestation)
         app = build_app(settings, running.load(settings), metrics, attestation, workers.tallies)
         state: State = app.state.server
@@ -51,6 +56,16 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
             beside.append(answer_reloads(ports[0].getsockname()[1], Reload(state, running, load).run))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, state, ports[0], beside, workers))
+
+
+def _serve_in_a_cluster(settings: Settings, metrics: Metrics, workers: Workers, port: socket.socket) -> None:
+    """Other processes run the engines, on whichever nodes."""
+    cluster = Cluster(settings, metrics, workers.tallies)
+    app = build_app(settings, cluster.models, metrics, tallies=workers.tallies)
+    state: State = app.state.server
+    beside = [cluster.run(), greet(state, port), answer_reloads(port.getsockname()[1], cluster.reload)]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live(app, state, port, beside))
 
 
 async def _tell_attestation(attestation: Attestation, workers: Workers) -> None:

@@ -1,0 +1,84 @@
+"""What keys use on the other front ends of a cluster, in this one's tallies.
+
+Every front end tells what its own requests have used, second by second, and is told what the others' have:
+the whole of it each time, so that nothing is wrong for long that was not heard. What is told is a second or
+two old; so long can a key have what it has left on each front end.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.access.tallies import NUM_PLACES, WINDOW_S, Tallies, Window
+
+# How much, and for how many seconds it still counts.
+Amounts = list[tuple[float, int]]
+
+
+@dataclass(slots=True)
+class Used:
+    """By one key. running: requests at this moment."""
+
+    requests: Amounts = field(default_factory=list)
+    tokens: Amounts = field(default_factory=list)
+    running: int = 0
+
+
+class Elsewhere:
+    """Of one front end, whose tallies these are."""
+
+    def __init__(self, tallies: Tallies) -> None:
+        self._tallies = tallies
+        # By key, window and place: until when and how much of what counts there is the others'.
+        self._theirs: defaultdict[tuple[str, str], dict[int, tuple[float, int]]] = defaultdict(dict)
+
+    def mine(self, now: float) -> dict[str, Used]:
+        """What was used here. now: of time.monotonic."""
+        with self._tallies.locked() as is_locked:
+            tallies = self._tallies.known() if is_locked else {}
+        return {
+            name: Used(
+                self._own(tally.requests, self._theirs[name, "requests"], now),
+                self._own(tally.tokens, self._theirs[name, "tokens"], now),
+                tally.running_here,
+            )
+            for name, tally in tallies.items()
+        }
+
+    def take(self, others: Mapping[str, Used], now: float) -> None:
+        """This is what was used elsewhere, all of it."""
+        with self._tallies.locked() as is_locked:
+            if not is_locked:
+                return
+            for name in {*others, *(name for name, _ in self._theirs)}:
+                used, tally = others.get(name, Used()), self._tallies.of(name)
+                self._put(tally.requests, (name, "requests"), used.requests, now)
+                self._put(tally.tokens, (name, "tokens"), used.tokens, now)
+                tally.note_elsewhere(used.running)
+
+    @staticmethod
+    def _own(window: Window, theirs: Mapping[int, tuple[float, int]], now: float) -> Amounts:
+        found: Amounts = []
+        for place, (end, amount) in window.places(now).items():
+            until, its = theirs.get(place, (0.0, 0))
+            own = amount - (its if until > now else 0)
+            if own > 0:
+                found.append((round(end - now, 2), own))
+        return found
+
+    def _put(self, window: Window, name: tuple[str, str], amounts: Amounts, now: float) -> None:
+        wanted: dict[int, tuple[float, int]] = {}
+        for left_s, amount in amounts:
+            end = now + min(left_s, WINDOW_S)
+            place = int(end - WINDOW_S) % NUM_PLACES
+            until, before = wanted.get(place, (0.0, 0))
+            wanted[place] = max(until, end), before + amount
+        theirs = {place: one for place, one in self._theirs[name].items() if one[0] > now}
+        for place in wanted.keys() | theirs.keys():
+            end, amount = wanted.get(place, (now, 0))
+            _, before = theirs.get(place, (0.0, 0))
+            if amount != before:
+                window.change(place, amount - before, end, now)
+        self._theirs[name] = wanted

@@ -1,0 +1,127 @@
+"""An engine on a node: what Ray runs there is this actor, which has the engine's process, as a server has on
+its own machine, and the hub that front ends reach it by.
+
+Ray starts it again where it has ended, on this node or another one. What vLLM needs is in the process that
+the actor starts; the actor itself is as light as a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from server.engine.base import Phase, Status
+from server.engine.ray.messages import MOST_FRONT_ENDS, EngineOrder, Told
+from server.engine.supervisor import Supervisor
+from server.engine.vllm.engine import VLLMEngine
+from server.engine.vllm.hub import Hub
+from server.engine.vllm.link import sockets_folder
+from server.engine.vllm.standby import Standby
+from server.engine.vllm.stats import EngineMetrics
+from server.engine.work import Work
+from server.errors import ConfigurationError
+from server.observe import logs
+from server.weights.checkpoint import verify_checksums
+
+log = logging.getLogger(__name__)
+
+POLL_S = 10.0  # a question is answered then at the latest
+
+
+class EngineActor:
+    """order: an EngineOrder, as JSON. address: of the cluster. host: of this node, as others reach it; empty:
+    as Ray does."""
+
+    def __init__(self, order: str, address: str, host: str = "") -> None:
+        self._order = EngineOrder.model_validate_json(order)
+        logs.configure(self._order.log_level)
+        os.environ["RAY_ADDRESS"] = address  # for a vLLM that spreads over nodes
+        model = self._order.model
+        if self._order.over_nodes:
+            more = {**model.engine_args, "distributed_executor_backend": "ray"}
+            model = model.model_copy(update={"engine_args": more})
+        self._model = model
+        self._folder = sockets_folder()
+        self._hub = Hub(host or node_address(), Path(self._folder.name), MOST_FRONT_ENDS)
+        self._stats = EngineMetrics(CollectorRegistry()).of(model.id)
+        self._standby = Standby(model) if model.standby else None
+        self._engine = Supervisor(f"model {model.id}", self._make, Work())
+        self._engine.on_status = self._tell
+        self._admissions: dict[str, Any] = {}
+        self._told = Told(version=0, life=0, phase=Phase.WAITING)
+        self._changed = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._run())]
+        if self._standby is not None:
+            self._tasks.append(asyncio.create_task(self._standby.run()))
+
+    async def told(self, since: int) -> str:
+        """How far the engine is, as JSON: once it is another version than that, or after a while."""
+        try:
+            async with asyncio.timeout(POLL_S):
+                while self._told.version == since:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return self._told.model_dump_json()
+
+    async def admit(self, front_end: str) -> dict[str, Any]:
+        """The way to the engine for that front end: the same one each time, as long as the hub keeps it."""
+        admission = self._admissions.get(front_end)
+        if admission is None or not self._hub.keeps(admission):
+            admission = self._admissions[front_end] = self._hub.admit()
+        return asdict(admission)
+
+    async def release(self, front_end: str) -> None:
+        """It has left, or is gone."""
+        if (admission := self._admissions.pop(front_end, None)) is not None:
+            self._hub.release(admission.slot)
+
+    async def close(self) -> None:
+        """End the engine and leave nothing behind."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._hub.close()
+        self._folder.cleanup()
+
+    async def _run(self) -> None:
+        self._engine.report(Status(Phase.VERIFYING))
+        try:
+            await asyncio.to_thread(verify_checksums, self._model.directory, self._model.sha256)
+            await self._engine.run()
+        except ConfigurationError as error:
+            log.error("%s", error.message)
+            self._engine.report(Status(Phase.FAILED, detail=error.message))
+
+    def _make(self) -> VLLMEngine:
+        return VLLMEngine(
+            self._model,
+            self._order.context_size,
+            self._stats,
+            self._hub.folders,
+            hang_timeout_s=self._order.hang_timeout_s,
+            warms_up=not self._engine.is_restart,
+            standby=self._standby,
+        )
+
+    def _tell(self, status: Status) -> None:
+        was_ready = self._told.phase is Phase.READY
+        self._told = Told(
+            version=self._told.version + 1,
+            life=self._told.life + (was_ready and not status.ready),
+            **asdict(status),
+        )
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def node_address() -> str:
+    import ray
+
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]

@@ -1,0 +1,289 @@
+"""What the front ends of a cluster share: which engines there are, who is there, what keys have used.
+
+One actor of a cluster, which Ray starts again where it has ended. What it knows it hears from the front ends
+again within a second, and which engines there are it asks Ray: so nothing of it has to be kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayError
+
+from server.config.model import ModelSettings
+from server.config.replication import Replication
+from server.engine.ray.actor import EngineActor
+from server.engine.ray.messages import (
+    NAMESPACE,
+    EngineOrder,
+    ReplicaView,
+    Report,
+    Use,
+    View,
+    engine_name,
+    numbers_of,
+)
+from server.engine.ray.scaling import Scale
+from server.engine.ray.site import Site, refusal
+from server.observe import logs
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+FIND_S = 5.0  # how often Ray is asked which engines there are
+# A front end that has said nothing for so long is gone; the last one's engines wait that long for the next.
+GONE_S = 60.0
+CLOSE_S = 15.0  # for an engine to end
+# As the actor of one replica has its model: Ray deals the GPUs out.
+ALONE: dict[str, Any] = {"devices": (), "replicas": Replication(), "min_ready": 1}
+
+
+@dataclass(slots=True)
+class FrontEnd:
+    """heard_at: of time.monotonic."""
+
+    report: Report
+    heard_at: float
+
+
+class Keeper:
+    """site: a Site, as JSON: the first front end's. address: of the cluster."""
+
+    def __init__(
+        self, site: str, address: str, gone_s: float = GONE_S, shrink_after_s: float = 300.0
+    ) -> None:
+        self._site = Site.model_validate_json(site)
+        logs.configure(self._site.log_level)
+        self._address = address
+        self._gone_s = gone_s
+        self._front_ends: dict[str, FrontEnd] = {}
+        self._lonely_since = time.monotonic()
+        self._ends = False
+        self._leaving: set[tuple[int, int]] = set()  # replicas that are to end
+        self._actors: dict[tuple[int, int], Any] = {}
+        self._found_at = time.monotonic()
+        self._requested: list[dict[str, float]] | None = None
+        self._models = [model for model in self._site.models if model.engine != "simulated"]
+        self._numbers = [n for n, model in enumerate(self._site.models) if model.engine != "simulated"]
+        found = self._take_over()
+        self._scales = {
+            number: Scale(
+                least=model.replicas.min,
+                most=model.replicas.max,
+                target_s=model.replicas.target_queue_s,
+                places=model.max_num_seqs,
+                shrink_after_s=shrink_after_s,
+                wanted=min(max(found[number], model.replicas.min), model.replicas.max),
+            )
+            for number, model in self._served()
+        }
+        self._task = asyncio.create_task(self._run())
+
+    async def join(self, front_end: str, site: str) -> str:
+        """Why that front end cannot join, or empty: it has."""
+        if why := refusal(self._site, Site.model_validate_json(site)):
+            return why
+        self._front_ends[front_end] = FrontEnd(Report(front_end=front_end), time.monotonic())
+        return ""
+
+    async def hear(self, report: str) -> str:
+        """What a front end tells, a Report as JSON. Returns a View, as JSON."""
+        told = Report.model_validate_json(report)
+        now = time.monotonic()
+        self._front_ends[told.front_end] = FrontEnd(told, now)
+        return View(
+            num_front_ends=len(self._front_ends),
+            replicas=[
+                ReplicaView(
+                    model=model, replica=n, needs=self._needs(model), leaves=(model, n) in self._leaving
+                )
+                for model, n in sorted(self._actors)
+            ],
+            keys=self._used_elsewhere(told.front_end, now),
+            ends=self._ends,
+        ).model_dump_json()
+
+    async def leave(self, front_end: str) -> None:
+        """It ends. With the last one the engines do."""
+        await self._forget(front_end)
+        if not self._front_ends and not self._ends:
+            await self._end()
+
+    async def lost(self, front_end: str) -> None:
+        """It has ended without a word. If it was the last, its engines wait for the next for a while."""
+        await self._forget(front_end)
+
+    async def _run(self) -> None:
+        while not self._ends:
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the keeper has not looked after its engines")
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        for name, one in [*self._front_ends.items()]:
+            if now - one.heard_at > self._gone_s:
+                log.warning("front end %s has said nothing for %g s, and is gone", name, self._gone_s)
+                await self._forget(name)
+        if self._front_ends:
+            self._lonely_since = now
+        elif now - self._lonely_since > self._gone_s:
+            log.warning("no front end is there any more; the engines end")
+            await self._end()
+            return
+        if now - self._found_at > FIND_S:
+            await self._find()
+        for number, model in self._served():
+            self._scale(now, number, model)
+        await self._retire()
+        self._request()
+
+    # ---- engines -------------------------------------------------------------------------------------------
+
+    def _served(self) -> Iterable[tuple[int, ModelSettings]]:
+        return zip(self._numbers, self._models, strict=True)
+
+    async def _find(self) -> None:
+        """Forget those that have ended for good, which Ray does not start again: others are started then."""
+        names = await asyncio.to_thread(ray.util.list_named_actors)
+        for place in [place for place in self._actors if engine_name(*place) not in names]:
+            log.error(
+                "replica %d of model %s has ended; another one is started", place[1], self._id(place[0])
+            )
+            del self._actors[place]
+            self._leaving.discard(place)
+        self._found_at = time.monotonic()
+
+    def _take_over(self) -> defaultdict[int, int]:
+        """The engines of a keeper before this one. Returns how many each model has."""
+        count = defaultdict[int, int](int)
+        for one in ray.util.list_named_actors():
+            if (numbers := numbers_of(one)) is not None:
+                with contextlib.suppress(ValueError):  # it has just ended
+                    self._actors[numbers] = ray.get_actor(one, NAMESPACE)
+                    count[numbers[0]] += 1
+        return count
+
+    def _scale(self, now: float, number: int, model: ModelSettings) -> None:
+        loads = [
+            one.report.models[number] for one in self._front_ends.values() if number in one.report.models
+        ]
+        staying = sorted(n for m, n in self._actors if m == number and (m, n) not in self._leaving)
+        wait_s = max((load.wait_s for load in loads), default=0.0)
+        num_jobs = sum(sum(load.jobs.values()) for load in loads)
+        num_ready = max((load.num_ready for load in loads), default=0)
+        before = self._scales[number].wanted
+        wanted = self._scales[number].look(now, wait_s, num_jobs, num_ready)
+        if wanted != before:
+            log.info(
+                "model %s: %d replicas instead of %d (%.1f s of waiting)", model.id, wanted, before, wait_s
+            )
+        for n in staying[wanted:]:
+            self._leaving.add((number, n))
+        free = (n for n in range(2 * model.replicas.max) if (number, n) not in self._actors)
+        for _ in range(wanted - len(staying)):
+            self._start(number, model, next(free))
+
+    def _start(self, number: int, model: ModelSettings, replica: int) -> None:
+        order = EngineOrder(
+            model=model.model_copy(update=ALONE),
+            context_size=self._site.context_sizes[number],
+            hang_timeout_s=self._site.settings["hang_timeout_s"],
+            log_level=self._site.log_level,
+            over_nodes=self._over_nodes(model),
+        )
+        options = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        if not (self._site.on_cpu or order.over_nodes):
+            options = {"num_cpus": 1, "num_gpus": model.num_gpus}
+        self._actors[number, replica] = (
+            ray.remote(EngineActor)
+            .options(
+                name=engine_name(number, replica),
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                **options,
+            )
+            .remote(order.model_dump_json(), self._address)
+        )
+
+    def _over_nodes(self, model: ModelSettings) -> bool:
+        """Whether no node has as many GPUs as one of its engines needs, but all of them together."""
+        gpus = [node["Resources"].get("GPU", 0) for node in _nodes() if node["Alive"]]
+        return not self._site.on_cpu and max(gpus, default=0) < model.num_gpus <= sum(gpus)
+
+    def _id(self, number: int) -> str:
+        return self._site.models[number].id
+
+    def _needs(self, number: int) -> str:
+        model = self._site.models[number]
+        return "a free CPU" if self._site.on_cpu else f"{model.num_gpus} free GPUs"
+
+    async def _retire(self) -> None:
+        """Those that are to end, and on which no front end has a job any more."""
+        for number, replica in [*self._leaving]:
+            loads = [one.report.models.get(number) for one in self._front_ends.values()]
+            if not any(load is not None and load.jobs.get(replica) for load in loads):
+                self._leaving.discard((number, replica))
+                await self._close(self._actors.pop((number, replica)))
+
+    async def _close(self, actor: Any) -> None:
+        with contextlib.suppress(RayError, TimeoutError):
+            await asyncio.wait_for(actor.close.remote(), CLOSE_S)
+        with contextlib.suppress(RayError, ValueError):
+            ray.kill(actor, no_restart=True)
+
+    def _request(self) -> None:
+        """Tell Ray's autoscaler, where there is one, what all replicas need."""
+        bundles = [
+            {"CPU": 1.0} if self._site.on_cpu else {"CPU": 1.0, "GPU": float(model.num_gpus)}
+            for number, model in self._served()
+            for _ in range(self._scales[number].wanted)
+        ]
+        if bundles != self._requested:
+            self._requested = bundles
+            request_resources(bundles=bundles)
+
+    async def _end(self) -> None:
+        self._ends = True
+        await asyncio.gather(*(self._close(actor) for actor in self._actors.values()))
+        with contextlib.suppress(RayError):
+            request_resources(bundles=[])
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    # ---- front ends ----------------------------------------------------------------------------------------
+
+    async def _forget(self, front_end: str) -> None:
+        if self._front_ends.pop(front_end, None) is not None:
+            for actor in self._actors.values():
+                actor.release.remote(front_end)
+
+    def _used_elsewhere(self, front_end: str, now: float) -> dict[str, Use]:
+        found = defaultdict[str, Use](Use)
+        for one in self._front_ends.values():
+            if one.report.front_end == front_end:
+                continue
+            age_s = now - one.heard_at
+            for key, use in one.report.keys.items():
+                others = found[key]
+                others.running += use.running
+                for mine, its in ((others.requests, use.requests), (others.tokens, use.tokens)):
+                    mine += [(left_s - age_s, amount) for left_s, amount in its if left_s > age_s]
+        return dict(found)
+
+
+def _nodes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found

@@ -1,0 +1,103 @@
+"""A front end's place at each replica: what it is told of it, and the engine that its jobs go to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from server.engine.base import Death, Job, Phase, Report, Sink, Status
+from server.engine.ray.messages import Told
+from server.engine.vllm.attached import Feed
+from server.engine.vllm.channel import Channel
+from server.engine.vllm.client import EngineClient
+from server.engine.vllm.hub import Admission
+from server.engine.vllm.stats import EngineStats
+
+
+class Seat(Feed):
+    """A feed whose engine may come to be on another node. admission: the way to it; None: not known.
+    on_lost: called when it cannot be reached any more."""
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        super().__init__()
+        self.admission: Admission | None = None
+        self._on_lost = on_lost
+        self._its_life = 0  # the last that its actor has told
+
+    def admit(self, admission: dict[str, Any]) -> None:
+        """This is the way to it: the same as before, or to another actor."""
+        known, self.admission = self.admission, Admission(**admission)
+        if known is not None and known != self.admission:
+            self.tell(Status(Phase.RESTARTING))
+            self._its_life = 0
+
+    def hear(self, told: Told) -> None:
+        """Its engine is so far."""
+        if told.life != self._its_life and told.status.ready:
+            self.tell(Status(Phase.RESTARTING))  # which it was meanwhile
+        self._its_life = told.life
+        self.tell(told.status)
+
+    def lose(self) -> None:
+        super().lose()
+        self._on_lost()
+
+
+class ClusterEngine:
+    """An engine on some node, as AttachedEngine is one of another process. It is reached where the seat says
+    at that time."""
+
+    def __init__(self, seat: Seat, stats: EngineStats) -> None:
+        self._seat = seat
+        self._stats = stats
+        self._client: EngineClient | None = None
+        self._life = -1  # which of the seat's this is
+
+    async def start(self, report: Report) -> None:
+        seat = self._seat
+        await seat.sure()
+        while self._client is None:
+            while not seat.status.ready or seat.admission is None:
+                report(seat.status)
+                await seat.change()
+            await self._reach(seat.admission)
+        self._client.listen(seat.lose)
+        report(Status(Phase.READY))
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        assert self._client is not None, "started"
+        self._client.submit(job, sink)
+
+    def abort(self, job_id: str) -> None:
+        if self._client is not None:
+            self._client.abort(job_id)
+
+    async def died(self) -> Death:
+        assert self._client is not None, "started"
+        while self._seat.life == self._life:
+            await self._seat.change()
+        self._client.stop()
+        return Death("the engine has stopped, or cannot be reached")
+
+    async def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    async def _reach(self, admission: Admission) -> None:
+        """Until it is reached, or another one is to be."""
+        seat, life = self._seat, self._seat.life
+        client = EngineClient(Channel(admission), self._stats, admission.slot + 1)
+        reached = asyncio.create_task(client.link.reached())
+        try:
+            while not reached.done() and seat.life == life and seat.admission == admission:
+                changed = asyncio.create_task(seat.change())
+                await asyncio.wait((reached, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            if seat.life == life and seat.admission == admission:
+                reached.result()
+                self._client, self._life = client, life
+        finally:
+            reached.cancel()
+            if self._client is None:
+                client.close()

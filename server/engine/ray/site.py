@@ -1,0 +1,77 @@
+"""What all front ends of a cluster have in common, and what differs where one has not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from server import __version__
+from server.config.model import ModelSettings
+from server.config.settings import Settings
+from server.observe.versions import CPU_BUILD, installed
+
+# Keys of a front end alone: where it listens, what it logs, how it reads and ends.
+OWN = frozenset(
+    {
+        *("host", "port", "api_keys_file", "cors_origins", "workers", "cluster", "attest", "log_level"),
+        *("max_body_bytes", "drain_timeout_s", "receive_timeout_s", "slow_reader_timeout_s"),
+    }
+)
+SHOWN = 3  # differences that are named
+
+
+class Site(BaseModel):
+    """settings: of the configuration, without the keys that are a front end's own. context_sizes: of the
+    models, by their numbers. on_cpu: engines need no GPU."""
+
+    version: str
+    settings: dict[str, Any]
+    context_sizes: list[int]
+    on_cpu: bool
+    log_level: str
+
+    @property
+    def models(self) -> list[ModelSettings]:
+        return [ModelSettings.model_validate(one) for one in self.settings["models"]]
+
+
+def site_of(settings: Settings, context_sizes: list[int]) -> Site:
+    return Site(
+        version=__version__,
+        settings=settings.model_dump(mode="json", exclude=set(OWN)),
+        context_sizes=context_sizes,
+        on_cpu=installed(CPU_BUILD) is not None,
+        log_level=settings.log_level,
+    )
+
+
+def refusal(there: Site, here: Site) -> str:
+    """Why a front end with this site cannot join one of that; empty: it can."""
+    if there.version != here.version:
+        return f"its front ends are Verbatim {there.version}, and this one is {here.version}"
+    if there.on_cpu != here.on_cpu:
+        return "its engines are vLLM's build for {}, and here is that for {}".format(
+            *("the CPU" if one.on_cpu else "GPUs" for one in (there, here))
+        )
+    found = [*_differences("", there.settings, here.settings)]
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(found[:SHOWN]) + more
+
+
+def _differences(place: str, there: Any, here: Any) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in sorted({*there, *here}):
+            yield from _differences(f"{place}.{key}" if place else str(key), there.get(key), here.get(key))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, (one, other) in enumerate(zip(there, here, strict=True)):
+            name = one.get("id", number) if isinstance(one, dict) else number
+            yield from _differences(f"{place}[{name}]", one, other)
+    elif there != here:
+        yield f"{place} is {_shown(there)} there and {_shown(here)} here"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:80] + "…"
