@@ -38,8 +38,8 @@ class Settings(Section):
     )
     cluster: ClusterAddress = Field(
         default="",
-        description="Serve as a front end of a Ray cluster, whose nodes run the engines: `auto` is the one that"
-        " this machine is a node of, else HOST:PORT of its head; empty: engines run here.",
+        description="Serve as a front end of a Ray cluster, whose nodes run the engines: `auto` is the one"
+        " that this machine is a node of, else HOST:PORT of its head; empty: engines run here.",
     )
     max_body_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1024, description="Largest request body; more is a 413."

@@ -78,19 +78,15 @@ class Nodes:
 
     def add(self, num_cpus: int = 1, *more: str) -> Node:
         """A further node; the first one is the head."""
-        head = [
-            "--head",
-            "--port",
-            str(self.port),
-            "--include-dashboard",
-            "false",
-            "--temp-dir",
-            str(self.folder),
-        ]
+        head = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
         where = ["--address", self.address] if self.nodes else head
         log = self.folder / f"node-{len(self.nodes)}.log"
         command = [*RAY, "start", *where, "--node-ip-address", "127.0.0.1", "--num-cpus", str(num_cpus)]
         command += ["--num-gpus", "0", "--object-store-memory", "80000000", "--include-log-monitor", "false"]
+        command += [
+            "--temp-dir",
+            str(self.folder / str(len(self.nodes))),
+        ]  # else two that start at once collide
         command += ["--disable-usage-stats", "--block", *more]
         with log.open("wb") as out:
             process = subprocess.Popen(

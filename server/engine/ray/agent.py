@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from server.engine.ray.keeper import Keeper
 from server.engine.ray.messages import (
     KEEPER,
     NAMESPACE,
+    UNKNOWN,
     AgentAsk,
     AgentNews,
     AgentOrder,
@@ -38,7 +40,7 @@ from server.engine.ray.messages import (
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
-PLACED_S = 3.0  # for an actor to answer: else it waits for a node
+PLACED_S = 5.0  # for an actor to answer: else it waits for a node
 ANSWER_S = 20.0  # for the keeper, while Ray starts it again say
 LEAVE_S = 30.0
 MAX_LINE_BYTES = 1 << 26
@@ -115,35 +117,26 @@ class Agent:
 
     async def _follow(self, one: ReplicaView) -> None:
         """Say how far a replica is, and how it is reached."""
+        said = AgentNews(model=one.model, replica=one.replica)
+        lost_at = time.monotonic()
         while True:
             try:
                 actor = ray.get_actor(engine_name(one.model, one.replica), NAMESPACE)
-                admission = await self._placed(one, actor.admit.remote(self._order.front_end))
-                self._say(AgentNews(model=one.model, replica=one.replica, admission=admission))
-                told = Told(version=-1, life=0, phase=Phase.WAITING)
+                asked = actor.admit.remote(self._order.front_end)
+                self._say(said.model_copy(update={"admission": await asyncio.wait_for(asked, PLACED_S)}))
+                told = Told(version=UNKNOWN, life=0, phase=Phase.WAITING)
                 while True:
                     before, told = told, Told.model_validate_json(await actor.told.remote(told.version))
                     if told != before:
-                        self._say(AgentNews(model=one.model, replica=one.replica, told=told))
-            except (
-                RayError,
-                ValueError,
-            ) as error:  # it is lost, or not there yet; others tell if it is for good
+                        self._say(said.model_copy(update={"told": told}))
+                    lost_at = time.monotonic()
+            except (RayError, TimeoutError, ValueError) as error:  # lost, or not there yet
                 log.debug("replica %d of model %d: %s", one.replica, one.model, error)
+            if time.monotonic() - lost_at > PLACED_S:
+                detail = f"no node has {one.needs}, or its node does not answer"
+                told = Told(version=UNKNOWN, life=UNKNOWN, phase=Phase.WAITING, detail=detail)
+                self._say(said.model_copy(update={"told": told}))
             await asyncio.sleep(AGAIN_S)
-
-    async def _placed(self, one: ReplicaView, answer: Any) -> dict[str, Any]:
-        asking = asyncio.ensure_future(_awaited(answer))
-        done, _ = await asyncio.wait((asking,), timeout=PLACED_S)
-        if not done:
-            told = Told(version=-1, life=-1, phase=Phase.WAITING, detail=f"no node has {one.needs}")
-            self._say(AgentNews(model=one.model, replica=one.replica, told=told))
-        return await asking
-
-
-async def _awaited(answer: Any) -> dict[str, Any]:
-    found: dict[str, Any] = await answer
-    return found
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from server.engine.base import Phase, Status
 NAMESPACE = "verbatim"  # Ray's, in which actors have names
 KEEPER = "keeper"
 ENGINE = "engine"  # and the number of its model, and its own
+UNKNOWN = -1  # the version of what an actor has not told itself
 MOST_FRONT_ENDS = 32  # each has a place at every engine
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from server.engine.base import Death, Job, Phase, Report, Sink, Status
-from server.engine.ray.messages import Told
+from server.engine.ray.messages import UNKNOWN, Told
 from server.engine.vllm.attached import Feed
 from server.engine.vllm.channel import Channel
 from server.engine.vllm.client import EngineClient
@@ -17,11 +17,12 @@ from server.engine.vllm.stats import EngineStats
 
 class Seat(Feed):
     """A feed whose engine may come to be on another node. admission: the way to it; None: not known.
-    on_lost: called when it cannot be reached any more."""
+    is_reached: an engine of it is in use. on_lost: called when it cannot be reached any more."""
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         super().__init__()
         self.admission: Admission | None = None
+        self.is_reached = False
         self._on_lost = on_lost
         self._its_life = 0  # the last that its actor has told
 
@@ -33,13 +34,16 @@ class Seat(Feed):
             self._its_life = 0
 
     def hear(self, told: Told) -> None:
-        """Its engine is so far."""
+        """Its engine is so far. What Ray does not reach may be reached from here all the same."""
+        if told.version == UNKNOWN and self.is_reached:
+            return
         if told.life != self._its_life and told.status.ready:
             self.tell(Status(Phase.RESTARTING))  # which it was meanwhile
         self._its_life = told.life
         self.tell(told.status)
 
     def lose(self) -> None:
+        self.is_reached = False
         super().lose()
         self._on_lost()
 
@@ -62,6 +66,7 @@ class ClusterEngine:
                 report(seat.status)
                 await seat.change()
             await self._reach(seat.admission)
+        seat.is_reached = True
         self._client.listen(seat.lose)
         report(Status(Phase.READY))
 
@@ -77,6 +82,7 @@ class ClusterEngine:
         assert self._client is not None, "started"
         while self._seat.life == self._life:
             await self._seat.change()
+        self._seat.is_reached = False
         self._client.stop()
         return Death("the engine has stopped, or cannot be reached")
 

@@ -1,0 +1,164 @@
+"""Three nodes in one box, real engines on the CPU: where they run, who reaches them, what is lost when a part
+dies. The nodes are processes on loopback, so what is not shown is a network that loses packets."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.nodes import Node, Nodes, ray_nodes
+from tests.cluster.streams import Streams, num_ready, replicas, wait_replicas, wait_running
+from tests.serving import TINY, Client, Server, serving, tiny_model, wait_for
+
+pytestmark = pytest.mark.timeout(280)
+ENGINE = "VLLM::EngineCore"  # as vLLM names its process
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    maker = Path(__file__).parents[1] / "tiny_llama.py"
+    subprocess.run([sys.executable, maker, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A head without engines, and two nodes for one each."""
+    with ray_nodes(0, 1, 1) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def first(nodes: Nodes, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A front end."""
+    config = {"models": [tiny_model(model, replicas=2)]}
+    with serving(tmp_path_factory.mktemp("first"), config, "--cluster", nodes.address) as server:
+        wait_replicas(server.url(), 2)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def second(
+    nodes: Nodes, model: Path, first: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Another one."""
+    config = {"models": [tiny_model(model, replicas=2)]}
+    with serving(tmp_path_factory.mktemp("second"), config, "--cluster", nodes.address) as server:
+        wait_replicas(server.url(), 2)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def undisturbed(second: Server, first: Server) -> list[str | Exception]:
+    """What the streams say when nothing happens."""
+    return Streams([first.url(), second.url()]).results()
+
+
+def engines(node: Node) -> list[psutil.Process]:
+    """The processes of engines on that node."""
+    found = []
+    for process in node.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[:1] == [ENGINE]:
+                found.append(process)
+    return found
+
+
+def test_replicas_lie_where_there_is_room(nodes: Nodes, first: Server) -> None:
+    """Ray places an engine on each node that has a free CPU, and none on the head, which has none."""
+    assert [len(engines(node)) for node in nodes.nodes] == [0, 1, 1]
+
+
+def test_front_ends_share_the_engines(nodes: Nodes, first: Server, second: Server) -> None:
+    """Another front end starts none, and answers word for word the same."""
+    assert [len(engines(node)) for node in nodes.nodes] == [0, 1, 1]
+    texts = set()
+    for server in (first, second):
+        with Client(server.url(), "key", TINY) as client:
+            texts.add(client.choice(max_tokens=30, seed=1, temperature=1)["text"])
+    assert len(texts) == 1
+
+
+def test_another_configuration_is_refused(nodes: Nodes, first: Server, model: Path, tmp_path: Path) -> None:
+    """A front end whose models are not those of the cluster does not start, and says what differs."""
+    config = {"models": [tiny_model(model, replicas=2, max_num_seqs=8)]}
+    with serving(tmp_path, config, "--cluster", nodes.address) as server:
+        assert server.process.wait(60) == 2
+    assert "models[tests/tiny-llama].max_num_seqs is 256 there and 8 here" in server.said()
+
+
+def test_a_front_end_that_is_killed_costs_the_others_nothing(
+    nodes: Nodes, model: Path, first: Server, second: Server, undisturbed: list[str], tmp_path: Path
+) -> None:
+    """kill -9 of one, with streams of its own: what the others stream is as if nothing had been."""
+    config = {"models": [tiny_model(model, replicas=2)]}
+    with serving(tmp_path, config, "--cluster", nodes.address) as third:
+        wait_replicas(third.url(), 2)
+        lost, kept = Streams([third.url()], 16), Streams([first.url(), second.url()])
+        wait_running(third.url())
+        third.process.kill()
+        assert kept.results() == undisturbed
+        assert all(isinstance(one, Exception) for one in lost.results())
+
+
+def test_an_engine_that_is_killed_costs_no_stream(
+    nodes: Nodes, first: Server, second: Server, undisturbed: list[str]
+) -> None:
+    """kill -9 of an engine's process under 64 streams: they go on with the other replica, and nothing in them
+    is wrong."""
+    streams = Streams([first.url(), second.url()])
+    wait_running(first.url())
+    (engine,) = engines(nodes.nodes[1])
+    engine.kill()
+    assert streams.results() == undisturbed
+    wait_replicas(first.url(), 2)
+
+
+def test_an_actor_that_is_killed_costs_no_stream(
+    nodes: Nodes, first: Server, second: Server, undisturbed: list[str]
+) -> None:
+    """kill -9 of the actor's process: its engine ends with it, and Ray starts both again."""
+    streams = Streams([first.url(), second.url()])
+    wait_running(first.url())
+    (engine,) = engines(nodes.nodes[1])
+    engine.parent().kill()  # type: ignore[union-attr]
+    assert streams.results() == undisturbed
+    wait_replicas(first.url(), 2)
+    assert not engine.is_running()
+
+
+def test_a_node_that_is_lost_costs_no_stream(
+    nodes: Nodes, first: Server, second: Server, undisturbed: list[str]
+) -> None:
+    """kill -9 of a raylet under 64 streams: they go on on the other node, and nothing in them is wrong. On
+    the next node that joins, the replica is started again."""
+    streams = Streams([first.url(), second.url()])
+    wait_running(first.url())
+    nodes.nodes[1].find("raylet").kill()
+    assert streams.results() == undisturbed
+    assert num_ready(first.url()) == 1
+    wait_for(
+        lambda: any("no node has" in one.get("detail", "") for one in replicas(first.url()).values()), 60
+    )
+    nodes.add(1).wait_up()
+    wait_replicas(first.url(), 2)
+    assert len(engines(nodes.nodes[3])) == 1
+
+
+def test_the_last_front_end_ends_the_engines(nodes: Nodes, first: Server, second: Server) -> None:
+    """While one is there they run; when the last has left nothing of them is left on any node."""
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(60) == 0
+    with Client(first.url(), "key", TINY) as client:
+        client.complete(max_tokens=5)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(60) == 0
+    assert [len(engines(node)) for node in nodes.nodes[2:]] == [0, 0]
