@@ -121,7 +121,7 @@ class Agent:
         lost_at = time.monotonic()
         while True:
             try:
-                actor = ray.get_actor(engine_name(one.model, one.replica), NAMESPACE)
+                actor: Any = ray.get_actor(engine_name(one.model, one.replica), NAMESPACE)
                 asked = actor.admit.remote(self._order.front_end)
                 self._say(said.model_copy(update={"admission": await asyncio.wait_for(asked, PLACED_S)}))
                 told = Told(version=UNKNOWN, life=0, phase=Phase.WAITING)
