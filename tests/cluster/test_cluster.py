@@ -102,8 +102,8 @@ def test_a_front_end_that_is_killed_costs_the_others_nothing(
     config = {"models": [tiny_model(model, replicas=2)]}
     with serving(tmp_path, config, "--cluster", nodes.address) as third:
         wait_replicas(third.url(), 2)
-        lost, kept = Streams([third.url()], 16, 1500), Streams([first.url(), second.url()])
-        wait_running(third.url())
+        lost, kept = Streams([third.url()], 16, 480), Streams([first.url(), second.url()])
+        wait_for(lambda: any(one["running"] for one in replicas(third.url()).values()), 30)
         third.process.kill()
         assert kept.results() == undisturbed
         assert all(isinstance(one, Exception) for one in lost.results())
