@@ -26,7 +26,7 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args sections replication model settings loading changes",
-    "server.text": "files tables tokenizer long detokenizer stops",
+    "server.text": "files tables encoding tokenizer long detokenizer stops",
     "server.contract": "request reply unsupported params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",

@@ -120,6 +120,16 @@ def truncated(subject: Subject) -> None:
     require(reply["choices"][0]["text"] == kept, f"{shown(reply['choices'][0]['text'])} is not {shown(kept)}")
 
 
+@rule("prompts.truncated-on-the-right", requests=2, tokens=60, differs={"openai": "there is no such field"})
+def truncated_on_the_right(subject: Subject) -> None:
+    """With `truncation_side` right, `truncate_prompt_tokens` keeps the first so many."""
+    asked: dict[str, Any] = GREEDY | {"echo": True}
+    cut: dict[str, Any] = {"truncate_prompt_tokens": 3, "truncation_side": "right"}
+    seen = subject.choice(**asked, prompt=[*IDS, 600, 700], **cut)["text"]
+    kept = subject.choice(**asked, prompt=IDS)["text"]
+    require(seen == kept, f"{shown(seen)} is not {shown(kept)}")
+
+
 @rule("prompts.truncated-to-fit", requests=1, tokens=2060, differs=TO_FIT)
 def truncated_to_fit(subject: Subject) -> None:
     """`truncate_prompt_tokens: -1` keeps what leaves room for `max_tokens`."""

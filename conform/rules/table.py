@@ -83,6 +83,10 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"skip_special_tokens": False}, {"skip_special_tokens": False}),
         ({"truncate_prompt_tokens": 1}, {"truncate_prompt_tokens": 1}),
         ({"truncate_prompt_tokens": -1}, {"truncate_prompt_tokens": -1}),
+        ({"truncation_side": "right"}, {"truncation_side": "right"}),
+        ({"truncation_side": "left"}, {"truncation_side": "left"}),
+        ({"add_special_tokens": False}, {"add_special_tokens": False}),
+        ({"parse_special": False}, {"parse_special": False}),
         ({"priority": 1000}, {}),
         ({"user": "someone"}, {}),
         ({"suffix": None}, {}),
@@ -113,7 +117,10 @@ INTEGERS = {
     "max_tokens", "n", "best_of", "seed", "top_k", "logprobs", "min_tokens", "truncate_prompt_tokens",
     "priority",
 }  # fmt: skip
-BOOLEANS = ("stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output")
+BOOLEANS = (
+    "stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "add_special_tokens",
+    "parse_special",
+)  # fmt: skip
 
 
 def _rows(fields: Iterable[str], values: list[Any], words: str) -> list[Row]:
@@ -149,6 +156,7 @@ def refused(vocab_size: int) -> list[Row]:
         *_rows(["logit_bias"], [{key: 1} for key in no_decimals], "decimal strings"),
         *_rows(["stop_token_ids"], [1, ["1"], [True], [-1], [1.5]], "must be an array of token ids"),
         ("stop_token_ids", [vocab_size], ids),
+        *_rows(["truncation_side"], ["", "both", 1, True], 'must be "left" or "right"'),
         *_rows(["stream_options"], [1, True, [], "a"], "must be an object"),
         *_rows(["stream_options"], [{"include_usage": True}, {}], "must be null unless stream is true"),
         ("suffix", "x", "has no fill-in-the-middle template"),

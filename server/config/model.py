@@ -127,6 +127,9 @@ class ModelSettings(Section):
     suffix_template: str | None = Field(
         default=None, description="Fill-in-the-middle text with {prefix} and {suffix}."
     )
+    single_bos: bool = Field(
+        default=True, description="A prompt of text that begins with the BOS token gets no second one."
+    )
     engine_args: dict[str, Any] = Field(
         default={},
         description="Further vLLM engine arguments, passed on as they are;"

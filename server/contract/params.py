@@ -18,6 +18,7 @@ from server.config.model import ModelSettings
 from server.contract.request import CompletionRequest, shown
 from server.contract.unsupported import refuse_unsupported
 from server.errors import InvalidRequest
+from server.text.encoding import Side
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +56,9 @@ class GenerationParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None  # -1: to what fits
+    truncation_side: Side = "left"
+    add_special_tokens: bool = True
+    parse_special: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,9 @@ def resolve(
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=_first(request.skip_special_tokens, True),
         truncate_prompt_tokens=_truncation(request.truncate_prompt_tokens),
+        truncation_side=_first(request.truncation_side, "left"),
+        add_special_tokens=_first(request.add_special_tokens, True),
+        parse_special=_first(request.parse_special, True),
     )
 
 

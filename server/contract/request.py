@@ -8,7 +8,7 @@ wrong.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -125,7 +125,16 @@ class CompletionRequest(BaseModel):
         None, description="default true, or the model's own"
     )
     truncate_prompt_tokens: Annotated[int | None, Rule("an integer", "1 or more, or -1 for what fits")] = (
-        Field(None, ge=-1, description="keep only the last so many tokens of the prompt")
+        Field(None, ge=-1, description="keep only so many tokens of the prompt, the last ones")
+    )
+    truncation_side: Annotated[Literal["left", "right"] | None, Rule('"left" or "right"')] = Field(
+        None, description='default "left"; "right": truncate_prompt_tokens keeps the first ones'
+    )
+    add_special_tokens: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="default true; false: no BOS, say, is put before a prompt of text"
+    )
+    parse_special: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="default true; false: special tokens' names in a prompt are text like any other"
     )
     priority: Annotated[int | None, Rule("an integer", "between -1000 and 1000")] = Field(
         None, ge=-1000, le=1000, description="default 0; lower ones come first, within what the key may ask"

@@ -15,7 +15,6 @@ from server.errors import InvalidRequest
 # By name: the value that changes nothing. None: there is none but null, or leaving it out.
 NEUTRAL: dict[str, Any] = {
     # vLLM
-    "add_special_tokens": True,
     "allowed_token_ids": None,
     "bad_words": [],
     "cache_salt": None,  # changes no text, but a client that sends one relies on it
@@ -40,7 +39,6 @@ NEUTRAL: dict[str, Any] = {
     "stream_interval": 1,
     "structured_outputs": None,
     "thinking_token_budget": None,
-    "truncation_side": "left",
     "use_beam_search": False,
     "vllm_xargs": {},
     "watermarking": False,

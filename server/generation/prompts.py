@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +14,15 @@ from server.contract.request import CompletionRequest
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest
 from server.generation.outputs import PromptText
-from server.text.long import ending, tokens_at_least
-from server.text.tokenizer import Encoded, Tokenizer
+from server.text.encoding import Encoded, Reading
+from server.text.long import part, tokens_at_least
+from server.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 # About 5 ms of tokenizing; from here on it is done in a thread, which does not hold the GIL.
 LONG_CHARS = 20_000
+BOS_TWICE = "a BOS was left out"  # of what Tokenizer.said has
 
 
 async def encode_prompts(
@@ -36,8 +41,8 @@ async def encode_prompts(
     elif request.suffix:
         raise InvalidRequest("suffix must be empty where the prompt is not text", "suffix")
     else:
-        keep = _keep(params, model.context_size) or 0  # [-0:] is all
-        encoded = [PromptText(ids[-keep:]) for ids in prompts]
+        keep = _keep(params, model.context_size)
+        encoded = [PromptText(_sliced(ids, keep, params)) for ids in prompts]
     for prompt in encoded:
         _check_ids(prompt.ids, model.vocab_size)
         if len(prompt.ids) + params.max_tokens > model.context_size:
@@ -69,7 +74,7 @@ def _filled_in(texts: list[str], suffix: str | None, model: ModelSettings) -> li
 
 async def _encode(texts: list[str], params: GenerationParams, model: ServedModel) -> list[PromptText]:
     """In threads where it takes long, a few of which do it for all requests, a part at a time."""
-    if sum(map(len, texts)) <= LONG_CHARS:
+    if sum(map(len, texts)) <= LONG_CHARS and params.parse_special:  # else an encoder may have to be made
         return _tokenized(texts, params, model)
     loop, encoded = asyncio.get_running_loop(), list[PromptText]()
     for group in _groups(texts):
@@ -99,16 +104,36 @@ def _tokenized(texts: list[str], params: GenerationParams, model: ServedModel) -
                 raise _too_long(count, params, model.context_size, more="at least ")
         parts = texts
     else:
-        parts = [ending(tokenizer, text, keep) for text in texts]
-    with_starts = params.echo and params.num_logprobs is not None
-    encoded = tokenizer.encode_all(parts, keep=keep, with_starts=with_starts)
+        parts = [part(tokenizer, text, keep, params.truncation_side) for text in texts]
+    how = Reading(
+        keep,
+        params.truncation_side,
+        params.add_special_tokens,
+        params.parse_special,
+        model.settings.single_bos,
+        with_starts=params.echo and params.num_logprobs is not None,
+    )
+    encoded = tokenizer.encode_all(parts, how)
+    _note_two(encoded, model)
     return [_prompt(*each, tokenizer) for each in zip(texts, parts, encoded, strict=True)]
 
 
-def _prompt(text: str, part: str, encoded: Encoded, tokenizer: Tokenizer) -> PromptText:
+def _note_two(encoded: list[Encoded], model: ServedModel) -> None:
+    """Say once that a BOS was left out."""
+    said = model.tokenizer.said
+    if BOS_TWICE not in said and any(one.had_two for one in encoded):
+        said.add(BOS_TWICE)
+        log.info(
+            "model %s: a prompt begins with the BOS token, so the tokenizer's own is left out, as it is"
+            " before every such prompt (single_bos)",
+            model.id,
+        )
+
+
+def _prompt(text: str, read: str, encoded: Encoded, tokenizer: Tokenizer) -> PromptText:
     if not encoded.ids:
         return PromptText(_bos(tokenizer), text, [0])
-    if encoded.is_whole and len(part) == len(text):
+    if encoded.is_whole and len(read) == len(text):
         return PromptText(encoded.ids, text, encoded.starts)
     return PromptText(encoded.ids)
 
@@ -118,6 +143,12 @@ def _keep(params: GenerationParams, context_size: int) -> int | None:
     if params.truncate_prompt_tokens == -1:
         return max(1, context_size - params.max_tokens)
     return params.truncate_prompt_tokens
+
+
+def _sliced(ids: list[int], keep: int | None, params: GenerationParams) -> list[int]:
+    if keep is None:
+        return ids
+    return ids[:keep] if params.truncation_side == "right" else ids[-keep:]
 
 
 def _bos(tokenizer: Tokenizer) -> list[int]:

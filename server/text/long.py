@@ -1,4 +1,4 @@
-"""Long texts: how much of one has to be tokenized to know that it is too long, or to have its end.
+"""Long texts: how much of one has to be tokenized to know that it is too long, or to have one end of it.
 
 Tokenizing takes a second and 60 MB for a megabyte and a half.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from server.text.encoding import Side
 from server.text.tokenizer import Tokenizer
 
 PIECE_CHARS = 20_000
@@ -35,14 +36,15 @@ def tokens_at_least(tokenizer: Tokenizer, text: str, limit: int) -> int | None:
     return None
 
 
-def ending(tokenizer: Tokenizer, text: str, num_tokens: int) -> str:
-    """An end of the text that has its last tokens, so many of them."""
+def part(tokenizer: Tokenizer, text: str, num_tokens: int, side: Side) -> str:
+    """A part of the text that has its last tokens, so many of them, where others are left out on the left
+    side; else its first ones."""
     size = PIECE_CHARS + CHARS_PER_TOKEN * num_tokens
     while size < len(text):
-        end = text[_word_end(text, len(text) - size) :]
-        (encoded,) = tokenizer.encode_all([end])
+        found = text[_word_end(text, len(text) - size) :] if side == "left" else text[: _word_end(text, size)]
+        (encoded,) = tokenizer.encode_all([found])
         if len(encoded.ids) > num_tokens + SLACK:
-            return end
+            return found
         size *= 2
     return text
 

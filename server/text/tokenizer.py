@@ -8,33 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import tokenizers
 
 from server.errors import ConfigurationError
+from server.text.encoding import PLAIN, Encoded, Reading, encoded
 from server.text.files import read_files
 from server.text.tables import byte_level, sentencepiece, text_of, token_names
 
 MAX_THREADS = min(8, os.cpu_count() or 1)
 NO_SPACE = {"prepend_scheme": "never"}
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A prompt's ids. is_whole: none were left out. starts: where in the prompt's characters the text of each
-    token begins, where that was asked for.
-
-    A token inside a character begins where the character does, and one that the post-processor adds stands
-    between its neighbours.
-    """
-
-    ids: list[int]
-    is_whole: bool = True
-    starts: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +46,20 @@ class Tokenizer:
     bos_id: int | None
     eos_ids: tuple[int, ...]
     strips_space: bool
+    unparsed: Callable[[], tokenizers.Tokenizer]
+    said: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "tokenizer"))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a prompt, with the tokens that the model's own post-processor adds (a BOS, say)."""
         return self.encoder.encode(text).ids
 
-    def encode_all(
-        self, texts: list[str], *, keep: int | None = None, with_starts: bool = False
-    ) -> list[Encoded]:
-        """The prompts of a request. keep: at most so many tokens of each, the last ones."""
-        if with_starts:
-            return [_encoded(encoding, keep, with_starts) for encoding in self.encoder.encode_batch(texts)]
-        return [_encoded(encoding, keep, with_starts) for encoding in self.encoder.encode_batch_fast(texts)]
+    def encode_all(self, texts: list[str], how: Reading = PLAIN) -> list[Encoded]:
+        """The prompts of a request."""
+        encoder = self.encoder if how.parses_special else self.unparsed()
+        encode = encoder.encode_batch if how.with_starts else encoder.encode_batch_fast
+        found = encode(texts, add_special_tokens=how.adds_special)
+        return [encoded(encoding, how, self.bos_id) for encoding in found]
 
     def prompt_bytes(self, ids: Sequence[int], *, skip_special: bool) -> list[bytes]:
         """What each id of a prompt contributes to its text."""
@@ -80,27 +69,6 @@ class Tokenizer:
             if first is not None and parts[first].startswith(b" "):
                 parts[first] = self.encoder.decode([ids[first]], skip_special_tokens=False).encode()
         return parts
-
-
-def _encoded(encoding: tokenizers.Encoding, keep: int | None, with_starts: bool) -> Encoded:
-    """The tokens of the prompt are left out before a BOS, say, is added to them, so that one stays."""
-    ids = encoding.ids
-    if keep is None or len(ids) <= keep:
-        return Encoded(ids, starts=_starts(encoding) if with_starts else None)
-    is_added = encoding.special_tokens_mask
-    left_out = [k for k, added in enumerate(is_added) if not added][: len(ids) - keep]
-    last = left_out[-1] if left_out else -1
-    ids = [i for k, (i, added) in enumerate(zip(ids, is_added, strict=True)) if added or k > last]
-    return Encoded(ids[-keep:], is_whole=False)
-
-
-def _starts(encoding: tokenizers.Encoding) -> list[int]:
-    starts, start, end = [], 0, 0
-    for (first, behind), is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
-        start = max(start, end if is_added else first)
-        end = max(end, behind)
-        starts.append(start)
-    return starts
 
 
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
@@ -136,11 +104,19 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         bos_id=files.bos_id,
         eos_ids=files.eos_ids,
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
+        unparsed=cache(partial(_unparsed, encoder)),
     )
     texts = [i for i in range(len(table)) if tokenizer.texts[i]]
     if b"".join(tokenizer.prompt_bytes(texts, skip_special=False)).decode() != encoder.decode(texts, False):
         raise _unknown_decoder(directory, "has a decoder that does more than this server does")
     return tokenizer
+
+
+def _unparsed(encoder: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy, which takes as long as reading its file: nobody else's encoder is changed."""
+    copy = tokenizers.Tokenizer.from_str(encoder.to_str())
+    copy.encode_special_tokens = True
+    return copy
 
 
 def _content(encoder: tokenizers.Tokenizer, parts: Collection[str]) -> dict[int, bytes]:

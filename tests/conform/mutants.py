@@ -225,6 +225,7 @@ MUTANTS: dict[str, Wrong] = {
     "prompts.ids-or-array": DRIFT,
     "prompts.each-is-answered": DRIFT,
     "prompts.truncated-ids": ignores("truncate_prompt_tokens"),
+    "prompts.truncated-on-the-right": ignores("truncation_side"),
     "prompts.empty-is-bos": status(500),
     "prompts.context-is-kept": ANSWERED,
     "prompts.too-long": ANSWERED,

@@ -42,7 +42,7 @@ def test_what_changes_nothing_is_taken(name: str) -> None:
     [
         ({"response_format": {"type": "json_object"}}, 'or send {"type":"text"}'),
         ({"use_beam_search": True}, "or send false"),
-        ({"add_special_tokens": False}, "or send true"),
+        ({"do_sample": False}, "or send true"),
         ({"guided_regex": "a+"}, "leave it out$"),
         ({"max_new_tokens": 5}, "here it is max_tokens"),
     ],

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
 from server.generation.outputs import CandidateText, Choice, Delta, Logprobs, PromptText, fold, merged
+from server.text.encoding import Reading
 from server.text.tokenizer import Tokenizer
 from tests.helpers import VOCAB_SIZE
 
@@ -57,7 +58,7 @@ def told(
 
 def written(tokenizer: Tokenizer, text: str) -> PromptText:
     """A prompt of text."""
-    (encoded,) = tokenizer.encode_all([text], with_starts=True)
+    (encoded,) = tokenizer.encode_all([text], Reading(with_starts=True))
     return PromptText(encoded.ids, text, encoded.starts)
 
 

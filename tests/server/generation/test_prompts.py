@@ -72,6 +72,23 @@ async def test_ids_are_sliced(model: ServedModel) -> None:
     assert await ids(model, [0, *WXYZ, 1], truncate_prompt_tokens=4) == [*WXYZ[1:], 1]
 
 
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(6, [0, *WXYZ, 1]), (4, [0, *WXYZ[:2], 1]), (2, [0, 1]), (1, [0])]
+)
+async def test_text_is_truncated_on_the_other_side(
+    model: ServedModel, keep: int, expected: list[int]
+) -> None:
+    """With truncation_side right its first tokens stay, and what is put around them."""
+    assert await ids(model, "wxyz", truncate_prompt_tokens=keep, truncation_side="right") == expected
+
+
+async def test_ids_are_sliced_on_the_other_side(model: ServedModel) -> None:
+    """Of ids the first ones stay, and all where there are fewer."""
+    asked: dict[str, Any] = {"truncation_side": "right"}
+    assert await ids(model, [0, *WXYZ, 1], truncate_prompt_tokens=4, **asked) == [0, *WXYZ[:3]]
+    assert await ids(model, WXYZ, truncate_prompt_tokens=9, **asked) == WXYZ
+
+
 async def test_text_of_a_truncated_prompt_is_not_the_clients(model: ServedModel) -> None:
     """It is what its ids decode to; one that was not truncated is echoed as it was written."""
     asked = {"echo": True, "logprobs": 0}
@@ -86,6 +103,45 @@ async def test_places_only_where_they_are_told(model: ServedModel) -> None:
     for fields in ({}, {"echo": True}, {"logprobs": 1}):
         (prompt,) = await prompts(model, "wxyz", **fields)
         assert prompt.starts is None
+
+
+# --- special tokens ----------------------------------------------------------------------------------------
+
+
+async def test_no_special_tokens_are_added(model: ServedModel) -> None:
+    """add_special_tokens false puts nothing around a text, and leaves in it what the client wrote."""
+    assert await ids(model, "wxyz", add_special_tokens=False) == WXYZ
+    assert await ids(model, f"{BOS}wx", add_special_tokens=False) == [0, *WXYZ[:2]]
+    assert await ids(model, "", add_special_tokens=False) == [0]
+
+
+async def test_one_bos_is_enough(model: ServedModel, caplog: pytest.LogCaptureFixture) -> None:
+    """A text that begins with the BOS itself gets no second one, and the log says so once."""
+    caplog.set_level("INFO")
+    for _ in range(2):
+        assert await ids(model, f"{BOS}wxyz") == [0, *WXYZ, 1]
+    assert await ids(model, f"{BOS}{BOS}w") == [0, 0, 88, 1]
+    assert [record.message[:8] for record in caplog.records] == ["model m:"]
+    assert "single_bos" in caplog.text
+
+
+async def test_places_of_a_prompt_with_its_own_bos(model: ServedModel) -> None:
+    """The token that was left out has no place in an echoed prompt."""
+    (prompt,) = await prompts(model, f"{BOS}wx", echo=True, logprobs=0)
+    assert prompt == PromptText([0, 88, 89, 1], f"{BOS}wx", [0, 3, 4, 5])
+
+
+async def test_two_bos_where_that_is_wanted(tmp_path: Path) -> None:
+    """With single_bos off a text gets the tokenizer's own whatever it begins with."""
+    model = served(model_directory(tmp_path, surrounded()), Engine(), single_bos=False)
+    assert await ids(model, f"{BOS}w") == [0, 0, 88, 1]
+
+
+async def test_names_of_special_tokens_may_be_text(model: ServedModel) -> None:
+    """parse_special false reads them letter by letter; requests beside it read them as ever."""
+    letters = [model.tokenizer.encoder.token_to_id(letter) for letter in EOS]
+    assert await ids(model, EOS, parse_special=False) == [0, *letters, 1]
+    assert await ids(model, EOS) == [0, 1, 1]
 
 
 # --- long texts --------------------------------------------------------------------------------------------

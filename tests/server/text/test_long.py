@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.text import long
-from server.text.long import ending, tokens_at_least
+from server.text.encoding import Reading
+from server.text.long import part, tokens_at_least
 from server.text.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers import VOCAB_SIZE, byte_level, model_directory, sentencepiece
 
@@ -49,9 +50,17 @@ def test_no_text_is_said_to_be_longer_than_it_is(tokenizer: Tokenizer, text: str
 @given(text=TEXT, num_tokens=st.integers(1, 100))
 def test_an_ending_has_the_last_tokens(tokenizer: Tokenizer, text: str, num_tokens: int) -> None:
     """The last tokens of the ending are the last of the whole text."""
-    end = ending(tokenizer, text, num_tokens)
+    end = part(tokenizer, text, num_tokens, "left")
     assert text.endswith(end)
     assert tokenizer.encode(end)[-num_tokens:] == tokenizer.encode(text)[-num_tokens:]
+
+
+@given(text=TEXT, num_tokens=st.integers(1, 100))
+def test_a_beginning_has_the_first_tokens(tokenizer: Tokenizer, text: str, num_tokens: int) -> None:
+    """The first tokens of the beginning are the first of the whole text."""
+    beginning = part(tokenizer, text, num_tokens, "right")
+    assert text.startswith(beginning)
+    assert tokenizer.encode(beginning)[:num_tokens] == tokenizer.encode(text)[:num_tokens]
 
 
 class Counting:
@@ -70,7 +79,7 @@ def test_a_text_that_is_too_long_is_read_no_further(bytes_tokenizer: Tokenizer, 
     """No more than it takes to know, whatever it consists of; nor for its end."""
     counting = Counting(bytes_tokenizer)
     assert (tokens_at_least(counting, text, 100) or 0) > 100  # type: ignore[arg-type]
-    assert len(ending(counting, text, 100)) < 2000  # type: ignore[arg-type]
+    assert len(part(counting, text, 100, "left")) < 2000  # type: ignore[arg-type]
     assert counting.num_chars < 2500
 
 
@@ -85,6 +94,6 @@ def test_truncation_takes_no_longer_than_tokenizing(bytes_tokenizer: Tokenizer) 
     began = time.process_time()
     whole = bytes_tokenizer.encode(text)
     tokenizing_s = time.process_time() - began
-    (kept,) = bytes_tokenizer.encode_all([text], keep=100_000)
+    (kept,) = bytes_tokenizer.encode_all([text], Reading(keep=100_000))
     assert kept.ids == whole[-100_000:]
     assert time.process_time() - began - tokenizing_s < 3 * tokenizing_s + 0.5

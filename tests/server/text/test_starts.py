@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers, pre_tokenizers, processors
 
+from server.text.encoding import Reading
 from server.text.tokenizer import Tokenizer, load_tokenizer
 from tests.helpers import BOS, EOS, VOCAB_SIZE, byte_level, model_directory, sentencepiece
 
@@ -86,7 +87,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def starts(tokenizer: Tokenizer, text: str) -> list[int]:
-    (encoded,) = tokenizer.encode_all([text], with_starts=True)
+    (encoded,) = tokenizer.encode_all([text], Reading(with_starts=True))
     assert encoded.ids == tokenizer.encode(text)
     assert encoded.starts is not None
     assert len(encoded.starts) == len(encoded.ids)

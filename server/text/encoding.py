@@ -1,0 +1,77 @@
+"""A prompt's text as token ids: what the post-processor puts around it, and what is left out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tokenizers
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a prompt is read. keep: at most so many tokens of it; None: all. side: where the others are left
+    out. adds_special: with the tokens that the model's own post-processor adds, a BOS say. parses_special:
+    the names of special tokens in it become these tokens; else they are text like any other. single_bos: a
+    text that begins with the BOS itself gets no second one. with_starts: see Encoded.
+    """
+
+    keep: int | None = None
+    side: Side = "left"
+    adds_special: bool = True
+    parses_special: bool = True
+    single_bos: bool = False
+    with_starts: bool = False
+
+
+PLAIN = Reading()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt's ids. is_whole: none were left out. starts: where in the prompt's characters the text of each
+    token begins, where that was asked for. had_two: of two BOS one was left out.
+
+    A token inside a character begins where the character does, and one that the post-processor adds stands
+    between its neighbours.
+    """
+
+    ids: list[int]
+    is_whole: bool = True
+    starts: list[int] | None = None
+    had_two: bool = False
+
+
+def encoded(encoding: tokenizers.Encoding, how: Reading, bos_id: int | None) -> Encoded:
+    """What the library has read, as it was to be read."""
+    ids, is_added = encoding.ids, encoding.special_tokens_mask
+    has_two = how.single_bos and ids[:2] == [bos_id, bos_id] and bool(is_added[0]) and not is_added[1]
+    first = 1 if has_two else 0
+    if how.keep is None or len(ids) - first <= how.keep:
+        return Encoded(ids[first:], True, _starts(encoding)[first:] if how.with_starts else None, has_two)
+    return Encoded(_cut(ids[first:], is_added[first:], how.keep, how.side), is_whole=False, had_two=has_two)
+
+
+def _cut(ids: list[int], is_added: list[int], keep: int, side: Side) -> list[int]:
+    """The tokens of the prompt are left out before a BOS, say, is added to them, so that one stays."""
+    own = [k for k, added in enumerate(is_added) if not added]
+    excess = len(ids) - keep
+    if side == "right":
+        first = own[-excess:][0] if own else len(ids)
+        return [i for k, (i, added) in enumerate(zip(ids, is_added, strict=True)) if added or k < first][
+            :keep
+        ]
+    left_out = own[:excess]
+    last = left_out[-1] if left_out else -1
+    return [i for k, (i, added) in enumerate(zip(ids, is_added, strict=True)) if added or k > last][-keep:]
+
+
+def _starts(encoding: tokenizers.Encoding) -> list[int]:
+    starts, start, end = [], 0, 0
+    for (first, behind), is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
+        start = max(start, end if is_added else first)
+        end = max(end, behind)
+        starts.append(start)
+    return starts
