@@ -11,7 +11,8 @@ from sampling.reference import GREEDY
 
 @dataclass(frozen=True, slots=True)
 class RowParams:
-    """Neutral: {}, 1, 0, 0, 0, 1, 0, 1. seed None: nothing is drawn, the likeliest token is taken.
+    """Neutral: {}, 1, 0, 0, 0, 1, 0, 1, (), (). bad_words: as token ids. seed None: nothing is drawn, the
+    likeliest token is taken.
 
     vLLM's own parameters stay neutral, its temperature 0: it takes the largest logit, which is the winner's.
     """
@@ -25,6 +26,8 @@ class RowParams:
     top_k: int = 0
     top_p: float = 1.0
     seed: int | None = None
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> RowParams:
@@ -34,6 +37,10 @@ class RowParams:
             known["logit_bias"] = {
                 int(token_id): float(bias) for token_id, bias in known["logit_bias"].items()
             }
+        if "allowed_token_ids" in known:
+            known["allowed_token_ids"] = tuple(known["allowed_token_ids"])
+        if "bad_words" in known:
+            known["bad_words"] = tuple(map(tuple, known["bad_words"]))
         return cls(**known)
 
     @property
@@ -53,10 +60,14 @@ class RowParams:
         return self.is_drawn and (self.top_k > 0 or self.top_p < 1.0)
 
     @property
+    def has_bans(self) -> bool:
+        return bool(self.allowed_token_ids or self.bad_words)
+
+    @property
     def has_transforms(self) -> bool:
-        """Whether it changes logits before the draw."""
+        """Whether it changes logits before the draw, bans aside."""
         return bool(self.logit_bias) or self.has_history or self.has_min_p
 
     @property
     def is_neutral(self) -> bool:
-        return not (self.has_transforms or self.is_drawn)
+        return not (self.has_transforms or self.has_bans or self.is_drawn)

@@ -5,8 +5,8 @@ new array. A banned token has the logit -inf and stays banned through every tran
 but -inf comes only from a broken model, or a request that has banned every token: `probabilities` raises
 ValueError for it.
 
-Order: logit bias, repetition, frequency, presence, temperature, min_p, top_k, top_p, draw. Bias adds and
-penalties scale, so the two do not commute.
+Order: allowed tokens, bad words, logit bias, repetition, frequency, presence, temperature, min_p, top_k,
+top_p, draw. Bias adds and penalties scale, so the two do not commute.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ GREEDY = 1e-5  # a temperature below it is 0, as in vLLM
 # Token ids that are drawn among together. Another number would draw other tokens of the same seeds. A row of
 # 32,000 to 152,000 tokens has 125 to 594 blocks, so that both races have a few hundred to run.
 BLOCK = 256
+# The logit of a token that would complete a bad word. Finite, so that it comes where nothing else may, as a
+# grammar's next token say; and so low that no bias, penalty or temperature brings it back, nor overflows.
+UNWANTED = -(2.0**106)  # -8e31
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,31 @@ class Transforms:
     min_p: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    allowed_token_ids: Sequence[int] = ()
+    bad_words: Sequence[Sequence[int]] = ()
+
+
+def allowed(logits: Logits, token_ids: Sequence[int]) -> Logits:
+    """Bans all tokens but these. Neutral: (). Source: vLLM's allowed_token_ids.
+
+    First of all, so that a bias or a penalty changes what is left.
+    """
+    if not token_ids:
+        return logits.copy()
+    kept = np.full_like(logits, -np.inf)
+    kept[list(token_ids)] = logits[list(token_ids)]
+    return kept
+
+
+def bad_words(logits: Logits, words: Sequence[Sequence[int]], output: Sequence[int]) -> Logits:
+    """The last token of each word whose other tokens the output ends with gets the logit UNWANTED, unless it
+    has a lower one. Neutral: (). The prompt does not count. Source: vLLM's bad_words, which bans it.
+    """
+    kept = logits.copy()
+    for *before, last in words:
+        if len(before) <= len(output) and list(output[len(output) - len(before) :]) == before:
+            kept[last] = min(kept[last], UNWANTED)
+    return kept
 
 
 def logit_bias(logits: Logits, bias: Mapping[int, float]) -> Logits:
@@ -140,6 +168,8 @@ def _likeliest_first(logits: Logits) -> npt.NDArray[np.int64]:
 def apply(logits: Logits, params: Transforms, prompt: Sequence[int], output: Sequence[int]) -> Logits:
     """All transforms in order. prompt, output: token ids so far; a resumed request's earlier output is
     output."""
+    logits = allowed(logits, params.allowed_token_ids)
+    logits = bad_words(logits, params.bad_words, output)
     logits = logit_bias(logits, params.logit_bias)
     logits = repetition(logits, [*prompt, *output], params.repetition_penalty)
     logits = frequency(logits, output, params.frequency_penalty)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
+from sampling.bans import Ban, Bans
 from sampling.batch import Batch, Row
 from sampling.choice import Choice
 from sampling.draws import Drawing, Draws
@@ -20,7 +21,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     temperature 0.
 
     `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
-    resumed. vLLM's min_tokens, which bans the ends of a text, comes before this processor.
+    resumed. vLLM's min_tokens, which bans the ends of a text, and its mask of a grammar come before this.
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
@@ -28,6 +29,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         pinned = is_pin_memory and device.type != "cpu"
         self._transforms = Transforms(self._batch, device, pinned=pinned)
         self._choice = Choice(self._draws, device, pinned=pinned)
+        self._bans = Bans(device, pinned=pinned)
 
     def is_argmax_invariant(self) -> bool:
         return False  # or vLLM would skip it where all temperatures are 0, which they are
@@ -38,19 +40,21 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         for number in batch_update.removed:
             self._batch.remove(number)
             self._draws.remove(number)
+            self._bans.remove(number)
         for number, params, prompt, output in batch_update.added:
             self._put(number, params.extra_args or {}, prompt or [], output)
         for source, target, direction in batch_update.moved:
-            for rows in (self._batch, self._draws):
+            for rows in (self._batch, self._draws, self._bans):
                 rows.move(source, target, swap=direction is MoveDirectionality.SWAP)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         # Only here the last step's tokens are taken in: with async scheduling they are known just now.
-        return self._choice.apply(self._transforms.apply(logits))
+        return self._choice.apply(self._transforms.apply(self._bans.apply(logits)))
 
     def _put(self, number: int, extra: dict[str, Any], prompt: list[int], output: list[int]) -> None:
         params, num_before = RowParams.from_extra_args(extra), extra.get("num_output_before", 0)
         border = len(prompt) - num_before
         row = Row(params, prompt[:border], prompt[border:], output) if params.has_transforms else None
         self._batch.put(number, row)
+        self._bans.put(number, Ban(params, prompt[border:], output) if params.has_bans else None)
         self._draws.put(number, Drawing(params, num_before, output) if params.is_drawn else None)

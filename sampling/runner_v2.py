@@ -21,15 +21,15 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     temperature 0.
 
     `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
-    resumed. vLLM's min_tokens, which bans the ends of a text, comes before this processor. A slot is taken
-    over by its next request without a word: add_request sets all of its state anew. A request that vLLM has
-    preempted comes back as a new one whose history holds its output.
+    resumed. vLLM's min_tokens, which bans the ends of a text, and its mask of a grammar come before this.
+    A slot is taken over by its next request without a word: add_request sets all of its state anew. A request
+    that vLLM has preempted comes back as a new one whose history holds its output.
     """
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
-        from sampling import draw_kernels, kernels, slots  # with torch and Triton: see above
+        from sampling import ban_kernels, draw_kernels, kernels, slots  # with torch and Triton: see above
 
-        self._kernels, self._choose = kernels, draw_kernels.choose
+        self._kernels, self._choose, self._ban = kernels, draw_kernels.choose, ban_kernels.ban
         self._req_states = req_states
         self._slots = slots.Slots(req_states.max_num_reqs, req_states.vocab_size, req_states.device)
 
@@ -51,8 +51,12 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         has_min_p = bool(slots.has_min_p[in_batch].any())
         most_biases = int(slots.num_biases[in_batch].max(initial=0))
         rows = ctx.expanded_idx_mapping
+        history, total_len = self._req_states.all_token_ids.gpu, self._req_states.total_len.gpu
+        if slots.bans:
+            for slot in slots.bans.keys() & in_batch.tolist():
+                own = (slot, slots.bans[slot], rows, ctx.expanded_local_pos, ctx.input_ids)
+                self._ban(logits, tables, *own, history, total_len)
         if has_history:
-            history, total_len = self._req_states.all_token_ids.gpu, self._req_states.total_len.gpu
             self._kernels.take_in(tables, ctx.idx_mapping, history, total_len)
         if most_biases:
             self._kernels.add_bias(logits, tables, rows, most_biases)

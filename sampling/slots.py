@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from sampling import noise
+from sampling.ban_kernels import SlotBans, slot_bans
 from sampling.kernels import SlotTables
 from sampling.params import RowParams
 from sampling.staging import staged
@@ -25,7 +26,7 @@ class Slots:
 
     The tables are made at once, for every slot, and never grow: vLLM makes its processors before it measures
     what memory is left for the KV cache. long_biases: by slot, lists that are longer than a slot's room; they
-    stay with the host and are sent with each step that needs them.
+    stay with the host and are sent with each step that needs them. bans: by slot, of those that have any.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Slots:
         self.has_min_p = np.zeros(num_slots, bool)
         self.num_biases = np.zeros(num_slots, np.int32)  # of those on the device
         self.long_biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.bans: dict[int, SlotBans] = {}
         self.is_drawn = np.zeros(num_slots, bool)
         self.is_truncated = np.zeros(num_slots, bool)
         self._real = np.full((num_slots, len(NEUTRAL)), NEUTRAL, np.float32)
@@ -78,6 +80,9 @@ class Slots:
         self._output_from[slot] = output_from
         (self._fresh.add if params.has_history else self._fresh.discard)(slot)
         self._put_biases(slot, params)
+        self.bans.pop(slot, None)
+        if params.has_bans:
+            self.bans[slot] = slot_bans(params, self._vocab_size, self._device)
         return not params.is_neutral
 
     def flush(self) -> None:
@@ -100,7 +105,7 @@ class Slots:
 
     def _needs_something(self, slot: int) -> bool:
         changes = self.has_history[slot] or self.has_min_p[slot] or self.num_biases[slot]
-        return bool(changes or self.is_drawn[slot]) or slot in self.long_biases
+        return bool(changes or self.is_drawn[slot]) or slot in self.long_biases or slot in self.bans
 
     def _put_draw(self, slot: int, params: RowParams) -> None:
         self.is_drawn[slot], self.is_truncated[slot] = params.is_drawn, params.is_truncated

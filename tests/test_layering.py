@@ -19,7 +19,7 @@ ROOMS = {
     "sealed": "failures ed25519 files manifest payload signature installation",
     "bundle.site": "console packages target install cli",
     "sampling": (
-        "noise reference params batch draws staging transforms choice kernels draw_kernels"
+        "noise reference params batch draws staging bans transforms choice kernels draw_kernels ban_kernels"
         " launcher slots best_of"
         " runner_v1 runner_v2"
     ),
@@ -27,7 +27,7 @@ ROOMS = {
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args sections replication model settings loading changes",
     "server.text": "files tables encoding tokenizer long detokenizer stops",
-    "server.contract": "request reply unsupported params",
+    "server.contract": "request reply unsupported values params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
@@ -74,6 +74,7 @@ ORDER = tuple(ROOM_OF)
 LATE = {
     ("sampling.runner_v2", "sampling.kernels"),  # Triton and torch, which the class's readers do without
     ("sampling.runner_v2", "sampling.draw_kernels"),
+    ("sampling.runner_v2", "sampling.ban_kernels"),
     ("sampling.runner_v2", "sampling.slots"),
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     ("twin.cli", "twin.serve"),  # the same

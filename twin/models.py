@@ -63,6 +63,6 @@ def _reply(script: Script | None, tokenizer: Tokenizer) -> Reply | None:
     def reply(prompt_ids: list[int]) -> list[int] | None:
         prompt = b"".join(tokenizer.prompt_bytes(prompt_ids, skip_special=True)).decode(errors="replace")
         answer = script(prompt)
-        return None if answer is None else tokenizer.encoder.encode(answer, add_special_tokens=False).ids
+        return None if answer is None else tokenizer.ids_of(answer)
 
     return reply

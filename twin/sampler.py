@@ -60,13 +60,17 @@ def transforms_of(params: GenerationParams) -> Transforms:
         min_p=params.min_p,
         top_k=params.top_k,
         top_p=params.top_p,
+        allowed_token_ids=params.allowed_token_ids,
+        bad_words=params.bad_words,
     )
 
 
 def shape_of(transforms: Transforms) -> Shape | None:
     """What the distribution of a plain row depends on beside the tokens before; None for one that is not."""
     penalties = transforms.repetition_penalty, transforms.frequency_penalty, transforms.presence_penalty
-    if transforms.logit_bias or penalties != (1.0, 0.0, 0.0):
+    if transforms.logit_bias or transforms.allowed_token_ids or transforms.bad_words:
+        return None
+    if penalties != (1.0, 0.0, 0.0):
         return None
     return transforms.temperature, transforms.min_p, transforms.top_k, transforms.top_p
 

@@ -91,6 +91,29 @@ def bias_is_exact(subject: Subject) -> None:
     expect(said(subject, duel, logit_bias=duel.bias(-HALF)), "b", "b leads by half a logit")
 
 
+@rule("sampling.allowed-token-ids", requests=2, tokens=80, differs=NOT_OPENAIS)
+def allowed_token_ids(subject: Subject) -> None:
+    """Of `allowed_token_ids` alone is drawn, whatever a bias says, by the same weights as ever."""
+    duel = subject.duel()
+    allowed: dict[str, Any] = {"allowed_token_ids": [duel.a, duel.b], "ignore_eos": True}
+    seen = drawn(subject, duel.prompt, **allowed, temperature=2)
+    require(seen <= {duel.name_a, duel.name_b}, f"{shown(sorted(seen))} of {duel.name_a} and {duel.name_b}")
+    bias = duel.bias(HALF) | {str(duel.b + 1): 100}
+    expect(said(subject, duel, **allowed, logit_bias=bias), "a", "a leads by half a logit")
+
+
+@rule("sampling.bad-words", requests=2, tokens=60, differs=NOT_OPENAIS)
+def bad_words(subject: Subject) -> None:
+    """No word of `bad_words` is in the generated text, though it would have been."""
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    text = subject.choice(**asked)["text"]
+    words = [word for word in text.split() if word.isalpha()]
+    if not words:
+        raise Skipped("what the model says has no word of letters")
+    seen = subject.choice(**asked, bad_words=words[:1])["text"]
+    require(words[0] not in seen.split(), f"{words[0]} is in {shown(seen)}")
+
+
 def _generated_only(subject: Subject, penalty: str) -> None:
     duel = subject.duel()
     lead = 1 + (duel.first - duel.second) / 2  # so that a leads by about one at both positions

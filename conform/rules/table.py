@@ -73,6 +73,9 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"logit_bias": {}}, {"logit_bias": {}}),
         ({"logit_bias": {"0": -100, str(last): 100}}, {"logit_bias": {0: -100.0, last: 100.0}}),
         ({"logit_bias": {"7": 0.5}}, {"logit_bias": {7: 0.5}}),
+        ({"allowed_token_ids": [7, 8, 7, last]}, {"allowed_token_ids": (7, 8, last)}),
+        ({"bad_words": []}, {"bad_words": ()}),
+        ({"bad_words": ["hello", " w"]}, {}),
         ({"logprobs": 0}, {"num_logprobs": 0}),
         ({"logprobs": 5}, {"num_logprobs": 5}),
         ({"echo": True}, {"echo": True}),
@@ -156,6 +159,13 @@ def refused(vocab_size: int) -> list[Row]:
         *_rows(["logit_bias"], [{key: 1} for key in no_decimals], "decimal strings"),
         *_rows(["stop_token_ids"], [1, ["1"], [True], [-1], [1.5]], "must be an array of token ids"),
         ("stop_token_ids", [vocab_size], ids),
+        *_rows(
+            ["allowed_token_ids"], [[], 1, ["1"], [True], [-1]], "must be an array of token ids, not empty"
+        ),
+        ("allowed_token_ids", [5, vocab_size], ids),
+        *_rows(["bad_words"], ["a", 1, [1], ["a", None], {}], "must be an array of strings"),
+        *_rows(["bad_words"], [[""], ["a", " "]], "must be words"),
+        ("bad_words", ["a"] * 129, "at most 128"),
         *_rows(["truncation_side"], ["", "both", 1, True], 'must be "left" or "right"'),
         *_rows(["stream_options"], [1, True, [], "a"], "must be an object"),
         *_rows(["stream_options"], [{"include_usage": True}, {}], "must be null unless stream is true"),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
 from server.config.model import ModelSettings
+from server.contract import values
 from server.contract.request import CompletionRequest, shown
 from server.contract.unsupported import refuse_unsupported
 from server.errors import InvalidRequest
@@ -22,12 +22,7 @@ from server.text.encoding import Side
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-# Ids that may end a candidate, of which none may come before min_tokens. vLLM keeps so many for each of its
-# slots (its V2 runner's LogitBiasState), and one more would end the engine. Its tables for bias, allowed
-# tokens and bad words are not used: the bias is ours, and grows.
-MAX_HELD_BACK = 128
-DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+IdsOf = Callable[[str], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +43,8 @@ class GenerationParams:
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] = ()  # none: all are
+    bad_words: tuple[tuple[int, ...], ...] = ()  # as token ids
     num_logprobs: int | None = None  # None: not asked; 0: the sampled token's own
     echo: bool = False
     stop: tuple[str, ...] = ()
@@ -76,17 +73,19 @@ def resolve(
     vocab_size: int,
     eos_ids: Collection[int] = (),
     special_ids: Mapping[str, int] = MappingProxyType({}),
+    ids_of: IdsOf = lambda text: (),
 ) -> GenerationParams:
     """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge.
 
     eos_ids: the model's own, which end a candidate as well. special_ids: of its special tokens by their
-    names; a stop sequence that is such a name stops at the id, since the token may have no text.
+    names; a stop sequence that is such a name stops at the id, since the token may have no text. ids_of: of
+    a text that stands inside of another.
     """
     if request.model_extra and (unknown := refuse_unsupported(request.model_extra)):
         _unknown_fields(unknown, strict=model.strict_fields)
     defaults, limits = model.defaults, model.limits
-    n = _bounded("n", _first(request.n, 1), limits.n)
-    best_of = n if request.best_of is None else _bounded("best_of", request.best_of, limits.best_of)
+    n = values.bounded("n", _first(request.n, 1), limits.n)
+    best_of = n if request.best_of is None else values.bounded("best_of", request.best_of, limits.best_of)
     if best_of < n:
         raise InvalidRequest(
             f"best_of (current value: {best_of}) must be between n ({n}) and {limits.best_of}", "best_of"
@@ -109,8 +108,15 @@ def resolve(
             "fill-in-the-middle template",
             "suffix",
         )
-    stops = _stops(request.stop, limits.stop)
+    stops = values.stops(request.stop, limits.stop)
     stop_ids = [special_ids[stop] for stop in stops if stop in special_ids]
+    own_ends = () if request.ignore_eos else eos_ids
+    stop_token_ids = values.stop_token_ids(
+        [*(request.stop_token_ids or []), *stop_ids],
+        vocab_size,
+        limit=values.MAX_HELD_BACK - len(own_ends) if min_tokens else None,
+    )
+    held_back = {*stop_token_ids, *own_ends} if min_tokens else set()
     return GenerationParams(
         max_tokens=max_tokens,
         min_tokens=min_tokens,
@@ -125,19 +131,17 @@ def resolve(
         frequency_penalty=_first(request.frequency_penalty, defaults.frequency_penalty),
         presence_penalty=_first(request.presence_penalty, defaults.presence_penalty),
         repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty),
-        logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
+        logit_bias=values.logit_bias(request.logit_bias or {}, vocab_size),
+        allowed_token_ids=values.allowed_token_ids(request.allowed_token_ids, vocab_size, held_back),
+        bad_words=values.bad_words(request.bad_words or [], vocab_size, ids_of),
         num_logprobs=request.logprobs,
         echo=bool(request.echo),
         stop=stops,
         include_stop=_first(request.include_stop_str_in_output, model.include_stop_text),
-        stop_token_ids=_stop_token_ids(
-            [*(request.stop_token_ids or []), *stop_ids],
-            vocab_size,
-            limit=MAX_HELD_BACK - len(() if request.ignore_eos else eos_ids) if min_tokens else None,
-        ),
+        stop_token_ids=stop_token_ids,
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=_first(request.skip_special_tokens, True),
-        truncate_prompt_tokens=_truncation(request.truncate_prompt_tokens),
+        truncate_prompt_tokens=values.truncation(request.truncate_prompt_tokens),
         truncation_side=_first(request.truncation_side, "left"),
         add_special_tokens=_first(request.add_special_tokens, True),
         parse_special=_first(request.parse_special, True),
@@ -167,60 +171,6 @@ def candidate_seed(seed: int, prompt_index: int, candidate_index: int) -> int:
 
 def _first(given: T | None, default: T) -> T:
     return default if given is None else given
-
-
-def _bounded(name: str, value: int, limit: int) -> int:
-    if value > limit:
-        raise InvalidRequest(f"{name} (current value: {value}) must be between 1 and {limit}", name)
-    return value
-
-
-def _stops(stop: str | list[str] | None, limit: int) -> tuple[str, ...]:
-    stops = [stop] if isinstance(stop, str) else stop or []
-    if len(stops) > limit:
-        raise InvalidRequest(
-            f"stop (current value: {shown(stop)}) must have at most {limit} sequences", "stop"
-        )
-    if "" in stops:
-        raise InvalidRequest(f"stop (current value: {shown(stop)}) must not contain an empty string", "stop")
-    return tuple(stops)
-
-
-def _logit_bias(bias: dict[str, float], vocab_size: int) -> dict[int, float]:
-    for key in bias:
-        if not DECIMAL.fullmatch(key) or int(key) >= vocab_size:
-            raise InvalidRequest(
-                f"logit_bias (current key: {shown(key)}) must have token ids between 0 and {vocab_size - 1} "
-                "as keys, written as decimal strings",
-                "logit_bias",
-            )
-    return {int(key): value for key, value in bias.items()}
-
-
-def _stop_token_ids(ids: list[int], vocab_size: int, limit: int | None) -> tuple[int, ...]:
-    for token_id in ids:
-        if token_id >= vocab_size:
-            raise InvalidRequest(
-                f"stop_token_ids (current value: {token_id}) must be between 0 and {vocab_size - 1}",
-                "stop_token_ids",
-            )
-    different = tuple(dict.fromkeys(ids))
-    if limit is not None and len(different) > limit:
-        raise InvalidRequest(
-            f"stop_token_ids ({len(different)} different ids) must be at most {limit} ids with min_tokens:"
-            f" an engine holds back {MAX_HELD_BACK}, this model's ends of a text among them",
-            "stop_token_ids",
-        )
-    return different
-
-
-def _truncation(value: int | None) -> int | None:
-    if value == 0:
-        raise InvalidRequest(
-            "truncate_prompt_tokens (current value: 0) must be 1 or more, or -1 for what fits",
-            "truncate_prompt_tokens",
-        )
-    return value
 
 
 def _unknown_fields(names: list[str], *, strict: bool) -> None:

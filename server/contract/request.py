@@ -109,6 +109,13 @@ class CompletionRequest(BaseModel):
         Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(fail_fast=True)] | None,
         Rule("an object from token ids, as decimal strings, to numbers between -100 and 100"),
     ] = Field(None, examples=[{"7042": -100}])
+    allowed_token_ids: Annotated[
+        Annotated[list[TokenId], Field(min_length=1, fail_fast=True)] | None,
+        Rule("an array of token ids, not empty"),
+    ] = Field(None, description="no other token is generated; the end of the text neither, unless it is here")
+    bad_words: Annotated[Annotated[list[str], Field(fail_fast=True)] | None, Rule("an array of strings")] = (
+        Field(None, description="words that are never completed in the generated text")
+    )
     logprobs: Annotated[int | None, Rule("an integer", "between 0 and 5")] = Field(None, ge=0, le=5)
     echo: Annotated[bool | None, BOOLEAN] = Field(
         None, description="default false; the prompt before the completion"

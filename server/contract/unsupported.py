@@ -15,8 +15,6 @@ from server.errors import InvalidRequest
 # By name: the value that changes nothing. None: there is none but null, or leaving it out.
 NEUTRAL: dict[str, Any] = {
     # vLLM
-    "allowed_token_ids": None,
-    "bad_words": [],
     "cache_salt": None,  # changes no text, but a client that sends one relies on it
     "early_stopping": False,
     "guided_choice": None,

@@ -173,7 +173,8 @@ async def _generation(
     settings: Settings,
 ) -> tuple[Generation, StreamParams]:
     tokenizer = model.tokenizer
-    params = resolve(wanted, model.settings, model.vocab_size, tokenizer.eos_ids, tokenizer.special_ids)
+    known = tokenizer.eos_ids, tokenizer.special_ids, tokenizer.ids_of
+    params = resolve(wanted, model.settings, model.vocab_size, *known)
     how = resolve_stream(wanted)
     prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of, requester, settings.request_timeout_s)

@@ -54,6 +54,10 @@ class Tokenizer:
         """The ids of a prompt, with the tokens that the model's own post-processor adds (a BOS, say)."""
         return self.encoder.encode(text).ids
 
+    def ids_of(self, text: str) -> list[int]:
+        """The ids of a text that stands inside of another."""
+        return self.encoder.encode(text, add_special_tokens=False).ids
+
     def encode_all(self, texts: list[str], how: Reading = PLAIN) -> list[Encoded]:
         """The prompts of a request."""
         encoder = self.encoder if how.parses_special else self.unparsed()

@@ -261,6 +261,8 @@ MUTANTS: dict[str, Wrong] = {
     "choices.seed-repeats": DRIFT,
     "choices.*": SAME,
     "sampling.bias-*": ignores("logit_bias"),
+    "sampling.allowed-token-ids": ignores("allowed_token_ids"),
+    "sampling.bad-words": ignores("bad_words"),
     "sampling.frequency-*": ignores("frequency_penalty"),
     "sampling.presence-penalty": ignores("presence_penalty"),
     "sampling.repetition-penalty": ignores("repetition_penalty"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 
 from tests.serving import TINY, Client
@@ -18,3 +21,30 @@ def test_a_users_text_is_not_control(client: Client) -> None:
     letters = client.choice(**asked, parse_special=False)["logprobs"]["tokens"]
     assert len(letters) > 1
     assert "".join(letters) == END
+
+
+GREEDY = {"model": TINY, "prompt": [300, 400, 500], "max_tokens": 24, "logprobs": 0, "ignore_eos": True}
+
+
+def names(client: Client, **fields: Any) -> list[str]:
+    found: list[str] = client.choice(**GREEDY | fields)["logprobs"]["tokens"]
+    return found
+
+
+def test_bad_words_of_several_tokens(client: Client) -> None:
+    """A word is kept from being completed, not begun: up to its last token the text is as without it."""
+    pair = {"allowed_token_ids": [260, 7042], "frequency_penalty": 2}
+    plain, seen = names(client, **pair), names(client, **pair, bad_words=["the Paris"])
+    place = [*pairwise(plain)].index((" the", " Paris")) + 1
+    assert seen[: place + 1] == [*plain[:place], " the"]
+    assert (" the", " Paris") not in pairwise(seen)
+
+
+def test_allowed_tokens_are_all_that_comes(client: Client) -> None:
+    """Together with penalties, a seed and best_of; the end of the text comes only if it is allowed."""
+    asked = GREEDY | {"ignore_eos": False, "temperature": 1, "seed": 3}
+    allowed = {"allowed_token_ids": [7042, 260, 28], "repetition_penalty": 1.3, "n": 2, "best_of": 3}
+    choices = client.complete(**asked, **allowed)["choices"]
+    known = {" Paris", " the", ","}
+    assert {name for choice in choices for name in choice["logprobs"]["tokens"]} == known
+    assert [choice["finish_reason"] for choice in choices] == ["length", "length"]

@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 
 from sampling.params import RowParams
 from server.config.model import ModelSettings
-from server.contract.params import MAX_HELD_BACK, GenerationParams
+from server.contract.params import GenerationParams
+from server.contract.values import MAX_HELD_BACK
 from server.engine.base import Job, TopLogprobs
 from server.engine.vllm import stats
 from server.engine.vllm.host import engine_config, give_signs_of_life

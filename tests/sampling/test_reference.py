@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from sampling import reference
-from sampling.reference import Logits, Transforms, probabilities
+from sampling.reference import UNWANTED, Logits, Transforms, probabilities
 
 
 def of(*values: float) -> Logits:
@@ -23,6 +23,32 @@ LOGITS = of(2.0, -1.0, 0.0, -inf)
 def test_bias_adds() -> None:
     """A bias is added to its token's logit; a banned token stays banned."""
     assert reference.logit_bias(LOGITS, {0: -3.0, 1: 1.5, 3: 100.0}).tolist() == [-1.0, 0.5, 0.0, -inf]
+
+
+def test_allowed_bans_the_others() -> None:
+    """What is allowed keeps its logit; a banned token stays banned, and a bias brings none back."""
+    assert reference.allowed(LOGITS, [1, 3]).tolist() == [-inf, -1.0, -inf, -inf]
+    params = Transforms(allowed_token_ids=[1, 2], logit_bias={0: 100.0})
+    assert reference.apply(LOGITS, params, [], []).tolist() == [-inf, -1.0, 0.0, -inf]
+
+
+def test_bad_words_are_not_completed() -> None:
+    """The last token of a word whose others the output ends with; those of a prompt do not count."""
+    words = [[0], [1, 2], [0, 1, 3]]
+    assert reference.bad_words(LOGITS, words, []).tolist() == [UNWANTED, -1.0, 0.0, -inf]
+    assert reference.bad_words(LOGITS, words[1:], [2, 1]).tolist() == [2.0, -1.0, UNWANTED, -inf]
+    assert reference.bad_words(of(1, 1, 1, 1), words[1:], [0, 1]).tolist() == [1, 1, UNWANTED, UNWANTED]
+
+
+def test_a_bad_word_comes_where_nothing_else_may() -> None:
+    """What is unwanted is no ban: where all others are banned, by a grammar say, it is drawn, at no
+    temperature is it NaN, and otherwise nothing brings it back."""
+    last = of(-inf, 3.0, -inf, -inf)
+    for params in ({"temperature": 1e-5}, {"repetition_penalty": 2.0}, {"min_p": 0.5}):
+        chosen = Transforms(bad_words=[[1]], **params)
+        assert probabilities(last, chosen, output=[1]).tolist() == [0.0, 1.0, 0.0, 0.0]
+    kept = Transforms(bad_words=[[1]], logit_bias={1: 100.0}, temperature=2.0, repetition_penalty=0.01)
+    assert probabilities(of(0.0, 9.0, -inf, -inf), kept, output=[1]).tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_repetition_divides_and_multiplies() -> None:

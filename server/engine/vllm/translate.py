@@ -22,7 +22,10 @@ ABORTED = 2  # the next one
 ARE_NAN = "logits are NaN; the model may be damaged, or its dtype too small"
 CERTAIN = 1e30  # a bias beside which no logit counts
 # The fields of our sampling.
-ALWAYS = ("logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty")
+ALWAYS = (
+    *("logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty"),
+    *("allowed_token_ids", "bad_words"),
+)
 WHERE_DRAWN = ("temperature", "min_p", "top_k", "top_p")
 
 

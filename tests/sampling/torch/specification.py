@@ -16,6 +16,8 @@ WON = float(np.float32(3e38))  # the logit of the one that is drawn
 def before_temperature(
     logits: Logits, params: RowParams, prompt: Sequence[int], output: Sequence[int]
 ) -> Logits:
+    logits = reference.allowed(logits, params.allowed_token_ids)
+    logits = reference.bad_words(logits, params.bad_words, output)
     logits = reference.logit_bias(logits, params.logit_bias)
     logits = reference.repetition(logits, [*prompt, *output], params.repetition_penalty)
     logits = reference.frequency(logits, output, params.frequency_penalty)

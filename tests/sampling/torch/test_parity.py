@@ -77,8 +77,10 @@ PENALTIES: dict[str, dict[str, Any]] = {
     "presence": {"presence_penalty": 0.9},
     "all": {"repetition_penalty": 0.8, "frequency_penalty": 1.5, "presence_penalty": -0.4},
     "bias": {"logit_bias": {28: -100.0, 260: 3.0}},
+    "allowed": {"allowed_token_ids": [*range(0, 2000, 3)]},
 }
-RESUMED = {"repetition_penalty": 1.1, "frequency_penalty": 0.9, "presence_penalty": 0.5}
+BANS = {"allowed_token_ids": [*range(0, 2000, 2)], "bad_words": [[28, 260], [198, 198], [260, 1000]]}
+RESUMED = {"repetition_penalty": 1.1, "frequency_penalty": 0.9, "presence_penalty": 0.5, **BANS}
 DRAWN = {"seed": 2**62 + 5, "temperature": 0.8, "top_k": 200, "top_p": 0.95, "min_p": 0.001}
 
 

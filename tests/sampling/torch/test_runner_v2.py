@@ -36,7 +36,8 @@ PENALTIES = {
     "frequency_penalty": 0.3,
     "presence_penalty": -0.6,
 }
-FULL: dict[str, Any] = {**PENALTIES, "min_p": 1e-6, "temperature": 0.9, "top_p": 0.9, "seed": 8}
+BANS: dict[str, Any] = {"allowed_token_ids": [*range(3, 30)], "bad_words": [[5, 8, 11], [8, 12], [13]]}
+FULL: dict[str, Any] = {**PENALTIES, **BANS, "min_p": 1e-6, "temperature": 0.9, "top_p": 0.9, "seed": 8}
 Logits = npt.NDArray[np.float64]
 
 
@@ -139,6 +140,12 @@ def ints(values: list[int]) -> Any:
     return torch.tensor(values, dtype=torch.int32)
 
 
+def drawn_words(rng: np.random.Generator, prompt: list[int]) -> list[list[int]]:
+    """Of few tokens, so that some are met; one ends what the prompt ends with."""
+    words = [rng.integers(0, VOCAB_SIZE, rng.integers(1, 4)).tolist() for _ in range(rng.integers(1, 12))]
+    return [*words, [*prompt[-int(rng.integers(1, 3)) :], int(rng.integers(VOCAB_SIZE))]]
+
+
 def drawn_extra_args(rng: np.random.Generator, prompt: list[int]) -> dict[str, Any]:
     """Each argument by itself there or not."""
     size = int(rng.integers(1, 6))
@@ -153,6 +160,8 @@ def drawn_extra_args(rng: np.random.Generator, prompt: list[int]) -> dict[str, A
         "top_k": int(rng.integers(1, 20)),
         "top_p": float(rng.uniform(0.3, 0.99)),
         "seed": int(rng.integers(2**63)),
+        "allowed_token_ids": rng.permutation(VOCAB_SIZE)[: rng.integers(1, 30)].tolist(),
+        "bad_words": drawn_words(rng, prompt),
         "num_output_before": int(rng.integers(0, len(prompt) + 1)),
     }
     return {name: value for name, value in choice.items() if rng.random() < 0.35}
@@ -224,7 +233,7 @@ def test_unused_costs_nothing() -> None:
         assert not runner.add(slot, Request(extra_args, [1]))
     assert not runner.add(3, Request({"top_p": 0.5, "temperature": 0.5}, [1]))  # no seed: nothing is drawn
     logits = np.ones((4, VOCAB_SIZE))
-    runner.processor._kernels = runner.processor._choose = None
+    runner.processor._kernels = runner.processor._choose = runner.processor._ban = None
     with sending_nothing(runner):
         assert runner.step(logits, {n: [] for n in range(4)}).tolist() == logits.tolist()
 
@@ -248,7 +257,7 @@ def test_the_batch_alone_decides_what_is_launched() -> None:
     runner.add(1, Request({}, [1, 2], [3]))
     runner.step(np.ones((2, VOCAB_SIZE)), {0: [], 1: []})
     logits = np.ones((1, VOCAB_SIZE))
-    runner.processor._kernels = runner.processor._choose = None
+    runner.processor._kernels = runner.processor._choose = runner.processor._ban = None
     with sending_nothing(runner):
         assert runner.step(logits, {1: []}).tolist() == logits.tolist()
 
@@ -263,6 +272,6 @@ def test_vllm_loads_the_class() -> None:
 
 def test_the_front_end_imports_no_kernel() -> None:
     """vLLM's front-end process imports the module to look at the class; kernels come with an object."""
-    heavy = "{'sampling.slots', 'sampling.kernels'} & sys.modules.keys()"
+    heavy = "{'sampling.slots', 'sampling.kernels', 'sampling.ban_kernels'} & sys.modules.keys()"
     code = f"import sampling.runner_v2, sys; sys.exit(len({heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from server.config.model import ModelSettings
 from server.contract.params import (
-    MAX_HELD_BACK,
     GenerationParams,
     StreamParams,
     candidate_seed,
@@ -18,6 +17,7 @@ from server.contract.params import (
     resolve_stream,
 )
 from server.contract.request import CompletionRequest
+from server.contract.values import MAX_HELD_BACK
 from server.errors import InvalidRequest
 
 NUMBERS = {
@@ -166,3 +166,42 @@ def test_ids_that_an_engine_can_hold_back(count: int, fields: dict[str, Any], al
     else:
         with pytest.raises(InvalidRequest, match=rf"stop_token_ids \({count} different ids\) must be"):
             resolved_for(body, eos_ids=(1, 2))
+
+
+def test_allowed_ids_have_one_that_may_come_first() -> None:
+    """With min_tokens an allowed id that only ends the text is none."""
+    body: dict[str, Any] = {"allowed_token_ids": [1, 2, 1], "stop_token_ids": [2], "max_tokens": 5}
+    assert resolved_for(body, eos_ids=(1,)).allowed_token_ids == (1, 2)
+    assert resolved_for(body | {"min_tokens": 1, "ignore_eos": True}, eos_ids=(1,)).min_tokens == 1
+    with pytest.raises(InvalidRequest, match="must have an id that does not end the text"):
+        resolved_for(body | {"min_tokens": 1}, eos_ids=(1,))
+
+
+def bad_words(words: list[str], ids: dict[str, list[int]]) -> tuple[tuple[int, ...], ...]:
+    request = CompletionRequest(model="m", prompt="a", bad_words=words)
+    return resolve(
+        request, ModelSettings(id="m", path=Path("m")), 300, ids_of=lambda text: ids[text]
+    ).bad_words
+
+
+def test_bad_words_are_read_as_vllm_does() -> None:
+    """A word also with a space before it, where that makes as many tokens, and others."""
+    ids = {"cat": [5, 6], " cat": [7, 6], "a": [8], " a": [9, 8], "b": [10], " b": [10]}
+    assert bad_words(["cat", " a", "b", "b"], ids) == ((5, 6), (7, 6), (8,), (10,))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["x"], "of tokens that the model has"),
+        (["cat", " \n"], "words of 1 to 256 characters"),
+        ([""], "words of 1 to 256 characters"),
+        (["c" * 257], "words of 1 to 256 characters"),
+        (["cat"] * 129, r"bad_words \(129 words\) must be at most 128"),
+    ],
+)
+def test_bad_words_that_are_none(words: list[str], said: str) -> None:
+    """One that the model cannot say, or that is no word, is refused; so are too many of them."""
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        bad_words(words, {"cat": [5], " cat": [6], "x": [300], " x": [1]})
+    assert caught.value.metadata == {"field": "bad_words"}
