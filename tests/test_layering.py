@@ -43,7 +43,7 @@ ROOMS = {
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
-        " streaming cors border openapi routes app"
+        " gathering streaming cors border openapi routes app"
     ),
     "server.process": (
         "descriptors port greeting adopted workers attached worker models reload control cluster serve"

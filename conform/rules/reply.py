@@ -106,3 +106,24 @@ def max_tokens_zero_with_echo(subject: Subject) -> None:
     seen = (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"])
     require(seen == (PROMPT, "length"), f"text and finish_reason are {shown(seen)}")
     require(reply["usage"]["completion_tokens"] == 0, f"usage is {reply['usage']}")
+
+
+@rule(
+    "reply.token-ids",
+    requests=3,
+    tokens=150,
+    differs={"openai": "there is no such field", "vllm": "the ids are null where they are not asked for"},
+)
+def token_ids(subject: Subject) -> None:
+    """`return_token_ids` adds the ids of prompt and completion to each choice, and only if it is asked."""
+    asked = GREEDY | {"ignore_eos": True, "prompt": [300, 400, 500]}
+    choice = subject.choice(**asked, return_token_ids=True)
+    prompt, ids = choice.pop("prompt_token_ids", None), choice.pop("token_ids", None) or []
+    require(prompt == asked["prompt"], f"prompt_token_ids is {shown(prompt)}")
+    require(len(ids) == 4, f"token_ids is {shown(ids)} for 4 tokens")
+    echoed = subject.choice(prompt=ids, max_tokens=1, echo=True)["text"]
+    require(
+        echoed.startswith(choice["text"]), f"{shown(ids)} are {shown(echoed)}, not {shown(choice['text'])}"
+    )
+    plain = subject.choice(**asked)
+    require(plain == choice, f"without it the choice is {shown(plain)}, not {shown(choice)}")

@@ -294,3 +294,15 @@ def obfuscation_is_accepted(subject: Subject) -> None:
     """`include_obfuscation` is accepted, and has no effect."""
     chunks = subject.chunks(**GREEDY, stream_options={"include_obfuscation": True})
     require("obfuscation" not in chunks[0], f"keys {sorted(chunks[0])}")
+
+
+@rule("stream.interval", requests=2, tokens=80, differs={"openai": "there is no such field"})
+def interval(subject: Subject) -> None:
+    """With `stream_interval` chunks between the first and the last have so many tokens, and say the same."""
+    asked: dict[str, Any] = GREEDY | {"max_tokens": 12, "return_token_ids": True}
+    whole = "".join(chunk["choices"][0]["text"] for chunk in subject.chunks(**asked))
+    chunks = [chunk["choices"][0] for chunk in subject.chunks(**asked, stream_interval=5)]
+    text = "".join(choice["text"] for choice in chunks)
+    require(text == whole, f"{shown(text)} is not {shown(whole)}")
+    sizes = [len(choice["token_ids"]) for choice in chunks]
+    require(len(sizes) <= 4 and all(size >= 5 for size in sizes[1:-1]), f"chunks of {sizes} tokens")

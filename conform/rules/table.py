@@ -90,6 +90,11 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"truncation_side": "left"}, {"truncation_side": "left"}),
         ({"add_special_tokens": False}, {"add_special_tokens": False}),
         ({"parse_special": False}, {"parse_special": False}),
+        ({"return_token_ids": True}, {"return_token_ids": True}),
+        ({"cache_salt": "0" * 128}, {"cache_salt": "0" * 128}),
+        ({"spaces_between_special_tokens": False}, {}),
+        ({"stream_interval": 7, "stream": True}, {}),
+        ({"stream_interval": 10**9}, {}),
         ({"priority": 1000}, {}),
         ({"user": "someone"}, {}),
         ({"suffix": None}, {}),
@@ -114,15 +119,16 @@ OUT_OF_RANGE: dict[str, list[tuple[Any, str]]] = {  # each out of its range, and
     "logprobs": [(value, "between 0 and 5") for value in (-1, 6)],
     "min_tokens": [(value, "between 0 and max_tokens") for value in (-1, 3)],
     "truncate_prompt_tokens": [(value, "1 or more") for value in (0, -2)],
+    "stream_interval": [(value, "1 or more") for value in (0, -1)],
     "priority": [*((value, "between -1000 and 1000") for value in (-1001, 1001)), (-1, "0 or more")],
 }
 INTEGERS = {
     "max_tokens", "n", "best_of", "seed", "top_k", "logprobs", "min_tokens", "truncate_prompt_tokens",
-    "priority",
+    "priority", "stream_interval",
 }  # fmt: skip
 BOOLEANS = (
     "stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "add_special_tokens",
-    "parse_special",
+    "parse_special", "return_token_ids", "spaces_between_special_tokens",
 )  # fmt: skip
 
 
@@ -167,6 +173,11 @@ def refused(vocab_size: int) -> list[Row]:
         *_rows(["bad_words"], [[""], ["a", " "]], "must be words"),
         ("bad_words", ["a"] * 129, "at most 128"),
         *_rows(["truncation_side"], ["", "both", 1, True], 'must be "left" or "right"'),
+        *_rows(
+            ["cache_salt"],
+            ["", "a@b", "a/b", "a\\b", "a\0", "a" * 129, 1, True, ["a"]],
+            "1 to 128 characters",
+        ),
         *_rows(["stream_options"], [1, True, [], "a"], "must be an object"),
         *_rows(["stream_options"], [{"include_usage": True}, {}], "must be null unless stream is true"),
         ("suffix", "x", "has no fill-in-the-middle template"),

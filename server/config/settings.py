@@ -54,6 +54,14 @@ class Settings(Section):
     slow_reader_timeout_s: float = Field(
         default=60.0, ge=0, description="How long a client may take nothing of its reply, s; 0 is for ever."
     )
+    stream_interval: int = Field(
+        default=1,
+        ge=1,
+        description="Tokens of a choice in each chunk of a stream; a request may ask for more.",
+    )
+    stream_interval_ms: float = Field(
+        default=0.0, ge=0, description="Time between two chunks of a stream, ms; 0: as they come."
+    )
     max_pending: int = Field(
         default=4096, ge=1, description="Candidates waiting or running per model; more is a 503."
     )

@@ -52,6 +52,8 @@ class GenerationParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    cache_salt: str | None = None  # what is cached of a prompt is for requests of the same one
     truncate_prompt_tokens: int | None = None  # -1: to what fits
     truncation_side: Side = "left"
     add_special_tokens: bool = True
@@ -60,11 +62,13 @@ class GenerationParams:
 
 @dataclass(frozen=True, slots=True)
 class StreamParams:
-    """How the reply travels. include_usage None: the usage rides on the last chunk that has a choice."""
+    """How the reply travels. include_usage None: the usage rides on the last chunk that has a choice.
+    interval: tokens of a choice in a chunk."""
 
     stream: bool = False
     include_usage: bool | None = None
     continuous_usage: bool = False
+    interval: int = 1
 
 
 def resolve(
@@ -141,6 +145,8 @@ def resolve(
         stop_token_ids=stop_token_ids,
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=_first(request.skip_special_tokens, True),
+        return_token_ids=bool(request.return_token_ids),
+        cache_salt=request.cache_salt,
         truncate_prompt_tokens=values.truncation(request.truncate_prompt_tokens),
         truncation_side=_first(request.truncation_side, "left"),
         add_special_tokens=_first(request.add_special_tokens, True),
@@ -148,15 +154,16 @@ def resolve(
     )
 
 
-def resolve_stream(request: CompletionRequest) -> StreamParams:
+def resolve_stream(request: CompletionRequest, least_interval: int = 1) -> StreamParams:
     """How the reply travels. Raises InvalidRequest for stream_options without stream."""
     options = request.stream_options
+    interval = max(least_interval, request.stream_interval or 1)
     if options is None:
-        return StreamParams(stream=bool(request.stream))
+        return StreamParams(stream=bool(request.stream), interval=interval)
     if not request.stream:
         raise InvalidRequest("stream_options must be null unless stream is true", "stream_options")
     return StreamParams(
-        True, options.include_usage, bool(options.include_usage and options.continuous_usage_stats)
+        True, options.include_usage, bool(options.include_usage and options.continuous_usage_stats), interval
     )
 
 

@@ -25,6 +25,8 @@ class ChoiceOut(_Out):
     text: str
     logprobs: LogprobsOut | None
     finish_reason: Literal["stop", "length"]
+    token_ids: list[int] | None = Field(None, description="there only with return_token_ids")
+    prompt_token_ids: list[int] | None = Field(None, description="there only with return_token_ids")
 
 
 class UsageOut(_Out):

@@ -143,6 +143,24 @@ class CompletionRequest(BaseModel):
     parse_special: Annotated[bool | None, BOOLEAN] = Field(
         None, description="default true; false: special tokens' names in a prompt are text like any other"
     )
+    spaces_between_special_tokens: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="either gives the same text: no tokenizer that is served puts any between them"
+    )
+    return_token_ids: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="default false; choices then have token_ids and prompt_token_ids"
+    )
+    stream_interval: Annotated[int | None, Rule("an integer", "1 or more")] = Field(
+        None, ge=1, description="tokens of a choice in each chunk of a stream, but the first and the last"
+    )
+    cache_salt: Annotated[
+        str | None, Rule("a string of 1 to 128 characters, none of which is @, /, \\ or NUL")
+    ] = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        pattern=r"^[^@/\\\x00]*$",
+        description="what is cached of a prompt is for requests of the same salt",
+    )
     priority: Annotated[int | None, Rule("an integer", "between -1000 and 1000")] = Field(
         None, ge=-1000, le=1000, description="default 0; lower ones come first, within what the key may ask"
     )

@@ -15,7 +15,6 @@ from server.errors import InvalidRequest
 # By name: the value that changes nothing. None: there is none but null, or leaving it out.
 NEUTRAL: dict[str, Any] = {
     # vLLM
-    "cache_salt": None,  # changes no text, but a client that sends one relies on it
     "early_stopping": False,
     "guided_choice": None,
     "guided_decoding_backend": None,
@@ -31,10 +30,7 @@ NEUTRAL: dict[str, Any] = {
     "prompt_logprobs": None,
     "repetition_detection": None,
     "response_format": {"type": "text"},
-    "return_token_ids": False,
     "return_tokens_as_token_ids": False,
-    "spaces_between_special_tokens": True,
-    "stream_interval": 1,
     "structured_outputs": None,
     "thinking_token_budget": None,
     "use_beam_search": False,

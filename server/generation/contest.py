@@ -109,7 +109,7 @@ class Contest:
     def _scanner(self) -> CandidateText | None:
         if not self._params.stop:
             return None
-        silent = replace(self._params, echo=False, num_logprobs=None)
+        silent = replace(self._params, echo=False, num_logprobs=None, return_token_ids=False)
         return CandidateText(0, self._prompt, silent, self._tokenizer)
 
     def _text(self, index: int, winner: Contestant) -> Delta:

@@ -35,7 +35,8 @@ class Logprobs:
 
 
 class Delta(msgspec.Struct, gc=False):  # made for each token, in a third of a dataclass's time
-    """What is new about a choice. num_tokens: generated for it; the prompt's do not count.
+    """What is new about a choice. num_tokens: generated for it; the prompt's do not count. token_ids: those,
+    where asked for; prompt_token_ids: with the first of them.
 
     Without text as long as a character, or what may be the start of a stop sequence, is not complete.
     """
@@ -45,6 +46,8 @@ class Delta(msgspec.Struct, gc=False):  # made for each token, in a third of a d
     logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
     num_tokens: int = 0
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +58,8 @@ class Choice:
     text: str = ""
     logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,13 @@ class CandidateText:
         self._params = params
         self._tokenizer = tokenizer
         self._prompt: PromptText | None = prompt if params.echo else None
+        self._prompt_ids = prompt.ids if params.return_token_ids else None
         self._detokenizer = Detokenizer(tokenizer, skip_special=params.skip_special_tokens)
         self._stops = StopMatcher(params.stop, include=params.include_stop)
         # Nothing to do but to make text of tokens, until the engine ends: by far the most that happens.
         self._is_plain = (
-            not (params.stop or params.echo or params.max_tokens == 0) and params.num_logprobs is None
+            not (params.stop or params.echo or params.return_token_ids or params.max_tokens == 0)
+            and params.num_logprobs is None
         )
         self._length = 0  # characters of text, echoed prompt included, that the tokens so far complete
 
@@ -99,6 +106,13 @@ class CandidateText:
             num_tokens = len(output.token_ids)
             self.num_tokens += num_tokens
             return Delta(self.index, text, None, None, num_tokens)
+        delta = self._delta(output)
+        if self._params.return_token_ids:
+            delta.token_ids = output.token_ids[: delta.num_tokens]
+            delta.prompt_token_ids, self._prompt_ids = self._prompt_ids, None
+        return delta
+
+    def _delta(self, output: EngineOutput) -> Delta:
         logprobs = None if self._params.num_logprobs is None else Logprobs()
         parts = []
         if self._prompt is not None:
@@ -177,6 +191,9 @@ def merged(deltas: list[Delta]) -> list[Delta]:
         texts.setdefault(delta.index, []).append(delta.text)
         whole.finish_reason = delta.finish_reason
         whole.num_tokens += delta.num_tokens
+        whole.prompt_token_ids = whole.prompt_token_ids or delta.prompt_token_ids
+        if delta.token_ids is not None:
+            whole.token_ids = [*(whole.token_ids or ()), *delta.token_ids]
         if delta.logprobs is not None:
             whole.logprobs = whole.logprobs or Logprobs()
             whole.logprobs.extend(delta.logprobs)
@@ -189,7 +206,14 @@ def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
     """The choices that a stream of deltas adds up to."""
     choices = [Choice(index) for index in range(num_choices)]
     for delta in merged(deltas):
-        choices[delta.index] = Choice(delta.index, delta.text, delta.logprobs, delta.finish_reason)
+        choices[delta.index] = Choice(
+            delta.index,
+            delta.text,
+            delta.logprobs,
+            delta.finish_reason,
+            delta.token_ids,
+            delta.prompt_token_ids,
+        )
     return choices
 
 

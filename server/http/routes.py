@@ -85,7 +85,8 @@ async def create_completion(request: Request) -> ASGIApp:
     reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
     deadline = _deadline(state.settings.request_timeout_s)
     if how.stream:
-        return EventStream(generation, _stream(generation, reply, how), deadline)
+        stream = _stream(generation, reply, how)
+        return EventStream(generation, stream, deadline, how.interval, state.settings.stream_interval_ms)
     response = await _whole(request, generation, reply, deadline)
     exchange.allowance.settle(generation.usage.total_tokens)
     return response
@@ -175,7 +176,7 @@ async def _generation(
     tokenizer = model.tokenizer
     known = tokenizer.eos_ids, tokenizer.special_ids, tokenizer.ids_of
     params = resolve(wanted, model.settings, model.vocab_size, *known)
-    how = resolve_stream(wanted)
+    how = resolve_stream(wanted, settings.stream_interval)
     prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of, requester, settings.request_timeout_s)
     return Generation(request_id, prompts, params, model.engine, tokenizer, requester), how

@@ -64,12 +64,21 @@ def error_frame(failure: RequestFailure) -> bytes:
 def _choice(choice: Choice | Delta) -> bytes:
     """The text is escaped by orjson; what is around it is always the same."""
     logprobs, reason = choice.logprobs, choice.finish_reason
-    return b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}' % (
+    return b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b%b}' % (
         choice.index,
         orjson.dumps(choice.text),
         b"null" if logprobs is None else _logprobs(logprobs),
         b"null" if reason is None else b'"%b"' % reason.encode(),
+        b"" if choice.token_ids is None else _token_ids(choice),
     )
+
+
+def _token_ids(choice: Choice | Delta) -> bytes:
+    """As vLLM's: the prompt's with the first chunk alone."""
+    ids = b',"token_ids":' + orjson.dumps(choice.token_ids)
+    if choice.prompt_token_ids is None:
+        return ids
+    return ids + b',"prompt_token_ids":' + orjson.dumps(choice.prompt_token_ids)
 
 
 def _logprobs(logprobs: Logprobs) -> bytes:
@@ -136,7 +145,7 @@ class Stream:
 
     def _chunk(self, delta: Delta) -> bytes:
         self._usage.completion_tokens += delta.num_tokens
-        if delta.logprobs is None and delta.finish_reason is None:
+        if delta.logprobs is None and delta.finish_reason is None and delta.token_ids is None:
             if not delta.text:
                 return b""
             if not self._include_usage:

@@ -19,6 +19,7 @@ from server.generation.candidates import Generation
 from server.generation.outputs import Delta, merged
 from server.http.disconnect import unless_client_leaves
 from server.http.eager import Rest, begin
+from server.http.gathering import Gathering
 from server.http.protocol import WRITE
 from server.http.sse import DONE, HEADERS, RESUMING, Stream, error_frame
 from server.http.state import exchange_of
@@ -33,14 +34,24 @@ class EventStream:
     the request's own task waits for the end alone.
 
     deadline: of the loop's clock. What fails before the first byte is raised, and has its own HTTP status.
+    interval, interval_ms: as Gathering's.
     """
 
-    def __init__(self, generation: Generation, stream: Stream, deadline: float | None) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        stream: Stream,
+        deadline: float | None,
+        interval: int = 1,
+        interval_ms: float = 0.0,
+    ) -> None:
         self._generation = generation
         self._stream = stream
         self._deadline = deadline
         self._is_started = False
         self._held: list[Delta] = []  # while the connection is full
+        gathers = interval > 1 or interval_ms > 0
+        self._gathering = Gathering(self._take, interval, interval_ms) if gathers else None
         self._catching_up: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,11 +60,13 @@ class EventStream:
         self._send, self._send_body = send, exchange.send
         self._write = scope.get("extensions", {}).get(WRITE, _cannot_write)
         self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
+        take = self._take if self._gathering is None else self._gathering.push
         try:
-            await unless_client_leaves(receive, self._generation.start(self._take), self._deadline)
+            await unless_client_leaves(receive, self._generation.start(take), self._deadline)
             if self._catching_up is not None:
                 await unless_client_leaves(receive, self._catching_up)
         except RequestFailure as failure:
+            self._let_go()
             if not self._is_started:
                 raise
             exchange.reason = failure.reason
@@ -61,6 +74,8 @@ class EventStream:
             await self._fail(receive, failure)
         finally:
             self._sign.cancel()
+            if self._gathering is not None:
+                self._gathering.close()
             self._generation.close()
             if self._catching_up is not None:
                 self._catching_up.cancel()
@@ -87,7 +102,13 @@ class EventStream:
         self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
         is_full = self._catching_up is not None and not self._catching_up.done()
         if self._generation.is_resuming and not is_full:
+            self._let_go()
             self._put(RESUMING)
+
+    def _let_go(self) -> None:
+        """Nothing is gathered where nothing more may come."""
+        if self._gathering is not None:
+            self._gathering.flush()
 
     async def _start(self, frames: bytes) -> None:
         await self._send({"type": "http.response.start", "status": 200, "headers": [*RAW_HEADERS]})

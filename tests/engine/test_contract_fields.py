@@ -48,3 +48,15 @@ def test_allowed_tokens_are_all_that_comes(client: Client) -> None:
     known = {" Paris", " the", ","}
     assert {name for choice in choices for name in choice["logprobs"]["tokens"]} == known
     assert [choice["finish_reason"] for choice in choices] == ["length", "length"]
+
+
+def test_a_cache_is_for_its_salt(client: Client) -> None:
+    """What is cached of a prompt is found by requests of the same salt alone."""
+    hits = f'vllm:prefix_cache_hits_total{{engine="0",model_name="{TINY}"}}'
+    prompt = [*range(1000, 1200)]
+    found = []
+    for salt in ("a", "a", "b", None):
+        before = client.metric(hits)
+        client.complete(**GREEDY | {"prompt": prompt, "max_tokens": 1}, cache_salt=salt)
+        found.append(client.metric(hits) - before > 0)
+    assert found == [False, True, False, False]

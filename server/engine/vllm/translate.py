@@ -33,7 +33,10 @@ def core_request(job: Job, client: int = 0) -> CoreRequest:
     """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
     prompt_ids, asked = (job.prompt_ids, _params(job)) if job.max_tokens else _scoring(job)
     now = time.monotonic()  # of all processes here; the time of day may be set back
-    return CoreRequest(job.id, prompt_ids, None, asked, None, now, client_index=client, priority=job.urgency)
+    salt, urgency = job.params.cache_salt, job.urgency
+    return CoreRequest(
+        job.id, prompt_ids, None, asked, None, now, cache_salt=salt, client_index=client, priority=urgency
+    )
 
 
 def _params(job: Job) -> CoreParams:

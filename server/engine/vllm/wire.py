@@ -44,7 +44,7 @@ class CoreRequest(msgspec.Struct, array_like=True):
     pooling_params: None
     arrival_time: float
     lora_request: None = None
-    cache_salt: None = None
+    cache_salt: str | None = None
     data_parallel_rank: int | None = None
     prompt_embeds: None = None
     prompt_is_token_ids: None = None

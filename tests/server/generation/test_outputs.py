@@ -368,3 +368,27 @@ def test_padding_is_no_text(bytes_tokenizer: Tokenizer) -> None:
     assert choice.text == ""
     assert choice.logprobs is not None
     assert choice.logprobs.tokens == [f"token_id:{VOCAB_SIZE - 1}"]
+
+
+# --- token ids ---------------------------------------------------------------------------------------------
+
+
+@given(IDS, st.lists(st.integers(1, 4), max_size=6))
+def test_ids_are_those_of_the_tokens(bytes_tokenizer: Tokenizer, ids: list[int], sizes: list[int]) -> None:
+    """However they come: the prompt's once, and of the completion those that belong to it."""
+    params, prompt = replace(PLAIN, return_token_ids=True), PromptText([5, 6])
+    candidate = CandidateText(0, prompt, params, bytes_tokenizer)
+    deltas = [candidate.push(output) for output in outputs(ids, sizes)]
+    assert [delta.prompt_token_ids for delta in deltas] == [[5, 6], *[None] * (len(deltas) - 1)]
+    (choice,) = fold(1, deltas)
+    assert (choice.prompt_token_ids, choice.token_ids) == ([5, 6], ids)
+    assert choice.text == told(bytes_tokenizer, PLAIN, outputs(ids, sizes)).text
+
+
+def test_ids_end_with_the_stop_sequence(bytes_tokenizer: Tokenizer) -> None:
+    """What an engine has sent beyond it belongs to no choice; an empty completion has none."""
+    ids = bytes_tokenizer.encode("abcdef")
+    stopped = replace(PLAIN, return_token_ids=True, stop=("cd",))
+    assert told(bytes_tokenizer, stopped, outputs(ids)).token_ids == ids[:4]
+    empty = replace(stopped, max_tokens=0)
+    assert told(bytes_tokenizer, empty, [EngineOutput([], finish_reason="length")]).token_ids == []

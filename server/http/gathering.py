@@ -1,0 +1,55 @@
+"""Fewer and larger chunks, where the request or the server asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from server.generation.outputs import Delta, merged
+
+
+class Gathering:
+    """Deltas of a choice are held until they are worth a chunk. The first and the last never are.
+
+    take: called with what is let go. tokens: at least so many in a chunk. interval_ms: at least so long
+    between two.
+    """
+
+    def __init__(self, take: Callable[[list[Delta]], None], tokens: int, interval_ms: float) -> None:
+        self._take = take
+        self._tokens = tokens
+        self._interval_s = interval_ms / 1000
+        self._held: list[Delta] = []
+        self._begun: set[int] = set()  # choices that have had a chunk
+        self._timer: asyncio.TimerHandle | None = None
+
+    def push(self, deltas: list[Delta]) -> None:
+        self._held = merged([*self._held, *deltas])
+        self._give([delta for delta in self._held if self._is_due(delta)])
+
+    def flush(self) -> None:
+        """All that is held."""
+        self._give(self._held)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _is_due(self, delta: Delta) -> bool:
+        if delta.finish_reason is not None or delta.index not in self._begun:
+            return True
+        return self._timer is None and delta.num_tokens >= self._tokens
+
+    def _give(self, deltas: list[Delta]) -> None:
+        if not deltas:
+            return
+        gone = {delta.index for delta in deltas}
+        self._held = [delta for delta in self._held if delta.index not in gone]
+        self._begun |= {delta.index for delta in deltas if delta.text or delta.logprobs or delta.token_ids}
+        if self._interval_s and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._on_time)
+        self._take(deltas)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self.push([])
