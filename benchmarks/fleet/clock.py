@@ -1,0 +1,43 @@
+"""An event loop whose time is not that of the world: it is at once what the next call waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _Nothing(selectors.SelectSelector):
+    """Never has anything to read. To wait for it is to let the time go by."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None:
+            raise RuntimeError("nothing will ever happen: a coroutine waits for what nobody does")
+        self.now += max(timeout, 0.0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """loop.time() is 0 at the beginning; seconds."""
+
+    def __init__(self) -> None:
+        self._nothing = _Nothing()
+        super().__init__(self._nothing)
+
+    def time(self) -> float:
+        return self._nothing.now
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """A callback has failed, and so has the run."""
+        raise context.get("exception") or RuntimeError(context["message"])
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As asyncio.run does, in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)

@@ -1,0 +1,31 @@
+"""Other ways to choose a replica, to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.engine.replica import Replica
+from server.engine.router import Router
+from server.engine.ticket import Route, Ticket
+
+
+class RoundRobin(Router):
+    """One after the other."""
+
+    _next = 0
+
+    def place(self, ticket: Ticket, replicas: Sequence[Replica], num_senders: int = 1) -> Replica:
+        self._next += 1
+        chosen = self.choice(replicas, self._next % len(replicas))
+        chosen.place(ticket, Route(chosen.number))
+        return chosen
+
+    def choice(self, replicas: Sequence[Replica], turn: int) -> Replica:
+        return replicas[turn]
+
+
+class LeastLoaded(RoundRobin):
+    """The one with the fewest jobs; of several, the next."""
+
+    def choice(self, replicas: Sequence[Replica], turn: int) -> Replica:
+        return min([*replicas[turn:], *replicas[:turn]], key=lambda one: len(one.placed))
