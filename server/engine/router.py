@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from server.engine.base import Job
 from server.engine.prefixes import BLOCK, Prefixes, chain
 from server.engine.replica import RENEWED, Replica
 from server.engine.ticket import Route, Ticket
@@ -22,12 +23,15 @@ from server.engine.ticket import Route, Ticket
 RUNNING = 16
 # What a first token costs if the prompt is there already, in tokens of a prompt.
 STEP = 64
-# What is computed anew delays others too: it counts so much more than waiting for what is being computed.
-ANEW = 2
+# What is computed anew delays others too, and takes cache from them: it counts so much more than waiting for
+# what is being computed. With less, a long queue makes copies of what others hold, and they a longer one
+# (docs/tried.md).
+ANEW = 3
 # Until it is measured: seconds for each token of a prompt, and for a whole job.
 TOKEN_S, JOB_S = 1e-4, 1.0
 SLOW = 2.0  # times as long between tokens as the others: below that, it is their batches that differ
-# Costs that differ by less are equal: then all processes that send to these replicas choose the same one.
+# Costs that differ by less are equal: then all processes that send to these replicas choose the same one. For
+# each of them: the more there are, the less one of them knows.
 ALIKE = 0.05
 
 
@@ -52,18 +56,21 @@ class Router:
 
     def place(self, ticket: Ticket, replicas: Sequence[Replica], num_senders: int = 1) -> Replica:
         """On one of these, which take jobs. num_senders: processes that send to them as this one does."""
-        prompt = [*ticket.job.prompt_ids, *ticket.delivered]
-        blocks = chain(prompt)
-        held = self.prefixes.held(blocks, [one.number for one in replicas])
+        job = ticket.job
+        prompt = [*job.prompt_ids, *ticket.delivered]
+        blocks = chain(prompt, before=_salt(job))
+        # For a prompt's own log-probabilities all of it is computed, whatever is there.
+        known = [] if job.prompt_logprobs and not ticket.delivered else blocks
+        held = self.prefixes.held(known, [one.number for one in replicas])
         left = {one: _left(len(prompt), held[one.number]) for one in replicas}
         slowness = _slowness(replicas)
         costs = {one: slowness(one) * self._cost(one, left[one], num_senders) for one in replicas}
-        limit = min(costs.values()) * (1 + ALIKE)
+        limit = min(costs.values()) * (1 + ALIKE * num_senders)
         first = blocks[0] if blocks else hash(tuple(prompt))
         alike = [one for one in replicas if costs[one] <= limit]
         chosen = max(alike, key=lambda one: hash((first, one.number)))
         self.prefixes.add(chosen.number, blocks)
-        num_ahead = STEP + left[chosen] + self._ahead(chosen)
+        num_ahead = STEP + left[chosen] + _ahead(chosen)
         chosen.place(
             ticket,
             Route(chosen.number, left[chosen], num_ahead, len(ticket.delivered), blocks, self._clock()),
@@ -90,21 +97,28 @@ class Router:
         self.estimate.job_s += RENEWED * (seconds - self.estimate.job_s)
         replica.measure(seconds, len(ticket.delivered) - route.num_before - 1)
         whole, blocks = [*ticket.job.prompt_ids, *ticket.delivered], route.blocks
-        more = chain(whole, before=blocks[-1] if blocks else 0, start=len(blocks) * BLOCK)
+        before = blocks[-1] if blocks else _salt(ticket.job)
+        more = chain(whole, before=before, start=len(blocks) * BLOCK)
         self.prefixes.add(replica.number, [*blocks, *more])
 
     def _cost(self, replica: Replica, num_left: int, num_senders: int) -> float:
         """Seconds until a first token, as far as can be told."""
-        ahead = num_senders * self._ahead(replica)
-        seconds = (STEP + ANEW * num_left + ahead) * self.estimate.prefill_s
+        seconds = (STEP + ANEW * num_left + _ahead(replica, num_senders)) * self.estimate.prefill_s
         if (over := len(replica.placed) + 1 - replica.num_places) > 0:
             seconds += over * self.estimate.job_s / replica.num_places
         return max(seconds, replica.waits_s)
 
-    @staticmethod
-    def _ahead(replica: Replica) -> int:
-        """What it has to do, in tokens of prompts."""
-        return replica.num_unread_tokens + RUNNING * len(replica.placed)
+
+def _ahead(replica: Replica, num_senders: int = 1) -> int:
+    """What it has to do, in tokens of prompts. Where others send as well, each has about as many jobs there;
+    of their prompts that wait nothing is known, which is the same for each replica."""
+    return replica.num_unread_tokens + num_senders * RUNNING * len(replica.placed)
+
+
+def _salt(job: Job) -> int:
+    """What the hashes of its blocks begin with: nothing is held in common with other salts."""
+    salt = job.params.cache_salt
+    return 0 if salt is None else int.from_bytes(salt.encode())
 
 
 def _left(num_tokens: int, num_blocks: int) -> int:
