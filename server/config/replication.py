@@ -36,6 +36,11 @@ class Replication(Section):
         gt=0,
         description="How long a request may wait for its first token, s: above, one more is started.",
     )
+    shrink_after_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="How long there have to be more than are needed before one is ended, s.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +17,6 @@ from tests.serving import TINY, Client, Server, serving, tiny_model, wait_for
 
 pytestmark = pytest.mark.timeout(280)
 ENGINE = "VLLM::EngineCore"  # as vLLM names its process
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    maker = Path(__file__).parents[1] / "tiny_llama.py"
-    subprocess.run([sys.executable, maker, folder], check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -58,13 +58,10 @@ class FrontEnd:
 class Keeper:
     """site: a Site, as JSON: the first front end's. address: of the cluster."""
 
-    def __init__(
-        self, site: str, address: str, gone_s: float = GONE_S, shrink_after_s: float = 300.0
-    ) -> None:
+    def __init__(self, site: str, address: str) -> None:
         self._site = Site.model_validate_json(site)
         logs.configure(self._site.log_level)
         self._address = address
-        self._gone_s = gone_s
         self._front_ends: dict[str, FrontEnd] = {}
         self._lonely_since = time.monotonic()
         self._ends = False
@@ -81,7 +78,7 @@ class Keeper:
                 most=model.replicas.max,
                 target_s=model.replicas.target_queue_s,
                 places=model.max_num_seqs,
-                shrink_after_s=shrink_after_s,
+                shrink_after_s=model.replicas.shrink_after_s,
                 wanted=min(max(found[number], model.replicas.min), model.replicas.max),
             )
             for number, model in self._served()
@@ -133,12 +130,12 @@ class Keeper:
     async def _look(self) -> None:
         now = time.monotonic()
         for name, one in [*self._front_ends.items()]:
-            if now - one.heard_at > self._gone_s:
-                log.warning("front end %s has said nothing for %g s, and is gone", name, self._gone_s)
+            if now - one.heard_at > GONE_S:
+                log.warning("front end %s has said nothing for %g s, and is gone", name, GONE_S)
                 await self._forget(name)
         if self._front_ends:
             self._lonely_since = now
-        elif now - self._lonely_since > self._gone_s:
+        elif now - self._lonely_since > GONE_S:
             log.warning("no front end is there any more; the engines end")
             await self._end()
             return

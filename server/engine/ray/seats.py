@@ -105,5 +105,6 @@ class ClusterEngine:
                 self._client, self._life = client, life
         finally:
             reached.cancel()
+            await asyncio.gather(reached, return_exceptions=True)
             if self._client is None:
                 client.close()
