@@ -4,9 +4,12 @@ dies. The nodes are processes on loopback, so what is not shown is a network tha
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,9 +30,17 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def first(nodes: Nodes, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of every front end. One of the keys has a limit."""
+    file = tmp_path_factory.mktemp("keys") / "keys.txt"
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("key", "tight")}
+    file.write_text(f"key {digests['key']}\ntight {digests['tight']} requests_per_minute=4\n")
+    return {"models": [tiny_model(model, replicas=2)], "api_keys_file": str(file)}
+
+
+@pytest.fixture(scope="module")
+def first(nodes: Nodes, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A front end."""
-    config = {"models": [tiny_model(model, replicas=2)]}
     with serving(tmp_path_factory.mktemp("first"), config, "--cluster", nodes.address) as server:
         wait_replicas(server.url(), 2)
         yield server
@@ -37,10 +48,9 @@ def first(nodes: Nodes, model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def second(
-    nodes: Nodes, model: Path, first: Server, tmp_path_factory: pytest.TempPathFactory
+    nodes: Nodes, config: dict[str, Any], first: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """Another one."""
-    config = {"models": [tiny_model(model, replicas=2)]}
     with serving(tmp_path_factory.mktemp("second"), config, "--cluster", nodes.address) as server:
         wait_replicas(server.url(), 2)
         yield server
@@ -77,19 +87,36 @@ def test_front_ends_share_the_engines(nodes: Nodes, first: Server, second: Serve
     assert len(texts) == 1
 
 
-def test_another_configuration_is_refused(nodes: Nodes, first: Server, model: Path, tmp_path: Path) -> None:
+def test_a_limit_holds_over_front_ends(first: Server, second: Server) -> None:
+    """What a key has used on one front end is used on the other one a second later."""
+    with Client(first.url(), "tight", TINY) as one, Client(second.url(), "tight", TINY) as other:
+        statuses = [one.ask(max_tokens=1).status_code for _ in range(3)]
+        time.sleep(2)
+        statuses += [other.ask(max_tokens=1).status_code for _ in range(2)]
+        time.sleep(2)
+        statuses.append(one.ask(max_tokens=1).status_code)
+    assert statuses == [200, 200, 200, 200, 429, 429]
+
+
+def test_another_configuration_is_refused(
+    nodes: Nodes, config: dict[str, Any], first: Server, model: Path, tmp_path: Path
+) -> None:
     """A front end whose models are not those of the cluster does not start, and says what differs."""
-    config = {"models": [tiny_model(model, replicas=2, max_num_seqs=8)]}
-    with serving(tmp_path, config, "--cluster", nodes.address) as server:
+    other = config | {"models": [tiny_model(model, replicas=2, max_num_seqs=8)]}
+    with serving(tmp_path, other, "--cluster", nodes.address) as server:
         assert server.process.wait(60) == 2
     assert "models[tests/tiny-llama].max_num_seqs is 256 there and 8 here" in server.said()
 
 
 def test_a_front_end_that_is_killed_costs_the_others_nothing(
-    nodes: Nodes, model: Path, first: Server, second: Server, undisturbed: list[str], tmp_path: Path
+    nodes: Nodes,
+    config: dict[str, Any],
+    first: Server,
+    second: Server,
+    undisturbed: list[str],
+    tmp_path: Path,
 ) -> None:
     """kill -9 of one, with streams of its own: what the others stream is as if nothing had been."""
-    config = {"models": [tiny_model(model, replicas=2)]}
     with serving(tmp_path, config, "--cluster", nodes.address) as third:
         wait_replicas(third.url(), 2)
         lost, kept = Streams([third.url()], 16, 480), Streams([first.url(), second.url()])
