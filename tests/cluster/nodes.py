@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from server.process.cluster import QUIET
 from tests.serving import wait_for
 
 START_S = 60.0
+# As Ray and vLLM name their processes.
+ENGINE, ACTOR, KEEPER = "VLLM::EngineCore", "ray::EngineActor", "ray::Keeper"
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # No worker is started before an actor needs one, and a node that is gone is noticed within seconds.
 ENVIRON = QUIET | {
@@ -76,6 +78,22 @@ class Nodes:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def kill_head(self) -> Callable[[], None]:
+        """As when its machine loses its power. Returns what starts its GCS again, with the same storage: a
+        whole node would not start here, because it finds the others' processes and takes them for its own."""
+        gcs = self.nodes[0].find("gcs_server")
+        command, environ = gcs.cmdline(), gcs.environ()
+        self.nodes[0].kill()
+
+        def again() -> None:
+            with (self.folder / "gcs.log").open("wb") as out:
+                process = subprocess.Popen(
+                    command, stdout=out, stderr=subprocess.STDOUT, env=environ, start_new_session=True
+                )
+            self.nodes[0] = Node(process, self.folder / "gcs.log")
+
+        return again
+
     def add(self, num_cpus: int = 1, *more: str) -> Node:
         """A further node; the first one is the head."""
         head = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
@@ -116,6 +134,21 @@ def ray_nodes(*num_cpus: int, environ: dict[str, str] | None = None) -> Iterator
             with contextlib.suppress(psutil.NoSuchProcess):
                 node.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def engines(node: Node) -> list[psutil.Process]:
+    """The processes of engines on that node."""
+    return named(node, ENGINE)
+
+
+def named(node: Node, title: str) -> list[psutil.Process]:
+    """The processes on that node whose title begins so."""
+    found = []
+    for process in node.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                found.append(process)
+    return found
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@ dies. The nodes are processes on loopback, so what is not shown is a network tha
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import signal
 import time
@@ -11,15 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.cluster.nodes import Node, Nodes, ray_nodes
+from tests.cluster.nodes import Nodes, engines, ray_nodes
 from tests.cluster.streams import Streams, num_ready, replicas, wait_replicas, wait_running
 from tests.serving import TINY, Client, Server, serving, tiny_model, wait_for
 
 pytestmark = pytest.mark.timeout(280)
-ENGINE = "VLLM::EngineCore"  # as vLLM names its process
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("key", "tight")}
     file.write_text(f"key {digests['key']}\ntight {digests['tight']} requests_per_minute=4\n")
-    return {"models": [tiny_model(model, replicas=2)], "api_keys_file": str(file)}
+    return {"models": [tiny_model(model, replicas=2, max_model_len=1024)], "api_keys_file": str(file)}
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +54,9 @@ def second(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(second: Server, first: Server) -> list[str | Exception]:
+def undisturbed(second: Server, first: Server) -> list[str | BaseException]:
     """What the streams say when nothing happens."""
     return Streams([first.url(), second.url()]).results()
-
-
-def engines(node: Node) -> list[psutil.Process]:
-    """The processes of engines on that node."""
-    found = []
-    for process in node.processes():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.cmdline()[:1] == [ENGINE]:
-                found.append(process)
-    return found
 
 
 def test_replicas_lie_where_there_is_room(nodes: Nodes, first: Server) -> None:
@@ -102,7 +89,7 @@ def test_another_configuration_is_refused(
     nodes: Nodes, config: dict[str, Any], first: Server, model: Path, tmp_path: Path
 ) -> None:
     """A front end whose models are not those of the cluster does not start, and says what differs."""
-    other = config | {"models": [tiny_model(model, replicas=2, max_num_seqs=8)]}
+    other = config | {"models": [tiny_model(model, replicas=2, max_model_len=1024, max_num_seqs=8)]}
     with serving(tmp_path, other, "--cluster", nodes.address) as server:
         assert server.process.wait(60) == 2
     assert "models[tests/tiny-llama].max_num_seqs is 256 there and 8 here" in server.said()
@@ -123,7 +110,7 @@ def test_a_front_end_that_is_killed_costs_the_others_nothing(
         wait_for(lambda: any(one["running"] for one in replicas(third.url()).values()), 30)
         third.process.kill()
         assert kept.results() == undisturbed
-        assert all(isinstance(one, Exception) for one in lost.results())
+        assert all(isinstance(one, BaseException) for one in lost.results())
 
 
 def test_an_engine_that_is_killed_costs_no_stream(
