@@ -27,7 +27,7 @@ ROOMS = {
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args sections replication model settings loading changes",
     "server.text": "files tables encoding tokenizer long detokenizer stops",
-    "server.contract": "request reply unsupported values params",
+    "server.contract": "request tokens reply unsupported values params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
@@ -43,7 +43,7 @@ ROOMS = {
     "server.generation": "outputs prompts contest candidates",
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
-        " gathering streaming cors border openapi routes app"
+        " gathering streaming cors border openapi routes tokens app"
     ),
     "server.process": (
         "descriptors port greeting adopted workers attached worker models reload control cluster serve"

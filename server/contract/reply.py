@@ -56,6 +56,25 @@ class Model(_Out):
     output_token_price_per_m: int
 
 
+class ModelDetails(Model):
+    vocab_size: int = Field(description="token ids are below it")
+    bos_token_id: int | None
+    eos_token_ids: list[int] = Field(description="those that end a completion")
+    special_tokens: dict[str, int] = Field(description="ids of the special tokens by their names")
+
+
+class Tokenized(_Out):
+    count: int
+    max_model_len: int = Field(description="most tokens of prompt and completion")
+    tokens: list[int]
+    token_strs: list[str] | None = Field(description="null unless asked for")
+    token_offsets: list[tuple[int, int]] | None = Field(None, description="there only if asked for")
+
+
+class Detokenized(_Out):
+    prompt: str
+
+
 class ModelList(_Out):
     object: Literal["list"]
     data: list[Model]

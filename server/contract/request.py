@@ -8,7 +8,7 @@ wrong.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -56,10 +56,24 @@ class StreamOptions(BaseModel):
     include_obfuscation: Annotated[bool | None, BOOLEAN] = Field(None, description="accepted without effect")
 
 
-class CompletionRequest(BaseModel):
-    """The body of POST /v3/openai/completions. null means "not given" for every optional field."""
+class Shape(BaseModel):
+    """A body, in which null means "not given" for every optional field."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    model: Annotated[str, STRING]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in data.items() if value is not None}
+
+
+S = TypeVar("S", bound=Shape)
+
+
+class CompletionRequest(Shape):
+    """The body of POST /v3/openai/completions. null means "not given" for every optional field."""
 
     model: Annotated[str, STRING] = Field(examples=["smollm2-135m-instruct"])
     prompt: Annotated[
@@ -169,13 +183,13 @@ class CompletionRequest(BaseModel):
         None, description="only for models with a fill-in-the-middle template"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in data.items() if value is not None}
-
 
 def parse_request(body: bytes) -> CompletionRequest:
+    """As parse_body."""
+    return parse_body(body, CompletionRequest)
+
+
+def parse_body(body: bytes, shape: type[S]) -> S:
     """The request in a body of JSON.
 
     Raises InvalidRequest, which names field, value and rule. A JSON number that is not finite is refused by
@@ -188,10 +202,10 @@ def parse_request(body: bytes) -> CompletionRequest:
     if not isinstance(data, dict):
         raise InvalidRequest("the body must be a JSON object")
     try:
-        return CompletionRequest.model_validate(data)
+        return shape.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        raise _refusal(data, first["type"], first["loc"]) from None
+        raise _refusal(shape, data, first["type"], first["loc"]) from None
 
 
 def shown(value: Any) -> str:
@@ -203,9 +217,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
 
 
-def _refusal(data: dict[str, Any], error_type: str, loc: tuple[int | str, ...]) -> InvalidRequest:
+def _refusal(
+    shape: type[Shape], data: dict[str, Any], error_type: str, loc: tuple[int | str, ...]
+) -> InvalidRequest:
     field = str(loc[0])
-    name, value, rule = field, data.get(field), _rule(CompletionRequest, field)
+    name, value, rule = field, data.get(field), _rule(shape, field)
     if value is None:
         return InvalidRequest(f"{field} is required", field)
     if len(loc) > 1 and field == "stream_options":

@@ -52,6 +52,17 @@ class ServedModel:
             "output_token_price_per_m": 0,
         }
 
+    def details(self) -> dict[str, Any]:
+        """As GET …/models/{id} shows it: with what a client has to know to count and name tokens."""
+        tokenizer = self.tokenizer
+        return {
+            **self.entry(),
+            "vocab_size": self.vocab_size,
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_ids": list(tokenizer.eos_ids),
+            "special_tokens": dict(tokenizer.special_ids),
+        }
+
 
 def load_models(
     settings: Settings, make_vllm: Callable[[int, ModelSettings, int, int], Engine]

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 # The hosted service answers under the first four alike; /v1 is for everyone else. Inside, all are the first.
 PREFIXES = ("/v3/openai", "/v3/openai/v1", "/openai/v1", "/openai", "/v1")
 API = PREFIXES[0]
-PREFIX = re.compile(f"({'|'.join(PREFIXES)})(?=/(?:completions|models)(?:/|$))")
+PREFIX = re.compile(f"({'|'.join(PREFIXES)})(?=/(?:completions|models|tokenize|detokenize)(?:/|$))")
+BARE = ("/tokenize", "/detokenize")  # where vLLM has them
 
 MAX_REQUEST_ID_CHARS = 128
 CLIENT_LEFT = 499  # nginx's number, for the log alone: nobody is there to read it
@@ -133,6 +134,8 @@ def _routed(scope: Scope) -> Scope:
     path, method = scope["path"], scope["method"]
     if match := PREFIX.match(path):
         path = API + path[match.end() :]
+    elif path in BARE:
+        path = API + path
     return {**scope, "path": path, "method": "GET" if method == "HEAD" else method}
 
 

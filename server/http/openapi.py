@@ -16,8 +16,10 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from server.contract.reply import Completion, ErrorBody
-from server.contract.request import CompletionRequest
+from server.contract.request import CompletionRequest, Shape
+from server.contract.tokens import DetokenizeRequest, TokenizeRequest
 
+SHAPES: tuple[type[Shape], ...] = (CompletionRequest, TokenizeRequest, DetokenizeRequest)
 REF = "#/components/schemas/{model}"
 EVENT = (
     'data: {"id":"…","object":"text_completion","created":1790000000,"model":"…","choices":[{"index":0,'
@@ -76,12 +78,15 @@ OF_MODEL = WITH_KEY | {
         }
     ]
 }
-COMPLETION_EXTRA = WITH_KEY | {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": REF.format(model="CompletionRequest")}}},
-    }
-}
+TOKENS_RESPONSES = _errors(400, 401, 403, 404, 408, 413, 415, 429)
+
+
+def _of_body(shape: type[Shape]) -> dict[str, Any]:
+    schema = {"$ref": REF.format(model=shape.__name__)}
+    return WITH_KEY | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+COMPLETION_EXTRA, TOKENIZE_EXTRA, DETOKENIZE_EXTRA = map(_of_body, SHAPES)
 
 
 def describe(app: FastAPI) -> None:
@@ -108,8 +113,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes
         )
         components = document.setdefault("components", {})
-        request = CompletionRequest.model_json_schema(ref_template=REF)
-        components.setdefault("schemas", {}).update(request.pop("$defs", {}), CompletionRequest=request)
+        for shape in SHAPES:
+            request = shape.model_json_schema(ref_template=REF)
+            components.setdefault("schemas", {}).update(request.pop("$defs", {}), **{shape.__name__: request})
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
             operation["responses"].pop("422", None)  # FastAPI's own refusal, which our routes never send
         for unused in ("HTTPValidationError", "ValidationError"):

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.access.terms import Key
 from server.config.settings import Settings
 from server.contract.params import StreamParams, resolve, resolve_stream
-from server.contract.reply import Model, ModelList
+from server.contract.reply import ModelDetails, ModelList
 from server.contract.request import CompletionRequest, parse_request
 from server.engine.base import Requester, Status
 from server.engine.served import ServedModel
@@ -99,7 +99,9 @@ async def list_models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": [model.entry() for model in state.models.values()]})
 
 
-@api.get("/models/{model_id:path}", response_model=Model, responses=MODEL_RESPONSES, openapi_extra=OF_MODEL)
+@api.get(
+    "/models/{model_id:path}", response_model=ModelDetails, responses=MODEL_RESPONSES, openapi_extra=OF_MODEL
+)
 async def get_model(request: Request) -> Response:
     state = state_of(request)
     state.keyring.authenticate(request.headers.get("authorization"))
@@ -107,7 +109,7 @@ async def get_model(request: Request) -> Response:
     model = state.models.get(model_id)
     if model is None:
         raise ModelNotFound(model_id)
-    return JSONResponse(model.entry())
+    return JSONResponse(model.details())
 
 
 @operations.get("/health", responses=HEALTH_RESPONSES)

@@ -32,7 +32,7 @@ PLAIN = Reading()
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A prompt's ids. is_whole: none were left out. starts: where in the prompt's characters the text of each
-    token begins, where that was asked for. had_two: of two BOS one was left out.
+    token begins, where that was asked for; ends: where it ends. had_two: of two BOS one was left out.
 
     A token inside a character begins where the character does, and one that the post-processor adds stands
     between its neighbours.
@@ -41,7 +41,15 @@ class Encoded:
     ids: list[int]
     is_whole: bool = True
     starts: list[int] | None = None
+    ends: list[int] | None = None
     had_two: bool = False
+
+    @property
+    def spans(self) -> list[tuple[int, int]] | None:
+        """Where each token begins and ends, where that was asked for."""
+        return (
+            None if self.starts is None or self.ends is None else [*zip(self.starts, self.ends, strict=True)]
+        )
 
 
 def encoded(encoding: tokenizers.Encoding, how: Reading, bos_id: int | None) -> Encoded:
@@ -50,7 +58,8 @@ def encoded(encoding: tokenizers.Encoding, how: Reading, bos_id: int | None) -> 
     has_two = how.single_bos and ids[:2] == [bos_id, bos_id] and bool(is_added[0]) and not is_added[1]
     first = 1 if has_two else 0
     if how.keep is None or len(ids) - first <= how.keep:
-        return Encoded(ids[first:], True, _starts(encoding)[first:] if how.with_starts else None, has_two)
+        starts, ends = _places(encoding) if how.with_starts else (None, None)
+        return Encoded(ids[first:], True, starts and starts[first:], ends and ends[first:], has_two)
     return Encoded(_cut(ids[first:], is_added[first:], how.keep, how.side), is_whole=False, had_two=has_two)
 
 
@@ -68,10 +77,11 @@ def _cut(ids: list[int], is_added: list[int], keep: int, side: Side) -> list[int
     return [i for k, (i, added) in enumerate(zip(ids, is_added, strict=True)) if added or k > last][-keep:]
 
 
-def _starts(encoding: tokenizers.Encoding) -> list[int]:
-    starts, start, end = [], 0, 0
+def _places(encoding: tokenizers.Encoding) -> tuple[list[int], list[int]]:
+    starts, ends, start, end = list[int](), list[int](), 0, 0
     for (first, behind), is_added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True):
         start = max(start, end if is_added else first)
         end = max(end, behind)
         starts.append(start)
-    return starts
+        ends.append(start if is_added else max(start, behind))
+    return starts, ends

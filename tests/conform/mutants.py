@@ -314,7 +314,9 @@ MUTANTS: dict[str, Wrong] = {
     "http.head": status(405, lambda exchange: exchange.method == "HEAD"),
     "http.models": _without("object"),
     "http.model-entry": status(404),
-    "http.models-hosted-fields": _set("more", 1),
+    "http.models-hosted-fields": body(lambda whole, _: [one.update(more=1) for one in whole.get("data", [])]),
+    "http.model-details": _set("vocab_size", 7),
+    "http.tokenize": _set("max_model_len", 7),
     "http.unknown-model-entry": ANSWERED,
     "http.*": DRIFT,
 }
