@@ -41,9 +41,10 @@ ROOMS = {
     "server.engine.ray": "messages site scaling actor keeper seats agent",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
+    "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
-        " gathering streaming cors border openapi routes tokens app"
+        " gathering streaming cors page border openapi routes tokens app"
     ),
     "server.process": (
         "descriptors port greeting adopted workers attached worker models reload control cluster serve"

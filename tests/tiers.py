@@ -18,6 +18,7 @@ HEAVY = frozenset({"cryptography", "torch", "transformers", "triton", "vllm"})
 # Folders whose tests need more than the server's own packages, and what, or take long. All others are fast.
 SLOW = {
     "airgap": "vLLM, root, tcpdump, network namespaces",
+    "browser": "Chromium",
     "bundle": "cryptography",
     "chaos": "vLLM, root, gcc",
     "clients": "vLLM, nginx, npm, 3 GB of disk for the clients",

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic_core import CoreSchema
 
 from server.errors import InvalidRequest
 
@@ -35,6 +36,15 @@ class Rule:
 
     kind: str
     limits: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.limits}" if self.limits else self.kind
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """In /openapi.json too, where the page at / has it from."""
+        return {**handler(schema), "x-rule": str(self)}
 
 
 BOOLEAN = Rule("true or false")
@@ -229,7 +239,7 @@ def _refusal(
     elif len(loc) > 1 and field == "logit_bias":
         name, value, rule = f"{field}[{shown(loc[1])}]", value[loc[1]], BIAS
     only_value = error_type.startswith(("greater_than", "less_than"))
-    words = rule.limits if only_value and rule.limits else f"{rule.kind}, {rule.limits}".rstrip(", ")
+    words = rule.limits if only_value and rule.limits else str(rule)
     return InvalidRequest(f"{name} (current value: {shown(value)}) must be {words}", field)
 
 

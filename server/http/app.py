@@ -18,6 +18,7 @@ from server.http import routes, tokens
 from server.http.border import API, Border
 from server.http.metrics import Metrics
 from server.http.openapi import describe
+from server.http.page import add_pages
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, AttestedElsewhere
@@ -80,4 +81,5 @@ def build_app(
     app.include_router(tokens.tokens, prefix=API)
     app.include_router(routes.operations)
     describe(app)
+    add_pages(app)
     return app

@@ -27,6 +27,7 @@ from server.errors import (
 from server.http.cors import CrossOrigin
 from server.http.disconnect import ClientLeft
 from server.http.failures import response_to
+from server.http.page import FILES
 from server.http.ratelimits import headers_of
 from server.http.state import Exchange, State, exchange_of
 from server.observe.logs import log_request
@@ -110,8 +111,8 @@ class Border:
         path = exchange.path
         if path.endswith("/completions"):
             self.state.record(exchange)
-        elif path in ("/health", "/ready", "/metrics"):
-            return  # probes would fill the log
+        elif path in ("/health", "/ready", "/metrics") or path.startswith(FILES):
+            return  # probes would fill the log, and a page that is opened would be twenty lines
         usage = exchange.usage
         log_request(
             id=exchange.request_id,

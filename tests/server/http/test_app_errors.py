@@ -64,7 +64,7 @@ async def test_unknown_model(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "error"),
     [
-        ("GET", "/", (404, "NOT_FOUND")),
+        ("GET", "/nothing", (404, "NOT_FOUND")),
         ("POST", "/v1/chat/completions", (404, "NOT_FOUND")),
         ("POST", "/v1/completions/", (404, "NOT_FOUND")),
         ("GET", "/v1/completions", (405, "METHOD_NOT_ALLOWED")),

@@ -1,0 +1,57 @@
+"""The pages at / and /status: the files of server/page, under a policy that lets nothing else in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from importlib.resources import files
+from pathlib import PurePath
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+FILES = "/page/"  # where the pages find the rest
+PAGES = {"index.html": "/", "status.html": "/status"}
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# No inline script or style, nothing from elsewhere, no frame around the page. With trusted types no text
+# becomes markup, whatever a model says.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+    " require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+
+def add_pages(app: FastAPI) -> None:
+    """Give the application its pages. They need no key: what they show, they ask for with the reader's."""
+    for name, content in _files():
+        headers = {
+            "content-type": TYPES[PurePath(name).suffix],
+            "content-security-policy": POLICY,
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-cache",  # ask each time whether it is still this one
+            "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+        }
+        path = PAGES.get(name, FILES + name)
+        app.add_route(path, partial(_answer, content, headers), methods=["GET"], include_in_schema=False)
+
+
+def _files() -> Iterator[tuple[str, bytes]]:
+    for file in files("server.page").iterdir():
+        if PurePath(file.name).suffix in TYPES:
+            yield file.name, file.read_bytes()
+
+
+async def _answer(content: bytes, headers: dict[str, str], request: Request) -> Response:
+    known = request.headers.get("if-none-match", "")
+    if headers["etag"] in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers)

@@ -1,0 +1,170 @@
+/** One request and its reply on the page: what was asked, how fast it comes, its choices side by side, how it failed. */
+
+import { count, el, seconds, signed } from "./dom.js";
+import { Refusal, complete } from "./endpoint.js";
+import { Reply } from "./reply.js";
+import { TokenView, legend } from "./tokens.js";
+
+const RESUMING = "The engine was lost. The stream goes on as soon as the next one is ready.";
+
+export class Side {
+  #controller = null;
+  #cards = [];
+  #frame = null;
+
+  /** onField: told which field the server has refused. */
+  constructor(element, onField) {
+    this.element = element;
+    this.onField = onField;
+    this.reply = new Reply();
+  }
+
+  stop() {
+    this.#controller?.abort();
+  }
+
+  /** Ask, and show what comes. request: of playground.js. Resolves to a sentence on how it went; never rejects. */
+  async run({ body, key, title, asked, promptLength }) {
+    this.#begin(title);
+    Object.assign(this, { asked, promptLength });
+    const started = performance.now();
+    const times = { started, first: null, last: null };
+    try {
+      for await (const event of complete(body, key, this.#controller.signal)) {
+        if (event.requestId) this.requestId = event.requestId;
+        this.waiting.textContent = event.isResuming ? RESUMING : "";
+        if (!event.chunk) continue;
+        times.last = performance.now();
+        times.first ??= times.last;
+        this.reply.add(event.chunk);
+        this.#draw(times);
+      }
+      return this.#end(times, "Done");
+    } catch (error) {
+      if (error.name === "AbortError") return this.#end(times, "Stopped");
+      this.#end(times, "Failed");
+      return this.#fail(error);
+    }
+  }
+
+  #begin(title) {
+    this.#controller = new AbortController();
+    this.#cards = [];
+    this.reply = new Reply();
+    this.requestId = "";
+    this.facts = el("p", { className: "facts" }, "…");
+    this.waiting = el("p", { className: "waiting", role: "status" });
+    this.choices = el("div", { className: "choices" });
+    this.element.replaceChildren(el("h2", {}, title), this.facts, this.waiting, this.choices);
+    this.element.ariaBusy = "true";
+  }
+
+  /** At most once a frame, however many chunks come. */
+  #draw(times) {
+    this.#frame ??= requestAnimationFrame(() => {
+      this.#frame = null;
+      this.#show(times);
+    });
+  }
+
+  #show(times) {
+    for (const choice of this.reply.choices) {
+      this.#cards[choice.index] ??= this.#card(choice);
+      this.#cards[choice.index].update();
+    }
+    this.facts.textContent = this.#facts(times);
+  }
+
+  #card(choice) {
+    const name = this.#nameOf(choice.index);
+    const head = el("p", { className: "card-head" });
+    const view = this.asked.logprobs === null ? null : new TokenView(choice, `${name}, token by token`);
+    const text = view?.element ?? el("div", { className: "text" });
+    this.choices.append(el("article", { className: "card", ariaLabel: name }, head, text));
+    const update = () => {
+      if (view) view.update(this.promptLength);
+      else text.textContent = choice.text;
+      head.textContent = this.#headOf(choice, name);
+    };
+    return { update, view, head, text };
+  }
+
+  /** index = prompt number × n + rank. */
+  #nameOf(index) {
+    const rank = `Candidate ${(index % this.asked.n) + 1}`;
+    return this.asked.numPrompts > 1 ? `Prompt ${Math.floor(index / this.asked.n) + 1}, ${rank.toLowerCase()}` : rank;
+  }
+
+  #headOf(choice, name) {
+    const from = this.#from(choice);
+    const mean = choice.mean(from);
+    const parts = [
+      this.reply.choices.length > 1 ? name : "",
+      choice.tokens.length ? count(choice.tokens.length - from, "token") : "",
+      mean === null ? "" : `mean ${signed(mean)}`,
+      mean !== null && this.#isScored(choice) ? `perplexity ${Math.exp(-mean).toPrecision(3)}` : "",
+    ];
+    return parts.filter(Boolean).join(" · ");
+  }
+
+  /** Whether all of it is an echoed prompt. */
+  #isScored(choice) {
+    return choice.numGiven(this.promptLength) === choice.tokens.length;
+  }
+
+  /** The first token that counts: of an echoed prompt none does, unless there is nothing else. */
+  #from(choice) {
+    return this.#isScored(choice) ? 0 : choice.numGiven(this.promptLength);
+  }
+
+  #facts({ started, first, last }) {
+    if (first === null) return "";
+    const { usage } = this.reply;
+    const numTokens = usage?.completion_tokens ?? this.reply.numTokens;
+    const rate = this.asked.isStream && last - first > 1 ? ((numTokens - 1) / (last - first)) * 1000 : null;
+    const parts = [
+      count(numTokens, "token"),
+      this.asked.isStream ? `first after ${seconds(first - started)}` : "",
+      rate === null ? "" : `${rate.toPrecision(3)} tokens/s`,
+      `${seconds(last - started)} in all`,
+      usage ? `prompt of ${count(usage.prompt_tokens, "token")}` : "",
+    ];
+    return parts.filter(Boolean).join(" · ");
+  }
+
+  #end(times, how) {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = null;
+    this.#show(times);
+    this.element.ariaBusy = "false";
+    this.waiting.textContent = "";
+    const best = this.reply.best((choice) => this.#from(choice));
+    for (const choice of this.reply.choices) this.#finish(choice, this.#cards[choice.index], choice === best, how);
+    const { choices } = this.reply;
+    if (choices.some((choice) => choice.tokens.length)) this.element.append(legend());
+    if (this.asked.numHidden) this.element.append(el("p", { className: "note" }, this.asked.numHidden));
+    if (this.requestId) this.element.append(el("p", { className: "note" }, `request ${this.requestId}`));
+    return choices.length ? `${how}: ${this.facts.textContent}` : how;
+  }
+
+  #finish(choice, { view, head, text }, isBest, how) {
+    const stop = choice.stopIn(this.asked.stops);
+    if (stop && view) view.markEnd([...stop].length);
+    else if (stop) text.replaceChildren(choice.text.slice(0, -stop.length), el("mark", {}, stop));
+    const ended = stop ? `stop sequence ${JSON.stringify(stop)}` : (ENDS[choice.finish] ?? how.toLowerCase());
+    head.append(el("span", { className: "end" }, ended));
+    if (isBest) head.append(el("span", { className: "best" }, "best mean"));
+  }
+
+  #fail(error) {
+    const isRefusal = error instanceof Refusal;
+    const title = isRefusal ? `${error.code} ${error.reason}` : "No reply";
+    const message = isRefusal ? error.message : `${error.message} Is the server still there?`;
+    const box = el("div", { className: "error", role: "alert" }, el("h3", {}, title), el("p", {}, message));
+    this.element.insertBefore(box, this.choices);
+    if (error.field) this.onField(error.field);
+    return title;
+  }
+}
+
+const ENDS = { length: "max_tokens reached", stop: "end of text" };

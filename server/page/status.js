@@ -1,0 +1,139 @@
+/** The status page: /ready and /metrics, every other second; what changes meanwhile is listed. */
+
+import { byId, el } from "./dom.js";
+import { authorization } from "./endpoint.js";
+import { keepKey, keptKey } from "./keeping.js";
+import { parse, total, valuesOf } from "./metrics.js";
+
+const EVERY_MS = 2000;
+const MOST_EVENTS = 100;
+
+// Counters by model whose rise is an event.
+const EVENTS = {
+  verbatim_engine_deaths_total: "engines have ended by themselves",
+  verbatim_engine_hangs_total: "of them hung, and were killed",
+  verbatim_resumed_total: "candidates went on with another engine",
+};
+
+const number = (value) => Math.round(value).toLocaleString("en");
+const rate = (value) => (value === null ? "" : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 }));
+
+let hasKey = false;
+let before = null; // what was read the last time: {at, ready, samples}
+
+async function look() {
+  const [ready, metrics] = await Promise.all([fetch("/ready"), fetch("/metrics")]);
+  const now = { at: performance.now(), ready: await ready.json(), samples: parse(await metrics.text()) };
+  showState(now);
+  showModels(now);
+  showKeys(now);
+  listEvents(now);
+  before = now;
+}
+
+async function askForKeys() {
+  const reply = await fetch("/v1/models", { headers: authorization(byId("key").value) });
+  hasKey = reply.ok;
+  byId("keys-note").textContent = hasKey ? "" : `Their use is shown to who has a key. ${(await reply.json()).message}`;
+}
+
+/** By how much a counter rises in a second. */
+function rise(now, name, labels) {
+  if (before === null) return null;
+  return (total(now.samples, name, labels) - total(before.samples, name, labels)) / ((now.at - before.at) / 1000);
+}
+
+function showState(now) {
+  const { samples, ready } = now;
+  byId("state").textContent = `The server is ${ready.status}`;
+  byId("seen").textContent = `as of ${new Date().toLocaleTimeString()}`;
+  const figures = {
+    "requests being answered": number(total(samples, "verbatim_requests_in_flight")),
+    "candidates that wait": number(total(samples, "verbatim_candidates_waiting")),
+    "requests so far": number(total(samples, "verbatim_requests_total")),
+    "tokens generated": number(total(samples, "verbatim_completion_tokens_total")),
+  };
+  const items = Object.entries(figures).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)));
+  byId("figures").replaceChildren(...items);
+}
+
+function showModels(now) {
+  const head = ["model", "phase", "running", "waiting", "KV cache", "tokens/s", "restarts", "deaths", "resumed"];
+  const rows = Object.entries(now.ready.models).map(([model, progress]) => {
+    const of = (name, label = "model") => total(now.samples, name, { [label]: model });
+    const engine = (name) => of(name, "model_name");
+    const phase = cell(phaseOf(progress), "words");
+    phase.classList.toggle("bad", progress.phase !== "ready");
+    return [
+      model,
+      phase,
+      number(engine("vllm:num_requests_running")),
+      number(engine("vllm:num_requests_waiting") + of("verbatim_candidates_waiting")),
+      `${Math.round(100 * engine("vllm:kv_cache_usage_perc"))} %`,
+      rate(rise(now, "verbatim_completion_tokens_total", { model })),
+      number(of("verbatim_engine_restarts")),
+      number(of("verbatim_engine_deaths_total")),
+      number(of("verbatim_resumed_total")),
+    ];
+  });
+  fill("models", head, rows, 2);
+}
+
+function phaseOf({ phase, seconds, done, total: all, detail, resuming }) {
+  const parts = [all ? `${phase} ${done}/${all}` : phase, detail, resuming ? `${resuming} resuming` : ""];
+  return `${parts.filter(Boolean).join(", ")}, for ${Math.round(seconds)} s`;
+}
+
+function showKeys({ samples }) {
+  byId("keys").hidden = !hasKey;
+  const head = ["key", "requests", "refused or failed", "prompt tokens", "tokens generated"];
+  const names = ["requests", "errors", "prompt_tokens", "completion_tokens"].map((name) => `verbatim_${name}_total`);
+  const keys = valuesOf(samples, names[0], "key");
+  fill("keys", head, keys.map((key) => [key || "(no valid key)", ...names.map((name) => number(total(samples, name, { key })))]), 1);
+}
+
+function listEvents(now) {
+  if (before === null) return;
+  for (const [model, { phase }] of Object.entries(now.ready.models)) {
+    if (phase !== before.ready.models[model]?.phase) note(`${model}: ${phase}`);
+    for (const [name, what] of Object.entries(EVENTS)) {
+      const more = total(now.samples, name, { model }) - total(before.samples, name, { model });
+      if (more > 0) note(`${model}: ${number(more)} ${what}`);
+    }
+  }
+}
+
+function note(what) {
+  byId("events").prepend(el("li", {}, el("time", {}, new Date().toLocaleTimeString()), what));
+  while (byId("events").children.length > MOST_EVENTS) byId("events").lastChild.remove();
+}
+
+/** numWords: columns that are words, not numbers. */
+function fill(id, head, rows, numWords) {
+  const named = (number) => (number < numWords ? "words" : "");
+  const titles = head.map((title, at) => el("th", { scope: "col", className: named(at) }, title));
+  const lines = rows.map((row) => el("tr", {}, ...row.map((one, at) => (one instanceof Node ? one : cell(one, named(at))))));
+  byId(id).replaceChildren(el("thead", {}, el("tr", {}, ...titles)), el("tbody", {}, ...lines));
+}
+
+const cell = (text, className) => el("td", { className }, String(text));
+
+async function lookAgain() {
+  try {
+    if (!document.hidden) await look();
+  } catch (error) {
+    byId("state").textContent = "The server does not answer";
+    byId("seen").textContent = error.message;
+  }
+  document.documentElement.dataset.ready = "";
+  setTimeout(lookAgain, EVERY_MS);
+}
+
+byId("key").value = keptKey();
+byId("key").addEventListener("change", async () => {
+  keepKey(byId("key").value);
+  await askForKeys();
+  if (before) showKeys(before);
+});
+await askForKeys();
+lookAgain();
