@@ -18,9 +18,11 @@ export function hideDetail() {
 function contents(choice, number) {
   const [name, logprob, top] = [choice.tokens[number], choice.logprobs[number], choice.tops[number]];
   const head = el("p", { className: "detail-head" }, el("code", {}, shown(name)));
-  if (logprob === null) return [head, el("p", {}, "The first token of a prompt has no probability."), bytesLine(name)];
+  const bytes = el("p", { className: "bytes" }, `bytes ${bytesOf(name)}`);
+  if (choice.id(number) !== undefined) bytes.prepend(`id ${choice.id(number)} · `);
+  if (logprob === null) return [head, el("p", {}, "The first token of a prompt has no probability."), bytes];
   head.append(el("b", {}, percent(logprob)));
-  const parts = [head, el("p", {}, `log-probability ${signed(logprob)}`), bytesLine(name)];
+  const parts = [head, el("p", {}, `log-probability ${signed(logprob)}`), bytes];
   const others = Object.entries(top ?? {}).sort(([, left], [, right]) => right - left);
   if (others.length > 1) parts.push(alternatives(others, name));
   return parts;
@@ -35,10 +37,6 @@ function alternatives(others, chosen) {
     return row;
   });
   return el("table", {}, el("caption", {}, "The most likely here"), el("tbody", {}, ...rows));
-}
-
-function bytesLine(name) {
-  return el("p", { className: "bytes" }, `bytes ${bytesOf(name)}`);
 }
 
 /** In hexadecimal. A token that is not whole UTF-8 by itself has them in its name. */

@@ -8,7 +8,7 @@ import { Settings } from "./settings.js";
 import { Side } from "./side.js";
 import { snippet } from "./snippets.js";
 
-const BEGINNING = { max_tokens: "64", logprobs: "5", stream: "true" };
+const BEGINNING = { max_tokens: "64", logprobs: "5", return_token_ids: "true", stream: "true" };
 const SCORING = { echo: "true", max_tokens: "0", n: "", best_of: "", stream: "" };
 
 const [fields, models] = await Promise.all([loadFields(), loadModels()]);

@@ -4,9 +4,10 @@
 export class Choice {
   constructor(index) {
     Object.assign(this, { index, points: [], tokens: [], logprobs: [], tops: [], offsets: [], finish: null });
+    Object.assign(this, { ids: [], promptIds: [] });
   }
 
-  add({ text, logprobs, finish_reason }) {
+  add({ text, logprobs, finish_reason, token_ids, prompt_token_ids }) {
     for (const point of text) this.points.push(point);
     if (logprobs) {
       this.tokens.push(...logprobs.tokens);
@@ -14,6 +15,8 @@ export class Choice {
       this.tops.push(...logprobs.top_logprobs);
       this.offsets.push(...logprobs.text_offset);
     }
+    this.ids.push(...(token_ids ?? []));
+    this.promptIds.push(...(prompt_token_ids ?? []));
     this.finish = finish_reason ?? this.finish;
   }
 
@@ -24,6 +27,12 @@ export class Choice {
   /** Of one token: from where to where in the text. A token inside a character has none of it. */
   span(number) {
     return [this.offsets[number], this.offsets[number + 1] ?? this.points.length];
+  }
+
+  /** The id of a token, where the reply has ids. Those of an echoed prompt come first. */
+  id(number) {
+    const numEchoed = this.tokens.length - this.ids.length;
+    return number < numEchoed ? this.promptIds[number] : this.ids[number - numEchoed];
   }
 
   /** Tokens of an echoed prompt of that many code points. */

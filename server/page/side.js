@@ -152,8 +152,8 @@ export class Side {
     if (stop && view) view.markEnd([...stop].length);
     else if (stop) text.replaceChildren(choice.text.slice(0, -stop.length), el("mark", {}, stop));
     const ended = stop ? `stop sequence ${JSON.stringify(stop)}` : (ENDS[choice.finish] ?? how.toLowerCase());
+    if (isBest) head.append(el("span", { className: "best" }, "best"));
     head.append(el("span", { className: "end" }, ended));
-    if (isBest) head.append(el("span", { className: "best" }, "best mean"));
   }
 
   #fail(error) {

@@ -48,7 +48,7 @@ function showState(now) {
   byId("state").textContent = `The server is ${ready.status}`;
   byId("seen").textContent = `as of ${new Date().toLocaleTimeString()}`;
   const figures = {
-    "requests being answered": number(total(samples, "verbatim_requests_in_flight")),
+    "requests being answered, this page's included": number(total(samples, "verbatim_requests_in_flight")),
     "candidates that wait": number(total(samples, "verbatim_candidates_waiting")),
     "requests so far": number(total(samples, "verbatim_requests_total")),
     "tokens generated": number(total(samples, "verbatim_completion_tokens_total")),
@@ -59,24 +59,38 @@ function showState(now) {
 
 function showModels(now) {
   const head = ["model", "phase", "running", "waiting", "KV cache", "tokens/s", "restarts", "deaths", "resumed"];
-  const rows = Object.entries(now.ready.models).map(([model, progress]) => {
-    const of = (name, label = "model") => total(now.samples, name, { [label]: model });
-    const engine = (name) => of(name, "model_name");
-    const phase = cell(phaseOf(progress), "words");
-    phase.classList.toggle("bad", progress.phase !== "ready");
-    return [
-      model,
-      phase,
-      number(engine("vllm:num_requests_running")),
-      number(engine("vllm:num_requests_waiting") + of("verbatim_candidates_waiting")),
-      `${Math.round(100 * engine("vllm:kv_cache_usage_perc"))} %`,
-      rate(rise(now, "verbatim_completion_tokens_total", { model })),
+  const rows = Object.entries(now.ready.models).flatMap(([model, progress]) => {
+    const of = (name) => total(now.samples, name, { model });
+    const replicas = Object.entries(progress.replicas ?? {});
+    const whole = [
+      ...engineCells(now, model, progress, { model_name: model }),
       number(of("verbatim_engine_restarts")),
       number(of("verbatim_engine_deaths_total")),
       number(of("verbatim_resumed_total")),
     ];
+    const parts = replicas.map(([engine, one]) => [
+      ...engineCells(now, `· engine ${engine}`, one, { model_name: model, engine }), "", "", "",
+    ]);
+    if (parts.length) whole[4] = ""; // each has a cache of its own
+    return [whole, ...parts];
   });
   fill("models", head, rows, 2);
+}
+
+/** Of an engine, or of all engines of a model. */
+function engineCells(now, name, progress, labels) {
+  const of = (metric) => total(now.samples, `vllm:${metric}`, labels);
+  const phase = cell(phaseOf(progress), "words");
+  phase.classList.toggle("bad", progress.phase !== "ready");
+  const waiting = labels.engine ? 0 : total(now.samples, "verbatim_candidates_waiting", { model: labels.model_name });
+  return [
+    name,
+    phase,
+    number(progress.running ?? of("num_requests_running")),
+    number(of("num_requests_waiting") + waiting),
+    `${Math.round(100 * of("kv_cache_usage_perc"))} %`,
+    rate(rise(now, "vllm:generation_tokens_total", labels)),
+  ];
 }
 
 function phaseOf({ phase, seconds, done, total: all, detail, resuming }) {

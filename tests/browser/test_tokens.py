@@ -65,6 +65,24 @@ def test_alternatives_by_keyboard(page: Any) -> None:
     assert page.evaluate("document.activeElement.classList.contains('token')") is False
 
 
+def test_ids(page: Any) -> None:
+    """Where a reply has them, beside the bytes; those of an echoed prompt come first."""
+    logprobs = {
+        "tokens": ["Call", " me", " Ishmael"],
+        "token_logprobs": [None, -1.0, -2.0],
+        "top_logprobs": [None, {" me": -1.0}, {" Ishmael": -2.0}],
+        "text_offset": [0, 4, 7],
+    }
+    choice = {"index": 0, "text": "Call me Ishmael", "logprobs": logprobs, "finish_reason": "length"}
+    choice |= {"token_ids": [33], "prompt_token_ids": [11, 22]}
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    page.route("**/completions", lambda route: route.fulfill(json={"choices": [choice], "usage": usage}))
+    complete(page, "Call me", echo="true", stream="")
+    for number, shown_id in enumerate((11, 22, 33)):
+        page.locator(".tokens .token").nth(number).hover()
+        assert f"id {shown_id} · bytes" in page.locator("#detail").inner_text()
+
+
 def test_the_less_likely_the_stronger(page: Any, twin: str) -> None:
     """Shades follow probabilities."""
     expected = asked(twin, seed=3, max_tokens=40)["token_logprobs"]
