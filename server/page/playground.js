@@ -11,7 +11,10 @@ import { snippet } from "./snippets.js";
 const BEGINNING = { max_tokens: "64", logprobs: "5", return_token_ids: "true", stream: "true" };
 const SCORING = { echo: "true", max_tokens: "0", n: "", best_of: "", stream: "" };
 
-const [fields, models] = await Promise.all([loadFields(), loadModels()]);
+const [fields, models] = await Promise.all([loadFields(), loadModels()]).catch((error) => {
+  byId("note").textContent = `The server does not say what it has (${error.message}). Reload the page to try again.`;
+  throw error;
+});
 const example = fields.find(({ name }) => name === "prompt").example;
 const values = { a: { model: models[0], ...BEGINNING }, b: null };
 const settings = new Settings(fields, models, values, changed);

@@ -32,7 +32,7 @@ export class Side {
     try {
       for await (const event of complete(body, key, this.#controller.signal)) {
         if (event.requestId) this.requestId = event.requestId;
-        this.waiting.textContent = event.isResuming ? RESUMING : "";
+        this.#wait(event.isResuming ? RESUMING : "");
         if (!event.chunk) continue;
         times.last = performance.now();
         times.first ??= times.last;
@@ -57,6 +57,11 @@ export class Side {
     this.choices = el("div", { className: "choices" });
     this.element.replaceChildren(el("h2", {}, title), this.facts, this.waiting, this.choices);
     this.element.ariaBusy = "true";
+  }
+
+  /** A screen reader says it as often as it is written: so only where it changes. */
+  #wait(what) {
+    if (this.waiting.textContent !== what) this.waiting.textContent = what;
   }
 
   /** At most once a frame, however many chunks come. */
@@ -137,7 +142,7 @@ export class Side {
     this.#frame = null;
     this.#show(times);
     this.element.ariaBusy = "false";
-    this.waiting.textContent = "";
+    this.#wait("");
     const best = this.reply.best((choice) => this.#from(choice));
     for (const choice of this.reply.choices) this.#finish(choice, this.#cards[choice.index], choice === best, how);
     const { choices } = this.reply;

@@ -78,6 +78,15 @@ def test_an_engine_is_lost_while_it_streams(
         assert page.get_by_role("alert").count() == 0
 
 
+def test_no_description(twin: str, browser: Any) -> None:
+    """A page without its fields says so, and what to do."""
+    page = browser.new_page()
+    page.route("**/openapi.json", lambda route: route.abort())
+    page.goto(twin)
+    page.get_by_text("Reload the page to try again").wait_for()
+    page.close()
+
+
 def test_no_server_any_more(opened: Open, here: Any, directory: Path) -> None:
     """What the browser says, and what that may mean."""
     mortal = Mortal(directory)
