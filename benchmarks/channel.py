@@ -56,7 +56,7 @@ def engine(folder: Path, num_streams: int) -> None:
     answer = encode(CoreOutputs(utility_output=[0, None, [None, [1, False]]]))
     begins = time.monotonic()
     while True:
-        while inputs.poll(max(0, begins + STEP_S - time.monotonic()) * 1000):
+        while inputs.poll(int(max(0, begins + STEP_S - time.monotonic()) * 1000)):
             if inputs.recv_multipart()[0] == UTILITY:
                 outputs.send(answer)
         begins += STEP_S
