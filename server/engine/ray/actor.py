@@ -80,7 +80,7 @@ class EngineActor:
     async def release(self, front_end: str) -> None:
         """It has left, or is gone."""
         if (admission := self._admissions.pop(front_end, None)) is not None:
-            self._hub.release(admission.slot)
+            self._hub.release(admission)
 
     async def close(self) -> None:
         """End the engine and leave nothing behind."""

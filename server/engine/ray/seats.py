@@ -13,6 +13,7 @@ from server.engine.vllm.channel import Channel
 from server.engine.vllm.client import EngineClient
 from server.engine.vllm.hub import Admission
 from server.engine.vllm.stats import EngineStats
+from server.errors import EngineFailed
 
 
 class Seat(Feed):
@@ -103,6 +104,9 @@ class ClusterEngine:
             if seat.life == life and seat.admission == admission:
                 reached.result()
                 self._client, self._life = client, life
+        except EngineFailed:
+            seat.lose()  # so that another way is asked for
+            raise
         finally:
             reached.cancel()
             await asyncio.gather(reached, return_exceptions=True)

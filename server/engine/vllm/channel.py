@@ -7,12 +7,16 @@ import contextlib
 from collections.abc import Callable
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from server.engine.vllm.exchange import Exchange
-from server.engine.vllm.hub import HEARTBEAT_MS, SILENCE_MS, Admission
+from server.engine.vllm.hub import GREETING_MS, HEARTBEAT_MS, SILENCE_MS, Admission
 from server.engine.vllm.wire import DEAD, CoreOutputs, decode
+from server.errors import EngineFailed
 
 AGAIN_S = 1.0  # from a question that nobody has answered to the next
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH  # and the connection ends
+ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 
 class Channel(Exchange):
@@ -20,35 +24,46 @@ class Channel(Exchange):
     meanwhile would not be known."""
 
     def __init__(self, admission: Admission) -> None:
+        self._address = admission.address
         self._context = zmq.Context()
         self._socket = socket = self._context.socket(zmq.DEALER)
         socket.curve_serverkey = admission.server_key.encode()
         socket.curve_publickey = admission.public_key.encode()
         socket.curve_secretkey = admission.secret_key.encode()
         socket.sndhwm = socket.rcvhwm = socket.linger = 0
+        socket.connect_timeout = socket.handshake_ivl = GREETING_MS
         socket.heartbeat_ivl, socket.heartbeat_timeout = HEARTBEAT_MS, SILENCE_MS
-        # The hub may not listen yet, and then it is tried again; a connection that was is watched in listen.
-        self._events = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        socket.reconnect_ivl = -1  # never
+        self._events = socket.get_monitor_socket(REFUSED | ENDS)
         socket.connect(admission.address)
         super().__init__(socket, admission.slot + 1)  # the engine's first client is beside it
 
     async def reached(self) -> None:
-        """Return when an engine has answered."""
-        while True:
-            self.ask()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN_S):
-                    await self._answered()
-                    return
+        """Return when an engine has answered. Raises EngineFailed where there is no way to it."""
+        arrived = asyncio.Event()
+        self._read = arrived.set
+        for descriptor in (self._socket.FD, self._events.FD):
+            self._loop.add_reader(descriptor, arrived.set)
+        try:
+            while True:
+                self.ask()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_S):
+                        while not self._is_told():
+                            await arrived.wait()
+                            arrived.clear()
+                        return
+        finally:
+            self._stop_listening()
 
     def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
         def watch() -> None:
-            if self._events.poll(0):
+            if self._events.poll(0) and self._loop.remove_reader(self._events.FD):  # else it is known
                 self._stop_listening()
                 dead()
 
-        super().listen(take, dead)
         self._loop.add_reader(self._events.FD, watch)
+        super().listen(take, dead)
         watch()
 
     def close(self) -> None:
@@ -63,9 +78,11 @@ class Channel(Exchange):
     def _stop_listening(self) -> None:
         super()._stop_listening()
         self._loop.remove_reader(self._events.FD)
+        self._read = lambda: None
 
     def _transmit(self, kind: bytes, payload: bytes) -> None:
-        self._socket.send_multipart((kind, payload), zmq.NOBLOCK)
+        with contextlib.suppress(zmq.Again):  # the connection is lost, which is told where it is watched
+            self._socket.send_multipart((kind, payload), zmq.NOBLOCK)
         # The descriptor tells of a change once, and sending may have been told.
         self._loop.call_soon(self._read_unless_closed)
 
@@ -73,21 +90,19 @@ class Channel(Exchange):
         if not self._socket.closed:
             self._read()
 
-    async def _answered(self) -> None:
-        arrived = asyncio.Event()
-        self._read = arrived.set
-        self._loop.add_reader(self._socket.FD, arrived.set)
-        try:
+    def _is_told(self) -> bool:
+        """Whether the engine has answered. Raises EngineFailed where it never will."""
+        with contextlib.suppress(zmq.Again):
             while True:
-                with contextlib.suppress(zmq.Again):
-                    while (frames := self._socket.recv_multipart(zmq.NOBLOCK))[0] == DEAD or (
-                        decode(frames).utility_output is None
-                    ):
-                        pass  # of jobs of one before this
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                if frames[0] == DEAD:
+                    raise EngineFailed(f"the engine at {self._address} is dead to this front end")
+                # Steps are for one that was here before.
+                if decode(frames).utility_output is not None:
                     self.is_answered = True
-                    return
-                await arrived.wait()
-                arrived.clear()
-        finally:
-            self._read = lambda: None
-            self._loop.remove_reader(self._socket.FD)
+                    return True
+        if self._events.poll(0):
+            refused = parse_monitor_message(self._events.recv_multipart())["event"] == REFUSED
+            how = "has keys that are not of now" if refused else "is refused, or was lost"
+            raise EngineFailed(f"the connection to the engine at {self._address} {how}")
+        return False

@@ -4,13 +4,20 @@ To the engine each slot is a client with sockets of its own, like a worker's (se
 engine is told of all slots at its start, and front ends come and go. To front ends there is one TCP port,
 over which nothing goes in clear and nobody gets in without a key that this hub has made (ZeroMQ's CURVE and
 its authentication protocol). What passes through is not read, and not copied.
+
+A stranger on the port is cut off when his handshake fails, or has taken five seconds. Until then he can make
+the hub hold MOST_BYTES for each of his connections, so the port belongs in the cluster's own network. Whoever
+has keys is trusted as a worker on the same machine is: the engine does as he says.
+
+A front end has its slot until it is released, it is gone, or it has left too much unread: then what the
+engine still does for it is given up, and if it is there after all it hears that the engine is dead to it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +31,15 @@ log = logging.getLogger(__name__)
 
 # A front end that is gone without a word is noticed after so long.
 HEARTBEAT_MS, SILENCE_MS = 2_000, 10_000
-# Messages, one a step, that may wait for a front end that does not read them: then it is cut off, and hears
-# of it. At a hundred steps a second that is half a minute.
-MOST_WAITING = 4096
-MOST_BYTES = 1 << 26  # of a message; a prompt of a million tokens has a tenth of that
+# Messages, one a step, that may wait for a front end whose connection does not take them: then it is cut off.
+# At a hundred steps a second that is half a minute.
+MOST_WAITING = 4096  # of 256 streams 32 MB, with 20 log-probabilities ten times that
+MOST_BYTES = 1 << 24  # of a message to the engine; a prompt of a million tokens has a third of that
+DOMAIN = "hub"  # with a name, libzmq lets nobody in when its authenticator does not answer
 GREETING_MS = 5_000  # for a whole handshake
 POLL_MS = 200
+# Why a front end loses its slot.
+FULL, GONE = "has left too many messages waiting, and is cut off", "is gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +75,10 @@ class Hub:
         self._keys = zmq.curve_keypair()
         self._guard = ThreadAuthenticator(self._context)
         self._guard.start()
-        self._guard.configure_curve_callback("*", self)
+        self._guard.configure_curve_callback(DOMAIN, self)
         self._front = self._context.socket(zmq.ROUTER)
-        self._front.curve_server = True
+        self._front.curve_server = self._front.zap_enforce_domain = True
+        self._front.zap_domain = DOMAIN.encode()
         self._front.curve_publickey, self._front.curve_secretkey = self._keys
         self._front.router_mandatory = True  # one that is gone, or does not read, is told from one that does
         self._front.handshake_ivl, self._front.maxmsgsize = GREETING_MS, MOST_BYTES
@@ -76,7 +87,8 @@ class Hub:
         port = self._front.bind_to_random_port(f"tcp://{host}")
         self._address = f"tcp://{host}:{port}"
         self._slots = [self._slot(one) for one in self.folders]
-        self._lock = threading.Lock()  # of the slots' owners
+        self._dismissed: set[bytes] = set()  # peers that have not been told yet
+        self._lock = threading.Lock()  # of the slots' owners, and of these
         self._ends = False
         self._thread = threading.Thread(target=self._pass_on, name="hub", daemon=True)
         self._thread.start()
@@ -97,16 +109,19 @@ class Hub:
         """Whether that front end is not cut off."""
         return self._slots[admission.slot].owner == admission.public_key
 
-    def release(self, slot: int) -> None:
-        """Its front end is gone. What the engine still works on for it is given up."""
+    def release(self, admission: Admission) -> None:
+        """That front end is gone. What the engine still works on for it is given up."""
+        slot = self._slots[admission.slot]
         with self._lock:
-            self._slots[slot].owner, self._slots[slot].peer = "", b""
+            if slot.owner == admission.public_key:  # else another one has it meanwhile
+                self._vacate(slot)
 
     def close(self) -> None:
         """Safe to call twice."""
         if not self._ends:
             self._ends = True
             self._thread.join()
+            self._front.close(linger=0)
             self._guard.stop()
             self._context.destroy(linger=0)
 
@@ -138,39 +153,52 @@ class Hub:
                         self._from_engine(slots[socket])
                 except Exception:  # of one message; the others go on
                     log.exception("a message has not been passed on")
+            if self._dismissed:
+                self._tell_dismissed()
 
     def _from_front_end(self) -> None:
         peer, *frames = self._front.recv_multipart(zmq.NOBLOCK, copy=False)
         owner = peer.get("User-Id")  # its key, as the authenticator has it
         with self._lock:
             slot = next((one for one in self._slots if one.owner == owner), None)
-            if slot is not None:
-                slot.peer = peer.bytes
-        if slot is not None and len(frames) == 2:
+            if slot is None:
+                self._dismissed.add(peer.bytes)
+                return
+            slot.peer = peer.bytes
+        if len(frames) == 2:
             slot.inputs.send_multipart((ENGINE, *frames), copy=False)
 
     def _from_engine(self, slot: Slot) -> None:
         frames = slot.outputs.recv_multipart(zmq.NOBLOCK, copy=False)
-        peer = slot.peer
-        if peer:
-            try:
-                self._front.send_multipart((peer, *frames), zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                self._cut_off(slot, peer, "has not read for so long that it is cut off")
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-                self._cut_off(slot, peer, "is gone")
-        else:
+        if not (peer := slot.peer):
             self._give_up(slot, [frame.bytes for frame in frames])
+        elif why := self._not_sent(peer, frames):
+            log.warning("a front end %s", why)
+            with self._lock:
+                if slot.peer == peer:  # else it has another connection meanwhile
+                    self._vacate(slot)
 
-    def _cut_off(self, slot: Slot, peer: bytes, why: str) -> None:
-        log.warning("a front end %s", why)
+    def _not_sent(self, peer: bytes, frames: Sequence[bytes | zmq.Frame]) -> str:
+        """Send it there, or say why it cannot be."""
+        try:
+            self._front.send_multipart((peer, *frames), zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return FULL
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return GONE
+        return ""
+
+    def _vacate(self, slot: Slot) -> None:
+        if slot.peer:
+            self._dismissed.add(slot.peer)
+        slot.owner, slot.peer = "", b""
+
+    def _tell_dismissed(self) -> None:
+        """Those that can be told now."""
         with self._lock:
-            if slot.peer == peer:
-                slot.owner, slot.peer = "", b""
-        with contextlib.suppress(zmq.ZMQError):
-            self._front.send_multipart((peer, DEAD), zmq.NOBLOCK)
+            self._dismissed = {peer for peer in self._dismissed if self._not_sent(peer, [DEAD]) == FULL}
 
     @staticmethod
     def _give_up(slot: Slot, frames: list[bytes]) -> None:

@@ -1,0 +1,27 @@
+"""A hub on loopback, with a pretended engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.engine.vllm.hub import Hub
+from tests.hubs import Pretended
+
+NUM_SLOTS = 3
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    hub = Hub("127.0.0.1", tmp_path, NUM_SLOTS)
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def engine(hub: Hub) -> Iterator[Pretended]:
+    engine = Pretended(hub.folders)
+    yield engine
+    engine.close()
