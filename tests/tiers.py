@@ -21,6 +21,7 @@ SLOW = {
     "browser": "Chromium",
     "bundle": "cryptography",
     "chaos": "vLLM, root, gcc",
+    "cluster": "vLLM, Ray",
     "clients": "vLLM, nginx, npm, 3 GB of disk for the clients",
     "engine": "vLLM",
     "families": "vLLM, transformers",
@@ -34,7 +35,7 @@ SLOW = {
 }
 # In a run of two processes (`make test`) one has these, one after another, and the other one all the rest:
 # they wait for engines to start for much of their time, and two engines at once would share the cores.
-ENGINES = ("airgap", "chaos", "engine", "families", "server/process", "twin/contract")
+ENGINES = ("airgap", "chaos", "cluster", "engine", "families", "server/process", "twin/contract")
 
 # Folders that a run has only with an option of this name.
 ASKED_FOR = ("clients",)
