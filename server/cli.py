@@ -127,6 +127,26 @@ def serve(
 
 
 @cli.command()
+def node(
+    join: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of the head; without, this is the head.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Of the head, if this is it.")] = 6379,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Further options of `ray start`.")
+    ] = None,
+) -> None:
+    """Run this machine as a node of a Ray cluster, until SIGTERM or Ctrl-C (docs/cluster.md).
+
+    `ray start`, which speaks to the other nodes alone.
+    """
+    # Late: as serve.
+    from server.process.node import become_node
+
+    become_node(join or "", port, more or [])
+
+
+@cli.command()
 def reload(
     config: Config = None,
     port: Annotated[int | None, typer.Option(help="Of the server; without, the configuration's.")] = None,

@@ -38,7 +38,7 @@ ROOMS = {
         "warmup wire translate failures devices processes pulse standby host exchange link hub channel stats"
         " running client engine attached"
     ),
-    "server.engine.ray": "messages site scaling actor keeper seats agent",
+    "server.engine.ray": "messages site scaling actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.page": "",  # what a browser gets, without a line of Python
@@ -47,7 +47,7 @@ ROOMS = {
         " gathering streaming cors page border openapi routes tokens app"
     ),
     "server.process": (
-        "descriptors port greeting adopted workers attached worker models reload control cluster serve"
+        "descriptors port greeting adopted workers attached worker models reload control cluster node serve"
     ),
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server
@@ -77,6 +77,7 @@ LATE = {
     ("sampling.runner_v2", "sampling.draw_kernels"),
     ("sampling.runner_v2", "sampling.ban_kernels"),
     ("sampling.runner_v2", "sampling.slots"),
+    ("server.cli", "server.process.node"),  # the same
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     ("twin.cli", "twin.serve"),  # the same
     ("twin.cli", "twin.faults.rules"),
@@ -88,7 +89,12 @@ LATE = {
 
 # Ray is an extra, so a server without it imports none of these: they run in processes that Ray has, or in the
 # agent's.
-RAY_IN = {"server.engine.ray.actor", "server.engine.ray.agent", "server.engine.ray.keeper"}
+RAY_IN = {
+    "server.engine.ray.actor",
+    "server.engine.ray.agent",
+    "server.engine.ray.keeper",
+    "server.engine.ray.node",
+}
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
 VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}

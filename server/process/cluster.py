@@ -42,13 +42,18 @@ AGENT = ("-m", "server.engine.ray.agent")
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
-def check(settings: Settings) -> None:
-    """Raise ConfigurationError for what a front end of a cluster cannot have."""
+def check_ray() -> None:
+    """Raise ConfigurationError where it is missing."""
     if find_spec("ray") is None:
         raise ConfigurationError(
             "a cluster needs Ray, which is not installed: `pip install 'verbatim[ray]'`, or a bundle that was"
             " made with --ray (docs/cluster.md)."
         )
+
+
+def check(settings: Settings) -> None:
+    """Raise ConfigurationError for what a front end of a cluster cannot have."""
+    check_ray()
     if settings.workers > 1:
         raise ConfigurationError(
             f"workers is {settings.workers}, and with cluster it is 1: start another front end instead, on"

@@ -15,17 +15,14 @@ from pathlib import Path
 
 import psutil
 
-from server.process.cluster import QUIET
 from tests.serving import wait_for
 
 START_S = 60.0
 # As Ray and vLLM name their processes.
 ENGINE, ACTOR, KEEPER = "VLLM::EngineCore", "ray::EngineActor", "ray::Keeper"
-RAY = (sys.executable, "-m", "ray.scripts.scripts")
-# No worker is started before an actor needs one, and a node that is gone is noticed within seconds.
-ENVIRON = QUIET | {
-    "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
+NODE = (sys.executable, "-m", "server.engine.ray.node")
+# A node that is gone is noticed within seconds.
+ENVIRON = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "4",
@@ -96,16 +93,13 @@ class Nodes:
 
     def add(self, num_cpus: int = 1, *more: str) -> Node:
         """A further node; the first one is the head."""
-        head = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
+        head = ["--head", "--port", str(self.port)]
         where = ["--address", self.address] if self.nodes else head
         log = self.folder / f"node-{len(self.nodes)}.log"
-        command = [*RAY, "start", *where, "--node-ip-address", "127.0.0.1", "--num-cpus", str(num_cpus)]
-        command += ["--num-gpus", "0", "--object-store-memory", "80000000", "--include-log-monitor", "false"]
-        command += [
-            "--temp-dir",
-            str(self.folder / str(len(self.nodes))),
-        ]  # else two that start at once collide
-        command += ["--disable-usage-stats", "--block", *more]
+        command = [*NODE, *where, "--node-ip-address", "127.0.0.1", "--num-cpus", str(num_cpus)]
+        command += ["--num-gpus", "0", "--object-store-memory", "80000000", *more]
+        # Of its own: else two that start at once collide.
+        command += ["--temp-dir", str(self.folder / str(len(self.nodes)))]
         with log.open("wb") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, env=self.environ, start_new_session=True

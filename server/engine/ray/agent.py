@@ -43,6 +43,8 @@ AGAIN_S = 0.5
 PLACED_S = 5.0  # for an actor to answer: else it waits for a node
 ANSWER_S = 20.0  # for the keeper, while Ray starts it again say
 LEAVE_S = 30.0
+NODE_S = 20.0  # for a node that was started at the same time
+FAILURES = (ConnectionError, RuntimeError, ValueError, RayError)  # of ray.init
 MAX_LINE_BYTES = 1 << 26
 Say = Callable[[AgentNews], None]
 
@@ -150,25 +152,32 @@ def main() -> None:
     pipe = os.fdopen(0, "rb", buffering=0)
     order = AgentOrder.model_validate_json(pipe.readline())
     try:
-        ray.init(
-            address=order.address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        _connect(order.address)
+    except FAILURES as error:
         if order.is_first:
             say(AgentNews(refused=_unreached(order.address, error)))
         sys.exit(f"no way to Ray at {order.address}: {error}")
     asyncio.run(_live(order, pipe, say))
 
 
+def _connect(address: str) -> None:
+    """To the node here, which may be about to start."""
+    end = time.monotonic() + NODE_S
+    while not ray.is_initialized():
+        try:
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+        except FAILURES:
+            if time.monotonic() > end:
+                raise
+            time.sleep(AGAIN_S)
+
+
 def _unreached(address: str, error: Exception) -> str:
     where = "on this machine" if address == "auto" else f"at {address}"
     said = " ".join(str(error).split())
     return (
-        f"no Ray cluster is reached {where}. Start a node here first, `ray start --head` or `ray start"
-        f" --address=HEAD:6379` (docs/cluster.md). Ray says: {said[:300]}"
+        f"no Ray cluster is reached {where}. Start a node here, `verbatim node` or `verbatim node"
+        f" --join HEAD:6379` (docs/cluster.md). Ray says: {said[:300]}"
     )
 
 
