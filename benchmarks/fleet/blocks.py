@@ -1,4 +1,4 @@
-"""The blocks of one engine, as vLLM's block pool has them (vllm/v1/core/block_pool.py).
+"""The blocks of one engine, as vLLM's block pool has them (vllm.v1.core.block_pool).
 
 A full block has the hash of all tokens up to its end. When its job has ended it keeps it until the block is
 needed for something else: the one that was freed longest ago first, and of one job's the last of its text

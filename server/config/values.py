@@ -38,7 +38,7 @@ Origin = Annotated[
         "an origin as browsers send it, https://app.example.com, lower case and without a path, or *",
     ),
 ]
-ClusterAddress = Annotated[str, matching(r"auto|\S+:\d{1,5}", "auto, or the head's HOST:PORT")]
+ClusterAddress = Annotated[str, matching(r"(auto|\S+:\d{1,5})?", "auto, the head's HOST:PORT, or empty")]
 Host = Annotated[str, matching(r"\S+", "an address or a name")]
 
 
