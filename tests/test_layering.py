@@ -31,14 +31,14 @@ ROOMS = {
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
-        "base losses ticket turns trials suspects prefixes replica router work supervisor replicas"
+        "base losses ticket turns trials suspects prefixes replica router work supervisor replicas scaling"
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
         "warmup wire translate failures devices processes pulse standby host exchange link hub channel stats"
         " running client engine attached"
     ),
-    "server.engine.ray": "messages site scaling actor keeper seats agent node",
+    "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.generation": "outputs prompts contest candidates",
     "server.page": "",  # what a browser gets, without a line of Python
@@ -47,7 +47,8 @@ ROOMS = {
         " gathering streaming cors page border openapi routes tokens app"
     ),
     "server.process": (
-        "descriptors port greeting adopted workers attached worker models reload control cluster node serve"
+        "descriptors port greeting adopted workers attached worker scaling models reload control"
+        " cluster node serve"
     ),
     "server.client": "endpoint printer complete",
     "server.cli": "",  # a file, above all of the server

@@ -187,7 +187,9 @@ class Replicas:
             self._begin(number)
 
     async def remove(self, number: int) -> None:
-        """End one; what it works on goes on elsewhere."""
+        """End one, if there is one of that number; what it works on goes on elsewhere."""
+        if number not in self.supervisors:
+            return
         task = self._running.pop(number, None)
         if task is not None:
             task.cancel()

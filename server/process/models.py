@@ -21,6 +21,7 @@ from server.engine.vllm.standby import Standby
 from server.errors import ConfigurationError, EngineFailed
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation
+from server.process.scaling import Scaling
 from server.process.workers import LEAVING_S, Workers
 from server.weights.checkpoint import verify_checksums
 
@@ -51,6 +52,7 @@ class RunningModels:
         self._numbers: dict[Replicas, int] = {}  # of the models, for the workers
         self._free = itertools.count()
         self._over: asyncio.Future[None] | None = None
+        self._scaling = Scaling(lambda: self.served.values(), self._tell_removed, settings.workers)
 
     def load(self, settings: Settings, former: Mapping[str, Replicas] = NOBODY) -> list[ServedModel]:
         """The models of these settings, not yet started. former: whose jobs a model's engines are to go on
@@ -96,12 +98,16 @@ class RunningModels:
     async def run(self) -> None:
         """Run those that are served, until cancelled. Raises what the last of them has failed with."""
         self._over = asyncio.get_running_loop().create_future()
+        scaling = asyncio.create_task(self._scaling.run())
         try:
             for model in self.served.values():
                 self.begin(model)
-            await self._over
+            await asyncio.wait((self._over, scaling), return_when=asyncio.FIRST_COMPLETED)
+            for one in (self._over, scaling):
+                if one.done():
+                    one.result()
         finally:
-            tasks = [*self._running.values(), *itertools.chain(*self._reserves.values())]
+            tasks = [scaling, *self._running.values(), *itertools.chain(*self._reserves.values())]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -135,20 +141,26 @@ class RunningModels:
         """Have engines of the fresh model's kind go on with the jobs, as many as it has. engine: one of them
         that has started. Raises as Replicas.hand_over."""
         old, new = model.engine, fresh.engine
-        stay = old.supervisors.keys() & new.supervisors.keys()
+        asked = fresh.settings.replicas
+        count = min(max(len(old.supervisors), asked.min), asked.max)  # requests may wait for all of them
+        stay = sorted(old.supervisors)[:count]
         changed = [k for k in stay if not model.settings.is_same_engine(fresh.settings, k)]
         standbys = self._standbys.pop(new)
         await old.hand_over(new.make, engine, changed)
         old.min_ready = new.min_ready
-        for number in sorted(new.supervisors.keys() - stay):
-            old.add(number)
-        for number in sorted(old.supervisors.keys() - new.supervisors.keys()):
+        for number in sorted(old.supervisors.keys() - stay):
             await old.remove(number)
-            if self._workers is not None:
-                self._workers.tell_removed(self._numbers[old], number)
+            self._tell_removed(old, number)
+        free = (number for number in itertools.count() if number not in stay)
+        for _ in range(count - len(stay)):
+            old.add(next(free))
         await self._end_reserve(old)
         self._standbys[old] = standbys
         self._keep_reserve(old)
+
+    def _tell_removed(self, engine: Replicas, number: int) -> None:
+        if self._workers is not None:
+            self._workers.tell_removed(self._numbers[engine], number)
 
     async def retire(self, model: ServedModel, within_s: float) -> int:
         """End one that is served no more when its requests have ended, or the time is up. Returns how many

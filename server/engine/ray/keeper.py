@@ -32,8 +32,8 @@ from server.engine.ray.messages import (
     engine_name,
     numbers_of,
 )
-from server.engine.ray.scaling import Scale
 from server.engine.ray.site import Site, refusal
+from server.engine.scaling import Scale
 from server.observe import logs
 
 log = logging.getLogger(__name__)
@@ -73,14 +73,7 @@ class Keeper:
         self._numbers = [n for n, model in enumerate(self._site.models) if model.engine != "simulated"]
         found = self._take_over()
         self._scales = {
-            number: Scale(
-                least=model.replicas.min,
-                most=model.replicas.max,
-                target_s=model.replicas.target_queue_s,
-                places=model.max_num_seqs,
-                shrink_after_s=model.replicas.shrink_after_s,
-                wanted=min(max(found[number], model.replicas.min), model.replicas.max),
-            )
+            number: Scale(model.replicas, model.max_num_seqs, found[number])
             for number, model in self._served()
         }
         self._task = asyncio.create_task(self._run())

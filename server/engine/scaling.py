@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from server.config.replication import Replication
+
 # Waits are of the moment: one look proves nothing.
 GROW_AFTER_S = 3.0
 # A replica that has started is given the time to show what it is good for.
@@ -15,24 +17,21 @@ FULL = 0.7
 
 @dataclass(slots=True)
 class Scale:
-    """Of one model. least, most: replicas. target_s: how long a request may wait. places: jobs that a replica
-    works on at the same time. shrink_after_s: how long one has to be too many.
+    """Of one model. asked: the range, and what a request may wait. places: jobs that a replica works on at
+    the same time. wanted: how many there are.
 
     It grows in proportion to the wait, to no more than twice as many at a time, and shrinks by one.
     """
 
-    least: int
-    most: int
-    target_s: float
+    asked: Replication
     places: int
-    shrink_after_s: float
-    wanted: int = 0
+    wanted: int
     _over_since: float | None = None
     _under_since: float | None = None
     _quiet_until: float = field(default=-math.inf)
 
     def __post_init__(self) -> None:
-        self.wanted = self.wanted or self.least
+        self.wanted = min(max(self.wanted, self.asked.min), self.asked.max)
 
     def look(self, now: float, wait_s: float, num_jobs: int, num_ready: int) -> int:
         """How many there are to be. wait_s: of the front end where it is longest."""
@@ -40,25 +39,25 @@ class Scale:
         if num_ready < self.wanted or now < self._quiet_until:
             self._over_since = None  # what is coming may do
         elif self._over_since is not None and now - self._over_since >= GROW_AFTER_S:
-            more = math.ceil(self.wanted * (wait_s / self.target_s - 1))
+            more = math.ceil(self.wanted * (wait_s / self.asked.target_queue_s - 1))
             self._change(now, self.wanted + max(1, min(self.wanted, more)))
-        if self._under_since is not None and now - self._under_since >= self.shrink_after_s:
+        if self._under_since is not None and now - self._under_since >= self.asked.shrink_after_s:
             self._change(now, self.wanted - 1)
         return self.wanted
 
     def _note(self, now: float, wait_s: float, num_jobs: int) -> None:
-        if wait_s <= self.target_s:
+        if wait_s <= self.asked.target_queue_s:
             self._over_since = None
         elif self._over_since is None:
             self._over_since = now
         fits = num_jobs <= FULL * self.places * (self.wanted - 1)
-        idle = self.wanted > self.least and wait_s <= self.target_s / 2 and fits
+        idle = self.wanted > self.asked.min and wait_s <= self.asked.target_queue_s / 2 and fits
         if not idle:
             self._under_since = None
         elif self._under_since is None:
             self._under_since = now
 
     def _change(self, now: float, wanted: int) -> None:
-        self.wanted = min(max(wanted, self.least), self.most)
+        self.wanted = min(max(wanted, self.asked.min), self.asked.max)
         self._over_since = self._under_since = None
         self._quiet_until = now + SETTLE_S

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.engine.ray.scaling import FULL, GROW_AFTER_S, SETTLE_S, Scale
+from server.config.replication import Replication
+from server.engine.scaling import FULL, GROW_AFTER_S, SETTLE_S, Scale
 
 PLACES = 10
 SHRINK_S = 60.0
@@ -10,7 +11,7 @@ SHRINK_S = 60.0
 
 @pytest.fixture
 def scale() -> Scale:
-    return Scale(least=1, most=8, target_s=2.0, places=PLACES, shrink_after_s=SHRINK_S)
+    return Scale(Replication(min=1, max=8, target_queue_s=2.0, shrink_after_s=SHRINK_S), PLACES, 1)
 
 
 def run(scale: Scale, begin: float, seconds: float, wait_s: float, num_jobs: int, ready: int) -> int:
@@ -61,6 +62,6 @@ def test_a_short_burst_keeps_it(scale: Scale) -> None:
 
 def test_a_fixed_number_stays(scale: Scale) -> None:
     """Where least and most are the same, nothing changes it."""
-    scale = Scale(least=3, most=3, target_s=2.0, places=PLACES, shrink_after_s=SHRINK_S)
+    scale = Scale(Replication(min=3, max=3, shrink_after_s=SHRINK_S), PLACES, 3)
     assert run(scale, 0, 100, 50.0, 500, 3) == 3
     assert run(scale, 200, 1000, 0.0, 0, 3) == 3

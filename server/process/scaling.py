@@ -1,0 +1,81 @@
+"""More engines of a model when its requests wait, and fewer when they do not, on this machine's own GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from server.engine.replicas import Replicas
+from server.engine.scaling import Scale
+from server.engine.served import ServedModel
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 0.5
+
+
+class Scaling:
+    """served: gives the models that requests can name. removed: told of a replica that is no more, by its
+    model's engines and its number. num_processes: that send jobs to them, each about as many."""
+
+    def __init__(
+        self,
+        served: Callable[[], Iterable[ServedModel]],
+        removed: Callable[[Replicas, int], None],
+        num_processes: int = 1,
+    ) -> None:
+        self._served = served
+        self._removed = removed
+        self._num_processes = num_processes
+        self._scales: dict[Replicas, Scale] = {}
+        self._leaving: dict[Replicas, set[int]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            models = [model for model in self._served() if not model.settings.replicas.is_fixed]
+            for gone in self._scales.keys() - {model.engine for model in models}:
+                del self._scales[gone]
+                self._leaving.pop(gone, None)
+            for model in models:
+                await self._look(model)
+            await asyncio.sleep(LOOK_S)
+
+    async def _look(self, model: ServedModel) -> None:
+        engine, leaving = model.engine, self._leaving.setdefault(model.engine, set())
+        staying = sorted(engine.supervisors.keys() - leaving)
+        scale = self._scale(model, len(staying))
+        num_jobs = engine.pending * self._num_processes
+        wanted = scale.look(time.monotonic(), engine.work.longest_wait_s, num_jobs, engine.num_ready)
+        if wanted > len(staying):
+            self._grow(model, wanted - len(staying))
+        for number in staying[wanted:]:
+            leaving.add(number)
+            engine.work.drain(number)
+        for number in [one for one in leaving if not engine.work.num_placed(one)]:
+            leaving.discard(number)
+            log.info("model %s: replica %d has nothing to do, and ends", model.id, number)
+            await engine.remove(number)
+            self._removed(engine, number)
+
+    def _scale(self, model: ServedModel, count: int) -> Scale:
+        """By the range that is set now."""
+        asked, places = model.settings.replicas, model.settings.max_num_seqs
+        known = self._scales.get(model.engine)
+        if known is None or (known.asked, known.places) != (asked, places):
+            known = self._scales[model.engine] = Scale(asked, places, count)
+        return known
+
+    def _grow(self, model: ServedModel, count: int) -> None:
+        """By those that were to end, then by new ones."""
+        engine, leaving = model.engine, self._leaving[model.engine]
+        for number in sorted(leaving)[:count]:
+            leaving.discard(number)
+            engine.work.drain(number, is_leaving=False)
+            count -= 1
+        free = (number for number in range(model.settings.replicas.max) if number not in engine.supervisors)
+        for number in [number for number, _ in zip(free, range(count), strict=False)]:
+            log.info("model %s: requests wait; replica %d starts", model.id, number)
+            engine.add(number)
