@@ -45,6 +45,8 @@ class Running:
 class TwinEngine:
     """Steps as long as there is anything to do; none takes longer than its latency and its work."""
 
+    cache_tokens = 0
+
     def __init__(self, sampler: Sampler, latency: Latency, reply: Reply | None = None) -> None:
         self._sampler = sampler
         self._latency = latency

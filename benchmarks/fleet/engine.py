@@ -86,6 +86,7 @@ class SteppedEngine:
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
+        self.cache_tokens = 0  # said apart, where it is to be known (run.py)
         self.counts = Counts()
         self.blocks = Blocks(shape.num_blocks)
         self.num_steps = 0  # that are over

@@ -138,7 +138,10 @@ class Death:
 
 
 class Engine(Protocol):
-    """A model that runs."""
+    """A model that runs. cache_tokens: that its prefix cache has room for, once it is ready; 0: not known."""
+
+    @property
+    def cache_tokens(self) -> int: ...
 
     async def start(self, report: Report) -> None:
         """Return when jobs run at full speed. Raises EngineFailed, or ConfigurationError for what no second

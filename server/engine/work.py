@@ -12,6 +12,7 @@ import logging
 import time
 
 from server.engine.base import Engine, Job, Sink, stopped
+from server.engine.prefixes import BLOCK
 from server.engine.replica import Replica
 from server.engine.router import Router
 from server.engine.suspects import Suspects
@@ -108,6 +109,8 @@ class Work:
     def begin(self, engine: Engine, number: int = 0) -> int:
         """A replica's engine is ready. Returns how many jobs go on there that have waited for one."""
         self._replica(number).engine = engine
+        if engine.cache_tokens:
+            self.router.prefixes.set_capacity(number, engine.cache_tokens // BLOCK)
         num_resuming = self.num_resuming
         for ticket in self._lost:
             ticket.waits_since = None  # from now on for its turn

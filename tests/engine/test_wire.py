@@ -29,6 +29,7 @@ from server.engine.vllm.wire import (
     CoreParams,
     CoreRequest,
     Signs,
+    cache_tokens,
     decode,
     encode,
     signs,
@@ -297,3 +298,13 @@ def test_ends_that_are_failures() -> None:
         engine_output(job(), CoreOutput("id", [], finish_reason=2))
     with pytest.raises(InternalError):
         engine_output(job(), CoreOutput("id", [1], num_nans_in_logits=1))
+
+
+def test_an_engine_says_how_much_it_caches() -> None:
+    """What vLLM's engine says to its clients when it has started is read, and noise is nothing."""
+    from vllm.v1.engine import EngineCoreReadyResponse
+
+    known = dict.fromkeys(EngineCoreReadyResponse.__dataclass_fields__, 0)
+    ready = EngineCoreReadyResponse(**known | {"num_gpu_blocks": 100, "block_size": 32})
+    assert cache_tokens(msgspec.msgpack.encode(ready)) == 3200
+    assert cache_tokens(b"") == cache_tokens(b"READY") == 0

@@ -53,6 +53,8 @@ class ClusterEngine:
     """An engine on some node, as AttachedEngine is one of another process. It is reached where the seat says
     at that time."""
 
+    cache_tokens = 0
+
     def __init__(self, seat: Seat, stats: EngineStats) -> None:
         self._seat = seat
         self._stats = stats

@@ -21,6 +21,8 @@ class SimulatedEngine:
     make the engine die.
     """
 
+    cache_tokens = 0
+
     def __init__(self, vocab_size: int, *, script: Script | None = None, step_s: float = 0.0) -> None:
         self.vocab_size = vocab_size
         self.step_s = step_s

@@ -54,6 +54,8 @@ class Feed:
 class AttachedEngine:
     """folder: of this worker's sockets, which the engine has been told. number: as EngineClient's."""
 
+    cache_tokens = 0
+
     def __init__(self, feed: Feed, folder: Path, number: int, stats: EngineStats) -> None:
         self._feed = feed
         self._client = EngineClient(Link(folder), stats, number)

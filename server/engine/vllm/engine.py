@@ -58,6 +58,7 @@ class VLLMEngine:
         self._warms_up = warms_up
         self._standby = standby
         self._client: EngineClient | None = None
+        self.cache_tokens = 0
         self._is_ready = False
         self._watching: asyncio.Task[str] | None = None  # the life of the process
         self._pulse = Pulse(
@@ -91,6 +92,7 @@ class VLLMEngine:
         self._processes = Processes(order.failures.with_name(BEAT))
         self._feeling = asyncio.create_task(self._feel())
         await self._connected(link, watching)
+        self.cache_tokens = link.cache_tokens
         client.listen(self._dying)
         try:
             if self._warms_up:

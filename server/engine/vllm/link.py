@@ -11,7 +11,7 @@ from pathlib import Path
 import zmq
 
 from server.engine.vllm.exchange import Exchange
-from server.engine.vllm.wire import ABORT, encode
+from server.engine.vllm.wire import ABORT, cache_tokens, encode
 
 ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
 POLL_S = 0.02
@@ -55,6 +55,7 @@ class Link(Exchange):
         outputs = self._context.socket(zmq.PULL)
         self._bind(outputs, outputs_of(self.folder))
         self._engine = b""  # the name that the engine has given itself
+        self.cache_tokens = 0  # that its prefix cache has room for, as it says when it has started
         super().__init__(outputs)
 
     async def connected(self) -> None:
@@ -63,7 +64,8 @@ class Link(Exchange):
 
         def read() -> None:
             with contextlib.suppress(zmq.Again):
-                self._engine, _ = self._inputs.recv_multipart(zmq.NOBLOCK)
+                self._engine, says = self._inputs.recv_multipart(zmq.NOBLOCK)
+                self.cache_tokens = cache_tokens(says)
                 if not arrived.done():
                     arrived.set_result(None)
 

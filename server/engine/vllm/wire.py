@@ -100,6 +100,23 @@ def signs(answer: Any) -> Signs:
     return msgspec.convert(answer[2][1], Signs)
 
 
+class Ready(msgspec.Struct, frozen=True, gc=False):
+    """What an engine says to each of its clients when it has started: some of the fields of vLLM's
+    EngineCoreReadyResponse."""
+
+    num_gpu_blocks: int = 0
+    block_size: int = 0
+
+
+def cache_tokens(message: bytes) -> int:
+    """Of a Ready: tokens that the prefix cache has room for; 0 where it does not say so."""
+    try:
+        ready = msgspec.msgpack.decode(message, type=Ready)
+    except msgspec.DecodeError:
+        return 0
+    return ready.num_gpu_blocks * ready.block_size
+
+
 def encode(message: Any) -> bytes:
     """A CoreRequest, a list of the ids of requests, or a question."""
     return _encode(message)

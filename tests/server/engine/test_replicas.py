@@ -10,6 +10,7 @@ import pytest
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job, Phase, Report, Status
+from server.engine.prefixes import chain
 from server.engine.replicas import Replicas
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import Patience
@@ -255,3 +256,16 @@ async def test_the_engine_that_says_nothing_is_passed_over() -> None:
         route.sent_at -= 10
     work.submit(long_job("b"), lambda output: None)
     assert "b" in engines[1 - silent].jobs
+
+
+async def test_a_cache_is_as_large_as_its_engine_says() -> None:
+    """What an engine has no room for any more is not looked for there."""
+    work, engines = Work(), [Hand(), Hand()]
+    for number, engine in enumerate(engines):
+        engine.cache_tokens = 400
+        work.begin(engine, number)
+    for prompt in (3, 4, 5):
+        work.submit(long_job(f"{prompt}", prompt), lambda output: None)
+    held = work.router.prefixes.held
+    of = {prompt: max(held(chain([prompt] * 400), [0, 1]).values()) for prompt in (3, 4, 5)}
+    assert sorted(of.values()) == [0, 25, 25]
