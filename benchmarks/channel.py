@@ -1,11 +1,12 @@
 """What a token costs a front end whose engine is on another machine, beside one that is on its own.
 
-    python -m benchmarks.channel [--json FILE] [--repeats 5] [--seconds 4]
+    python -m benchmarks.channel [--json FILE] [--repeats 9] [--seconds 4]
 
 An engine that computes nothing sends a step every 20 ms, as vLLM's would; this process takes it, over the
 sockets of one machine (link.py), and through a hub over TCP with CURVE (channel.py), in turn. CPU is this
-process's, all its threads; the hub's is its process's. A whole front end costs 15 to 20 µs a token
-(benchmarks/frontend.py): of that this is the part that differs.
+process's, all its threads, that of ZeroMQ which decrypts among them; the hub's is its process's. Both come
+from the kernel's clock of a process, in nanoseconds: its 10 ms ticks are as much as a whole run takes. A
+whole front end costs 15 to 20 µs a token (benchmarks/frontend.py): this is the part of it that differs.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import contextlib
 import multiprocessing
 import tempfile
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
+import uvloop
 import zmq
 from prometheus_client import CollectorRegistry
 from rich.console import Console
@@ -44,15 +46,15 @@ STEP_S = 0.02
 WAYS = ("link", "channel")
 
 
-def engine(folder: Path, num_streams: int) -> None:
-    """Says a token for each stream every step, and answers questions."""
+def engine(folder: Path, names: list[str]) -> None:
+    """Says a token for each of these jobs every step, and answers questions."""
     context = zmq.Context()
     inputs, outputs = context.socket(zmq.DEALER), context.socket(zmq.PUSH)
     inputs.identity = ENGINE
     inputs.connect(inputs_of(folder))
     outputs.connect(outputs_of(folder))
     inputs.send_multipart((b"", b""))
-    step = encode(CoreOutputs(outputs=[CoreOutput(f"{k}", [k]) for k in range(num_streams)], timestamp=1.0))
+    step = _step(names)
     answer = encode(CoreOutputs(utility_output=[0, None, [None, [1, False]]]))
     begins = time.monotonic()
     while True:
@@ -64,33 +66,40 @@ def engine(folder: Path, num_streams: int) -> None:
 
 
 def hub(folder: Path, pipe: Connection) -> None:
-    """On a node of its own, say."""
+    """On a node of its own, say. It says how much CPU it has had as often as it is asked."""
     one = Hub("127.0.0.1", folder, 1)
     pipe.send(asdict(one.admit()))
-    pipe.recv()
+    while pipe.recv() == "cpu":
+        pipe.send(time.process_time())
     one.close()
 
 
 @contextlib.asynccontextmanager
-async def way(name: str, folder: Path) -> AsyncIterator[tuple[Exchange, Path, int]]:
-    """The way to an engine, where its sockets are, and the process of the hub; 0: none."""
+async def way(name: str, folder: Path) -> AsyncIterator[tuple[Exchange, Path, Callable[[], float]]]:
+    """The way to an engine, where its sockets are, and the CPU of the hub, in seconds."""
     if name == "link":
         link = Link(folder)
-        yield link, folder, 0
+        yield link, folder, lambda: 0.0
         return
     here, there = multiprocessing.Pipe()
     process = multiprocessing.Process(target=hub, args=(folder, there))
     process.start()
-    yield Channel(Admission(**here.recv())), folder / "0", process.pid or 0
+
+    def cpu_s() -> float:
+        here.send("cpu")
+        return float(here.recv())
+
+    yield Channel(Admission(**here.recv())), folder / "0", cpu_s
     here.send("end")
     process.join()
 
 
 async def measure(name: str, num_streams: int, seconds: float) -> dict[str, float]:
     """µs of CPU a token, of this process and of the hub."""
+    names = _names(num_streams)
     with tempfile.TemporaryDirectory(prefix="verbatim-", dir="/tmp") as path:
-        async with way(name, Path(path)) as (exchange, folder, hub_pid):
-            process = multiprocessing.Process(target=engine, args=(folder, num_streams), daemon=True)
+        async with way(name, Path(path)) as (exchange, folder, hub_cpu_s):
+            process = multiprocessing.Process(target=engine, args=(folder, names), daemon=True)
             process.start()
             client = EngineClient(exchange, EngineMetrics(CollectorRegistry()).of("m"))
             await exchange.reached()
@@ -101,29 +110,32 @@ async def measure(name: str, num_streams: int, seconds: float) -> dict[str, floa
                 num_tokens += 1
 
             client.listen(lambda: None)
-            for k in range(num_streams):
-                client.submit(Job(f"{k}", f"{k}", [1], GenerationParams(), (), 1 << 30), sink)
+            for one in names:
+                client.submit(Job(one, one, [1], GenerationParams(), (), 1 << 30), sink)
             await asyncio.sleep(1)
-            processes = [psutil.Process(), *([psutil.Process(hub_pid)] if hub_pid else [])]
-            before, num_before = [_cpu_s(one) for one in processes], num_tokens
+            before = (hub_cpu_s(), time.process_time(), num_tokens)
             await asyncio.sleep(seconds)
-            spent = [_cpu_s(one) - start for one, start in zip(processes, before, strict=True)]
-            tokens = num_tokens - num_before
+            after = (time.process_time(), hub_cpu_s())
+            tokens = num_tokens - before[2]
             process.kill()
             process.join()
             client.close()
-    return {"front_end": spent[0] / tokens * 1e6, "hub": (spent[1] if hub_pid else 0.0) / tokens * 1e6}
+    return {"front_end": (after[0] - before[1]) / tokens * 1e6, "hub": (after[1] - before[0]) / tokens * 1e6}
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def _names(num_streams: int) -> list[str]:
+    """Of candidates, as long as the server's."""
+    return [f"cmpl-{uuid.uuid4().hex}-{k}" for k in range(num_streams)]
+
+
+def _step(names: list[str]) -> bytes:
+    return encode(CoreOutputs(outputs=[CoreOutput(one, [k]) for k, one in enumerate(names)], timestamp=1.0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
     multiprocessing.set_start_method("spawn")
@@ -131,16 +143,28 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for num_streams in STREAMS:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
-        for _ in range(args.repeats):
-            for name in WAYS:
-                found[name].append(asyncio.run(measure(name, num_streams, args.seconds)))
+        for repeat in range(args.repeats):
+            for name in WAYS if repeat % 2 else reversed(WAYS):
+                found[name].append(uvloop.run(measure(name, num_streams, args.seconds)))
         here, elsewhere = ([one["front_end"] for one in found[name]] for name in WAYS)
         of_hub = [one["hub"] for one in found["channel"]]
-        rows.append({"streams": num_streams, "link": here, "channel": elsewhere, "hub": of_hub})
+        ratios = [there / one for one, there in zip(here, elsewhere, strict=True)]
+        rows.append(
+            {
+                "streams": num_streams,
+                "step_bytes": len(_step(_names(num_streams))),
+                "link": here,
+                "channel": elsewhere,
+                "ratio": ratios,
+                "hub": of_hub,
+                "hub_us_a_step": median(of_hub) * num_streams,
+            }
+        )
         more = median(elsewhere) - median(here)
-        shown.append([str(num_streams), _cell(here), _cell(elsewhere), f"{more:+.2f}", _cell(of_hub)])
-    columns = ("streams", "here", "elsewhere", "difference", "hub")
-    Console().print(table("µs of CPU a token: median (least to most)", columns, shown))
+        cells = (_cell(here), _cell(elsewhere), _cell(ratios), f"{more:+.2f}", _cell(of_hub))
+        shown.append([str(num_streams), *cells])
+    columns = ("streams", "here", "elsewhere", "ratio", "more", "hub")
+    Console(width=110).print(table("µs of CPU a token: median (least to most)", columns, shown))
     if args.json:
         write(args.json, {"machine": machine("channel"), "step_s": STEP_S, "rows": rows})
 
