@@ -180,7 +180,7 @@ async def test_a_front_end_that_vanishes(served: Served) -> None:
 
 
 async def test_another_engine_on_the_same_slots(served: Served) -> None:
-    """An engine that was killed is started again under the hub, and a front end that comes back goes on there,
+    """An engine that was killed is started again under the hub. A front end that comes back goes on there,
     with the keys that it had, to the same text."""
     (beside,) = await results(served.engine.submit, [job("beside", 2)])
     admission = served.hub.admit()
