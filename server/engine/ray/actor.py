@@ -20,7 +20,7 @@ from server.engine.base import Phase, Status
 from server.engine.ray.messages import MOST_FRONT_ENDS, EngineOrder, Told
 from server.engine.supervisor import Supervisor
 from server.engine.vllm.engine import VLLMEngine
-from server.engine.vllm.hub import Hub
+from server.engine.vllm.hub import Admission, Hub
 from server.engine.vllm.link import sockets_folder
 from server.engine.vllm.standby import Standby
 from server.engine.vllm.stats import EngineMetrics
@@ -53,7 +53,8 @@ class EngineActor:
         self._standby = Standby(model) if model.standby else None
         self._engine = Supervisor(f"model {model.id}", self._make, Work())
         self._engine.on_status = self._tell
-        self._admissions: dict[str, Any] = {}
+        self._admissions: dict[str, Admission] = {}
+        self._silent: set[str] = set()
         self._told = Told(version=0, life=0, phase=Phase.WAITING)
         self._changed = asyncio.Event()
         self._tasks = [asyncio.create_task(self._run())]
@@ -71,16 +72,30 @@ class EngineActor:
         return self._told.model_dump_json()
 
     async def admit(self, front_end: str) -> dict[str, Any]:
-        """The way to the engine for that front end: the same one each time, as long as the hub keeps it."""
+        """The way to the engine for that front end: the same one each time, as long as the hub keeps it.
+        Raises LookupError where there are too many."""
+        self._silent.discard(front_end)
         admission = self._admissions.get(front_end)
         if admission is None or not self._hub.keeps(admission):
-            admission = self._admissions[front_end] = self._hub.admit()
+            try:
+                admission = self._hub.admit()
+            except LookupError:
+                for one in [*self._silent]:
+                    await self.release(one)
+                admission = self._hub.admit()
+            self._admissions[front_end] = admission
         return asdict(admission)
 
     async def release(self, front_end: str) -> None:
         """It has left, or is gone."""
+        self._silent.discard(front_end)
         if (admission := self._admissions.pop(front_end, None)) is not None:
             self._hub.release(admission)
+
+    async def doubt(self, front_end: str) -> None:
+        """It has not been heard of, but may be there: its place is another's when there is no other."""
+        if front_end in self._admissions:
+            self._silent.add(front_end)
 
     async def close(self) -> None:
         """End the engine and leave nothing behind."""

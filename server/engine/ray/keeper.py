@@ -42,6 +42,7 @@ LOOK_S = 0.5
 FIND_S = 5.0  # how often Ray is asked which engines there are
 # A front end that has said nothing for so long is gone; the last one's engines wait that long for the next.
 GONE_S = 60.0
+HEARD_S = 3.0  # until all front ends have heard, and said what they have since
 CLOSE_S = 15.0  # for an engine to end
 # As the actor of one replica has its model: Ray deals the GPUs out.
 ALONE: dict[str, Any] = {"devices": (), "replicas": Replication(), "min_ready": 1}
@@ -65,9 +66,9 @@ class Keeper:
         self._front_ends: dict[str, FrontEnd] = {}
         self._lonely_since = time.monotonic()
         self._ends = False
-        self._leaving: set[tuple[int, int]] = set()  # replicas that are to end
+        self._leaving: dict[tuple[int, int], float] = {}  # replicas that are to end, since when
         self._actors: dict[tuple[int, int], Any] = {}
-        self._found_at = time.monotonic()
+        self._found_at = self._ray_since = time.monotonic()  # since when Ray's head answers
         self._requested: list[dict[str, float]] | None = None
         self._models = [model for model in self._site.models if model.engine != "simulated"]
         self._numbers = [n for n, model in enumerate(self._site.models) if model.engine != "simulated"]
@@ -104,13 +105,15 @@ class Keeper:
 
     async def leave(self, front_end: str) -> None:
         """It ends. With the last one the engines do."""
-        await self._forget(front_end)
+        await self.lost(front_end)
         if not self._front_ends and not self._ends:
             await self._end()
 
     async def lost(self, front_end: str) -> None:
         """It has ended without a word. If it was the last, its engines wait for the next for a while."""
-        await self._forget(front_end)
+        if self._front_ends.pop(front_end, None) is not None:
+            for actor in self._actors.values():
+                actor.release.remote(front_end)
 
     async def _run(self) -> None:
         while not self._ends:
@@ -122,22 +125,29 @@ class Keeper:
 
     async def _look(self) -> None:
         now = time.monotonic()
-        for name, one in [*self._front_ends.items()]:
-            if now - one.heard_at > GONE_S:
-                log.warning("front end %s has said nothing for %g s, and is gone", name, GONE_S)
-                await self._forget(name)
+        if now - self._found_at > FIND_S:
+            await self._find()
+        self._forget_silent(now)
         if self._front_ends:
             self._lonely_since = now
-        elif now - self._lonely_since > GONE_S:
+        elif now - max(self._lonely_since, self._ray_since) > GONE_S:
             log.warning("no front end is there any more; the engines end")
             await self._end()
             return
-        if now - self._found_at > FIND_S:
-            await self._find()
         for number, model in self._served():
             self._scale(now, number, model)
-        await self._retire()
+        await self._retire(now)
         self._request()
+
+    def _forget_silent(self, now: float) -> None:
+        """Those that have not been heard of, although Ray has answered all the time: without its head none
+        can be heard. They may be there all the same, and at work with the engines."""
+        for name, one in [*self._front_ends.items()]:
+            if now - max(one.heard_at, self._ray_since) > GONE_S:
+                log.warning("front end %s has said nothing for %g s, and is gone", name, GONE_S)
+                del self._front_ends[name]
+                for actor in self._actors.values():
+                    actor.doubt.remote(name)
 
     # ---- engines -------------------------------------------------------------------------------------------
 
@@ -146,13 +156,17 @@ class Keeper:
 
     async def _find(self) -> None:
         """Forget those that have ended for good, which Ray does not start again: others are started then."""
-        names = await asyncio.to_thread(ray.util.list_named_actors)
+        try:
+            names = await asyncio.wait_for(asyncio.to_thread(ray.util.list_named_actors), FIND_S)
+        except (RayError, TimeoutError):
+            self._ray_since = time.monotonic()
+            return
         for place in [place for place in self._actors if engine_name(*place) not in names]:
             log.error(
                 "replica %d of model %s has ended; another one is started", place[1], self._id(place[0])
             )
             del self._actors[place]
-            self._leaving.discard(place)
+            self._leaving.pop(place, None)
         self._found_at = time.monotonic()
 
     def _take_over(self) -> defaultdict[int, int]:
@@ -180,7 +194,7 @@ class Keeper:
                 "model %s: %d replicas instead of %d (%.1f s of waiting)", model.id, wanted, before, wait_s
             )
         for n in staying[wanted:]:
-            self._leaving.add((number, n))
+            self._leaving[number, n] = now
         free = (n for n in range(2 * model.replicas.max) if (number, n) not in self._actors)
         for _ in range(wanted - len(staying)):
             self._start(number, model, next(free))
@@ -221,12 +235,13 @@ class Keeper:
         model = self._site.models[number]
         return "a free CPU" if self._site.on_cpu else f"{model.num_gpus} free GPUs"
 
-    async def _retire(self) -> None:
-        """Those that are to end, and on which no front end has a job any more."""
-        for number, replica in [*self._leaving]:
+    async def _retire(self, now: float) -> None:
+        """Those that are to end, of which all front ends have heard, and on which none has a job any more."""
+        for (number, replica), since in [*self._leaving.items()]:
             loads = [one.report.models.get(number) for one in self._front_ends.values()]
-            if not any(load is not None and load.jobs.get(replica) for load in loads):
-                self._leaving.discard((number, replica))
+            is_in_use = any(load is not None and load.jobs.get(replica) for load in loads)
+            if now - since > HEARD_S and not is_in_use:
+                del self._leaving[number, replica]
                 await self._close(self._actors.pop((number, replica)))
 
     async def _close(self, actor: Any) -> None:
@@ -254,11 +269,6 @@ class Keeper:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     # ---- front ends ----------------------------------------------------------------------------------------
-
-    async def _forget(self, front_end: str) -> None:
-        if self._front_ends.pop(front_end, None) is not None:
-            for actor in self._actors.values():
-                actor.release.remote(front_end)
 
     def _used_elsewhere(self, front_end: str, now: float) -> dict[str, Use]:
         found = defaultdict[str, Use](Use)

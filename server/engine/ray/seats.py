@@ -22,6 +22,7 @@ class Seat(Feed):
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         super().__init__()
+        self.status = Status(Phase.WAITING, detail="for the cluster")
         self.admission: Admission | None = None
         self.is_reached = False
         self._on_lost = on_lost
