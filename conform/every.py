@@ -16,6 +16,7 @@ from conform.rules import (
     sampling,
     stops,
     stream,
+    structured,
     values,
     wire,
 )
@@ -23,7 +24,10 @@ from conform.subject.budget import NOTHING, Cost
 from conform.subject.ends import ConformError
 from conform.subject.rule import Rule
 
-MODULES = (values, body, prompts, reply, logprobs, choices, sampling, stops, stream, errors, http, wire)
+MODULES = (
+    *(values, body, prompts, reply, logprobs, choices, sampling, structured, stops, stream, errors, http),
+    wire,
+)
 
 
 def rules() -> list[Rule]:

@@ -26,8 +26,8 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args sections replication model settings loading changes",
-    "server.text": "files tables encoding tokenizer long detokenizer stops",
-    "server.contract": "request tokens reply unsupported values params",
+    "server.text": "files tables encoding grammars tokenizer long detokenizer stops",
+    "server.contract": "request tokens reply unsupported structured values params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
@@ -35,12 +35,12 @@ ROOMS = {
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures devices processes pulse standby host exchange link hub channel stats"
-        " running client engine attached"
+        "warmup wire translate failures devices processes pulse standby grammars host exchange link hub channel"
+        " stats running client engine attached"
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
-    "server.generation": "outputs prompts contest candidates",
+    "server.generation": "outputs prompts grammars contest candidates",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
@@ -60,7 +60,8 @@ ROOMS = {
     "twin": "latency scripted sampler engine models serve cli plugin",
     "conform.subject": "ends budget frames client address sockets server refusal rule",
     "conform.rules": (
-        "table houses values body reply prompts stops logprobs choices sampling stream errors http wire"
+        "table houses values body reply prompts stops logprobs choices sampling structured stream errors"
+        " http wire"
     ),
     "conform": "every runner report difference cli",
     "bundle": "models order wheels contents sbom keys seal make cli",
@@ -98,7 +99,12 @@ RAY_IN = {
 }
 
 # vLLM's inner interfaces change with every version: whoever raises the version reads these.
-VLLM_IN = {"sampling.runner_v1", "sampling.runner_v2", "server.engine.vllm.host"}
+VLLM_IN = {
+    "sampling.runner_v1",
+    "sampling.runner_v2",
+    "server.engine.vllm.grammars",
+    "server.engine.vllm.host",
+}
 
 
 def path_of(module: str) -> Path:

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from llguidance import LLMatcher
+
 from server.engine.base import (
     Death,
     EngineOutput,
@@ -19,6 +22,7 @@ from server.engine.base import (
     Status,
     TopLogprobs,
 )
+from server.text.grammars import Grammars
 from twin.latency import Latency
 from twin.sampler import Row, Sampler, shape_of, transforms_of
 
@@ -31,7 +35,8 @@ Reply = Callable[[list[int]], list[int] | None]
 @dataclass(slots=True)
 class Running:
     """A job in the batch. ends: ids that end it. reply: the ids that it is answered with; None: those that
-    are drawn. unread: tokens of the prompt that are not computed yet. num_new: generated here."""
+    are drawn. grammar: what they follow. unread: tokens of the prompt that are not computed yet. num_new:
+    generated here."""
 
     job: Job
     sink: Sink
@@ -39,6 +44,7 @@ class Running:
     ends: frozenset[int]
     reply: list[int] | None
     unread: int
+    grammar: LLMatcher | None = None
     num_new: int = 0
 
 
@@ -47,8 +53,15 @@ class TwinEngine:
 
     cache_tokens = 0
 
-    def __init__(self, sampler: Sampler, latency: Latency, reply: Reply | None = None) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        latency: Latency,
+        reply: Reply | None = None,
+        grammars: Grammars | None = None,
+    ) -> None:
         self._sampler = sampler
+        self._grammars = grammars
         self._latency = latency
         self._reply = reply
         self._running: dict[str, Running] = {}
@@ -68,7 +81,8 @@ class TwinEngine:
         eos = () if job.params.ignore_eos else job.eos_ids
         ends = frozenset((*job.params.stop_token_ids, *eos))
         reply = self._reply(job.prompt_ids[:num_prompt]) if self._reply is not None else None
-        self._running[job.id] = Running(job, sink, row, ends, reply, len(job.prompt_ids))
+        grammar = self._grammar(job, num_prompt)
+        self._running[job.id] = Running(job, sink, row, ends, reply, len(job.prompt_ids), grammar)
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.get_running_loop().create_task(self._step_on())
 
@@ -83,6 +97,11 @@ class TwinEngine:
         self._running.clear()
         if self._stepping is not None:
             self._stepping.cancel()
+
+    def _grammar(self, job: Job, num_prompt: int) -> LLMatcher | None:
+        if self._grammars is None or job.params.grammar is None:
+            return None
+        return self._grammars.begun(job.params.grammar, job.prompt_ids[num_prompt:])
 
     async def _step_on(self) -> None:
         """The border where no error of ours leaves jobs waiting for ever."""
@@ -123,6 +142,10 @@ class TwinEngine:
         for one in drawn:
             num_held_back = one.job.params.min_tokens - one.num_new
             one.row.held_back = tuple(one.ends) if num_held_back > 0 else ()
+            if one.grammar is not None:
+                bits = np.frombuffer(one.grammar.compute_bitmask(), np.uint8)
+                mask = np.unpackbits(bits, bitorder="little").astype(bool)
+                one.row.mask = mask[: self._sampler.language.vocab_size]
         chosen = iter(self._sampler.choose([one.row for one in drawn]))
         for one in batch:
             if not one.job.max_tokens:
@@ -135,10 +158,12 @@ class TwinEngine:
         job = one.job
         logprobs = None
         if job.num_logprobs is not None:
-            found = self._sampler.logprobs(one.row.before, token_id, job.num_logprobs)
+            found = self._sampler.logprobs(one.row.before, token_id, job.num_logprobs, one.row.mask)
             logprobs = TopLogprobs(1 + job.num_logprobs, *found)
         scored = self._scored(one) if not one.num_new else None
         one.row.tokens.append(token_id)
+        if one.grammar is not None:
+            one.grammar.consume_token(token_id)
         one.num_new += 1
         reason: FinishReason | None = None
         if token_id in one.ends and one.num_new > job.params.min_tokens:

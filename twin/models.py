@@ -46,7 +46,7 @@ def _load(model: ModelSettings, settings: Settings, latency: Latency, script: Sc
         # There are no positions to run out of.
         context_size=chosen or context_size(architecture, None, extended=True),
         vocab_size=architecture.vocab_size,
-        engine=Replicas(model.id, lambda number: TwinEngine(sampler, latency, reply)),
+        engine=Replicas(model.id, lambda number: TwinEngine(sampler, latency, reply, tokenizer.grammars)),
     )
     tune(served.engine, settings, model)
     return served

@@ -25,6 +25,7 @@ LIKELY = 12.0
 NEUTRAL = (1.0, 0.0, 0, 1.0)  # a shape that changes nothing
 MEMORY_BYTES = 64 * 2**20  # of what is kept; the more there is, the more pages the kernel has to find
 
+Mask: TypeAlias = npt.NDArray[np.bool_]
 Before: TypeAlias = tuple[int, ...]  # the last CONTEXT token ids
 Shape: TypeAlias = tuple[float, float, int, float]  # temperature, min_p, top_k, top_p
 
@@ -32,7 +33,7 @@ Shape: TypeAlias = tuple[float, float, int, float]  # temperature, min_p, top_k,
 @dataclass(slots=True)
 class Row:
     """What is drawn for. tokens: of the prompt, then, from num_prompt on, generated ones. held_back: ids that
-    may not come yet. shape: of `shape_of`."""
+    may not come yet. shape: of `shape_of`. mask: [vocab_size] bool, what a grammar lets come; None: all."""
 
     tokens: list[int]
     num_prompt: int
@@ -40,6 +41,7 @@ class Row:
     seed: int
     shape: Shape | None = None
     held_back: tuple[int, ...] = ()
+    mask: Mask | None = None
 
     @property
     def before(self) -> Before:
@@ -104,7 +106,7 @@ class Sampler:
         chosen = [0] * len(rows)
         drawn: list[tuple[int, Distribution]] = []
         for k, row in enumerate(rows):
-            if row.shape is None or row.held_back:
+            if row.shape is None or row.held_back or row.mask is not None:
                 chosen[k] = self._by_reference(row)
                 continue
             distribution = self._distribution(row.before, row.shape, row.transforms)
@@ -124,9 +126,15 @@ class Sampler:
         self.choose([Row([0, 0], 2, one, 0, shape_of(one)) for one in (neutral, neutral, penalised)])
         self.logprobs((0, 0), 0, 5)
 
-    def logprobs(self, before: Before, token_id: int, num: int) -> tuple[list[int], list[float]]:
-        """As a position of TopLogprobs: the token itself, then the num likeliest."""
+    def logprobs(
+        self, before: Before, token_id: int, num: int, mask: Mask | None = None
+    ) -> tuple[list[int], list[float]]:
+        """As a position of TopLogprobs: the token itself, then the num likeliest. mask: as Row's; what it
+        leaves sums to 1, as with vLLM."""
         values = self._raw(before)
+        if mask is not None:
+            values = np.where(mask, values, -np.inf)
+            values -= np.log(np.exp(values).sum())
         likeliest = np.argpartition(-values, num)[:num] if num < len(values) else np.arange(len(values))
         likeliest = likeliest[np.lexsort((likeliest, -values[likeliest]))]
         ids = [token_id, *likeliest.tolist()]
@@ -163,6 +171,8 @@ class Sampler:
 
     def _by_reference(self, row: Row) -> int:
         logits = self._raw(row.before) + LIKELY
+        if row.mask is not None:
+            logits[~row.mask] = -np.inf
         if row.held_back:
             logits[[*row.held_back]] = -np.inf
         prompt, output = row.tokens[: row.num_prompt], row.tokens[row.num_prompt :]

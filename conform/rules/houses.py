@@ -8,6 +8,7 @@ NOT_OPENAIS = {
     "skip_special_tokens", "include_stop_str_in_output", "truncate_prompt_tokens", "priority", "unknown",
     "truncation_side", "add_special_tokens", "parse_special", "allowed_token_ids", "bad_words",
     "return_token_ids", "cache_salt", "spaces_between_special_tokens", "stream_interval",
+    "structured_outputs",
 }  # fmt: skip
 OPENAI = {
     ("best_of", "range"): "best_of is at most 20",
@@ -33,6 +34,12 @@ VLLM = {
     ("priority", "range"): "priority is any integer",
     ("logit_bias", "type"): f"values beyond 100 are clamped, and {LAX}",
     ("temperature", "accepted"): "n is 1 at temperature 0",
+    ("min-tokens-of-a-grammar", "together"): "what the grammar leaves no token for is a broken reply",
+    ("no-end-of-a-grammar", "together"): "after its end anything may come",
+    ("allowed-tokens-of-a-grammar", "together"): "both act, though they may leave no token",
+    ("two-grammars", "together"): "structured_outputs goes first",
+    ("response_format", "accepted"): "a JSON schema needs a name",
+    ("structured_outputs", "accepted"): "json_object is for the older field",
     ("stream_options", "type"): "an empty object is accepted without stream",
 }
 

@@ -76,6 +76,14 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"allowed_token_ids": [7, 8, 7, last]}, {"allowed_token_ids": (7, 8, last)}),
         ({"bad_words": []}, {"bad_words": ()}),
         ({"bad_words": ["hello", " w"]}, {}),
+        ({"response_format": {"type": "text"}}, {"grammar": None}),
+        ({"response_format": {"type": "json_object"}}, {}),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}, {}),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, {}),
+        ({"structured_outputs": {"regex": "[ab]+", "choice": None}}, {}),
+        ({"structured_outputs": {"json": '{"type":"integer"}', "disable_any_whitespace": True}}, {}),
+        ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, {}),
+        ({"structured_outputs": {"json_object": True}}, {}),
         ({"logprobs": 0}, {"num_logprobs": 0}),
         ({"logprobs": 5}, {"num_logprobs": 5}),
         ({"echo": True}, {"echo": True}),
@@ -178,6 +186,25 @@ def refused(vocab_size: int) -> list[Row]:
             ["", "a@b", "a/b", "a\\b", "a\0", "a" * 129, 1, True, ["a"]],
             "1 to 128 characters",
         ),
+        *_rows(["response_format", "structured_outputs"], [1, True, [], "a"], "must be an object"),
+        *_rows(["response_format"], [{}, {"type": "xml"}, {"type": 1}], "response_format.type"),
+        *_rows(
+            ["response_format"], [{"type": "json_schema", "json_schema": 1}], "response_format.json_schema"
+        ),
+        *_rows(["structured_outputs"], [{}, {"regex": "a", "choice": ["b"]}], "must have exactly one of"),
+        *_rows(["structured_outputs"], [{"structural_tag": "a"}], "structured_outputs.structural_tag"),
+        *_rows(["structured_outputs"], [{"regex": 1}, {"regex": ""}], "structured_outputs.regex"),
+        *_rows(
+            ["structured_outputs"],
+            [{"choice": []}, {"choice": "a"}, {"choice": [1]}],
+            "structured_outputs.choice",
+        ),
+        *_rows(["structured_outputs"], [{"json": 1}, {"json": ["a"]}], "structured_outputs.json"),
+        *_rows(
+            ["structured_outputs"],
+            [{"regex": "(["}, {"json": "{"}, {"json": {"type": "x"}}, {"grammar": "start: a"}],
+            "structured_outputs has no valid grammar",
+        ),
         *_rows(["stream_options"], [1, True, [], "a"], "must be an object"),
         *_rows(["stream_options"], [{"include_usage": True}, {}], "must be null unless stream is true"),
         ("suffix", "x", "has no fill-in-the-middle template"),
@@ -199,6 +226,18 @@ TOGETHER: list[tuple[Body, str, str]] = [
     ({"model": None}, "model", "model is required"),
     ({"prompt": None}, "prompt", "prompt is required"),
     ({"prompt": [5], "suffix": "x"}, "suffix", "suffix"),
+    ({"structured_outputs": {"choice": ["a"]}, "min_tokens": 1}, "min_tokens", "with structured_outputs"),
+    ({"structured_outputs": {"choice": ["a"]}, "ignore_eos": True}, "ignore_eos", "with structured_outputs"),
+    (
+        {"response_format": {"type": "json_object"}, "allowed_token_ids": [5]},
+        "allowed_token_ids",
+        "with response_format",
+    ),
+    (
+        {"response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["a"]}},
+        "response_format",
+        "with structured_outputs",
+    ),
 ]
 
 
@@ -226,6 +265,7 @@ def too_long_words(context_size: int, num_prompt: int, max_tokens: int) -> str:
 TOGETHER_NAMES = (
     "best-of-below-n", "best-of-in-a-stream", "include-usage-of-another-type", "min-tokens-over-the-default",
     "too-many-candidates", "too-many-prompts", "model-is-missing", "prompt-is-missing", "suffix-after-ids",
+    "min-tokens-of-a-grammar", "no-end-of-a-grammar", "allowed-tokens-of-a-grammar", "two-grammars",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from server.config.model import ModelSettings
 from server.contract import values
 from server.contract.request import CompletionRequest, shown
+from server.contract.structured import grammar_of
 from server.contract.unsupported import refuse_unsupported
 from server.errors import InvalidRequest
 from server.text.encoding import Side
@@ -45,6 +46,7 @@ class GenerationParams:
     logit_bias: dict[int, float] = field(default_factory=dict)
     allowed_token_ids: tuple[int, ...] = ()  # none: all are
     bad_words: tuple[tuple[int, ...], ...] = ()  # as token ids
+    grammar: str | None = None  # of text/grammars.py; None: any text
     num_logprobs: int | None = None  # None: not asked; 0: the sampled token's own
     echo: bool = False
     stop: tuple[str, ...] = ()
@@ -138,6 +140,7 @@ def resolve(
         logit_bias=values.logit_bias(request.logit_bias or {}, vocab_size),
         allowed_token_ids=values.allowed_token_ids(request.allowed_token_ids, vocab_size, held_back),
         bad_words=values.bad_words(request.bad_words or [], vocab_size, ids_of),
+        grammar=grammar_of(request),
         num_logprobs=request.logprobs,
         echo=bool(request.echo),
         stop=stops,

@@ -140,6 +140,16 @@ class CompletionRequest(Shape):
     bad_words: Annotated[Annotated[list[str], Field(fail_fast=True)] | None, Rule("an array of strings")] = (
         Field(None, description="words that are never completed in the generated text")
     )
+    response_format: Annotated[dict[str, Any] | None, Rule("an object")] = Field(
+        None,
+        description='{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": …}}',
+        examples=[{"type": "json_object"}],
+    )
+    structured_outputs: Annotated[dict[str, Any] | None, Rule("an object")] = Field(
+        None,
+        description="one of json (a schema), regex, choice, grammar, json_object",
+        examples=[{"choice": ["yes", "no"]}],
+    )
     logprobs: Annotated[int | None, Rule("an integer", "between 0 and 5")] = Field(None, ge=0, le=5)
     echo: Annotated[bool | None, BOOLEAN] = Field(
         None, description="default false; the prompt before the completion"

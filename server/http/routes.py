@@ -21,6 +21,7 @@ from server.engine.base import Requester, Status
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest, ModelNotFound
 from server.generation.candidates import Generation
+from server.generation.grammars import check_grammar
 from server.generation.outputs import Delta, fold
 from server.generation.prompts import encode_prompts
 from server.http.body import read_body
@@ -178,6 +179,8 @@ async def _generation(
     tokenizer = model.tokenizer
     known = tokenizer.eos_ids, tokenizer.special_ids, tokenizer.ids_of
     params = resolve(wanted, model.settings, model.vocab_size, *known)
+    if params.grammar is not None:
+        await check_grammar(params.grammar, wanted, model)
     how = resolve_stream(wanted, settings.stream_interval)
     prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of, requester, settings.request_timeout_s)

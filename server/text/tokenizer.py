@@ -19,6 +19,7 @@ import tokenizers
 from server.errors import ConfigurationError
 from server.text.encoding import PLAIN, Encoded, Reading, encoded
 from server.text.files import read_files
+from server.text.grammars import Grammars
 from server.text.tables import byte_level, sentencepiece, text_of, token_names
 
 MAX_THREADS = min(8, os.cpu_count() or 1)
@@ -34,7 +35,9 @@ class Tokenizer:
     bytes:\\xNN… where it is not whole UTF-8 by itself or another token has the same text; unique. special:
     ids that skip_special_tokens leaves out of the text. special_ids: of those that the model has, by what
     they are written as. eos_ids: ids that end a completion. strips_space: whether decoding drops one leading
-    space (SentencePiece's dummy prefix). threads: where long texts are tokenized, for all requests.
+    space (SentencePiece's dummy prefix). grammars: those that a text may have to follow. unparsed: an encoder
+    to which special tokens' names are text, made when it is first asked for. said: what the log has been told
+    once. threads: where long texts are tokenized, for all requests.
     """
 
     encoder: tokenizers.Tokenizer
@@ -46,6 +49,7 @@ class Tokenizer:
     bos_id: int | None
     eos_ids: tuple[int, ...]
     strips_space: bool
+    grammars: Grammars
     unparsed: Callable[[], tokenizers.Tokenizer]
     said: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "tokenizer"))
@@ -56,7 +60,7 @@ class Tokenizer:
 
     def ids_of(self, text: str) -> list[int]:
         """The ids of a text that stands inside of another."""
-        return self.encoder.encode(text, add_special_tokens=False).ids
+        return _ids_of(self.encoder, text)
 
     def encode_all(self, texts: list[str], how: Reading = PLAIN) -> list[Encoded]:
         """The prompts of a request."""
@@ -98,6 +102,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     table = tuple(content.get(i, b"") for i in range(max(vocab_size, max(vocab.values()) + 1)))
     # By what the library leaves out: it remembers more tokens as special than it says.
     special = frozenset(i for i in added if encoder.decode([i]) != encoder.decode([i], False))
+    bos_id, eos_ids = files.bos_id, files.eos_ids
     tokenizer = Tokenizer(
         encoder=encoder,
         table=table,
@@ -105,8 +110,9 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         names=token_names(table, vocab),
         special=special,
         special_ids={added[i].content: i for i in special if i < vocab_size},
-        bos_id=files.bos_id,
-        eos_ids=files.eos_ids,
+        bos_id=bos_id,
+        eos_ids=eos_ids,
+        grammars=Grammars(table[:vocab_size], special, bos_id, eos_ids, partial(_ids_of, encoder)),
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
         unparsed=cache(partial(_unparsed, encoder)),
     )
@@ -114,6 +120,10 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     if b"".join(tokenizer.prompt_bytes(texts, skip_special=False)).decode() != encoder.decode(texts, False):
         raise _unknown_decoder(directory, "has a decoder that does more than this server does")
     return tokenizer
+
+
+def _ids_of(encoder: tokenizers.Tokenizer, text: str) -> list[int]:
+    return encoder.encode(text, add_special_tokens=False).ids
 
 
 def _unparsed(encoder: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

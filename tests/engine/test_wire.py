@@ -138,6 +138,28 @@ def test_requests_arrive(params: dict[str, Any]) -> None:
         assert getattr(read.sampling_params, name) == getattr(neutral, name), "vLLM's own would act as well"
 
 
+def test_a_grammar_arrives() -> None:
+    """As the one kind of vLLM's that our own manager of grammars looks at, with vLLM's own interface."""
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine import EngineCoreRequest
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.request import Request
+    from vllm.v1.serial_utils import MsgpackDecoder
+    from vllm.v1.structured_output import StructuredOutputManager
+
+    read = MsgpackDecoder(EngineCoreRequest).decode([encode(core_request(job(grammar="start: /a/")))])
+    assert read.sampling_params.structured_outputs == StructuredOutputsParams(grammar="start: /a/")
+    request = Request.from_engine_core_request(read, None)
+    assert request.use_structured_output
+    assert "grammar_init" in EngineCore.preprocess_add_request.__code__.co_names
+    assert callable(StructuredOutputManager.grammar_init)
+    assert (
+        not MsgpackDecoder(EngineCoreRequest)
+        .decode([encode(core_request(job()))])
+        .sampling_params.structured_outputs
+    )
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_our_processors_read_what_was_asked(temperature: float) -> None:
     """Every field of our sampling arrives as it was asked; a greedy request draws nothing, and without

@@ -24,10 +24,12 @@ import zmq
 from server.config.model import ModelSettings
 from server.config.yamlfile import nearest
 from server.engine.vllm.failures import FINAL, NOTES, note_failures, why
+from server.engine.vllm.grammars import make_grammars
 from server.engine.vllm.processes import THREADS, News, Order, follow_server
 from server.engine.vllm.wire import QUESTION
 from server.errors import ConfigurationError
 from server.observe.versions import CPU_BUILD, installed
+from server.text.tokenizer import load_tokenizer
 
 NUMA = "libnuma.so.1"
 # In the names of the threads that carry vLLM's messages.
@@ -53,6 +55,7 @@ def main() -> None:
 def run(order: Order, say: Callable[[News], None]) -> None:
     """The engine, to its end."""
     from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.structured_output import StructuredOutputManager
 
     os.environ[NOTES] = str(order.failures)
     # vLLM leaves a file there at each start: it goes with the folder.
@@ -65,6 +68,10 @@ def run(order: Order, say: Callable[[News], None]) -> None:
         config, executor = engine_config(order.model, order.context_size)
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
         threading.excepthook = _end_with_a_thread(say)
+        vocab_size = config.model_config.get_vocab_size()
+        make_grammars(
+            StructuredOutputManager, lambda: load_tokenizer(order.model.directory, vocab_size).grammars
+        )
         threading.Thread(target=_answer_handshake, args=(order, is_made), daemon=True).start()
         with contextlib.suppress(SystemExit):  # vLLM's way to end
             EngineCoreProc.run_engine_core(

@@ -54,6 +54,7 @@ def _params(job: Job) -> CoreParams:
         logprobs=job.num_logprobs,
         prompt_logprobs=job.num_logprobs if job.prompt_logprobs else None,
         detokenize=False,
+        structured_outputs={"grammar": params.grammar} if params.grammar is not None else None,
     )
 
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from server.contract.params import GenerationParams
 from server.engine.base import Job
+from server.text.grammars import source_of
 
 # A prompt, and one token after another.
 PLAIN = GenerationParams(max_tokens=2, ignore_eos=True)
 LONG_PROMPT = 300
+ANYTHING = source_of("regex", r"(.|\n)*")
 
 
 def warm_up_jobs(context_size: int) -> list[list[Job]]:
@@ -26,6 +28,8 @@ def warm_up_jobs(context_size: int) -> list[list[Job]]:
         replace(PLAIN, min_p=0.1),
         replace(PLAIN, logit_bias={0: -1.0}),
         replace(PLAIN, min_tokens=1, ignore_eos=False),
+        replace(PLAIN, allowed_token_ids=(0, 1), bad_words=((0, 1), (1, 1, 0))),
+        replace(PLAIN, grammar=ANYTHING),
     ]
     alone = [[_job(f"{number}", params)] for number, params in enumerate(kinds)]
     together = [_job(f"all-{number}", params) for number, params in enumerate(kinds)]

@@ -31,6 +31,7 @@ class CoreParams(msgspec.Struct, omit_defaults=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     detokenize: bool = True
+    structured_outputs: dict[str, Any] | None = None
     extra_args: dict[str, Any] | None = None
 
 

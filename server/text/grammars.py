@@ -1,0 +1,86 @@
+"""Grammars that a text has to follow: what a request says of its form, as one of llguidance's, and checked.
+
+The front end, vLLM's engine and the twin all make them here, of one tokenizer: what the first has accepted
+is no error in the others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal
+
+import llguidance
+
+Kind = Literal["json", "regex", "choice", "grammar"]
+
+
+def source_of(kind: Kind, text: str, *, compact: bool = False) -> str:
+    """The grammar in llguidance's own words, not yet checked. text: a JSON schema, a regular expression, a
+    JSON array of strings, or a grammar in Lark's or llama.cpp's notation. compact: JSON without white space.
+
+    Raises ValueError for what cannot be put so.
+    """
+    if kind == "json":
+        options: Any = {"whitespace_flexible": not compact}
+        return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=options)
+    try:
+        return llguidance.grammar_from(kind, text)
+    except (ValueError, RecursionError, IndexError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+class Grammars:
+    """Those of a model. Its tokenizer for them is made when it is first needed, in a tenth of a second or
+    several, by whichever thread comes first."""
+
+    def __init__(
+        self,
+        table: Sequence[bytes],
+        special: Collection[int],
+        bos_id: int | None,
+        eos_ids: Sequence[int],
+        ids_of: Callable[[str], list[int]],
+    ) -> None:
+        self._table, self._special, self._bos_id, self._eos_ids = table, special, bos_id, eos_ids
+        self._ids_of = ids_of
+        self._lock = threading.Lock()
+        self._made: llguidance.LLTokenizer | None = None
+
+    @property
+    def tokenizer(self) -> llguidance.LLTokenizer:
+        with self._lock:
+            if self._made is None:
+                known = llguidance.TokenizerWrapper(_Known(self))
+                self._made = llguidance.LLTokenizer(known, eos_token=list(self._eos_ids) or None)
+            return self._made
+
+    def problem(self, source: str) -> str:
+        """What is wrong with a grammar; empty: nothing."""
+        if not self._eos_ids:
+            return "this model has no token that ends a text"
+        is_wrong, messages = llguidance.LLMatcher.validate_grammar_with_warnings(source, self.tokenizer)
+        return " ".join(messages[0].split()) if is_wrong else ""
+
+    def begun(self, source: str, said: Sequence[int] = ()) -> llguidance.LLMatcher:
+        """A text of the grammar, which has these tokens so far. Raises ValueError where it cannot."""
+        matcher = llguidance.LLMatcher(self.tokenizer, source, log_level=0)
+        if said:
+            matcher.consume_tokens([*said])
+        if problem := matcher.get_error():
+            raise ValueError(problem)
+        return matcher
+
+
+class _Known:
+    """A tokenizer as llguidance wants it."""
+
+    def __init__(self, grammars: Grammars) -> None:
+        # Of a model without one, which is refused before, the engine's warm-up has a grammar all the same.
+        self.eos_token_id, self.bos_token_id = next(iter(grammars._eos_ids), 0), grammars._bos_id
+        self.tokens = [*grammars._table]
+        self.special_token_ids = [i for i in grammars._special if i < len(self.tokens)]
+        self._ids_of = grammars._ids_of
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._ids_of(text if isinstance(text, str) else text.decode("utf-8", "replace"))
