@@ -26,7 +26,7 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint",
     "server.config": "values yamlfile engine_args sections replication model settings loading changes",
-    "server.text": "files tables encoding grammars tokenizer long detokenizer stops",
+    "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens reply unsupported structured values params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",

@@ -125,7 +125,9 @@ class ModelSettings(Section):
         default=(), strict=False, description="Names of keys; empty is every key."
     )
     suffix_template: str | None = Field(
-        default=None, description="Fill-in-the-middle text with {prefix} and {suffix}."
+        default=None,
+        description="Fill-in-the-middle text with {prefix} and {suffix}; null is what the tokenizer's own"
+        " tokens say, empty is none.",
     )
     single_bos: bool = Field(
         default=True, description="A prompt of text that begins with the BOS token gets no second one."
@@ -183,7 +185,7 @@ class ModelSettings(Section):
     @field_validator("suffix_template")
     @classmethod
     def _both_places(cls, template: str | None) -> str | None:
-        if template is not None and any(template.count(mark) != 1 for mark in ("{prefix}", "{suffix}")):
+        if template and any(template.count(mark) != 1 for mark in ("{prefix}", "{suffix}")):
             raise ValueError("suffix_template must contain {prefix} and {suffix} once each")
         return template
 

@@ -52,6 +52,7 @@ class GenerationParams:
     stop: tuple[str, ...] = ()
     include_stop: bool = True
     stop_token_ids: tuple[int, ...] = ()
+    silent_ends: frozenset[int] = frozenset()  # of those: what they are written as is never in the text
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool = False
@@ -80,12 +81,14 @@ def resolve(
     eos_ids: Collection[int] = (),
     special_ids: Mapping[str, int] = MappingProxyType({}),
     ids_of: IdsOf = lambda text: (),
+    fill_in_ends: Collection[int] | None = None,
 ) -> GenerationParams:
     """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge.
 
     eos_ids: the model's own, which end a candidate as well. special_ids: of its special tokens by their
     names; a stop sequence that is such a name stops at the id, since the token may have no text. ids_of: of
-    a text that stands inside of another.
+    a text that stands inside of another. fill_in_ends: those of what is filled in before a suffix; None: the
+    tokenizer knows no such thing.
     """
     if request.model_extra and (unknown := refuse_unsupported(request.model_extra)):
         _unknown_fields(unknown, strict=model.strict_fields)
@@ -108,7 +111,9 @@ def resolve(
             f"min_tokens (current value: {min_tokens}) must be between 0 and max_tokens ({max_tokens})",
             "min_tokens",
         )
-    if request.suffix and model.suffix_template is None:
+    fills_in = bool(request.suffix) and model.suffix_template is None and fill_in_ends is not None
+    silent_ends = frozenset(fill_in_ends or ()) if fills_in else frozenset[int]()
+    if request.suffix and not (model.suffix_template or fills_in):
         raise InvalidRequest(
             f"suffix (current value: {shown(request.suffix)}) must be empty: model {model.id} has no "
             "fill-in-the-middle template",
@@ -118,7 +123,7 @@ def resolve(
     stop_ids = [special_ids[stop] for stop in stops if stop in special_ids]
     own_ends = () if request.ignore_eos else eos_ids
     stop_token_ids = values.stop_token_ids(
-        [*(request.stop_token_ids or []), *stop_ids],
+        [*(request.stop_token_ids or []), *stop_ids, *sorted(silent_ends)],
         vocab_size,
         limit=values.MAX_HELD_BACK - len(own_ends) if min_tokens else None,
     )
@@ -146,6 +151,7 @@ def resolve(
         stop=stops,
         include_stop=_first(request.include_stop_str_in_output, model.include_stop_text),
         stop_token_ids=stop_token_ids,
+        silent_ends=silent_ends,
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=_first(request.skip_special_tokens, True),
         return_token_ids=bool(request.return_token_ids),

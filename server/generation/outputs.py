@@ -125,7 +125,8 @@ class CandidateText:
         last = len(output.token_ids) - 1
         for k, token_id in enumerate(output.token_ids):
             is_last = output.finish_reason is not None and k == last
-            hidden = is_last and output.finish_reason == "stop" and not self._params.include_stop
+            ends = is_last and output.finish_reason == "stop"
+            hidden = ends and (not self._params.include_stop or token_id in self._params.silent_ends)
             if logprobs is not None and output.logprobs is not None:
                 part = b"" if hidden else self._detokenizer.bytes_of(token_id)
                 offset = self._length + self._detokenizer.num_given_up(part, is_last=is_last)

@@ -36,7 +36,9 @@ async def encode_prompts(
     # The contract has seen to it that the items are of one kind.
     prompts: list[Any] = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     _check_count(len(prompts), params, model.settings)
-    if isinstance(prompts[0], str):
+    if isinstance(prompts[0], str) and request.suffix and not model.settings.suffix_template:
+        encoded = await _with_suffix(prompts, request.suffix, params, model)
+    elif isinstance(prompts[0], str):
         encoded = await _encode(_filled_in(prompts, request.suffix, model.settings), params, model)
     elif request.suffix:
         raise InvalidRequest("suffix must be empty where the prompt is not text", "suffix")
@@ -63,8 +65,28 @@ def _check_count(count: int, params: GenerationParams, model: ModelSettings) -> 
         )
 
 
+async def _with_suffix(
+    texts: list[str], suffix: str, params: GenerationParams, model: ServedModel
+) -> list[PromptText]:
+    """Between marks that are ids, and the texts are none: a user's text is not control."""
+    fill_in, tokenizer = model.tokenizer.fill_in, model.tokenizer
+    assert fill_in is not None, "the contract has seen to it"
+    if params.truncate_prompt_tokens is not None:
+        raise InvalidRequest(
+            "truncate_prompt_tokens must be left out with suffix: a mark would be cut off",
+            "truncate_prompt_tokens",
+        )
+
+    def read() -> list[PromptText]:
+        for text in texts:
+            _check_length(text + suffix, params, model)
+        return [PromptText(fill_in.ids(tokenizer.unparsed(), text, suffix)) for text in texts]
+
+    return await asyncio.get_running_loop().run_in_executor(tokenizer.threads, read)
+
+
 def _filled_in(texts: list[str], suffix: str | None, model: ModelSettings) -> list[str]:
-    if not suffix or model.suffix_template is None:
+    if not suffix or not model.suffix_template:
         return texts
     before, between, after = re.split(r"\{prefix\}|\{suffix\}", model.suffix_template)
     if model.suffix_template.index("{prefix}") < model.suffix_template.index("{suffix}"):
@@ -100,8 +122,7 @@ def _tokenized(texts: list[str], params: GenerationParams, model: ServedModel) -
     keep = _keep(params, model.context_size)
     if keep is None or keep > room:
         for text in texts:
-            if (count := tokens_at_least(tokenizer, text, room)) is not None:
-                raise _too_long(count, params, model.context_size, more="at least ")
+            _check_length(text, params, model)
         parts = texts
     else:
         parts = [part(tokenizer, text, keep, params.truncation_side) for text in texts]
@@ -116,6 +137,12 @@ def _tokenized(texts: list[str], params: GenerationParams, model: ServedModel) -
     encoded = tokenizer.encode_all(parts, how)
     _note_two(encoded, model)
     return [_prompt(*each, tokenizer) for each in zip(texts, parts, encoded, strict=True)]
+
+
+def _check_length(text: str, params: GenerationParams, model: ServedModel) -> None:
+    room = model.context_size - params.max_tokens
+    if (count := tokens_at_least(model.tokenizer, text, room)) is not None:
+        raise _too_long(count, params, model.context_size, more="at least ")
 
 
 def _note_two(encoded: list[Encoded], model: ServedModel) -> None:

@@ -177,7 +177,8 @@ async def _generation(
     settings: Settings,
 ) -> tuple[Generation, StreamParams]:
     tokenizer = model.tokenizer
-    known = tokenizer.eos_ids, tokenizer.special_ids, tokenizer.ids_of
+    ends = tokenizer.fill_in.ends if tokenizer.fill_in is not None else None
+    known = tokenizer.eos_ids, tokenizer.special_ids, tokenizer.ids_of, ends
     params = resolve(wanted, model.settings, model.vocab_size, *known)
     if params.grammar is not None:
         await check_grammar(params.grammar, wanted, model)

@@ -19,6 +19,7 @@ import tokenizers
 from server.errors import ConfigurationError
 from server.text.encoding import PLAIN, Encoded, Reading, encoded
 from server.text.files import read_files
+from server.text.fill_in import FillIn, find, without_control
 from server.text.grammars import Grammars
 from server.text.tables import byte_level, sentencepiece, text_of, token_names
 
@@ -35,9 +36,10 @@ class Tokenizer:
     bytes:\\xNN… where it is not whole UTF-8 by itself or another token has the same text; unique. special:
     ids that skip_special_tokens leaves out of the text. special_ids: of those that the model has, by what
     they are written as. eos_ids: ids that end a completion. strips_space: whether decoding drops one leading
-    space (SentencePiece's dummy prefix). grammars: those that a text may have to follow. unparsed: an encoder
-    to which special tokens' names are text, made when it is first asked for. said: what the log has been told
-    once. threads: where long texts are tokenized, for all requests.
+    space (SentencePiece's dummy prefix). grammars: those that a text may have to follow. fill_in: how
+    the model fills in between two texts. unparsed: an encoder to which special tokens' names are text, made
+    when it is first asked for. said: what the log has been told once. threads: where long texts are
+    tokenized, for all requests.
     """
 
     encoder: tokenizers.Tokenizer
@@ -50,6 +52,7 @@ class Tokenizer:
     eos_ids: tuple[int, ...]
     strips_space: bool
     grammars: Grammars
+    fill_in: FillIn | None
     unparsed: Callable[[], tokenizers.Tokenizer]
     said: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "tokenizer"))
@@ -114,7 +117,8 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         eos_ids=eos_ids,
         grammars=Grammars(table[:vocab_size], special, bos_id, eos_ids, partial(_ids_of, encoder)),
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
-        unparsed=cache(partial(_unparsed, encoder)),
+        fill_in=find(encoder, vocab_size),
+        unparsed=cache(partial(without_control, encoder)),
     )
     texts = [i for i in range(len(table)) if tokenizer.texts[i]]
     if b"".join(tokenizer.prompt_bytes(texts, skip_special=False)).decode() != encoder.decode(texts, False):
@@ -124,13 +128,6 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
 
 def _ids_of(encoder: tokenizers.Tokenizer, text: str) -> list[int]:
     return encoder.encode(text, add_special_tokens=False).ids
-
-
-def _unparsed(encoder: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy, which takes as long as reading its file: nobody else's encoder is changed."""
-    copy = tokenizers.Tokenizer.from_str(encoder.to_str())
-    copy.encode_special_tokens = True
-    return copy
 
 
 def _content(encoder: tokenizers.Tokenizer, parts: Collection[str]) -> dict[int, bytes]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from tokenizers import Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, processors
 
 from server.contract.params import resolve
 from server.contract.request import CompletionRequest
@@ -17,7 +18,19 @@ from server.engine.served import ServedModel
 from server.errors import InvalidRequest
 from server.generation.outputs import PromptText
 from server.generation.prompts import encode_prompts
-from tests.helpers import BOS, CONTEXT_SIZE, EOS, Engine, byte_level, model_directory, served
+from tests.helpers import (
+    ASK,
+    BOS,
+    CONTEXT_SIZE,
+    EOS,
+    URL,
+    Engine,
+    app_of,
+    byte_level,
+    model_directory,
+    running,
+    served,
+)
 
 
 def surrounded() -> Tokenizer:
@@ -142,6 +155,65 @@ async def test_names_of_special_tokens_may_be_text(model: ServedModel) -> None:
     letters = [model.tokenizer.encoder.token_to_id(letter) for letter in EOS]
     assert await ids(model, EOS, parse_special=False) == [0, *letters, 1]
     assert await ids(model, EOS) == [0, 1, 1]
+
+
+# --- a suffix ----------------------------------------------------------------------------------------------
+
+
+MARKS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<fim_pad>")
+
+
+@pytest.fixture
+def coder(tmp_path: Path) -> ServedModel:
+    """One of StarCoder's kind, whose marks are not special in its files."""
+    tokenizer = surrounded()
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in MARKS])
+    return served(model_directory(tmp_path, tokenizer), Engine())
+
+
+async def filled_in(coder: ServedModel, **fields: Any) -> httpx.Response:
+    async with running(app_of(coder)) as client:
+        return await client.post(URL, json=ASK | {"prompt": "w", "suffix": "z"} | fields)
+
+
+async def test_a_suffix_is_between_marks(coder: ServedModel) -> None:
+    """Of the tokenizer's own, without a template; the prompt's own BOS stays before them."""
+    prefix, suffix, middle, _ = (coder.tokenizer.encoder.token_to_id(name) for name in MARKS)
+    reply = (await filled_in(coder, return_token_ids=True)).json()
+    assert reply["choices"][0]["prompt_token_ids"] == [0, prefix, 88, suffix, 91, middle]
+
+
+async def test_what_is_filled_in_ends_with_its_own_ends(coder: ServedModel) -> None:
+    """Which are in no text, though a stop sequence would be; without a suffix they are tokens as any."""
+    pad = coder.tokenizer.encoder.token_to_id(MARKS[3])
+    coder.engine.make = lambda: Engine(lambda job, position: [89, pad, 88][min(position, 2)])
+    choice = (await filled_in(coder)).json()["choices"][0]
+    assert (choice["text"], choice["finish_reason"]) == ("x", "stop")
+    plain = (await filled_in(coder, suffix=None, max_tokens=3)).json()["choices"][0]
+    assert plain["text"] == f"x{MARKS[3]}w"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"truncate_prompt_tokens": 3}, "truncate_prompt_tokens must be left out with suffix"),
+        ({"prompt": "w" * 99, "suffix": "z"}, "maximum context length"),
+        ({"prompt": "w", "suffix": "z" * 200_000}, "maximum context length"),
+    ],
+)
+async def test_a_suffix_that_cannot_be(coder: ServedModel, fields: dict[str, Any], words: str) -> None:
+    """It is a 400 that says why."""
+    reply = await filled_in(coder, **fields)
+    assert reply.status_code == 400
+    assert words in reply.json()["message"]
+
+
+async def test_no_template_is_wanted(coder: ServedModel) -> None:
+    """An empty suffix_template says that the model was not trained to, whatever tokens it has."""
+    directory = coder.settings.directory
+    reply = await filled_in(served(directory, Engine(), suffix_template=""))
+    assert reply.status_code == 400
+    assert "has no fill-in-the-middle template" in reply.json()["message"]
 
 
 # --- long texts --------------------------------------------------------------------------------------------
