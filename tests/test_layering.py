@@ -35,8 +35,8 @@ ROOMS = {
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures devices processes pulse standby grammars host exchange link hub channel"
-        " stats running client engine attached"
+        "warmup wire translate failures devices processes pulse standby grammars host exchange link hub"
+        " channel stats running client engine attached"
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
