@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import best_of, frontend, recovery, report, serving
+from benchmarks import best_of, frontend, recovery, report, router, scale, serving
 from server.observe.versions import CPU_BUILD
 
 
@@ -78,6 +78,8 @@ def test_the_commit_of_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) ->
         (best_of.table, "best-of-cpu", "cells"),
         (recovery.table, "recovery-cpu", "rows"),
         (recovery.table, "recovery-before-cpu", "rows"),
+        (router.table, "router-simulated", "rows"),
+        (scale.table, "scale-simulated", "rows"),
     ],
 )
 def test_a_table_is_whole_at_80_columns(table: Callable[[Any], Table], file: str, key: str) -> None:
