@@ -24,6 +24,7 @@ from tests.cluster.nodes import ACTOR, KEEPER, Nodes, engines, named, ray_nodes
 from tests.cluster.streams import NUM_STREAMS, Streams, num_ready, wait_replicas, wait_running
 from tests.serving import Server, serving, tiny_model
 
+WITHOUT_HEAD_S = 100.0  # longer than whoever is silent is taken for gone
 AGAIN_S = 180.0  # for all to be as before
 # So that the cluster outlives its head: its state is on the head's disk, and nodes wait for it.
 STORAGE = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
@@ -63,6 +64,13 @@ class Outages:
             }
         )
         self._console.print(self.cells[-1])
+
+    def go_on(self, seconds: float) -> None:
+        """Requests for so long, all of which have to be answered as ever."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert Streams(self._urls).results() == self.expected
+            time.sleep(1)
 
 
 def on(nodes: Nodes, title: str) -> psutil.Process:

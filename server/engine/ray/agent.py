@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -43,6 +44,9 @@ AGAIN_S = 0.5
 PLACED_S = 5.0  # for an actor to answer: else it waits for a node
 ANSWER_S = 20.0  # for the keeper, while Ray starts it again say
 LEAVE_S = 30.0
+# Without a word of the keeper for so long, Ray is lost, or is another one by now, of which this process would
+# never hear: it ends, and the next one finds out.
+SILENT_S = 45.0
 NODE_S = 20.0  # for a node that was started at the same time
 FAILURES = (ConnectionError, RuntimeError, ValueError, RayError)  # of ray.init
 MAX_LINE_BYTES = 1 << 26
@@ -59,6 +63,7 @@ class Agent:
         self._following: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._report = Report(front_end=order.front_end)
         self._telling: asyncio.Task[None] | None = None
+        self.heard_at = time.monotonic()  # from the keeper
 
     async def run(self, asked: AsyncIterator[AgentAsk]) -> None:
         """Until the front end leaves, or has ended."""
@@ -109,6 +114,7 @@ class Agent:
             with contextlib.suppress(RayError):
                 await self._join()
             return
+        self.heard_at = time.monotonic()
         self._say(AgentNews(view=view))
         wanted = {(one.model, one.replica): one for one in view.replicas}
         for place in [*self._following.keys() - wanted.keys()]:
@@ -189,7 +195,16 @@ async def _live(order: AgentOrder, pipe: Any, say: Say) -> None:
         async for line in reader:
             yield AgentAsk.model_validate_json(line)
 
-    await Agent(order, say).run(asked())
+    agent = Agent(order, say)
+    threading.Thread(target=_end_when_silent, args=(agent,), daemon=True).start()  # Ray's calls may block
+    await agent.run(asked())
+
+
+def _end_when_silent(agent: Agent) -> None:
+    while time.monotonic() - agent.heard_at < SILENT_S:
+        time.sleep(1)
+    print(f"Ray has said nothing for {SILENT_S:g} s", file=sys.stderr)
+    os._exit(1)
 
 
 if __name__ == "__main__":

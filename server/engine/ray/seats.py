@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from server.engine.vllm.client import EngineClient
 from server.engine.vllm.hub import Admission
 from server.engine.vllm.stats import EngineStats
 from server.errors import EngineFailed
+
+AGAIN_S = 2.0  # from a way that leads nowhere to the next try of it
 
 
 class Seat(Feed):
@@ -47,6 +50,10 @@ class Seat(Feed):
     def lose(self) -> None:
         self.is_reached = False
         super().lose()
+        self.ask()
+
+    def ask(self) -> None:
+        """For the way to it: this one leads nowhere."""
         self._on_lost()
 
 
@@ -69,7 +76,13 @@ class ClusterEngine:
             while not seat.status.ready or seat.admission is None:
                 report(seat.status)
                 await seat.change()
-            await self._reach(seat.admission)
+            try:
+                await self._reach(seat.admission)
+            except EngineFailed as error:
+                report(Status(Phase.RESTARTING, detail=error.message))
+                seat.ask()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(seat.change(), AGAIN_S)
         seat.is_reached = True
         self._client.listen(seat.lose)
         report(Status(Phase.READY))
@@ -107,9 +120,6 @@ class ClusterEngine:
             if seat.life == life and seat.admission == admission:
                 reached.result()
                 self._client, self._life = client, life
-        except EngineFailed:
-            seat.lose()  # so that another way is asked for
-            raise
         finally:
             reached.cancel()
             await asyncio.gather(reached, return_exceptions=True)

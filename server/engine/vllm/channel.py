@@ -57,8 +57,12 @@ class Channel(Exchange):
             self._stop_listening()
 
     def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
+        is_over = False
+
         def watch() -> None:
-            if self._events.poll(0) and self._loop.remove_reader(self._events.FD):  # else it is known
+            nonlocal is_over
+            if not is_over and self._events.poll(0):
+                is_over = True
                 self._stop_listening()
                 dead()
 

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import uvloop
 
 import server.engine.vllm.channel as channel_module
 import server.engine.vllm.hub as hub_module
@@ -23,6 +24,18 @@ async def test_a_hub_that_ends_is_noticed(hub: Hub, engine: Pretended) -> None:
         await until(lambda: one.num_lost == 1)
         one.submit(job("a"))  # whatever is sent then goes nowhere, and fails nothing
         await asyncio.sleep(0.1)
+
+
+def test_a_hub_that_ends_is_noticed_on_the_servers_event_loop(hub: Hub, engine: Pretended) -> None:
+    """uvloop's, which says nothing of a reader that it has removed, and nothing else happens meanwhile."""
+
+    async def notice() -> None:
+        async with front_end(hub.admit()) as one:
+            await asyncio.to_thread(hub.close)
+            await until(lambda: one.num_lost == 1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(notice())
 
 
 async def test_a_lost_connection_is_not_made_again(hub: Hub, engine: Pretended) -> None:
