@@ -186,7 +186,8 @@ async def test_a_suffix_is_between_marks(coder: ServedModel) -> None:
 async def test_what_is_filled_in_ends_with_its_own_ends(coder: ServedModel) -> None:
     """Which are in no text, though a stop sequence would be; without a suffix they are tokens as any."""
     pad = coder.tokenizer.encoder.token_to_id(MARKS[3])
-    coder.engine.make = lambda: Engine(lambda job, position: [89, pad, 88][min(position, 2)])
+    engine = Engine(lambda job, position: [89, pad, 88][min(position, 2)])
+    coder = served(coder.settings.directory, engine)
     choice = (await filled_in(coder)).json()["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("x", "stop")
     plain = (await filled_in(coder, suffix=None, max_tokens=3)).json()["choices"][0]
