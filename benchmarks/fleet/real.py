@@ -68,17 +68,26 @@ async def talk(client: httpx.AsyncClient, prompts: Prompts, rng: Random) -> list
 
 
 async def all_of_them(port: int, seed: int) -> tuple[list[float], dict[str, dict[str, int]]]:
-    """TTFTs, and what the engines counted: tokens of prompts that were in their caches, and all."""
+    """TTFTs, and what the engines counted meanwhile: tokens of prompts that were in their caches, and all."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=ALL_S, headers=KEY) as client:
+        before = await counted(client)  # for its warm-up
         talks = (
             talk(client, prompts, Random(f"{seed} {number}"))
             for number, prompts in enumerate(conversations(seed))
         )
         found = [ttft for ttfts in await asyncio.gather(*talks) for ttft in ttfts]
-        counted: dict[str, dict[str, int]] = {}
-        for what, engine, value in METRIC.findall((await client.get("/metrics")).text):
-            counted.setdefault(engine, {})[what] = round(float(value))
-    return found, counted
+        after = await counted(client)
+    return found, {
+        engine: {what: after[engine][what] - before[engine][what] for what in ("hits", "queries")}
+        for engine in after
+    }
+
+
+async def counted(client: httpx.AsyncClient) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for what, engine, value in METRIC.findall((await client.get("/metrics")).text):
+        found.setdefault(engine, {})[what] = round(float(value))
+    return found
 
 
 def one_policy(folder: Path, policy: str, seed: int) -> dict[str, Any]:
@@ -89,8 +98,8 @@ def one_policy(folder: Path, policy: str, seed: int) -> dict[str, Any]:
     with running(policy, command, port, "/ready", folder, environ):
         while not _all_ready(port):
             time.sleep(0.5)
-        ttft, counted = asyncio.run(all_of_them(port, seed))
-    hits, queries = (sum(one[what] for one in counted.values()) for what in ("hits", "queries"))
+        ttft, engines = asyncio.run(all_of_them(port, seed))
+    hits, queries = (sum(one[what] for one in engines.values()) for what in ("hits", "queries"))
     told = json.loads(foretold.read_text()) if foretold.exists() else None
     ordered = sorted(ttft)
     return {
@@ -99,7 +108,7 @@ def one_policy(folder: Path, policy: str, seed: int) -> dict[str, Any]:
         "requests": len(ttft),
         "hit_rate": round(hits / queries, 4),
         "foretold_hit_rate": round(told["held"] / told["asked"], 4) if told else None,
-        "engines": counted,
+        "engines": engines,
         "ttft_s": {"p50": round(median(ordered), 3), "p90": round(ordered[int(len(ordered) * 0.9)], 3)},
     }
 
