@@ -48,6 +48,16 @@ def complete(
     repetition_penalty: Annotated[float | None, Text(help="Above 0, to 2.")] = None,
     stop: Annotated[list[str] | None, Text(help="A stop sequence; may be repeated.")] = None,
     logit_bias: Annotated[str | None, Text(metavar="JSON", help="Such as '{\"50256\": -100}'.")] = None,
+    allowed_token_id: Annotated[
+        list[int] | None, Text(help="A token that may be generated, and no other; may be repeated.")
+    ] = None,
+    bad_word: Annotated[list[str] | None, Text(help="A word that is not generated; may be repeated.")] = None,
+    response_format: Annotated[
+        str | None, Text(metavar="JSON", help='Such as \'{"type": "json_object"}\'.')
+    ] = None,
+    structured_outputs: Annotated[
+        str | None, Text(metavar="JSON", help='Such as \'{"choice": ["yes", "no"]}\'.')
+    ] = None,
     logprobs: Annotated[int | None, Text(help="0 to 5; shown as a table on standard error.")] = None,
     echo: Annotated[bool | None, Text(help="The prompt before the completion.")] = None,
     suffix: Annotated[str | None, Text(help="What follows the completion.")] = None,
@@ -59,6 +69,15 @@ def complete(
     skip_special_tokens: Annotated[bool | None, Text(help="Leave special tokens out of the text.")] = None,
     include_stop_str_in_output: Annotated[bool | None, Text(help="The stop sequence ends the text.")] = None,
     truncate_prompt_tokens: Annotated[int | None, Text(help="Keep the prompt's last so many tokens.")] = None,
+    truncation_side: Annotated[str | None, Text(help="left or right: where a prompt is cut.")] = None,
+    add_special_tokens: Annotated[bool | None, Text(help="The prompt begins with the model's own.")] = None,
+    parse_special: Annotated[bool | None, Text(help="Special tokens in the prompt's text are such.")] = None,
+    spaces_between_special_tokens: Annotated[
+        bool | None, Text(help="Spaces between special tokens in the text.")
+    ] = None,
+    return_token_ids: Annotated[bool | None, Text(help="The ids of prompt and completion too.")] = None,
+    stream_interval: Annotated[int | None, Text(help="Tokens in each chunk of a stream.")] = None,
+    cache_salt: Annotated[str | None, Text(help="Share the prefix cache with the same salt alone.")] = None,
     stream: Annotated[
         bool | None, Text(help="Text as it comes; default, except with --json or best_of above n.")
     ] = None,
@@ -81,8 +100,13 @@ def complete(
 
 
 # Flags that are no field, or have another name there.
-NO_FIELD = {"prompt", "prompt_json", "url", "api_key", "raw", "stream", "stop_token_id"}
-JSON_FIELDS = {"logit_bias", "stream_options"}
+NO_FIELD = {"prompt", "prompt_json", "url", "api_key", "raw", "stream"}
+REPEATED = {
+    "stop_token_id": "stop_token_ids",
+    "allowed_token_id": "allowed_token_ids",
+    "bad_word": "bad_words",
+}
+JSON_FIELDS = {"logit_bias", "stream_options", "response_format", "structured_outputs"}
 
 
 def request_body(flags: dict[str, Any]) -> dict[str, Any]:
@@ -90,9 +114,7 @@ def request_body(flags: dict[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = {"model": flags["model"], "prompt": _prompt(flags["prompt"], flags["prompt_json"])}
     for name, value in flags.items():
         if name not in NO_FIELD and value is not None and value != []:
-            body[name] = _json(name, value) if name in JSON_FIELDS else value
-    if flags["stop_token_id"]:
-        body["stop_token_ids"] = flags["stop_token_id"]
+            body[REPEATED.get(name, name)] = _json(name, value) if name in JSON_FIELDS else value
     ranked = (flags["best_of"] or 1) > (flags["n"] or 1)
     stream = flags["stream"]
     body["stream"] = not (flags["raw"] or ranked) if stream is None else stream

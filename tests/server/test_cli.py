@@ -220,7 +220,8 @@ def test_complete_sends_every_field(server: Server) -> None:
         "model": "m", "max_tokens": 3, "n": 2, "best_of": 2, "seed": 1, "temperature": 0.5, "top_p": 0.9,
         "top_k": 5, "min_p": 0.1, "frequency_penalty": -1.0, "presence_penalty": 1.0,
         "repetition_penalty": 1.1, "logprobs": 2, "suffix": "s", "user": "u", "min_tokens": 1,
-        "truncate_prompt_tokens": 9, "priority": 3,
+        "truncate_prompt_tokens": 9, "priority": 3, "truncation_side": "left", "stream_interval": 4,
+        "cache_salt": "salt",
     }  # fmt: skip
     words = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     words += [
@@ -234,6 +235,10 @@ def test_complete_sends_every_field(server: Server) -> None:
         '{"50256": -100}',
         "--echo",
     ]
+    words += ["--allowed-token-id", "7", "--allowed-token-id", "8", "--bad-word", "no"]
+    words += ["--response-format", '{"type": "text"}', "--structured-outputs", '{"choice": ["a"]}']
+    words += ["--no-add-special-tokens", "--no-parse-special", "--return-token-ids"]
+    words += ["--no-spaces-between-special-tokens"]
     words += ["--ignore-eos", "--no-skip-special-tokens", "--no-include-stop-str-in-output"]
     words += [
         "--stream-options",
@@ -248,6 +253,9 @@ def test_complete_sends_every_field(server: Server) -> None:
         "prompt": [1, 2], "stop": ["a", "b"], "stop_token_ids": [7], "logit_bias": {"50256": -100},
         "echo": True, "ignore_eos": True, "skip_special_tokens": False, "include_stop_str_in_output": False,
         "stream": True, "stream_options": {"include_usage": True},
+        "allowed_token_ids": [7, 8], "bad_words": ["no"], "response_format": {"type": "text"},
+        "structured_outputs": {"choice": ["a"]}, "add_special_tokens": False, "parse_special": False,
+        "return_token_ids": True, "spaces_between_special_tokens": False,
     }  # fmt: skip
     assert server.asked == expected
     assert set(expected) == set(CompletionRequest.model_fields)
