@@ -37,14 +37,14 @@ SLOW = {
 # they wait for engines to start for much of their time, and two engines at once would share the cores.
 ENGINES = ("airgap", "chaos", "cluster", "engine", "families", "server/process", "twin/contract")
 
-# Folders that a run has only with an option of this name.
-ASKED_FOR = ("clients",)
+# Folders that a run has only with an option: its name, and the folder.
+ASKED_FOR = {"clients": "clients", "outages": "cluster/outages"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only the tests that need neither vLLM nor torch")
-    for name in ASKED_FOR:
-        parser.addoption(f"--{name}", action="store_true", help=f"the tests of tests/{name} too")
+    for name, folder in ASKED_FOR.items():
+        parser.addoption(f"--{name}", action="store_true", help=f"the tests of tests/{folder} too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the folders that nobody has asked for, and with --fast those that are not; None lets pytest
     decide."""
-    unasked = [name for name in ASKED_FOR if not config.getoption(name)]
+    unasked = [folder for name, folder in ASKED_FOR.items() if not config.getoption(name)]
     left_out = _is_in(collection_path, unasked) or (config.getoption("--fast") and is_slow(collection_path))
     return left_out or None
 

@@ -20,7 +20,7 @@ from tests.cluster.nodes import ENVIRON, Node, engines, free_port
 from tests.cluster.streams import num_ready, replicas, wait_replicas
 from tests.serving import TINY, VERBATIM, Client, Server, tiny_model, wait_for
 
-PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[3] / "docs/cluster.md").read_text("utf-8")
 COMMAND = re.compile(r"^(one|two|three)\$ (.*)$", re.MULTILINE)
 # What a machine has of its own, and what one machine gives to three.
 NODE = "--node-ip-address 127.0.0.1 --num-cpus 1 --num-gpus 0 --object-store-memory 80000000"
