@@ -31,7 +31,7 @@ ROOMS = {
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
-        "base losses ticket turns trials suspects prefixes replica router work supervisor replicas scaling"
+        "base losses ticket turns trials prefixes replica suspects router work supervisor replicas scaling"
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (

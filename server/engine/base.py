@@ -163,3 +163,11 @@ class Engine(Protocol):
 def stopped() -> ServiceUnavailable:
     """What a job on an engine that has stopped fails with."""
     return ServiceUnavailable("the engine has stopped, and is being started again", retry_after_s=10)
+
+
+def took_too_long(seconds: float) -> ServiceUnavailable:
+    """What a job fails with that has waited so long for the next engine."""
+    return ServiceUnavailable(
+        f"the engine has stopped, and no other one was ready within {seconds:g} s (resume_timeout_s)",
+        retry_after_s=30,
+    )

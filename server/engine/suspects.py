@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+
+from server.engine.replica import Replica
 from server.engine.ticket import Ticket
 from server.engine.trials import Trials
 
@@ -9,6 +13,8 @@ from server.engine.trials import Trials
 SUSPICIOUS = 2
 # And in all, before it is suspected until its end: one may kill each engine a few tokens later.
 MANY_DEATHS = 10
+# How long a trial waits for an engine that was lost to be there again, before it is another's turn.
+EXPECTED_S = 30.0
 
 
 class Suspects:
@@ -18,17 +24,31 @@ class Suspects:
         self.trials = Trials()
         self.on_trial: Ticket | None = None
         self._tickets: dict[str, Ticket] = {}
+        self._waits_since: float | None = None  # for an engine that was lost
 
     def __bool__(self) -> bool:
         return bool(self._tickets)
+
+    def replica(self, replicas: Sequence[Replica], num_senders: int) -> Replica | None:
+        """Where the next one is tried: on one that was lost, if there is one, since no other process has jobs
+        there. None: not yet."""
+        lost = [one for one in replicas if one.has_lost]
+        if not lost and num_senders > 1:
+            now = time.monotonic()
+            self._waits_since = self._waits_since or now
+            if now - self._waits_since < EXPECTED_S:
+                return None
+        self._waits_since = None
+        return min(lost or replicas, key=lambda one: len(one.placed))
 
     def next(self) -> Ticket:
         """Whom to try."""
         self.on_trial = next(iter(self._tickets.values()))
         return self.on_trial
 
-    def died(self, lost: list[Ticket]) -> Ticket | None:
-        """An engine has died that worked on these. Returns the one that it had alone: it is guilty."""
+    def died(self, lost: list[Ticket], *, is_shared: bool = False) -> Ticket | None:
+        """An engine has died that worked on these. Returns the one that it had alone: it is guilty.
+        is_shared: other processes may have had jobs there."""
         for ticket in lost:
             ticket.num_deaths += 1
             ticket.all_deaths += 1
@@ -38,7 +58,7 @@ class Suspects:
         if self.on_trial not in lost:
             return None
         guilty, self.on_trial = self.on_trial, None
-        return guilty
+        return None if is_shared else guilty
 
     def put_off(self, ticket: Ticket) -> None:
         """It is no more on its engine, for reasons of others."""

@@ -11,14 +11,14 @@ import asyncio
 import logging
 import time
 
-from server.engine.base import Engine, Job, Sink, stopped
+from server.engine.base import Engine, Job, Sink, stopped, took_too_long
 from server.engine.prefixes import BLOCK
 from server.engine.replica import Replica
 from server.engine.router import Router
 from server.engine.suspects import Suspects
 from server.engine.ticket import Route, Ticket
 from server.engine.turns import Turns
-from server.errors import EngineDeathsError, RequestFailure, ServiceUnavailable
+from server.errors import EngineDeathsError, RequestFailure
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ class Work:
 
     def set_places(self, num_places: int) -> None:
         """Of each replica: jobs that it works on at the same time, for this process."""
-        self._num_places = self.turns.num_places = num_places
+        self._num_places = num_places
         for replica in self._replicas.values():
             replica.num_places = num_places
+        self._count_places(self._open())
 
     def is_paused(self, job_id: str) -> bool:
         """Whether it has lost its engine, or its place there, and waits."""
@@ -134,9 +135,9 @@ class Work:
         replica = self._replica(number)
         if replica.engine is None:
             return 0
-        replica.has_lost = True
         lost = [*replica.placed.values()]
-        guilty = self.suspects.died(lost)
+        guilty = self.suspects.died(lost, is_shared=self.num_senders > 1 and not replica.has_lost)
+        replica.has_lost = True
         self.router.prefixes.forget(number)
         self._vacate(replica)
         if not self.resume:
@@ -239,17 +240,20 @@ class Work:
             for replica in replicas:
                 replica.has_lost = False
         if replicas:
-            self.turns.num_places = sum(one.num_places for one in replicas)
+            self._count_places(replicas)
             self._send_next(replicas)
 
+    def _count_places(self, replicas: list[Replica]) -> None:
+        """Those of these, which take jobs, and those that the others' jobs have until they end."""
+        ones = self._replicas.values()
+        places = (one.num_places if one in replicas else len(one.placed) for one in ones)
+        self.turns.num_places = sum(places) or self._num_places
+
     def _try_next(self, replicas: list[Replica]) -> None:
-        """The first suspect, on a replica that nothing else is on: one that was lost, if there is one, since
-        no other process has jobs there."""
-        lost = [one for one in replicas if one.has_lost]
-        if not lost and self.num_senders > 1:
+        """The first suspect, on a replica that nothing else is on."""
+        if (replica := self.suspects.replica(replicas, self.num_senders)) is None:
             self._send_soon(LOOK_S)
             return
-        replica = min(lost or replicas, key=lambda one: len(one.placed))
         for ticket in [*replica.placed.values()]:  # who was tried before, say, and goes on later
             self._take_off(ticket)
             self.turns.put_back(ticket)
@@ -309,12 +313,5 @@ class Work:
         now = time.monotonic()
         for ticket in [*self._lost]:
             if ticket.waits_since is not None and now >= ticket.waits_since + self.resume_timeout_s:
-                self._fail(ticket, _took_too_long(self.resume_timeout_s))
+                self._fail(ticket, took_too_long(self.resume_timeout_s))
         self._watch()
-
-
-def _took_too_long(seconds: float) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        f"the engine has stopped, and no other one was ready within {seconds:g} s (resume_timeout_s)",
-        retry_after_s=30,
-    )

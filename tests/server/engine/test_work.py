@@ -6,12 +6,16 @@ import asyncio
 
 import pytest
 
+import server.engine.suspects as suspects_module
+import server.engine.work as work_module
 from server.contract.params import GenerationParams
-from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
+from server.engine.base import EngineOutput, Job, Requester, Sink, TopLogprobs
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.suspects import MANY_DEATHS
+from server.engine.turns import Turns
 from server.engine.work import Work
 from server.errors import EngineDeathsError, InternalError, RequestFailure, ServiceUnavailable
+from tests.helpers import until
 
 
 class Hand(SimulatedEngine):
@@ -236,6 +240,43 @@ async def test_nothing_is_watched_that_has_ended(monkeypatch: pytest.MonkeyPatch
     await asyncio.sleep(0.2)
     assert isinstance(jobs.failure("a"), ServiceUnavailable)
     assert len(looks) == 1
+
+
+async def test_a_trial_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several processes send, it is to be on an engine that was lost. If none of those comes back it is
+    on another one, and who dies there is not given up: what else was there is not known."""
+    monkeypatch.setattr(suspects_module, "EXPECTED_S", 0.1)
+    monkeypatch.setattr(work_module, "LOOK_S", 0.01)
+    jobs, others = Jobs("a"), {number: Hand() for number in (1, 2, 3)}
+    jobs.work.num_senders = 2
+    for number in (0, 1):
+        jobs.work.lose(number)
+        jobs.work.remove(number)
+        jobs.work.begin(others[number + 1], number + 1)
+    assert not others[2].jobs
+    jobs.submit(job("b"))
+    await until(lambda: bool(others[2].jobs))
+    assert [*others[2].jobs] == ["a.2"]
+    jobs.work.lose(2)
+    assert not jobs.got["a"]
+    jobs.work.begin(others[3], 2)
+    assert len(others[3].jobs) == 1
+    jobs.work.lose(2)  # which it had to itself
+    assert isinstance(jobs.failure("a"), EngineDeathsError)
+
+
+async def test_who_stays_where_another_replica_drains() -> None:
+    """What runs on one that is to end keeps its places until then: nobody is put back for them."""
+    work, first, second = Work(turns=Turns(6)), Hand(), Hand()
+    work.begin(first, 0)
+    work.begin(second, 1)
+    for number in range(10):
+        one = job(str(number), requester=Requester("ab"[number % 2]))
+        work.submit(one, lambda output: None)
+    work.drain(1)
+    work.submit(job("more", requester=Requester("a")), lambda output: None)
+    assert (first.gone, second.gone) == ([], [])
+    assert work.turns.num_places == 6 + len(second.jobs)
 
 
 @pytest.mark.parametrize("ends", ["aborted", "done"])
