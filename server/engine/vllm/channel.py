@@ -59,15 +59,19 @@ class Channel(Exchange):
     def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
         is_over = False
 
-        def watch() -> None:
+        def end() -> None:
             nonlocal is_over
-            if not is_over and self._events.poll(0):
+            if not is_over:  # an engine that says that it is dead may end its hub as well
                 is_over = True
                 self._stop_listening()
                 dead()
 
+        def watch() -> None:
+            if self._events.poll(0):
+                end()
+
         self._loop.add_reader(self._events.FD, watch)
-        super().listen(take, dead)
+        super().listen(take, end)
         watch()
 
     def close(self) -> None:

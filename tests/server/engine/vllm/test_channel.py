@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
-import uvloop
 
 import server.engine.vllm.channel as channel_module
 import server.engine.vllm.hub as hub_module
 from server.engine.vllm.hub import Hub
-from server.engine.vllm.wire import ADD
+from server.engine.vllm.wire import ADD, DEAD
 from server.errors import EngineFailed
 from tests.helpers import until
 from tests.hubs import FrontEnd, Pretended, between, front_end, job
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """uvloop is the server's, and says nothing of a reader that it has removed, say."""
+    return "asyncio", {"use_uvloop": request.param}
 
 
 async def test_a_hub_that_ends_is_noticed(hub: Hub, engine: Pretended) -> None:
@@ -26,16 +32,18 @@ async def test_a_hub_that_ends_is_noticed(hub: Hub, engine: Pretended) -> None:
         await asyncio.sleep(0.1)
 
 
-def test_a_hub_that_ends_is_noticed_on_the_servers_event_loop(hub: Hub, engine: Pretended) -> None:
-    """uvloop's, which says nothing of a reader that it has removed, and nothing else happens meanwhile."""
-
-    async def notice() -> None:
-        async with front_end(hub.admit()) as one:
-            await asyncio.to_thread(hub.close)
-            await until(lambda: one.num_lost == 1)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(notice())
+async def test_an_end_that_came_before_listening(hub: Hub, engine: Pretended) -> None:
+    """The engine said that it is dead, and the hub has gone: the way is lost once."""
+    one = FrontEnd(hub.admit())
+    await one.reach()
+    engine.say(0, DEAD)
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(hub.close)
+    await asyncio.sleep(0.3)
+    one.listen()
+    await asyncio.sleep(0.1)
+    assert one.num_lost == 1
+    one.client.close()
 
 
 async def test_a_lost_connection_is_not_made_again(hub: Hub, engine: Pretended) -> None:
@@ -88,7 +96,7 @@ async def test_released_before_it_has_said_anything(hub: Hub) -> None:
     admission = hub.admit()
     one = FrontEnd(admission)
     reached = asyncio.create_task(one.reach())  # there is no engine yet
-    await asyncio.sleep(0.3)
+    await until(lambda: hub._slots[0].peer)
     hub.release(admission)
     with pytest.raises(EngineFailed, match="is dead to this front end"):
         await reached
