@@ -7,6 +7,7 @@ two old; so long can a key have what it has left on each front end.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Elsewhere:
 
     def __init__(self, tallies: Tallies) -> None:
         self._tallies = tallies
+        self._heard_at = -math.inf
         # By key, window and place: until when and how much of what counts there is the others'.
         self._theirs: defaultdict[tuple[str, str], dict[int, tuple[float, int]]] = defaultdict(dict)
 
@@ -38,6 +40,9 @@ class Elsewhere:
         """What was used here. now: of time.monotonic."""
         with self._tallies.locked() as is_locked:
             tallies = self._tallies.known() if is_locked else {}
+            if now - self._heard_at > WINDOW_S:  # what runs there has no end of its own
+                for tally in tallies.values():
+                    tally.note_elsewhere(0)
         return {
             name: Used(
                 self._own(tally.requests, self._theirs[name, "requests"], now),
@@ -48,7 +53,8 @@ class Elsewhere:
         }
 
     def take(self, others: Mapping[str, Used], now: float) -> None:
-        """This is what was used elsewhere, all of it."""
+        """This is what was used elsewhere, all of it. It holds for a minute, if nothing is told after it."""
+        self._heard_at = now
         with self._tallies.locked() as is_locked:
             if not is_locked:
                 return

@@ -92,10 +92,10 @@ class EngineActor:
         if (admission := self._admissions.pop(front_end, None)) is not None:
             self._hub.release(admission)
 
-    async def doubt(self, front_end: str) -> None:
-        """It has not been heard of, but may be there: its place is another's when there is no other."""
-        if front_end in self._admissions:
-            self._silent.add(front_end)
+    async def know(self, front_ends: list[str]) -> None:
+        """These are heard of. The others may be there all the same: their places are for others when there
+        are none left."""
+        self._silent = self._admissions.keys() - front_ends
 
     async def close(self) -> None:
         """End the engine and leave nothing behind."""

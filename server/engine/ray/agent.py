@@ -26,6 +26,7 @@ from server.engine.base import Phase
 from server.engine.ray.keeper import Keeper
 from server.engine.ray.messages import (
     KEEPER,
+    MOST_FRONT_ENDS,
     NAMESPACE,
     UNKNOWN,
     AgentAsk,
@@ -127,7 +128,9 @@ class Agent:
         """Say how far a replica is, and how it is reached."""
         said = AgentNews(model=one.model, replica=one.replica)
         lost_at = time.monotonic()
+        detail = f"no node has {one.needs}, or its node does not answer"
         while True:
+            why = detail
             try:
                 actor: Any = ray.get_actor(engine_name(one.model, one.replica), NAMESPACE)
                 asked = actor.admit.remote(self._order.front_end)
@@ -140,9 +143,10 @@ class Agent:
                     lost_at = time.monotonic()
             except (RayError, TimeoutError, ValueError) as error:  # lost, or not there yet
                 log.debug("replica %d of model %d: %s", one.replica, one.model, error)
+                if isinstance(error, LookupError):  # the hub's, and Ray's at the same time
+                    why = f"{MOST_FRONT_ENDS} front ends have their places there, and more it has not"
             if time.monotonic() - lost_at > PLACED_S:
-                detail = f"no node has {one.needs}, or its node does not answer"
-                told = Told(version=UNKNOWN, life=UNKNOWN, phase=Phase.WAITING, detail=detail)
+                told = Told(version=UNKNOWN, life=UNKNOWN, phase=Phase.WAITING, detail=why)
                 self._say(said.model_copy(update={"told": told}))
             await asyncio.sleep(AGAIN_S)
 

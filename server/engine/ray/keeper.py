@@ -64,7 +64,7 @@ class Keeper:
         logs.configure(self._site.log_level)
         self._address = address
         self._front_ends: dict[str, FrontEnd] = {}
-        self._lonely_since = time.monotonic()
+        self._began_at = self._lonely_since = time.monotonic()
         self._ends = False
         self._leaving: dict[tuple[int, int], float] = {}  # replicas that are to end, since when
         self._actors: dict[tuple[int, int], Any] = {}
@@ -146,8 +146,6 @@ class Keeper:
             if now - max(one.heard_at, self._ray_since) > GONE_S:
                 log.warning("front end %s has said nothing for %g s, and is gone", name, GONE_S)
                 del self._front_ends[name]
-                for actor in self._actors.values():
-                    actor.doubt.remote(name)
 
     # ---- engines -------------------------------------------------------------------------------------------
 
@@ -167,7 +165,10 @@ class Keeper:
             )
             del self._actors[place]
             self._leaving.pop(place, None)
-        self._found_at = time.monotonic()
+        self._found_at = now = time.monotonic()
+        if now - max(self._began_at, self._ray_since) > GONE_S:  # else some have not been heard so far
+            for actor in self._actors.values():
+                actor.know.remote([*self._front_ends])
 
     def _take_over(self) -> defaultdict[int, int]:
         """The engines of a keeper before this one. Returns how many each model has."""

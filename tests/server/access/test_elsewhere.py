@@ -57,6 +57,18 @@ def test_a_limit_holds_over_front_ends(pair: tuple[FrontEnd, FrontEnd]) -> None:
         other.ask()
 
 
+def test_what_is_told_holds_for_a_minute() -> None:
+    """Also what runs there: without the keeper, a key whose requests ran elsewhere is not locked out here."""
+    one, other = (FrontEnd(now, concurrent_requests=1) for now in (1000.0, 77_000.0))
+    other.limits.of(other.key).begin()
+    exchange(one, other)
+    with pytest.raises(RateLimitExceeded):
+        one.ask()
+    one.now += 61
+    one.elsewhere.mine(one.now)
+    one.ask()
+
+
 def test_what_was_told_is_not_told_back(pair: tuple[FrontEnd, FrontEnd]) -> None:
     """However often they exchange, each request counts once on each front end."""
     one, other = pair
