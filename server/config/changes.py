@@ -27,6 +27,8 @@ PLACE = frozenset(
         *("devices", "standby", "kv_cache_gib", "replicas", "min_ready"),
     }
 )
+# Keys that say how many engines there are, and nothing of any of them.
+COUNT = frozenset({"replicas", "min_ready"})
 
 
 class Change(Enum):
@@ -40,12 +42,17 @@ class Change(Enum):
 
 
 def change_of(old: ModelSettings, new: ModelSettings) -> Change:
-    changed = {name for name in ModelSettings.model_fields if getattr(old, name) != getattr(new, name)}
+    changed = _changed(old, new)
     if not changed:
         return Change.NONE
     if changed <= FRONT:
         return Change.FRONT
     return Change.ENGINE if changed <= FRONT | PLACE else Change.MODEL
+
+
+def is_same_engine(old: ModelSettings, new: ModelSettings, replica: int) -> bool:
+    """Whether the new one's engine of that replica would be as the old one's."""
+    return _changed(old.of_replica(replica), new.of_replica(replica)) <= FRONT | COUNT
 
 
 def check_changes(old: Settings, new: Settings) -> None:
@@ -58,6 +65,10 @@ def check_changes(old: Settings, new: Settings) -> None:
             )
     if old.attest:
         raise ConfigurationError("attest is on: what the server attests of itself takes a restart.")
+
+
+def _changed(old: ModelSettings, new: ModelSettings) -> set[str]:
+    return {name for name in ModelSettings.model_fields if getattr(old, name) != getattr(new, name)}
 
 
 def _shown(value: object) -> str:

@@ -152,12 +152,6 @@ class ModelSettings(Section):
         """As the engine of one replica is told: with the GPUs that are named for it."""
         return self.model_copy(update={"devices": group_of(self.devices, number, self.num_gpus)})
 
-    def is_same_engine(self, other: ModelSettings, number: int) -> bool:
-        """Whether the other's replica of this number would be as this one's, however many there are."""
-        alone = {"replicas": Replication(), "min_ready": 1}
-        mine, its = (one.of_replica(number).model_copy(update=alone) for one in (self, other))
-        return mine == its
-
     @property
     def needs_weights(self) -> bool:
         """Whether the engine reads them: vLLM's load format `dummy` takes random numbers instead."""

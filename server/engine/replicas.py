@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Collection
@@ -29,6 +30,7 @@ class Replicas:
     """make: (number) -> an engine that has not started. count: how many, numbered from 0. min_ready: how many
     have to be, for the model to take requests.
 
+    changing: to be held while others take their place, or there come to be more or fewer of them.
     max_pending: jobs running or waiting, above which a request is refused. max_wait_s: how long one may wait
     for its turn, as far as that can be told; 0: for ever. on_status: (number, status) told how far an engine
     is. losses: (number) -> the count of what was lost there, where it is this process that counts.
@@ -52,6 +54,7 @@ class Replicas:
         self.max_wait_s = max_wait_s
         self.patience = patience or Patience()
         self.work = Work()
+        self.changing = asyncio.Lock()
         self.on_status: Callable[[int, Status], None] = lambda number, status: None
         self.losses: Callable[[int], Losses] | None = None
         self.supervisors: dict[int, Supervisor] = {}
@@ -75,13 +78,18 @@ class Replicas:
     def status(self) -> Status:
         """Of the model: ready, if enough replicas are; else that of the one that will be next."""
         status, num_ready = self._next().status, self.num_ready
-        if len(self.supervisors) == 1 or num_ready >= self.min_ready or status.detail:
+        if len(self.supervisors) == 1 or num_ready >= self._enough or status.detail:
             return status
-        return replace(status, detail=f"{num_ready} of {self.min_ready} replicas are ready")
+        return replace(status, detail=f"{num_ready} of {self._enough} replicas are ready")
 
     @property
     def num_ready(self) -> int:
         return sum(one.status.ready for one in self.supervisors.values())
+
+    @property
+    def _enough(self) -> int:
+        """How many have to be ready: all of them, where a reload that was to bring more has failed."""
+        return min(self.min_ready, len(self.supervisors))
 
     @property
     def phase_since(self) -> float:
@@ -100,7 +108,7 @@ class Replicas:
     @property
     def takes_jobs(self) -> bool:
         """Now, or as soon as the next engine is ready."""
-        return self.num_ready >= self.min_ready or (self.work.resume and self.is_resuming)
+        return self.num_ready >= self._enough or (self.work.resume and self.is_resuming)
 
     async def run(self) -> None:
         """Keep them alive until cancelled. Raises ConfigurationError where no other try would help, and
@@ -165,20 +173,27 @@ class Replicas:
         """Have other engines go on with the jobs, one replica after the other. Returns when the last does.
 
         make: as at the beginning. engine: one that has started, for the first; without, each is made when the
-        one before it has ended. numbers: of the replicas; None is all of them. Raises what one fails with:
-        then all go on as before.
+        one before it has ended. numbers: of the replicas; None is all of them. Those that have failed for
+        good are tried again. Raises what one fails with: then all go on as before.
         """
+        ended = [number for number, one in self.supervisors.items() if one.has_ended]
+        if len(ended) == len(self.supervisors):
+            ended = []  # there is nobody to go on with
         done: list[int] = []
         try:
-            for number in sorted(self.supervisors if numbers is None else numbers):
+            for number in sorted({*(self.supervisors if numbers is None else numbers)} - {*ended}):
                 await self.supervisors[number].hand_over(partial(make, number), engine)
                 engine = None
                 done.append(number)
         except Failure:
             for number in done:
-                await self.supervisors[number].hand_over(partial(self.make, number))
+                with contextlib.suppress(Failure):  # it has said so, and goes on as it is
+                    await self.supervisors[number].hand_over(partial(self.make, number))
             raise
         self.make = make
+        for number in ended:
+            await self.remove(number)
+            self.add(number)
 
     def add(self, number: int) -> None:
         """One more, which starts at once if the others run."""
@@ -244,6 +259,6 @@ class Replicas:
 
     def _next(self) -> Supervisor:
         """The one that the model's being ready depends on, or has made it so."""
-        is_ready = self.num_ready >= self.min_ready
+        is_ready = self.num_ready >= self._enough
         ones = [one for one in self.supervisors.values() if is_ready or not one.status.ready]
         return max(ones, key=lambda one: PROGRESS.index(one.status.phase))

@@ -83,6 +83,11 @@ class Supervisor:
         """Whether the next engine to be ready follows one that was."""
         return self._lost_at is not None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not run any more."""
+        return self.status.phase in (Phase.STOPPED, Phase.FAILED)
+
     async def run(self) -> None:
         """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help, and
         EngineFailed where none has helped."""
@@ -130,7 +135,7 @@ class Supervisor:
         make: as at the beginning. engine: one that has started; without, one is made when this one has ended,
         and the jobs wait. Raises what that one fails with; those of before go on then.
         """
-        if self.status.phase in (Phase.STOPPED, Phase.FAILED):
+        if self.has_ended:
             raise EngineFailed(f"{self.name} has ended: {self.status.detail}")
         self._former, self.make, self._next = self.make, make, engine
         self._handed_over = asyncio.get_running_loop().create_future()

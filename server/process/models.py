@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 
+from server.config.changes import is_same_engine
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.engine.base import Engine, Phase, Status
@@ -137,23 +138,33 @@ class RunningModels:
         del self._numbers[model.engine]
         await self._end_reserve(model.engine)
 
+    def forget(self, model: ServedModel) -> list[Standby]:
+        """One that was loaded is not to be run. Returns what was to wait in reserve for it."""
+        del self._numbers[model.engine]
+        return self._standbys.pop(model.engine)
+
     async def hand_over(self, model: ServedModel, fresh: ServedModel, engine: Engine | None) -> None:
         """Have engines of the fresh model's kind go on with the jobs, as many as it has. engine: one of them
         that has started. Raises as Replicas.hand_over."""
+        async with model.engine.changing:
+            await self._hand_over(model, fresh, engine)
+
+    async def _hand_over(self, model: ServedModel, fresh: ServedModel, engine: Engine | None) -> None:
         old, new = model.engine, fresh.engine
         asked = fresh.settings.replicas
         count = min(max(len(old.supervisors), asked.min), asked.max)  # requests may wait for all of them
-        stay = sorted(old.supervisors)[:count]
-        changed = [k for k in stay if not model.settings.is_same_engine(fresh.settings, k)]
-        standbys = self._standbys.pop(new)
+        stay = sorted(number for number in old.supervisors if number < asked.max)[:count]
+        changed = [k for k in stay if not is_same_engine(model.settings, fresh.settings, k)]
+        standbys = self.forget(fresh)
         await old.hand_over(new.make, engine, changed)
         old.min_ready = new.min_ready
-        for number in sorted(old.supervisors.keys() - stay):
-            await old.remove(number)
-            self._tell_removed(old, number)
+        leaving = sorted(old.supervisors.keys() - stay)
         free = (number for number in itertools.count() if number not in stay)
         for _ in range(count - len(stay)):
             old.add(next(free))
+        for number in leaving:
+            await old.remove(number)
+            self._tell_removed(old, number)
         await self._end_reserve(old)
         self._standbys[old] = standbys
         self._keep_reserve(old)

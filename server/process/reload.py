@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from server.config.changes import Change, change_of, check_changes
+from server.config.changes import Change, change_of, check_changes, is_same_engine
 from server.config.model import ModelSettings
 from server.config.replication import flat
 from server.config.settings import Settings
 from server.engine.base import Engine, Phase
-from server.engine.served import ServedModel
+from server.engine.served import ServedModel, tune
 from server.errors import Failure
 from server.http.app import adopt, keyring_of
 from server.http.state import State
@@ -91,6 +91,8 @@ class Reload:
     async def _start(self, newcomer: Newcomer) -> None:
         """Its engine, beside those that run, where there is room."""
         model = newcomer.model
+        if newcomer.change is Change.ENGINE and self._stays(newcomer):
+            return
         if newcomer.former is not None and not self._has_room(newcomer):
             log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
             return
@@ -112,6 +114,14 @@ class Reload:
         return has_room(newcomer.model.settings, others)
 
     @staticmethod
+    def _stays(newcomer: Newcomer) -> bool:
+        """Whether every engine does, and there are only to be more of them, or fewer."""
+        former, model = newcomer.former, newcomer.model
+        return former is not None and all(
+            is_same_engine(former.settings, model.settings, number) for number in former.engine.supervisors
+        )
+
+    @staticmethod
     def _counts(newcomer: Newcomer) -> tuple[int, int]:
         """Replicas, before and after."""
         before = newcomer.former.engine.supervisors if newcomer.former is not None else {}
@@ -123,6 +133,8 @@ class Reload:
                 await newcomer.engine.close()
             if newcomer.runs:
                 await self._running.end(newcomer.model)
+            else:
+                self._running.forget(newcomer.model)
 
     async def _switch(self, new: Settings, newcomers: dict[str, Newcomer]) -> str:
         state, running = self._state, self._running
@@ -153,6 +165,7 @@ class Reload:
                 await self._running.hand_over(former, model, newcomer.engine)
             except Failure:
                 self._state.models[model.id] = former
+                tune(former.engine, self._state.settings, former.settings)
                 raise
             return
         if former is not None:

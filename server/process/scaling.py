@@ -37,14 +37,16 @@ class Scaling:
         while True:
             models = [model for model in self._served() if not model.settings.replicas.is_fixed]
             for gone in self._scales.keys() - {model.engine for model in models}:
-                del self._scales[gone]
-                self._leaving.pop(gone, None)
+                self._forget(gone)
             for model in models:
-                await self._look(model)
+                if not model.engine.changing.locked():  # by a reload
+                    async with model.engine.changing:
+                        await self._look(model)
             await asyncio.sleep(LOOK_S)
 
     async def _look(self, model: ServedModel) -> None:
         engine, leaving = model.engine, self._leaving.setdefault(model.engine, set())
+        leaving &= engine.supervisors.keys()
         staying = sorted(engine.supervisors.keys() - leaving)
         scale = self._scale(model, len(staying))
         num_jobs = engine.pending * self._num_processes
@@ -59,6 +61,12 @@ class Scaling:
             log.info("model %s: replica %d has nothing to do, and ends", model.id, number)
             await engine.remove(number)
             self._removed(engine, number)
+
+    def _forget(self, engine: Replicas) -> None:
+        """Their number is fixed now, or they are served no more. Those that were to end stay."""
+        del self._scales[engine]
+        for number in self._leaving.pop(engine, set()) & engine.supervisors.keys():
+            engine.work.drain(number, is_leaving=False)
 
     def _scale(self, model: ServedModel, count: int) -> Scale:
         """By the range that is set now."""

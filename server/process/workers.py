@@ -236,20 +236,20 @@ class Workers:
                 process.send_signal(number)
 
     async def _start(self, number: int, listener: socket.socket) -> asyncio.subprocess.Process:
-        order = WorkerOrder(
-            settings=settings_text(self._settings),
-            models=self._models,
-            generation=self._generation,
-            listener=listener.fileno(),
-            number=number,
-            folder=self.folder,
-        )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "server.process.worker"),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=[listener.fileno()],
             env={**os.environ, **SAFE_PATH, SERVER_PID: str(os.getpid())},
             start_new_session=True,  # Ctrl-C is this process's to pass on
+        )
+        order = WorkerOrder(  # of now: what has changed while it started has been told to the others
+            settings=settings_text(self._settings),
+            models=self._models,
+            generation=self._generation,
+            listener=listener.fileno(),
+            number=number,
+            folder=self.folder,
         )
         _write(process, order)
         for news in self._news.values():

@@ -207,6 +207,34 @@ async def test_candidates_of_a_prompt_are_together() -> None:
     assert [len({name[0] for name in engine.jobs}) for engine in engines] == [1, 1]
 
 
+async def test_those_that_were_replaced_go_back() -> None:
+    """All of them, though one of them does not: where the last one does not start."""
+    fleet = Fleet(3)
+    new: list[SimulatedEngine] = []
+
+    def make(number: int) -> SimulatedEngine:
+        if number == 2:
+            fleet.sick[0] = EngineFailed("no way back")
+            return Sick(EngineFailed("no memory"))
+        new.append(slow())
+        return new[-1]
+
+    async with fleet.running(3) as replicas:
+        with pytest.raises(EngineFailed, match="no memory"):
+            await replicas.hand_over(make)
+        await until(lambda: replicas.num_ready == 3)
+        assert replicas.supervisors[1]._engine is fleet.last(1)
+        assert replicas.supervisors[0]._engine is new[-1]
+
+
+async def test_no_more_have_to_be_ready_than_there_are() -> None:
+    """So that a reload that brings none leaves the model as ready as it was."""
+    fleet = Fleet(1, min_ready=2)
+    async with fleet.running(1) as replicas:
+        assert replicas.status.ready
+        replicas.check_room(1)
+
+
 async def test_without_resuming_only_what_was_there_fails() -> None:
     """What another replica works on goes on."""
     work, engines = Work(resume=False), [Hand(), Hand()]
