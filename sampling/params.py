@@ -12,7 +12,7 @@ from sampling.reference import GREEDY
 @dataclass(frozen=True, slots=True)
 class RowParams:
     """Neutral: {}, 1, 0, 0, 0, 1, 0, 1, (), (). bad_words: as token ids. seed None: nothing is drawn, the
-    likeliest token is taken.
+    likeliest token is taken. logprob_token_ids: whose values are told, which changes no choice.
 
     vLLM's own parameters stay neutral, its temperature 0: it takes the largest logit, which is the winner's.
     """
@@ -28,6 +28,7 @@ class RowParams:
     seed: int | None = None
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> RowParams:
@@ -37,8 +38,8 @@ class RowParams:
             known["logit_bias"] = {
                 int(token_id): float(bias) for token_id, bias in known["logit_bias"].items()
             }
-        if "allowed_token_ids" in known:
-            known["allowed_token_ids"] = tuple(known["allowed_token_ids"])
+        for name in {"allowed_token_ids", "logprob_token_ids"} & known.keys():
+            known[name] = tuple(known[name])
         if "bad_words" in known:
             known["bad_words"] = tuple(map(tuple, known["bad_words"]))
         return cls(**known)

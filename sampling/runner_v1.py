@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+from vllm.v1.sample.sampler import Sampler
 
+from sampling.asked_logprobs import AskedLogprobs
 from sampling.bans import Ban, Bans
 from sampling.batch import Batch, Row
 from sampling.choice import Choice
@@ -30,6 +32,8 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         self._transforms = Transforms(self._batch, device, pinned=pinned)
         self._choice = Choice(self._draws, device, pinned=pinned)
         self._bans = Bans(device, pinned=pinned)
+        self._asked = AskedLogprobs()
+        self._asked.attach(Sampler)
 
     def is_argmax_invariant(self) -> bool:
         return False  # or vLLM would skip it where all temperatures are 0, which they are
@@ -41,13 +45,15 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
             self._batch.remove(number)
             self._draws.remove(number)
             self._bans.remove(number)
+            self._asked.remove(number)
         for number, params, prompt, output in batch_update.added:
             self._put(number, params.extra_args or {}, prompt or [], output)
         for source, target, direction in batch_update.moved:
-            for rows in (self._batch, self._draws, self._bans):
+            for rows in (self._batch, self._draws, self._bans, self._asked):
                 rows.move(source, target, swap=direction is MoveDirectionality.SWAP)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        self._asked.expect()
         # Only here the last step's tokens are taken in: with async scheduling they are known just now.
         return self._choice.apply(self._transforms.apply(self._bans.apply(logits)))
 
@@ -56,5 +62,6 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         border = len(prompt) - num_before
         row = Row(params, prompt[:border], prompt[border:], output) if params.has_transforms else None
         self._batch.put(number, row)
+        self._asked.put(number, params.logprob_token_ids)
         self._bans.put(number, Ban(params, prompt[border:], output) if params.has_bans else None)
         self._draws.put(number, Drawing(params, num_before, output) if params.is_drawn else None)

@@ -36,6 +36,8 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         extra = sampling_params.extra_args or {}
         params = RowParams.from_extra_args(extra)
+        if params.logprob_token_ids:  # vLLM's own way is right here, and looks at it after this
+            sampling_params.logprob_token_ids = [*params.logprob_token_ids]
         prompt_len = int(self._req_states.prompt_len.np[req_idx])
         return self._slots.put(req_idx, params, prompt_len - extra.get("num_output_before", 0))
 

@@ -19,8 +19,8 @@ ROOMS = {
     "sealed": "failures ed25519 files manifest payload signature installation",
     "bundle.site": "console packages target install cli",
     "sampling": (
-        "noise reference params batch draws staging bans transforms choice kernels draw_kernels ban_kernels"
-        " launcher slots best_of"
+        "noise reference params batch draws staging asked_logprobs bans transforms choice kernels"
+        " draw_kernels ban_kernels launcher slots best_of"
         " runner_v1 runner_v2"
     ),
     "server": "errors pip",

@@ -158,7 +158,9 @@ class TwinEngine:
         job = one.job
         logprobs = None
         if job.num_logprobs is not None:
-            found = self._sampler.logprobs(one.row.before, token_id, job.num_logprobs, one.row.mask)
+            found = self._sampler.logprobs(
+                one.row.before, token_id, job.num_logprobs, one.row.mask, job.params.logprob_token_ids
+            )
             logprobs = TopLogprobs(1 + job.num_logprobs, *found)
         scored = self._scored(one) if not one.num_new else None
         one.row.tokens.append(token_id)

@@ -127,14 +127,17 @@ class Sampler:
         self.logprobs((0, 0), 0, 5)
 
     def logprobs(
-        self, before: Before, token_id: int, num: int, mask: Mask | None = None
+        self, before: Before, token_id: int, num: int, mask: Mask | None = None, named: Sequence[int] = ()
     ) -> tuple[list[int], list[float]]:
-        """As a position of TopLogprobs: the token itself, then the num likeliest. mask: as Row's; what it
+        """As a position of TopLogprobs: the token itself, then the num likeliest or those that are
+        named. mask: as Row's; what it
         leaves sums to 1, as with vLLM."""
         values = self._raw(before)
         if mask is not None:
             values = np.where(mask, values, -np.inf)
             values -= np.log(np.exp(values).sum())
+        if named:
+            return [token_id, *named], values[[token_id, *named]].tolist()
         likeliest = np.argpartition(-values, num)[:num] if num < len(values) else np.arange(len(values))
         likeliest = likeliest[np.lexsort((likeliest, -values[likeliest]))]
         ids = [token_id, *likeliest.tolist()]

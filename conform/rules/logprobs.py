@@ -205,3 +205,14 @@ def of_a_left_out_stop(subject: Subject) -> None:
     require(joined.startswith(before + stop), f"the tokens are {shown(joined)}, without {shown(stop)}")
     most = len(before + stop)  # of a stop of several tokens the later ones begin behind the text
     require(max(offsets) < most, f"offsets {offsets} of a text of {len(before)} characters and its stop")
+
+
+@rule("logprobs.of-named-tokens", requests=2, tokens=20, differs={"openai": "there is no such field"})
+def of_named_tokens(subject: Subject) -> None:
+    """`logprob_token_ids` puts the values of these tokens in the places of the most likely ones."""
+    duel = subject.duel()
+    asked: dict[str, Any] = {"prompt": duel.prompt, "temperature": 0, "max_tokens": 1, "logprobs": 2}
+    (top,) = subject.scored(**asked, logprob_token_ids=[duel.a, duel.b])["top_logprobs"]
+    require({duel.name_a, duel.name_b} <= set(top) and len(top) <= 3, f"top_logprobs is {shown(top)}")
+    seen = top[duel.name_a] - top[duel.name_b]
+    require(abs(seen - duel.first) < 0.1, f"a is {seen} likelier than b, not {duel.first}")

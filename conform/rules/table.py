@@ -84,6 +84,8 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"structured_outputs": {"json": '{"type":"integer"}', "disable_any_whitespace": True}}, {}),
         ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, {}),
         ({"structured_outputs": {"json_object": True}}, {}),
+        ({"logprob_token_ids": []}, {"logprob_token_ids": ()}),
+        ({"logprob_token_ids": [7, 7, last], "logprobs": 1}, {"logprob_token_ids": (7, last)}),
         ({"logprobs": 0}, {"num_logprobs": 0}),
         ({"logprobs": 5}, {"num_logprobs": 5}),
         ({"echo": True}, {"echo": True}),
@@ -173,6 +175,10 @@ def refused(vocab_size: int) -> list[Row]:
         *_rows(["logit_bias"], [{key: 1} for key in no_decimals], "decimal strings"),
         *_rows(["stop_token_ids"], [1, ["1"], [True], [-1], [1.5]], "must be an array of token ids"),
         ("stop_token_ids", [vocab_size], ids),
+        *_rows(["logprob_token_ids"], [1, ["1"], [True], [-1]], "must be an array of token ids"),
+        ("logprob_token_ids", [vocab_size], ids),
+        ("logprob_token_ids", [*range(129)], "at most 128"),
+        ("logprob_token_ids", [5], "must be left out without logprobs"),
         *_rows(
             ["allowed_token_ids"], [[], 1, ["1"], [True], [-1]], "must be an array of token ids, not empty"
         ),

@@ -59,6 +59,9 @@ def complete(
         str | None, Text(metavar="JSON", help='Such as \'{"choice": ["yes", "no"]}\'.')
     ] = None,
     logprobs: Annotated[int | None, Text(help="0 to 5; shown as a table on standard error.")] = None,
+    logprob_token_id: Annotated[
+        list[int] | None, Text(help="A token whose log-probability is told; may be repeated.")
+    ] = None,
     echo: Annotated[bool | None, Text(help="The prompt before the completion.")] = None,
     suffix: Annotated[str | None, Text(help="What follows the completion.")] = None,
     user: Annotated[str | None, Text(help="For the server's request log.")] = None,
@@ -105,6 +108,7 @@ REPEATED = {
     "stop_token_id": "stop_token_ids",
     "allowed_token_id": "allowed_token_ids",
     "bad_word": "bad_words",
+    "logprob_token_id": "logprob_token_ids",
 }
 JSON_FIELDS = {"logit_bias", "stream_options", "response_format", "structured_outputs"}
 

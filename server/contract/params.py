@@ -47,6 +47,7 @@ class GenerationParams:
     allowed_token_ids: tuple[int, ...] = ()  # none: all are
     bad_words: tuple[tuple[int, ...], ...] = ()  # as token ids
     grammar: str | None = None  # of text/grammars.py; None: any text
+    logprob_token_ids: tuple[int, ...] = ()  # none: the most likely ones are told
     num_logprobs: int | None = None  # None: not asked; 0: the sampled token's own
     echo: bool = False
     stop: tuple[str, ...] = ()
@@ -146,6 +147,9 @@ def resolve(
         allowed_token_ids=values.allowed_token_ids(request.allowed_token_ids, vocab_size, held_back),
         bad_words=values.bad_words(request.bad_words or [], vocab_size, ids_of),
         grammar=grammar_of(request),
+        logprob_token_ids=values.logprob_token_ids(
+            request.logprob_token_ids, vocab_size, logprobs=request.logprobs, echo=bool(request.echo)
+        ),
         num_logprobs=request.logprobs,
         echo=bool(request.echo),
         stop=stops,

@@ -151,6 +151,11 @@ class CompletionRequest(Shape):
         examples=[{"choice": ["yes", "no"]}],
     )
     logprobs: Annotated[int | None, Rule("an integer", "between 0 and 5")] = Field(None, ge=0, le=5)
+    logprob_token_ids: Annotated[
+        Annotated[list[TokenId], Field(fail_fast=True)] | None, Rule("an array of token ids")
+    ] = Field(
+        None, description="with logprobs: top_logprobs has these, up to 128, instead of the most likely"
+    )
     echo: Annotated[bool | None, BOOLEAN] = Field(
         None, description="default false; the prompt before the completion"
     )

@@ -25,7 +25,6 @@ NEUTRAL: dict[str, Any] = {
     "guided_whitespace_pattern": None,
     "length_penalty": 1.0,
     "logits_processors": [],
-    "logprob_token_ids": [],
     "prompt_embeds": None,
     "prompt_logprobs": None,
     "repetition_detection": None,

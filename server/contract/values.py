@@ -13,6 +13,7 @@ from server.errors import InvalidRequest
 # tokens and bad words are not used: the bias is ours, and grows.
 MAX_HELD_BACK = 128
 DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+MAX_LOGPROB_IDS = 128  # as many as vLLM has room for, in each of its slots
 # As many as vLLM takes; so long as a word may be, so that reading them takes no time.
 MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 128, 256
 
@@ -87,6 +88,25 @@ def allowed_token_ids(ids: list[int] | None, vocab_size: int, held_back: Collect
             " with min_tokens none of these may come first",
             "allowed_token_ids",
         )
+    return different
+
+
+def logprob_token_ids(
+    ids: list[int] | None, vocab_size: int, *, logprobs: int | None, echo: bool
+) -> tuple[int, ...]:
+    """Which needs logprobs, as vLLM's does, and is not for the tokens of a prompt."""
+    different = tuple(dict.fromkeys(ids or ()))
+    if not different:
+        return ()
+    name = "logprob_token_ids"
+    if len(different) > MAX_LOGPROB_IDS:
+        raise InvalidRequest(f"{name} ({len(different)} ids) must be at most {MAX_LOGPROB_IDS}", name)
+    if max(different) >= vocab_size:
+        raise InvalidRequest(
+            f"{name} (current value: {max(different)}) must be between 0 and {vocab_size - 1}", name
+        )
+    if logprobs is None or echo:
+        raise InvalidRequest(f"{name} must be left out without logprobs, and with echo", name)
     return different
 
 

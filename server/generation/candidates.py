@@ -159,6 +159,8 @@ class Generation:
         num_logprobs = params.num_logprobs
         if num_logprobs is None and params.best_of > params.n:
             num_logprobs = 0  # ranking needs the sampled tokens' own
+        if params.logprob_token_ids:
+            num_logprobs = len(params.logprob_token_ids)
         return Job(
             id=self._job_id(prompt_index, number),
             request_id=self._id,

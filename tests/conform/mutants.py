@@ -252,6 +252,7 @@ MUTANTS: dict[str, Wrong] = {
     "logprobs.prompt-offsets": logprobs(_offsets),
     "logprobs.raw": logprobs(_less_likely),
     "logprobs.scores-are-the-completions": logprobs(_less_likely),
+    "logprobs.of-named-tokens": ignores("logprob_token_ids"),
     "logprobs.*": logprobs(_all_shorter),
     "choices.n-differ": SAME,
     "choices.greedy-are-equal": DRIFT,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from tests.serving import TINY, Client
+from tests.serving import TINY, Client, assert_alike
 
 pytestmark = pytest.mark.engine
 
@@ -60,3 +61,32 @@ def test_a_cache_is_for_its_salt(client: Client) -> None:
         client.complete(**GREEDY | {"prompt": prompt, "max_tokens": 1}, cache_salt=salt)
         found.append(client.metric(hits) - before > 0)
     assert found == [False, True, False, False]
+
+
+def test_named_tokens_are_told_of(client: Client) -> None:
+    """Of the requests of one step each gets what it has asked for: named tokens, or the most likely ones."""
+    asked = GREEDY | {"max_tokens": 40, "logprobs": 3}
+    plain = client.choice(**asked)["logprobs"]
+    with ThreadPoolExecutor(8) as pool:
+        fields = [{"logprob_token_ids": [7042, 260]}, {}] * 4
+        found = [*pool.map(lambda more: client.choice(**asked | more)["logprobs"], fields)]
+    for more, logprobs in zip(fields, found, strict=True):
+        assert logprobs["tokens"] == plain["tokens"]
+        if more:
+            for name, top in zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True):
+                assert set(top) == {" Paris", " the", name}
+        else:
+            assert_alike(logprobs, plain)
+    named = client.choice(**asked | {"max_tokens": 1, "logprob_token_ids": [7042]})["logprobs"][
+        "top_logprobs"
+    ]
+    forced = client.choice(**asked | {"max_tokens": 1, "allowed_token_ids": [7042]})["logprobs"]
+    assert named[0][" Paris"] == pytest.approx(forced["token_logprobs"][0], abs=1e-5)
+
+
+def test_candidates_are_ranked_all_the_same(client: Client) -> None:
+    """With best_of, named tokens change nothing but what is told."""
+    asked = GREEDY | {"temperature": 1, "seed": 4, "n": 2, "best_of": 4}
+    plain = client.complete(**asked)["choices"]
+    named = client.complete(**asked, logprob_token_ids=[260])["choices"]
+    assert [choice["text"] for choice in named] == [choice["text"] for choice in plain]

@@ -236,6 +236,7 @@ def test_complete_sends_every_field(server: Server) -> None:
         "--echo",
     ]
     words += ["--allowed-token-id", "7", "--allowed-token-id", "8", "--bad-word", "no"]
+    words += ["--logprob-token-id", "9"]
     words += ["--response-format", '{"type": "text"}', "--structured-outputs", '{"choice": ["a"]}']
     words += ["--no-add-special-tokens", "--no-parse-special", "--return-token-ids"]
     words += ["--no-spaces-between-special-tokens"]
@@ -255,7 +256,7 @@ def test_complete_sends_every_field(server: Server) -> None:
         "stream": True, "stream_options": {"include_usage": True},
         "allowed_token_ids": [7, 8], "bad_words": ["no"], "response_format": {"type": "text"},
         "structured_outputs": {"choice": ["a"]}, "add_special_tokens": False, "parse_special": False,
-        "return_token_ids": True, "spaces_between_special_tokens": False,
+        "return_token_ids": True, "logprob_token_ids": [9], "spaces_between_special_tokens": False,
     }  # fmt: skip
     assert server.asked == expected
     assert set(expected) == set(CompletionRequest.model_fields)

@@ -93,9 +93,10 @@ class SimulatedEngine:
         """k invented tokens of falling probability, the sampled one among them every other time."""
         k = job.num_logprobs or 0
         start = self._hash("top", _prompt(job), position)
-        top = [(start + i) % self.vocab_size for i in range(k)]
+        named = job.params.logprob_token_ids
+        top = [*named] if named else [(start + i) % self.vocab_size for i in range(k)]
         values = [-math.log(2.0) * (i + 1) for i in range(k)]
-        if k and start % 2 and token_id not in top:
+        if k and start % 2 and token_id not in top and not named:
             top[0] = token_id
         own = values[top.index(token_id)] if token_id in top else -math.log(2.0) * (k + 2)
         return TopLogprobs(1 + k, [token_id, *top], [own, *values])

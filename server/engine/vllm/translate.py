@@ -24,7 +24,7 @@ CERTAIN = 1e30  # a bias beside which no logit counts
 # The fields of our sampling.
 ALWAYS = (
     *("logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty"),
-    *("allowed_token_ids", "bad_words"),
+    *("allowed_token_ids", "bad_words", "logprob_token_ids"),
 )
 WHERE_DRAWN = ("temperature", "min_p", "top_k", "top_p")
 

@@ -226,6 +226,16 @@ def test_a_resumed_request_goes_on_as_if_it_had_never_stopped() -> None:
     assert got[0].tolist() == got[1].tolist() == got[2].tolist() != got[3].tolist()
 
 
+def test_named_tokens_are_vllms_to_tell() -> None:
+    """What a request names is handed on to vLLM, which looks at it after our processor; and is no work."""
+    from vllm import SamplingParams
+
+    runner, named = Runner(), {"logprob_token_ids": [5, 6]}
+    params = SamplingParams(temperature=0, logprobs=2, extra_args=named)
+    assert not runner.processor.add_request(0, params)
+    assert params.logprob_token_ids == [5, 6]
+
+
 def test_unused_costs_nothing() -> None:
     """Requests that need nothing launch no kernel and send nothing to the device."""
     runner = Runner()

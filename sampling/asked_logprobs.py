@@ -1,0 +1,60 @@
+"""Log-probabilities of the tokens that a request names, for vLLM's V1 runner.
+
+vLLM has a way of its own, which in a batch with one such request takes the most likely tokens from all others
+(0.32.0). So here these requests ask for as many of the most likely ones, and get others in their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+class AskedLogprobs:
+    """The rows of a batch that name tokens."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, list[int]] = {}
+        self._is_due = False
+
+    def put(self, number: int, token_ids: Sequence[int]) -> None:
+        """Row `number` names these; none: it names no token."""
+        self.remove(number)
+        if token_ids:
+            self._rows[number] = [*token_ids]
+
+    def remove(self, number: int) -> None:
+        self._rows.pop(number, None)
+
+    def move(self, source: int, target: int, *, swap: bool) -> None:
+        """Row `source` becomes row `target`, and the other way round if swap."""
+        moved, replaced = self._rows.pop(source, ()), self._rows.pop(target, ())
+        self.put(target, moved)
+        self.put(source, replaced if swap else ())
+
+    def expect(self) -> None:
+        """What is gathered next is of this batch's tokens; what comes after it is of prompts."""
+        self._is_due = bool(self._rows)
+
+    def attach(self, sampler: Any) -> None:
+        """Have vLLM's sampler, a class, give the named tokens their places."""
+        gather = sampler.gather_logprobs
+
+        def gathered(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> Any:
+            found = gather(logprobs, num_logprobs, token_ids)
+            if self._is_due:
+                self._is_due = False
+                self.fill(found.logprob_token_ids, found.logprobs, logprobs)
+            return found
+
+        sampler.gather_logprobs = staticmethod(gathered)
+
+    def fill(self, token_ids: torch.Tensor, values: torch.Tensor, logprobs: torch.Tensor) -> None:
+        """token_ids, values: [num_rows, 1 + most], the sampled token's first, changed in place. logprobs:
+        [num_rows, vocab_size] float32."""
+        for number, named in self._rows.items():
+            ids = torch.tensor(named, dtype=torch.int64, device=logprobs.device)
+            token_ids[number, 1 : 1 + len(named)] = ids
+            values[number, 1 : 1 + len(named)] = logprobs[number, ids]
