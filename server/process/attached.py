@@ -44,6 +44,7 @@ class AttachedModels:
         def make(_: int, model: ModelSettings, context_size: int, replica: int) -> Engine:
             number = numbers[model.id]
             link = link_folder(self._folder, number, replica, self._worker)
+            link.mkdir(exist_ok=True)  # the other process makes it when it has verified the weights
             stats = self._metrics.engines.of(model.id, replica)
             return AttachedEngine(self._feeds[number, replica], link, self._worker, stats)
 
