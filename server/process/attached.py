@@ -35,6 +35,7 @@ class AttachedModels:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
         self._generation = 0
+        self._over: asyncio.Future[None] | None = None
 
     def load(self, settings: Settings, numbers: Mapping[str, int]) -> list[ServedModel]:
         """The models of these settings: those that are here already, and the others from their directories.
@@ -69,10 +70,11 @@ class AttachedModels:
             del self._feeds[number, replica]
 
     async def run(self) -> None:
-        """Work with the engines, until cancelled."""
+        """Work with the engines, until cancelled. Raises what one of them is not watched any more for."""
+        self._over = asyncio.get_running_loop().create_future()
         try:
             self._attach()
-            await asyncio.Event().wait()
+            await self._over
         finally:
             tasks = [*self._running.values(), *self._leaving.values()]
             for task in tasks:
@@ -90,7 +92,14 @@ class AttachedModels:
     def _attach(self) -> None:
         for number, model in self._models.items():
             if number not in self._running:
-                self._running[number] = asyncio.get_running_loop().create_task(model.engine.run())
+                task = asyncio.get_running_loop().create_task(model.engine.run())
+                task.add_done_callback(self._ended)
+                self._running[number] = task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._over is not None and not self._over.done():
+            self._over.set_exception(error)
 
     async def _let_go(self, number: int) -> None:
         model, task = self._models[number], self._running[number]

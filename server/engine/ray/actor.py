@@ -113,6 +113,9 @@ class EngineActor:
         except ConfigurationError as error:
             log.error("%s", error.message)
             self._engine.report(Status(Phase.FAILED, detail=error.message))
+        except Exception:  # a fault of ours, of which nobody else would hear
+            log.exception("the engine is not watched any more; the actor ends, and Ray starts it again")
+            os._exit(1)
 
     def _make(self) -> VLLMEngine:
         return VLLMEngine(
