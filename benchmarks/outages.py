@@ -117,7 +117,13 @@ def run(model: Path, console: Console) -> list[dict[str, Any]]:
         number = node_with_engine(nodes)
         outages.measure("a whole node, and another joins", nodes.nodes[number].kill, lambda: nodes.add(1))
         back: list[Callable[[], None]] = []
-        outages.measure("the head, started again", lambda: back.append(nodes.kill_head()), lambda: back[0]())
+
+        def again() -> None:
+            outages.go_on(WITHOUT_HEAD_S)
+            back[0]()
+
+        part = f"the head, started again after {WITHOUT_HEAD_S:.0f} s"
+        outages.measure(part, lambda: back.append(nodes.kill_head()), again)
         outages.measure("an engine's process, after that", lambda: engines(nodes.nodes[-1])[0].kill())
         assert num_ready(second.url()) == 2
         return outages.cells

@@ -86,7 +86,7 @@ class Cluster:
         for number, model in enumerate(self._models):
             model.engine.patience.backoff_s = (0.0,)  # the actors know how long to wait
             model.engine.patience.keep_trying = True
-            model.engine.losses = partial(metrics.losses.of, model.id, is_owner=False)
+            model.engine.losses = partial(metrics.losses.of, model.id)  # those that it sees itself
             for replica in model.engine.supervisors:
                 self._seat(number, replica)
 
@@ -224,9 +224,10 @@ class Cluster:
         process = self._agent
         if process is None or process.returncode is not None:
             return
-        self._ask(AgentAsk(leaves=True))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), LEAVE_S)
+        if self._has_joined:
+            self._ask(AgentAsk(leaves=True))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), LEAVE_S)
         if process.returncode is None:
             process.kill()
             await process.wait()

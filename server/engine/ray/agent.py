@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -49,7 +50,8 @@ LEAVE_S = 30.0
 # never hear: it ends, and the next one finds out.
 SILENT_S = 45.0
 NODE_S = 20.0  # for a node that was started at the same time
-FAILURES = (ConnectionError, RuntimeError, ValueError, RayError)  # of ray.init
+CONNECT_S = 5.0
+FAILURES = (OSError, RuntimeError, ValueError, RayError)  # of ray.init; a ConnectionError is an OSError
 MAX_LINE_BYTES = 1 << 26
 Say = Callable[[AgentNews], None]
 
@@ -175,6 +177,9 @@ def _connect(address: str) -> None:
     end = time.monotonic() + NODE_S
     while not ray.is_initialized():
         try:
+            if address != "auto":  # Ray itself would take a minute to say that nobody is there
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
         except FAILURES:
             if time.monotonic() > end:
