@@ -64,6 +64,8 @@ class Agent:
         self._say = say
         self._keeper: Any = None
         self._following: dict[tuple[int, int], asyncio.Task[None]] = {}
+        # Since when nothing is heard of a replica; longer than the front end waits before it asks again.
+        self._lost_at: dict[tuple[int, int], float] = {}
         self._report = Report(front_end=order.front_end)
         self._telling: asyncio.Task[None] | None = None
         self.heard_at = time.monotonic()  # from the keeper
@@ -129,10 +131,13 @@ class Agent:
     async def _follow(self, one: ReplicaView) -> None:
         """Say how far a replica is, and how it is reached."""
         said = AgentNews(model=one.model, replica=one.replica)
-        lost_at = time.monotonic()
-        detail = f"no node has {one.needs}, or its node does not answer"
+        place = one.model, one.replica
+        why = f"no node has {one.needs}, or its node does not answer"
         while True:
-            why = detail
+            now = time.monotonic()
+            if now - self._lost_at.setdefault(place, now) > PLACED_S:
+                told = Told(version=UNKNOWN, life=UNKNOWN, phase=Phase.WAITING, detail=why)
+                self._say(said.model_copy(update={"told": told}))
             try:
                 actor: Any = ray.get_actor(engine_name(one.model, one.replica), NAMESPACE)
                 asked = actor.admit.remote(self._order.front_end)
@@ -142,14 +147,11 @@ class Agent:
                     before, told = told, Told.model_validate_json(await actor.told.remote(told.version))
                     if told != before:
                         self._say(said.model_copy(update={"told": told}))
-                    lost_at = time.monotonic()
+                    self._lost_at.pop(place, None)
             except (RayError, TimeoutError, ValueError) as error:  # lost, or not there yet
                 log.debug("replica %d of model %d: %s", one.replica, one.model, error)
                 if isinstance(error, LookupError):  # the hub's, and Ray's at the same time
                     why = f"{MOST_FRONT_ENDS} front ends have their places there, and more it has not"
-            if time.monotonic() - lost_at > PLACED_S:
-                told = Told(version=UNKNOWN, life=UNKNOWN, phase=Phase.WAITING, detail=why)
-                self._say(said.model_copy(update={"told": told}))
             await asyncio.sleep(AGAIN_S)
 
 

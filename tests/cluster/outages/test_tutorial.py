@@ -47,17 +47,18 @@ class Machines:
         machine, command = self.commands.pop(0)
         words = shlex.split(command.removesuffix("&").replace("one:6379", f"127.0.0.1:{self._port}"))
         assert words[0] == "verbatim"
-        log = self._folder / f"{machine}-{words[1]}.txt"
+        log, environ = self._folder / f"{machine}-{words[1]}.txt", {**os.environ, **ENVIRON}
         if words[1] == "node":
             port = [] if "--join" in words else ["--port", str(self._port)]
             more = [*port, "--", *NODE.split(), "--temp-dir", str(self._temporary / machine)]
         else:
             more = ["--port", "0"]
+            environ["RAY_ADDRESS"] = f"127.0.0.1:{self._port}"  # others of this machine may be found too
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*VERBATIM, *words[1:], *more],
                 cwd=self._folder,
-                env={**os.environ, **ENVIRON},
+                env=environ,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
