@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -68,7 +68,9 @@ class Tokenized(_Out):
     max_model_len: int = Field(description="most tokens of prompt and completion")
     tokens: list[int]
     token_strs: list[str] | None = Field(description="null unless asked for")
-    token_offsets: list[tuple[int, int]] | None = Field(None, description="there only if asked for")
+    token_offsets: list[Annotated[list[int], Field(min_length=2, max_length=2)]] | None = Field(
+        None, description="there only if asked for"
+    )
 
 
 class Detokenized(_Out):

@@ -25,6 +25,6 @@ def test_a_line_of_scale_in_a_moment() -> None:
 def test_costs_are_those_of_the_servers_code() -> None:
     """A job's way, a step and /metrics cost something, and more where there is more."""
     assert 0 < costs.routed_s(2, 100, 20) < costs.routed_s(200, 100, 20)
-    assert 0 < costs.step_s(1, 50) < costs.step_s(64, 50)
+    assert 0 < costs.step_s(1, 50) < costs.step_s(2048, 50)
     assert costs.scrape(1)[1] < costs.scrape(4)[1]
     assert 100 < costs.block_bytes(4, 4000) < 500

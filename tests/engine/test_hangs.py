@@ -60,7 +60,7 @@ class Supervised:
     def submit(self, name: str, prompt_ids: list[int], max_tokens: int) -> None:
         params, self.got[name] = GenerationParams(ignore_eos=True, temperature=0.0), []
         job = Job(name, name, prompt_ids, params, (), max_tokens=max_tokens, seed=1)
-        self.supervisor.submit(job, self.got[name].append)
+        self.supervisor.work.submit(job, self.got[name].append)
 
     def tokens(self, name: str) -> list[int]:
         """Raises what it failed with."""
