@@ -109,7 +109,8 @@ async def test_leaving_after_sending_ahead(
             writer.transport.abort()
             await until(lambda: not engine.running, within_s=1)
             await until(lambda: app.state.server.in_flight == 0, within_s=1)
-    assert ["CLIENT_LEFT" in line for line in caplog.messages] == [True]
+    lines = [record.getMessage() for record in caplog.records if record.name == "verbatim.requests"]
+    assert ["CLIENT_LEFT" in line for line in lines] == [True]
     assert len(engine.jobs) == 1
 
 
