@@ -8,7 +8,7 @@ from typing import Any
 from conform.rules.reply import NO_ZERO
 from conform.rules.stops import pieces
 from conform.subject.client import reply_of
-from conform.subject.ends import require, shown
+from conform.subject.ends import Unmet, require, shown
 from conform.subject.frames import DONE, chunks_of, data_of, fold, object_of
 from conform.subject.refusal import failed
 from conform.subject.rule import rule
@@ -90,15 +90,17 @@ def keys(subject: Subject) -> None:
             require(set(choice) == wanted, f"keys of a choice {sorted(choice)}")
 
 
-@rule("stream.comes-as-it-is-made", requests=1, tokens=70)
+@rule("stream.comes-as-it-is-made", requests=3, tokens=210)
 def comes_as_it_is_made(subject: Subject) -> None:
     """Chunks come while the text is made, not all at the end."""
-    text, times = subject.client.arrivals(subject.body(temperature=0, max_tokens=40, ignore_eos=True))
-    count = len(chunks_of(text))
-    require(count > 4, f"{count} chunks for 40 tokens")
-    require(len(times) > 4, f"{count} chunks in {len(times)} pieces")
-    middle, end = times[len(times) // 2] - times[0], times[-1] - times[0]
-    require(middle > 0.1 * end, f"half of them came after {middle:.3f} s of {end:.3f} s")
+    for _ in range(3):  # this process may get no processor while they come
+        text, times = subject.client.arrivals(subject.body(temperature=0, max_tokens=40, ignore_eos=True))
+        count = len(chunks_of(text))
+        require(count > 4, f"{count} chunks for 40 tokens")
+        middle, end = times[len(times) // 2] - times[0], times[-1] - times[0]
+        if len(times) > 4 and middle > 0.1 * end:
+            return
+    raise Unmet(f"{count} chunks in {len(times)} pieces, half of them after {middle:.3f} s of {end:.3f} s")
 
 
 @rule("stream.usage-on-the-last-chunk", requests=1, tokens=60, differs=USAGE_NULL)
