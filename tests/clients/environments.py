@@ -19,6 +19,9 @@ HERE = Path(__file__).parent
 LISTS = HERE / "requirements"
 FOLDER = HERE.parent.parent / ".venv-clients"
 
+WITHOUT_SCRIPTS = {
+    "continue"
+}  # of its packages, which fetch binaries from elsewhere that autocomplete does without
 BESIDE_OURS = {"guidellm"}  # finds torch, which is gigabytes, in the environment of the server
 PROGRAMS = ("curl", "nginx", "node", "npm")  # of the system
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"  # where nginx is
@@ -67,7 +70,8 @@ def make(name: str) -> None:
     else:
         folder.mkdir(parents=True)
         shutil.copyfile(packages, folder / "package.json")
-        run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", folder])
+        flags = ["--ignore-scripts"] if name in WITHOUT_SCRIPTS else []
+        run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", *flags, "--prefix", folder])
     (folder / "made-from").write_bytes(packages.read_bytes())
 
 

@@ -112,3 +112,6 @@ CLIENTS = (
 # These ask in ways of their own, and have tests of their own.
 GUIDELLM = Client("guidellm", "guidellm, a benchmark of servers", "guidellm_run.py", "guidellm")
 LM_EVAL = Client("lm-eval", "lm-evaluation-harness, local-completions", "lm_eval_task.py", "lm-eval")
+CONTINUE = Client(
+    "continue", "Continue, an editor's autocomplete", "continue_autocomplete.mjs", packages="continue"
+)
