@@ -23,6 +23,7 @@ from tests.hostgpu.kinds import KINDS
 from tests.tiny_llama import make_tiny_llama
 
 KERNELS = ("_take_in_kernel", "_bias_kernel", "_penalise_kernel", "_min_p_kernel")
+BAN_KERNELS = ("_allow_kernel", "_bad_words_kernel")
 DRAW_KERNELS = ("_limit_kernel", "_weigh_kernel", "_draw_kernel")
 NUM_SLOTS = 8
 
@@ -87,9 +88,10 @@ class Watch:
     """What our kernels are launched with, and which slots are given out."""
 
     def __init__(self, processor: Any) -> None:
-        from sampling import draw_kernels, kernels
+        from sampling import ban_kernels, draw_kernels, kernels
 
         self._kernels = {name: getattr(kernels, name) for name in KERNELS}
+        self._kernels |= {name: getattr(ban_kernels, name) for name in BAN_KERNELS}
         self._kernels |= {name: getattr(draw_kernels, name) for name in DRAW_KERNELS}
         self._seen: dict[str, Any] = {}
         for name, kernel in self._kernels.items():

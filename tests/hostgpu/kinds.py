@@ -26,6 +26,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "presence": {"presence_penalty": -0.5},
     "bias": {"logit_bias": {5: 1.5, 6: -100.0}},
     "long bias": {"logit_bias": dict.fromkeys(range(3000), -1.0)},
+    "allowed": {"allowed_token_ids": [5, 6, 7]},
+    "bad words": {"bad_words": [[5], [6, 7]]},
     "drawn": {"seed": 1},
     "min_p": {"min_p": 0.1, "seed": 2},
     "top_k": {"top_k": 5, "seed": 3},

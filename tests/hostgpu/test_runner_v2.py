@@ -22,6 +22,7 @@ pytestmark = pytest.mark.hostgpu
 
 NUM_SLOTS, NUM_STEPS = 8, 4
 TAKE_IN, BIAS, PENALISE, MIN_P = "_take_in_kernel", "_bias_kernel", "_penalise_kernel", "_min_p_kernel"
+ALLOW, BAD_WORDS = "_allow_kernel", "_bad_words_kernel"
 LIMIT, WEIGH, DRAW = "_limit_kernel", "_weigh_kernel", "_draw_kernel"
 LAUNCHED: dict[str, set[str]] = {
     "plain": set(),
@@ -31,6 +32,8 @@ LAUNCHED: dict[str, set[str]] = {
     "presence": {TAKE_IN, PENALISE},
     "bias": {BIAS},
     "long bias": set(),  # torch does it
+    "allowed": {ALLOW},
+    "bad words": {BAD_WORDS},
     "drawn": {WEIGH, DRAW},
     "min_p": {PENALISE, MIN_P, WEIGH, DRAW},
     "top_k": {LIMIT, WEIGH, DRAW},
@@ -90,7 +93,7 @@ def test_arguments_are_on_the_device(seen: dict[str, Any]) -> None:
 
 def test_compiled_once_for_hopper(seen: dict[str, Any]) -> None:
     """Each kernel has one compiled form, for sm_90: no batch makes Triton compile while others wait."""
-    assert seen["compiled"] == {name: [90] for name in sorted(LAUNCHED["all"])}
+    assert seen["compiled"] == {name: [90] for name in set().union(*LAUNCHED.values())}
 
 
 def test_slots_are_used_again(seen: dict[str, Any]) -> None:

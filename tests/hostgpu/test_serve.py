@@ -57,6 +57,15 @@ def test_a_stream_has_its_chunks(client: Client) -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == 5
 
 
+def test_grammars_mask_is_applied(server: Server, client: Client) -> None:
+    """vLLM's V2 runner sends it to the device and launches its kernel, beside ours."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    reply = client.complete(max_tokens=6, response_format=form, **ALL)
+    assert reply["usage"]["completion_tokens"] >= 1
+    assert client.get("/ready").status_code == 200
+
+
 def test_candidates_are_ranked(client: Client) -> None:
     """best_of, each candidate a request of its own to the engine."""
     reply = client.complete(max_tokens=4, n=2, best_of=4, ignore_eos=True, temperature=1)

@@ -1,23 +1,28 @@
-"""Gives vLLM plausible token ids: nothing computed any, so whatever was in memory would be taken for them."""
+"""Gives vLLM plausible token ids, which its grammars take: nothing computed any, so whatever was in memory
+would be taken for them.
+"""
 
 from __future__ import annotations
 
 import importlib.abc
 import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-PATCHED = "vllm.v1.worker.gpu.async_utils"
 SMALLEST_VOCABULARY = 40_000
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Changes the one module when it is imported, and no other."""
+    """Changes one module when it is imported, and no other."""
+
+    def __init__(self, name: str, patch: Callable[[Any], None]) -> None:
+        self._name, self._patch = name, patch
 
     def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
-        if name != PATCHED:
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -27,13 +32,13 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            patch(module)
+            self._patch(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-def patch(module: Any) -> None:
+def plausible_ids(module: Any) -> None:
     """One token a step and request, with an id that every vocabulary here has."""
     get_output = module.AsyncOutput.get_output
 
@@ -45,4 +50,10 @@ def patch(module: Any) -> None:
     module.AsyncOutput.get_output = plausible
 
 
-sys.meta_path.insert(0, Finder())
+def accepted_ids(module: Any) -> None:
+    """Whatever a grammar thinks of it: nothing kept the tokens within it."""
+    module.StructuredOutputManager.accept_tokens = lambda *_: True
+
+
+sys.meta_path.insert(0, Finder("vllm.v1.worker.gpu.async_utils", plausible_ids))
+sys.meta_path.insert(0, Finder("vllm.v1.structured_output", accepted_ids))
