@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -214,13 +215,30 @@ def test_every_field_has_a_row() -> None:
     assert CompletionRequest.model_fields.keys() <= refused
 
 
+def seconds(prompt: list[Any]) -> tuple[float, str]:
+    """Of the processor, at best, and the message where it is refused."""
+    body, best, message = orjson.dumps({"model": "m", "prompt": prompt}), math.inf, ""
+    for _ in range(3):
+        began = time.process_time()
+        try:
+            parse_request(body)
+        except InvalidRequest as refusal:
+            message = refusal.message
+        best = min(best, time.process_time() - began)
+    return best, message
+
+
 @pytest.mark.parametrize(
-    "prompt", [[1] * 100_000 + ["x"], ["a"] * 100_000 + [1], [["a"]] * 100_000, [[1] * 10] * 10_000 + [[]]]
+    ("prompt", "right"),
+    [
+        ([1] * 100_000 + ["x"], [1] * 100_000),
+        (["a"] * 100_000 + [1], ["a"] * 100_000),
+        ([["a"]] * 100_000, [[1]] * 100_000),
+        ([[1] * 10] * 10_000 + [[]], [[1] * 10] * 10_000),
+    ],
 )
-def test_wrong_at_length(prompt: list[Any]) -> None:
-    """A long prompt with many mistakes is refused as fast as with one: its message is short too."""
-    body, began = orjson.dumps({"model": "m", "prompt": prompt}), time.process_time()
-    with pytest.raises(InvalidRequest) as caught:
-        parse_request(body)
-    assert time.process_time() - began < 0.5
-    assert len(caught.value.message) < 400
+def test_wrong_at_length(prompt: list[Any], right: list[Any]) -> None:
+    """A long prompt with many mistakes is refused about as fast as a right one is read, briefly."""
+    (refused, message), (read, _) = seconds(prompt), seconds(right)
+    assert refused < 4 * read
+    assert 0 < len(message) < 400
