@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from datetime import date
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,20 +12,22 @@ from typing import Annotated, Any, Literal
 import typer
 import typer.main
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
 from sealed.failures import BundleError, SealedFailure
-from server.access.keys import Keyring, new_key
-from server.access.terms import Rules, parse_day
+from server.access.keys import new_key
+from server.access.terms import parse_day
 from server.client.complete import complete
-from server.config.loading import ModelSettings, Settings, config_file, load_settings
-from server.engine.served import inspect
+from server.commands.check import check
+from server.commands.checksums import checksums
+from server.commands.init import init
+from server.config.directories import models_of
+from server.config.loading import Settings, config_file, load_settings, settings_of
+from server.engine.served import inspect, problem_of
 from server.errors import ConfigurationError, EngineFailed
 from server.observe.versions import versions
 from server.process.control import ask
-from server.weights.checkpoint import Report, verify_checksums
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Config = Annotated[
@@ -89,7 +90,17 @@ cli.add_typer(keys, name="keys")
 
 @cli.command()
 def serve(
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIRECTORY...]", help="Models to serve, without a models.yaml."),
+    ] = None,
     config: Config = None,
+    model_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIRECTORY", help="Serve each model in this folder; `verbatim reload` finds new ones."
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     workers: Annotated[
@@ -116,14 +127,22 @@ def serve(
         "log_level": log_level,
     }
 
+    if (directories or model_dir) and config:
+        raise ConfigurationError(
+            "give either --config or model directories: a configuration names its models itself."
+        )
+
     def load() -> Settings:
-        return load_settings(config, overrides, os.environ)
+        if not (directories or model_dir):
+            return load_settings(config, overrides, os.environ)
+        keys = models_of(directories or [], [model_dir] if model_dir else [], problem_of)
+        return settings_of(keys, overrides, os.environ)
 
     settings = load()
     # Late: the application brings half a second of imports that no other command needs.
     from server.process.serve import serve as run
 
-    run(settings, config_file(config, os.environ), load)
+    run(settings, None if directories or model_dir else config_file(config, os.environ), load)
 
 
 @cli.command()
@@ -165,65 +184,9 @@ def reload(
     print(message)
 
 
-@cli.command()
-def check(config: Config = None) -> None:
-    """Check configuration, weights and checksums, without loading a model.
-
-    Exit code 0 when `verbatim serve` could start, 1 when a model or the key file cannot be used, 2 when the
-    configuration is wrong.
-    """
-    settings = load_settings(config, {}, os.environ)
-    console, failed = Console(highlight=False), False
-    failed |= not _passes(console, "API keys", lambda: _check_keys(settings))
-    for model in settings.models:
-        with _progress() as progress:
-            report = _bars(progress)
-            failed |= not _passes(console, model.id, lambda: _check_model(model, report))  # noqa: B023
-    if failed:
-        raise typer.Exit(1)
-
-
-def _passes(console: Console, name: str, verify: Callable[[], str]) -> bool:
-    try:
-        console.print(f"ok      {name}: {verify()}", markup=False, soft_wrap=True)
-    except ConfigurationError as error:
-        console.print(f"failed  {name}: {error.message}", markup=False, soft_wrap=True)
-        return False
-    return True
-
-
-def _check_keys(settings: Settings) -> str:
-    rules = Rules(settings.rate_limits, settings.key_groups)
-    ring = Keyring(settings.api_keys, settings.api_keys_file, rules)
-    return (
-        "none, so loopback only and any key is accepted" if ring.open else f"{ring.num_usable()} can be used"
-    )
-
-
-def _check_model(model: ModelSettings, report: Report) -> str:
-    checkpoint, size = inspect(model)
-    count = verify_checksums(model.directory, model.sha256, report)
-    digests = f"{count} checksums match" if count else "no checksums to compare"
-    weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
-    names = ", ".join(checkpoint.architecture.names) or "no architecture"
-    return f"{names}, {size} tokens of context, {weights}, {digests}"
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _bars(progress: Progress) -> Report:
-    """A bar for each file, made when the file is first heard of."""
-    tasks: dict[str, TaskID] = {}
-
-    def report(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            tasks[name] = progress.add_task(name, total=total)
-        progress.update(tasks[name], completed=done)
-
-    return report
+cli.command()(check)
+cli.command()(checksums)
+cli.command()(init)
 
 
 @cli.command()

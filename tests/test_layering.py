@@ -24,8 +24,10 @@ ROOMS = {
         " runner_v1 runner_v2"
     ),
     "server": "errors pip",
-    "server.weights": "builtin architecture checkpoint",
-    "server.config": "values yamlfile engine_args sections replication model settings loading changes",
+    "server.weights": "builtin architecture checkpoint sizes",
+    "server.config": (
+        "values yamlfile engine_args sections replication model settings loading directories changes"
+    ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens reply unsupported structured values params",
     "server.observe": "logs versions stalls attestation",
@@ -40,6 +42,7 @@ ROOMS = {
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
+    "server.engine.fit": "",  # a file too: whether a model has room
     "server.generation": "outputs prompts grammars contest candidates",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
@@ -51,6 +54,7 @@ ROOMS = {
         " cluster node serve"
     ),
     "server.client": "endpoint printer complete",
+    "server.commands": "progress check checksums init",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",

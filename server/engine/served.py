@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from server.config.model import ModelSettings
@@ -112,6 +113,15 @@ def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
         check_generates(checkpoint.architecture)
     extended = "hf_overrides" in settings.engine_args  # of the positions, perhaps: vLLM checks it again
     return checkpoint, context_size(checkpoint.architecture, settings.max_model_len, extended=extended)
+
+
+def problem_of(directory: Path) -> str:
+    """Why the model in a directory cannot be served; empty: it can."""
+    try:
+        inspect(ModelSettings(id="checked", path=directory))
+    except ConfigurationError as error:
+        return error.message
+    return ""
 
 
 def load_model(

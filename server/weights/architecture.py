@@ -65,12 +65,12 @@ def read_architecture(directory: Path) -> Architecture:
     Raises ConfigurationError where there is no config.json, or it says too little.
     """
     config = read_config(directory)
-    part = _text_part(config)
-    longest, vocab_size = _longest(part), _positive(part.get("vocab_size"))
+    part = text_part(config)
+    longest, vocab_size = _longest(part), positive(part.get("vocab_size"))
     if longest is None or vocab_size is None:
-        filled = _filled_in(directory)
+        filled = filled_in(directory)
         longest = _longest(filled) if longest is None else longest
-        vocab_size = _positive(filled.get("vocab_size")) if vocab_size is None else vocab_size
+        vocab_size = positive(filled.get("vocab_size")) if vocab_size is None else vocab_size
     if vocab_size is None:
         raise ConfigurationError(f"{directory / 'config.json'} has no vocab_size as a positive integer.")
     names = config.get("architectures")
@@ -154,15 +154,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+def text_part(config: dict[str, Any]) -> dict[str, Any]:
     """Models that also see or hear keep the text part apart."""
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, dict) else config
 
 
 def _longest(config: dict[str, Any]) -> int | None:
-    lengths = [length for key in LENGTH_KEYS if (length := _positive(config.get(key)))]
-    longest = _positive(config.get("model_max_length")) or min(lengths, default=None)
+    lengths = [length for key in LENGTH_KEYS if (length := positive(config.get(key)))]
+    longest = positive(config.get("model_max_length")) or min(lengths, default=None)
     return None if longest is None else int(longest * _scaling(config))
 
 
@@ -184,11 +184,11 @@ def _scaling(config: dict[str, Any]) -> float:
     return factor
 
 
-def _positive(value: object) -> int | None:
+def positive(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _filled_in(directory: Path) -> dict[str, Any]:
+def filled_in(directory: Path) -> dict[str, Any]:
     """The text part as the configuration's class fills it in; empty where transformers is missing or does not
     know the model. In a process of its own: the import takes seconds and memory, and few models need it."""
     if find_spec("transformers") is None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.errors import ConfigurationError
 from server.weights.architecture import Architecture, read_architecture, read_json
@@ -19,16 +20,18 @@ Report = Callable[[str, int, int], None]  # file name, bytes done, bytes in all
 MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ_BYTES = 1 << 20
+CHECKSUMS = "checksums.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a directory holds. weights: the files, of num_bytes in all."""
+    """What a directory holds. weights: the files, of num_bytes in all. tensors: their headers in one."""
 
     directory: Path
     architecture: Architecture
     weights: tuple[Path, ...]
     num_bytes: int
+    tensors: dict[str, Any]
 
 
 def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
@@ -42,9 +45,8 @@ def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
             " AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)."
         )
     files = weight_files(directory) if weights else ()
-    for file in files:
-        check_safetensors(file)
-    return Checkpoint(directory, architecture, files, sum(file.stat().st_size for file in files))
+    tensors = {name: entry for file in files for name, entry in check_safetensors(file).items()}
+    return Checkpoint(directory, architecture, files, sum(file.stat().st_size for file in files), tensors)
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
@@ -73,8 +75,12 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     raise ConfigurationError(f"{directory} has no weights: no *.safetensors file is in it.")
 
 
-def check_safetensors(path: Path) -> None:
-    """The header's lengths must add up to the file's: a copy cut short is found without reading it."""
+def check_safetensors(path: Path) -> dict[str, Any]:
+    """Its header: by name of a tensor, its dtype, shape and data_offsets.
+
+    The header's lengths must add up to the file's: a copy cut short is found without reading it. Raises
+    ConfigurationError.
+    """
     size = path.stat().st_size
     damaged = f"{path} is damaged"
     again = "Copy or download it again."
@@ -99,11 +105,12 @@ def check_safetensors(path: Path) -> None:
         raise ConfigurationError(
             f"{damaged}: it has {size} bytes, its header describes {8 + length + end}. {again}"
         )
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
 def expected_checksums(directory: Path, configured: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 by file name: checksums.json beside the weights, and the configuration's, which win."""
-    listed = read_json(directory / "checksums.json") if (directory / "checksums.json").is_file() else {}
+    listed = read_json(directory / CHECKSUMS) if (directory / CHECKSUMS).is_file() else {}
     if not all(isinstance(value, str) for value in listed.values()):
         raise ConfigurationError(f"{directory / 'checksums.json'} must map file names to SHA-256 digests.")
     return {**listed, **configured}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
+from typing import ClassVar
 
 from server.config.model import ModelSettings
 from server.config.replication import flat
@@ -24,6 +25,25 @@ def num_gpus() -> int | None:
     except (OSError, AttributeError):
         return None
     return None if failed else count.value
+
+
+def memory() -> tuple[int, ...]:
+    """Bytes of each GPU of this machine, all of it; empty: it has none that says so."""
+    found = []
+    for number in range(num_gpus() or 0):
+        device, size = ctypes.c_void_p(), _Memory()
+        nvml = ctypes.CDLL(NVML)
+        failed = nvml.nvmlDeviceGetHandleByIndex_v2(
+            number, ctypes.byref(device)
+        ) or nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(size))
+        if failed:
+            return ()
+        found.append(int(size.total))
+    return tuple(found)
+
+
+class _Memory(ctypes.Structure):
+    _fields_: ClassVar = [("total", ctypes.c_uint64), ("free", ctypes.c_uint64), ("used", ctypes.c_uint64)]
 
 
 def dealt(model: ModelSettings, replica: int, environ: Mapping[str, str] = os.environ) -> ModelSettings:

@@ -1,0 +1,1 @@
+"""What `verbatim` does with a configuration and with model directories, without serving them."""

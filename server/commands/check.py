@@ -1,0 +1,108 @@
+"""`verbatim check`: what would keep the server from starting, and how much fits into its memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.console import Console
+
+from server.access.keys import Keyring
+from server.access.terms import Rules
+from server.commands.progress import bars, progress
+from server.config.loading import ModelSettings, Settings, load_settings
+from server.engine.fit import fit, shared_out, undivided
+from server.engine.served import inspect
+from server.engine.vllm.devices import memory
+from server.errors import ConfigurationError
+from server.observe.versions import CPU_BUILD, installed
+from server.weights.checkpoint import Report, verify_checksums
+
+
+def check(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."
+        ),
+    ] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of each GPU, such as 80GiB; without, what the driver says."),
+    ] = None,
+) -> None:
+    """Check configuration, weights, checksums and memory, without loading a model.
+
+    Exit code 0 when `verbatim serve` could start, 1 when a model or the key file cannot be used, 2 when the
+    configuration is wrong.
+    """
+    size = stated(gpu_memory)
+    settings = load_settings(config, {}, os.environ)
+    console, failed = Console(highlight=False), False
+    failed |= not _passes(console, "API keys", lambda: _check_keys(settings))
+    for model in settings.models:
+        with progress() as shown:
+            report = bars(shown)
+            failed |= not _passes(console, model.id, lambda: _check_model(model, size, report))  # noqa: B023
+    if not failed:
+        failed |= not _passes(console, "memory", lambda: _check_memory(settings, size))
+    if failed:
+        raise typer.Exit(1)
+
+
+def stated(text: str | None) -> float | None:
+    """Bytes of a GPU that is not here."""
+    try:
+        return None if text is None else TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise ConfigurationError(f"--gpu-memory is {text}; write a size such as 80GiB.") from None
+
+
+def gpu_memory_of(model: ModelSettings, said: float | None) -> float | None:
+    """Bytes of each of a model's GPUs; None: it runs on the CPU, or no GPU is here to say."""
+    if said is not None or installed(CPU_BUILD):
+        return said
+    return min(memory(), default=None)
+
+
+def _passes(console: Console, name: str, verify: Callable[[], str]) -> bool:
+    try:
+        console.print(f"ok      {name}: {verify()}", markup=False, soft_wrap=True)
+    except ConfigurationError as error:
+        console.print(f"failed  {name}: {error.message}", markup=False, soft_wrap=True)
+        return False
+    return True
+
+
+def _check_keys(settings: Settings) -> str:
+    rules = Rules(settings.rate_limits, settings.key_groups)
+    ring = Keyring(settings.api_keys, settings.api_keys_file, rules)
+    return (
+        "none, so loopback only and any key is accepted" if ring.open else f"{ring.num_usable()} can be used"
+    )
+
+
+def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report) -> str:
+    checkpoint, size = inspect(model)
+    names = ", ".join(checkpoint.architecture.names) or "no architecture"
+    weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
+    taken = ""
+    if model.engine != "simulated":
+        found = fit(model, checkpoint, size, gpu_memory_of(model, gpu_memory))
+        if problem := undivided(model, checkpoint) or found.problem():
+            raise ConfigurationError(problem)
+        taken = f", {found.sentence()}"
+    count = verify_checksums(model.directory, model.sha256, report)
+    digests = f"{count} checksums match" if count else "no checksums to compare"
+    return f"{names}, {size} tokens of context, {weights}, {digests}{taken}"
+
+
+def _check_memory(settings: Settings, gpu_memory: float | None) -> str:
+    """Of all models together."""
+    on_cpu = gpu_memory is None and installed(CPU_BUILD)
+    return shared_out(settings.models, psutil.virtual_memory().total if on_cpu else None)

@@ -1,0 +1,76 @@
+"""Models that are folders and nothing more, as `verbatim serve DIRECTORY` and `--model-dir` serve them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from server.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+MARK = "config.json"  # what makes a folder a model
+
+
+def models_of(
+    directories: Sequence[Path], parents: Sequence[Path], problem_of: Callable[[Path], str]
+) -> dict[str, Any]:
+    """The keys of a configuration that serves these folders, and those that are models below `parents`.
+
+    The id of a model is its folder's name, below one of `parents` its path there. problem_of: why a folder
+    cannot be served; empty: it can. One that was found and cannot is left out, since somebody may be copying
+    it, and the log says why. Raises ConfigurationError.
+    """
+    models: dict[str, Path] = {}
+    for directory in directories:
+        if not (directory / MARK).is_file():
+            raise ConfigurationError(_no_model(directory))
+        name = directory.resolve().name
+        if name in models:
+            raise ConfigurationError(
+                f"{models[name]} and {directory} would both be the model {name}; rename one of the folders."
+            )
+        models[name] = directory
+    for name, directory in (found for parent in parents for found in found_below(parent)):
+        if name in models:
+            continue
+        if problem := problem_of(directory):
+            log.warning("%s is left out: %s", directory, problem)
+        elif any(character.isspace() for character in name):
+            log.warning("%s is left out: the name of a model has no spaces; rename the folder", directory)
+        else:
+            models[name] = directory
+    if not models:
+        raise ConfigurationError(
+            f"no folder in {', '.join(map(str, parents))} is a model that can be served; each needs {MARK},"
+            " tokenizer.json and weights."
+        )
+    return {"models": [{"id": name, "path": str(path.resolve())} for name, path in models.items()]}
+
+
+def found_below(parent: Path) -> Iterator[tuple[str, Path]]:
+    """Ids and folders of what has the looks of a model, also one folder deeper, as ORGANIZATION/MODEL."""
+    if not parent.is_dir():
+        raise ConfigurationError(f"the folder of models {parent} does not exist.")
+    for folder in _folders(parent):
+        if (folder / MARK).is_file():
+            yield folder.name, folder
+        else:
+            for inner in _folders(folder):
+                if (inner / MARK).is_file():
+                    yield f"{folder.name}/{inner.name}", inner
+
+
+def _folders(parent: Path) -> list[Path]:
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _no_model(directory: Path) -> str:
+    if not directory.is_dir():
+        return f"the model directory {directory} does not exist."
+    below = [name for name, _ in found_below(directory)]
+    if below:
+        return f"{directory} is no model, but has {', '.join(below[:3])} in it: use --model-dir {directory}."
+    return f"{directory} has no {MARK}; is it a model in Hugging Face's layout?"

@@ -1,0 +1,136 @@
+"""Whether a model fits into the memory that it is given, and how much text then fits beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from server.config.model import ModelSettings
+from server.config.replication import flat
+from server.errors import ConfigurationError
+from server.weights.checkpoint import Checkpoint, check_checkpoint
+from server.weights.sizes import GIB, WORK_BYTES, Cache, bytes_of_weights, cache_of, heads_of, running_dtype
+
+MIB = 2**20
+SLACK = 1e-6  # of shares that are added up
+LEAST_TOKENS = 256  # a context that is worth a start
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Bytes are those of each GPU, or of the machine. dtype: that it runs in. cache: what a sequence takes;
+    None: config.json does not say. budget: what the engine may take; None: nobody knows. room: of the budget,
+    for the KV cache. context_size: tokens of the longest sequence that is allowed."""
+
+    settings: ModelSettings
+    dtype: str
+    weights: int
+    cache: Cache | None
+    budget: float | None
+    room: float | None
+    context_size: int
+
+    def with_context(self, num_tokens: int) -> Fit:
+        return replace(self, context_size=num_tokens)
+
+    def problem(self) -> str:
+        """Why a start would fail; empty: nothing is known that speaks against it."""
+        if self.budget is not None and self.weights > self.budget:
+            return (
+                f"its weights take {in_words(self.weights)} as {self.dtype}, and {in_words(self.budget)} of"
+                f" memory are for it. {self._remedy()}"
+            )
+        if self.cache is None or self.room is None:
+            return ""
+        if (needed := self.cache.sequence(self.context_size)) > self.room:
+            longest = self.cache.longest(self.room)
+            remedy = f"Set max_model_len: {longest}." if longest >= LEAST_TOKENS else self._remedy()
+            return (
+                f"a sequence of {self.context_size} tokens takes {in_words(needed)} of KV cache, for which"
+                f" {in_words(max(0, self.room))} are left. {remedy}"
+            )
+        return ""
+
+    def sentence(self) -> str:
+        """What it takes, and what fits."""
+        said = f"{in_words(self.weights)} in memory as {self.dtype}"
+        if self.cache is None:
+            return f"{said}; its KV cache is known at start"
+        said += f", {in_words(self.cache.per_token)} of KV cache a token"
+        if self.room is None:
+            return said
+        num_sequences = self.room / self.cache.sequence(self.context_size)
+        return (
+            f"{said}: room for {max(0, self.room) / self.cache.per_token:,.0f} tokens,"
+            f" {max(0, num_sequences):.1f} sequences of {self.context_size:,}"
+        )
+
+    def _remedy(self) -> str:
+        if self.settings.num_gpus > 1:
+            return "Use more GPUs, or a smaller or quantized model."
+        return "Spread it over several GPUs (tensor_parallel_size), or use a smaller or quantized model."
+
+
+def fit(settings: ModelSettings, checkpoint: Checkpoint, context_size: int, memory: float | None) -> Fit:
+    """memory: bytes of each GPU; None: the CPU's, where kv_cache_gib says how large the KV cache is."""
+    dtype = running_dtype(checkpoint.directory, settings.dtype)
+    shares, stages = settings.tensor_parallel_size, settings.pipeline_parallel_size
+    kept_as = str(settings.engine_args.get("kv_cache_dtype", "auto"))
+    cache = cache_of(checkpoint.directory, dtype, kept_as, shares, stages)
+    weights = bytes_of_weights(checkpoint, dtype) // settings.num_gpus
+    stated = settings.engine_args.get("kv_cache_memory_bytes")
+    if memory is None:
+        budget, room = None, float(stated or settings.kv_cache_gib * GIB)
+    else:
+        budget = memory * settings.gpu_memory_utilization
+        room = float(stated or budget - weights - WORK_BYTES)
+    return Fit(settings, dtype, weights, cache, budget, room, context_size)
+
+
+def undivided(settings: ModelSettings, checkpoint: Checkpoint) -> str:
+    """Why the model cannot be shared out as it is to be; empty: it can."""
+    heads, shares = heads_of(checkpoint.directory), settings.tensor_parallel_size
+    if heads and heads % shares:
+        return f"tensor_parallel_size is {shares}, which does not divide the model's {heads} attention heads."
+    return ""
+
+
+def shared_out(models: Sequence[ModelSettings], machine: float | None) -> str:
+    """What all models take together. machine: bytes of its memory; None: they run on GPUs, of each of which a
+    model takes gpu_memory_utilization. Raises ConfigurationError where that is more than there is."""
+    real = [model for model in models if model.engine != "simulated"]
+    if machine is None:
+        taken: dict[int, float] = {}
+        for model in real:
+            count = model.replicas.min * model.num_gpus
+            for device in flat(model.devices)[:count] or range(count):
+                taken[device] = taken.get(device, 0) + model.gpu_memory_utilization
+        for device, share in taken.items():
+            if share > 1 + SLACK:
+                raise ConfigurationError(
+                    f"the models on GPU {device} take {share:.2f} of its memory together; set each one's"
+                    " gpu_memory_utilization so that it is at most 1, or give them other devices."
+                )
+        most = max(taken.values(), default=0)
+        return f"at most {most:.0%} of a GPU is taken" if taken else "no model needs any"
+    needed = sum(_on_cpu(model) * model.replicas.min for model in real)
+    if needed > machine:
+        raise ConfigurationError(
+            f"the models take {in_words(needed)} together, weights and KV caches, and this machine has"
+            f" {in_words(machine)}. Serve fewer, or set kv_cache_gib lower."
+        )
+    return f"{in_words(needed)} of {in_words(machine)} for weights and KV caches"
+
+
+def _on_cpu(model: ModelSettings) -> float:
+    checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
+    dtype = running_dtype(checkpoint.directory, model.dtype)
+    return bytes_of_weights(checkpoint, dtype) + model.kv_cache_gib * GIB
+
+
+def in_words(num_bytes: float) -> str:
+    """In the unit that fits."""
+    for unit, size in (("GiB", GIB), ("MiB", MIB)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes / 1024:.1f} KiB"
