@@ -30,6 +30,7 @@ from tests.serving import (
     tiny_model,
     wait_for,
 )
+from tests.timing import assert_within, seconds_until
 
 pytestmark = pytest.mark.engine
 
@@ -119,22 +120,24 @@ def test_client_that_leaves_stops_its_generation(
 ) -> None:
     """Long before its end, streamed or not, for every candidate."""
     count = 4 if candidates["n"] == 4 else 3
-    with _asking(client, LONG | candidates | {"stream": stream}):
-        wait_for(lambda: client.running(SMOL) == count, 10)
-    wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
+    assert_within(
+        LEAVES_S, lambda: _seconds_after_leaving(client, LONG | candidates | {"stream": stream}, count)
+    )
 
 
 def test_ranked_candidates_stop_with_their_client(client: Client) -> None:
     """Also those that would never have been returned."""
-    with _asking(client, LONG | {"n": 1, "best_of": 5}):
-        wait_for(lambda: client.running(SMOL) == 5, 10)
-    wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
+    assert_within(LEAVES_S, lambda: _seconds_after_leaving(client, LONG | {"n": 1, "best_of": 5}, 5))
 
 
 def test_stop_sequence_ends_the_engines_work(client: Client) -> None:
     """The engine does not know the sequence: the server ends the candidate."""
-    client.complete(**LONG | {"n": 2, "stop": " ", "temperature": 0})
-    wait_for(lambda: client.running(SMOL) == 0, LEAVES_S)
+
+    def stopped() -> float:
+        client.complete(**LONG | {"n": 2, "stop": " ", "temperature": 0})
+        return seconds_until(lambda: client.running(SMOL) == 0)
+
+    assert_within(LEAVES_S, stopped)
 
 
 # Two servers of a tiny model each, started together to save time: one, whose requests do not outlive their
@@ -217,9 +220,9 @@ def test_workers_share_an_engine(servers: tuple[Server, Server]) -> None:
         texts = pool.map(lambda client: client.choice(**seeded)["text"], clients)
         assert len(set(texts)) == 1
         for client in clients[:6]:
-            with _asking(client, BUSY):
-                wait_for(lambda: clients[-1].running(TINY) == 1, 10)
-            wait_for(lambda: clients[-1].running(TINY) == 0, LEAVES_BUSY_S)
+            assert_within(
+                LEAVES_S, lambda client=client: _seconds_after_leaving(client, BUSY, 1, clients[-1])
+            )
         greedy = BUSY | {"temperature": 0}
         whole = clients[0].choice(**greedy)["text"]
         running = [pool.submit(client.choice, **greedy) for client in clients]
@@ -244,7 +247,7 @@ def test_nan_fails_its_request_alone(servers: tuple[Server, Server]) -> None:
             assert (response.status_code, response.json()["reason"]) == (500, "INTERNAL_ERROR")
         assert [one.result()["text"] for one in others] == [alone] * 4
         assert client.choice(**asked)["text"] == alone
-        wait_for(lambda: client.running(TINY) == 0, LEAVES_S)
+        wait_for(lambda: client.running(TINY) == 0, 30)
     wait_for(lambda: "logits are NaN" in server.said(), 5)
 
 
@@ -319,6 +322,16 @@ def _asking(client: Client, body: dict[str, Any]) -> Iterator[None]:
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
         connection.sendall(head.encode() + content)
         yield
+
+
+def _seconds_after_leaving(
+    client: Client, body: dict[str, Any], num_candidates: int, watcher: Client | None = None
+) -> float:
+    """How long the engine still works on a request whose client has left."""
+    watcher = watcher or client
+    with _asking(client, body):
+        wait_for(lambda: watcher.running(body["model"]) == num_candidates, 30)
+    return seconds_until(lambda: watcher.running(body["model"]) == 0)
 
 
 def _assert_unavailable(response: httpx.Response) -> None:
