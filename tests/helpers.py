@@ -164,7 +164,7 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def until(happened: Callable[[], object], *, within_s: float = 5.0) -> None:
+async def until(happened: Callable[[], object], *, within_s: float = 30.0) -> None:
     """Return once it has happened."""
     async with asyncio.timeout(within_s):
         while not happened():  # noqa: ASYNC110  # what is waited for has no event

@@ -24,7 +24,7 @@ from server.engine.vllm.wire import ABORT, ADD, UTILITY, CoreOutput, CoreOutputs
 from server.errors import RequestFailure
 
 SECRET = 123456  # a token of prompts
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
 
 
 def job(name: str, num_tokens: int = 1) -> Job:

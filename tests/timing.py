@@ -14,8 +14,8 @@ from tests.serving import wait_for
 
 
 def cost_s(work: Callable[[], object], *, times: int = 5) -> float:
-    """Seconds of processor that it takes this thread, while Python collects no garbage of other tests."""
-    return min(timeit.repeat(work, timer=time.thread_time, number=1, repeat=times))
+    """Seconds of processor that it takes, while Python collects no garbage of other tests."""
+    return min(timeit.repeat(work, timer=time.process_time, number=1, repeat=times))
 
 
 def assert_within(limit_s: float, attempt: Callable[[], float], *, times: int = 3) -> None:

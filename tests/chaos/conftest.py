@@ -80,7 +80,7 @@ class Subject:
             client.complete(
                 max_tokens=1
             )  # until an engine's next step, its gauges may be of its last but one
-            wait_for(lambda: client.running(TINY) == 0, 5)
+            wait_for(lambda: client.running(TINY) == 0, 30)
 
     def learn(self, num: int, *, sampled: bool) -> None:
         """Draw requests, some with a stop sequence in the middle of their text; and what is answered."""
@@ -163,7 +163,7 @@ def subject(
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=5)
+    _, alive = psutil.wait_procs(processes, timeout=30)
     assert alive == []
 
 

@@ -29,7 +29,7 @@ LONG: dict[str, Any] = {
     "stream": True,
 }
 MOST_MORE_MIB = 60  # of both processes, while that many are waited for
-SOON_S = 5.0
+SOON_S = 30.0
 
 
 def test_slow_readers_hold_nobody_up(two: Subject) -> None:

@@ -63,7 +63,7 @@ def test_every_reply_is_as_without_the_fault(pair: Subject, fault: str) -> None:
 
     def happens() -> None:
         FAULTS[fault](pair.pid, pair.temporary, random.Random(1))
-        wait_for(lambda: seen.append(pair.ready()["status"]) or _phases(pair) != {"ready"}, 10)
+        wait_for(lambda: seen.append(pair.ready()["status"]) or _phases(pair) != {"ready"}, 30)
 
     assert pair.differences(at_once(pair.port, pair.bodies, happens)) == []
     wait_for(lambda: seen.append(pair.ready()["status"]) or _phases(pair) == {"ready"}, 60)

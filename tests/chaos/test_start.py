@@ -66,7 +66,7 @@ def at_five_deaths(one: Subject) -> tuple[list[Exchange], list[psutil.Process]]:
 
         def begin() -> None:
             deaths.append(stack.enter_context(deadly(one.pid, 1 + NUM_STARTS)))
-            wait_for(lambda: deaths[0], 10)
+            wait_for(lambda: deaths[0], 30)
 
         exchanges = at_once(one.port, one.bodies, begin)
     return exchanges, deaths[0]

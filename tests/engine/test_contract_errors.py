@@ -117,7 +117,7 @@ def test_full_queue_is_a_503_with_retry_after(small: Client) -> None:
     """More candidates than max_pending are refused, not queued."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(small.ask, n=4, max_tokens=300, ignore_eos=True)  # until its deadline
-        wait_for(lambda: small.metric("verbatim_requests_in_flight") == 2, 5)  # the one that asks, too
+        wait_for(lambda: small.metric("verbatim_requests_in_flight") == 2, 30)  # the one that asks, too
         response = small.ask(max_tokens=1)
         assert (response.status_code, response.json()["reason"]) == (503, "SERVICE_NOT_AVAILABLE")
         assert 0 < int(response.headers["retry-after"]) <= 60

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.skipif(ON_GPU, reason="one GPU is 
 
 # Of itself vLLM wants a memory node for each worker of a CPU.
 ENVIRON = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "0|1"}
-GONE_S = 5.0
-HEARD_S = 2.0
+GONE_S = 30.0
+HEARD_S = 10.0  # of itself nothing would be heard for hang_timeout_s
 
 
 def processes_of(server: Server) -> tuple[psutil.Process, list[psutil.Process]]:

@@ -54,7 +54,7 @@ def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path, worke
             assert [stream.result() for stream in streams] == [[]] * NUM_STREAMS
         with Client(url, "any", TINY) as client:
             assert client.metric(f'verbatim_resumed_total{{engine="0",model="{TINY}"}}') >= NUM_STREAMS
-        wait_for(lambda: not before.is_running(), 10)
+        wait_for(lambda: not before.is_running(), 30)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -90,4 +90,4 @@ def test_requests_end_before_their_model_does(tiny_path: Path, tmp_path: Path, w
             subprocess.run(command, check=True, timeout=120)
             assert [one.result() for one in asking] == [[]] * NUM_STREAMS
             assert list(pool.map(reply, range(NUM_STREAMS), ["comes"] * NUM_STREAMS)) == undisturbed
-        wait_for(lambda: not before.is_running(), 10)
+        wait_for(lambda: not before.is_running(), 30)

@@ -49,16 +49,16 @@ def test_the_process_in_reserve_is_the_next_engine(server: Server) -> None:
         engine, spare = hosts(server)
         undisturbed = client.choice(**fields)["text"]
         asked = pool.submit(client.choice, **fields)
-        wait_for(lambda: client.running(TINY) == 1, 10)
+        wait_for(lambda: client.running(TINY) == 1, 30)
         engine.kill()
         assert asked.result()["text"] == undisturbed
-        wait_for(lambda: len(hosts(server)) == 2, 10)
+        wait_for(lambda: len(hosts(server)) == 2, 30)
     assert hosts(server)[0].pid == spare.pid
 
 
 def test_another_engine_has_one_of_its_own(server: Server) -> None:
     """After a reload neither the engine before nor what it had in reserve is there any more."""
-    wait_for(lambda: len(hosts(server)) == 2, 10)
+    wait_for(lambda: len(hosts(server)) == 2, 30)
     before = hosts(server)
     file = server.log.with_name("models.yaml")
     changed = yaml.safe_load(file.read_text())
@@ -66,7 +66,7 @@ def test_another_engine_has_one_of_its_own(server: Server) -> None:
     file.write_text(yaml.safe_dump(changed))
     port = server.url().rpartition(":")[2]
     subprocess.run([*VERBATIM, "reload", "--port", port], check=True, timeout=120)
-    wait_for(lambda: len(hosts(server)) == 2, 10)
+    wait_for(lambda: len(hosts(server)) == 2, 30)
     assert not {process.pid for process in before} & {process.pid for process in hosts(server)}
     with Client(server.url(), "any", TINY) as client:
         assert client.complete(max_tokens=5)["usage"]["completion_tokens"] == 5
@@ -74,7 +74,7 @@ def test_another_engine_has_one_of_its_own(server: Server) -> None:
 
 def test_none_is_left(server: Server) -> None:
     """The one in reserve ends with its server."""
-    wait_for(lambda: len(hosts(server)) == 2, 10)
+    wait_for(lambda: len(hosts(server)) == 2, 30)
     left = hosts(server)
     server.process.terminate()
     server.process.wait(30)

@@ -144,8 +144,8 @@ def start(root: Path, config: dict[str, Any], models: Path, log: Path) -> Contai
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    (init,) = wait_for(lambda: psutil.Process(process.pid).children(), 10)
-    wait_for(lambda: init.name() == "tini", 10)
+    (init,) = wait_for(lambda: psutil.Process(process.pid).children(), 30)
+    wait_for(lambda: init.name() == "tini", 30)
     return Container(process, config, init.pid, log, environment)
 
 
@@ -164,7 +164,7 @@ def visit(container: Container) -> Seen:
     inside = psutil.Process(container.init)
     container.run("sh", "-c", "for n in 1 2 3; do (sleep 2 >/dev/null 2>&1 &) ; done")
     orphans = [one for one in inside.children() if one.name() == "sleep"]
-    _, left = psutil.wait_procs(orphans, timeout=10)
+    _, left = psutil.wait_procs(orphans, timeout=30)
     uid, name = inside.uids().effective, inside.name()
     os.kill(container.init, signal.SIGTERM)
     exit_code = container.process.wait(120)

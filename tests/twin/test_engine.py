@@ -119,7 +119,7 @@ async def test_step_that_fails_is_the_engines_death(asked: Asked, monkeypatch: p
 
     monkeypatch.setattr(Sampler, "choose", fails)
     asked.submit("a")
-    death = await asyncio.wait_for(asked.engine.died(), 5)
+    death = await asyncio.wait_for(asked.engine.died(), 30)
     assert death.how == "a step has failed: ValueError: no distribution"
 
 

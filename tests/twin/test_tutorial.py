@@ -94,7 +94,7 @@ class Shell:
         assert self.process.stdin is not None
         self.process.stdin.write("kill $(jobs -p); wait; exit\n")
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(30)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

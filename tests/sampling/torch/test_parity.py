@@ -54,7 +54,7 @@ def llm() -> Iterator[Any]:
     core = engine.llm_engine.engine_core
     core.shutdown()
     # vLLM leaves its sockets' context to the garbage collector, whose warning would fail some later test.
-    core.output_queue_thread.join(10)
+    core.output_queue_thread.join(30)
     core.ctx.destroy(linger=0)
 
 

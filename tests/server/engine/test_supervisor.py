@@ -358,7 +358,7 @@ async def test_another_engine_takes_over(ready: bool) -> None:
     old, new = slow(), slow()
     async with Patient(old).treated() as supervisor:
         got, handed = await handing_over(supervisor, new, ready=ready)
-        await asyncio.wait_for(handed, 5)
+        await asyncio.wait_for(handed, 30)
         at_change = len(got)
         await until(lambda: len(got) > at_change + 2)
         assert not old.running
@@ -374,7 +374,7 @@ async def test_the_model_is_ready_throughout() -> None:
         await until(lambda: supervisor.status.ready)
         supervisor.on_status = lambda status: phases.append(status.phase)
         _, handed = await handing_over(supervisor, slow(), ready=True)
-        await asyncio.wait_for(handed, 5)
+        await asyncio.wait_for(handed, 30)
     assert set(phases) <= {Phase.READY, Phase.STOPPED}
 
 
@@ -385,7 +385,7 @@ async def test_one_that_does_not_start_takes_nothing_over(error: Exception) -> N
     async with Patient(old).treated() as supervisor:
         got, handed = await handing_over(supervisor, Sick(error), ready=False)
         with pytest.raises(type(error), match="no"):
-            await asyncio.wait_for(handed, 5)
+            await asyncio.wait_for(handed, 30)
         at_change = len(got)
         await until(lambda: len(got) > at_change + 2)
         assert len(old.running) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from server.engine.trials import Trials
 from server.engine.work import TRIALS_S
+from tests.helpers import until
 from tests.server.engine.test_work import Hand, Jobs, job
 
 
@@ -80,8 +81,7 @@ async def test_an_innocent_one_is_not_tried_beside_another_processs(folder: Path
     await asyncio.sleep(2 * TRIALS_S)
     assert [list(engine.jobs) for engine in engines] == [["a.2"], []]
     engines[0].say("a.2", 5)
+    await until(lambda: list(engines[1].jobs) == ["b.2"])
     await asyncio.sleep(2 * TRIALS_S)
-    assert list(engines[1].jobs) == ["b.2"]
     engines[1].say("b.2", 5)
-    await asyncio.sleep(2 * TRIALS_S)
-    assert list(engines[1].jobs) == ["b.2", "c"]
+    await until(lambda: list(engines[1].jobs) == ["b.2", "c"])

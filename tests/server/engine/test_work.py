@@ -132,7 +132,7 @@ async def test_nobody_waits_for_too_long() -> None:
     """After resume_timeout_s without an engine, a 503."""
     jobs = Jobs("a", resume_timeout_s=0.02)
     jobs.work.lose()
-    await asyncio.sleep(0.05)
+    await until(lambda: bool(jobs.got["a"]))
     assert isinstance(jobs.failure("a"), ServiceUnavailable)
     assert "resume_timeout_s" in jobs.failure("a").message
     assert not jobs.next().jobs
@@ -237,7 +237,8 @@ async def test_nothing_is_watched_that_has_ended(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(jobs.work, "_time_is_up", lambda: (looks.append(1), look()))
     jobs.work.lose()
     jobs.work.abort("b")
-    await asyncio.sleep(0.2)
+    await until(lambda: bool(jobs.got["a"]))
+    await asyncio.sleep(0.1)
     assert isinstance(jobs.failure("a"), ServiceUnavailable)
     assert len(looks) == 1
 

@@ -254,7 +254,7 @@ def test_one_candidate_asks_for_the_prompts_logprobs(
         made = Generation("r", prompts, asked, engine, bytes_tokenizer)  # type: ignore[arg-type]
         ended = made.start(deltas.extend)
         await engine.run(order)
-        await asyncio.wait_for(ended, 5)
+        await asyncio.wait_for(ended, 30)
         return fold(made.num_choices, deltas)
 
     found = asyncio.run(ask())
@@ -293,7 +293,7 @@ async def test_a_failure_of_the_one_that_asks_fails_those_that_wait(directory: P
         ended = made.start(lambda deltas: None)
         engine.death.set()
         with pytest.raises(ServiceUnavailable):
-            await asyncio.wait_for(ended, 5)
+            await asyncio.wait_for(ended, 30)
 
 
 @pytest.mark.parametrize("batches", [0, 1])

@@ -79,13 +79,13 @@ async def said(port: int, sent: bytes, num_replies: int = 1) -> bytes:
     async with connected(port, sent) as (reader, _):
         received = b""
         while received.count(b"0\r\n\r\n") < num_replies:
-            part = await asyncio.wait_for(reader.read(1 << 16), 5)
+            part = await asyncio.wait_for(reader.read(1 << 16), 30)
             assert part, received
             received += part
         return received
 
 
-async def said_to_the_end(port: int, sent: bytes, *, within_s: float = 5) -> bytes:
+async def said_to_the_end(port: int, sent: bytes, *, within_s: float = 30) -> bytes:
     """What the server says to these bytes until it closes the connection."""
     async with connected(port, sent) as (reader, _):
         return await asyncio.wait_for(reader.read(), within_s)
@@ -93,10 +93,10 @@ async def said_to_the_end(port: int, sent: bytes, *, within_s: float = 5) -> byt
 
 async def reply(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], Any]:
     """The next reply that has a length: status, headers, and its JSON."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
     first, *lines = head.decode().strip().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
-    body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), 5)
+    body = await asyncio.wait_for(reader.readexactly(int(headers["content-length"])), 30)
     return int(first.split()[1]), headers, orjson.loads(body)
 
 

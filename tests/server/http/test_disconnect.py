@@ -35,7 +35,7 @@ async def test_leaving_before_the_first_byte(directory: Path, stream: bool, best
         task = asyncio.create_task(connection.run())
         await until(lambda: len(engine.running) == best_of)
         connection.left.set()
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 30)
         assert (engine.running, model.engine.pending) == (set(), 0)
         assert len(engine.aborted) == best_of
     assert connection.sent == []
@@ -51,7 +51,7 @@ async def test_leaving_in_a_stream(directory: Path) -> None:
         task = asyncio.create_task(connection.run())
         await until(lambda: connection.body)
         connection.left.set()
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 30)
         assert (engine.running, model.engine.pending) == (set(), 0)
     assert b"[DONE]" not in connection.body
 
@@ -72,7 +72,7 @@ async def test_leaving_a_full_connection(directory: Path) -> None:
         task = asyncio.create_task(connection.run())
         await until(lambda: connection.body)
         connection.left.set()
-        await asyncio.wait_for(task, 1)
+        await asyncio.wait_for(task, 30)
         assert engine.running == set()
 
 

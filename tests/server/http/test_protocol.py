@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from server.http import connections
 from server.http.protocol import MAX_HEAD_BYTES
 from server.process.port import open_port
-from tests.helpers import LONG, app_of, eager, events, running, served, talking, until
+from tests.helpers import LONG, app_of, eager, events, running, served, slow, talking, until
 from tests.helpers import Engine as Quick
 from tests.server.http.sockets import (
     blotted,
@@ -59,7 +59,7 @@ async def test_body_comes_later(directory: Path) -> None:
         for part in (head + b"\r\n\r\n", body[:10], body[10:]):
             writer.write(part)
             await asyncio.sleep(0.02)
-        received = await asyncio.wait_for(reader.readuntil(b"[DONE]"), 5)
+        received = await asyncio.wait_for(reader.readuntil(b"[DONE]"), 30)
     assert received.startswith(b"HTTP/1.1 200 OK")
 
 
@@ -85,7 +85,7 @@ async def test_sent_ahead_in_pieces(directory: Path, size: int) -> None:
             writer.write(sent[start : start + size + 7])
             await asyncio.sleep(0)
         for _ in range(5):
-            await asyncio.wait_for(reader.readuntil(b"[DONE]\n\n\r\n0\r\n\r\n"), 5)
+            await asyncio.wait_for(reader.readuntil(b"[DONE]\n\n\r\n0\r\n\r\n"), 30)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -97,8 +97,9 @@ async def test_sent_ahead_in_pieces(directory: Path, size: int) -> None:
 async def test_leaving_after_sending_ahead(
     directory: Path, caplog: pytest.LogCaptureFixture, stream: bool, ahead: bytes
 ) -> None:
-    """A client that leaves is noticed within a second, although a further request of it waits unread."""
-    model, engine = eager(directory, step_s=0.05)
+    """A client that leaves is noticed long before its reply would end, although a further request of it waits
+    unread."""
+    model, engine = slow(directory)
     app = app_of(model)
     sent = request(LONG | {"stream": stream})
     async with running(app), listening(app) as port, connected(port, sent) as (_, writer):
@@ -107,8 +108,8 @@ async def test_leaving_after_sending_ahead(
         await asyncio.sleep(0.1)
         with caplog.at_level("INFO", "verbatim.requests"):
             writer.transport.abort()
-            await until(lambda: not engine.running, within_s=1)
-            await until(lambda: app.state.server.in_flight == 0, within_s=1)
+            await until(lambda: not engine.running)
+            await until(lambda: app.state.server.in_flight == 0)
     lines = [record.getMessage() for record in caplog.records if record.name == "verbatim.requests"]
     assert ["CLIENT_LEFT" in line for line in lines] == [True]
     assert len(engine.jobs) == 1
@@ -122,7 +123,7 @@ async def test_too_much_sent_ahead(directory: Path) -> None:
     async with running(app), listening(app) as port, connected(port, sent) as (reader, writer):
         await until(lambda: engine.running)
         writer.write(request(STREAM) * 1000)
-        received = await asyncio.wait_for(reader.read(), 10)
+        received = await asyncio.wait_for(reader.read(), 30)
     assert received.count(b"data: [DONE]\n\n\r\n0\r\n\r\n") == len(engine.jobs) == 2
 
 
@@ -147,7 +148,7 @@ async def _until_silent(reader: asyncio.StreamReader, num: int) -> bytes:
     """What comes, up to the status line of so many replies and what comes with it."""
     received = b""
     while received.count(b"HTTP/1.1 ") < num:
-        received += await asyncio.wait_for(reader.read(1 << 16), 5)
+        received += await asyncio.wait_for(reader.read(1 << 16), 30)
     return received
 
 
@@ -174,7 +175,7 @@ async def test_no_http(directory: Path, sent: bytes) -> None:
     app = app_of(served(directory, Quick()))
     async with running(app), listening(app) as port, connected(port, sent) as (reader, _):
         status, headers, body = await reply(reader)
-        assert await asyncio.wait_for(reader.read(), 1) == b""
+        assert await asyncio.wait_for(reader.read(), 30) == b""
     assert (status, body["code"], body["reason"]) == (400, 400, "INVALID_REQUEST_BODY")
     assert (headers["content-type"], headers["connection"]) == ("application/json", "close")
     assert len(headers["x-request-id"]) == 32
@@ -264,7 +265,7 @@ async def test_old_client_that_reads_slowly(directory: Path) -> None:
     async with running(app), listening(app) as port, connected(port, sent, limit=2048) as (reader, _):
         await until(lambda: len(engine.jobs) == 64)
         await asyncio.sleep(0.3)
-        received = await asyncio.wait_for(reader.read(), 10)
+        received = await asyncio.wait_for(reader.read(), 30)
     chunks = events(received.split(b"\r\n\r\n", 1)[1])
     ends = [choice["finish_reason"] for chunk in chunks for choice in chunk["choices"]]
     assert ends.count("length") == 64
@@ -272,7 +273,7 @@ async def test_old_client_that_reads_slowly(directory: Path) -> None:
 
 def send_all(port: int, sent: bytes) -> bytes:
     """As many clients do: send everything, and only then read."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
         client.sendall(sent)
         received = b""
         while part := client.recv(1 << 16):
@@ -316,7 +317,7 @@ async def test_one_that_reads_nothing_is_cut_off(directory: Path) -> None:
             client.connect(("127.0.0.1", port))
             client.sendall(request(STREAM | {"n": 64, "max_tokens": 59, "logprobs": 5}))
             await until(lambda: app.state.server.in_flight == 1)
-            await until(lambda: app.state.server.in_flight == 0, within_s=10)
+            await until(lambda: app.state.server.in_flight == 0)
     assert engine.running == set()
 
 

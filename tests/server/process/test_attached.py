@@ -35,4 +35,4 @@ async def test_a_fault_of_ours_ends_the_worker(directory: Path, tmp_path: Path) 
 
     served.engine.make = make
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(models.run(), 5)
+        await asyncio.wait_for(models.run(), 30)

@@ -43,7 +43,7 @@ async def living(app: FastAPI) -> AsyncIterator[tuple[httpx.AsyncClient, asyncio
         await until(lambda: state.ready)
         async with httpx.AsyncClient(base_url=url, headers=KEY, verify=False) as client:  # noqa: S501
             yield client, life
-        await asyncio.wait_for(life, 5)
+        await asyncio.wait_for(life, 30)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(number)
 
@@ -88,7 +88,7 @@ async def cut_off(app: FastAPI, *, stream: bool, num_signals: int = 1) -> tuple[
         for _ in range(num_signals):
             os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.sleep(0.01)  # two at once might arrive as one
-        await asyncio.wait_for(life, 5)
+        await asyncio.wait_for(life, 30)
         await asked.task
     return asked, time.monotonic() - began
 
@@ -123,4 +123,4 @@ async def test_a_configuration_that_is_found_wrong_late_ends_it(directory: Path)
         raise ConfigurationError("the weights are not whole")
 
     with open_port("127.0.0.1", 0, 0) as listener, pytest.raises(ConfigurationError, match="not whole"):
-        await asyncio.wait_for(live(app, app.state.server, listener, [fails()]), 5)
+        await asyncio.wait_for(live(app, app.state.server, listener, [fails()]), 30)

@@ -40,9 +40,9 @@ async def test_it_grows_and_shrinks(directory: Path) -> None:
         assert len(engine.supervisors) == 1
         for number, one in got.items():
             engine.submit(job(number), one.append)
-        await until(lambda: engine.num_ready == 3, within_s=20)
+        await until(lambda: engine.num_ready == 3, within_s=30)
         await until(lambda: engine.pending == 0, within_s=60)
-        await until(lambda: len(engine.supervisors) == 1, within_s=20)
+        await until(lambda: len(engine.supervisors) == 1, within_s=30)
         for one in got.values():
             assert sum(len(output.token_ids) for output in one if isinstance(output, EngineOutput)) == 60
     assert list(engine.supervisors) == [0]

@@ -55,7 +55,7 @@ async def test_one_of_several_is_marked(directory: Path, caplog: pytest.LogCaptu
     engine.start = Sick(ConfigurationError("no such device")).start  # type: ignore[method-assign]
     engine.death.set()
     with pytest.raises(ConfigurationError, match="no such device"):
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 30)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_each_answers_and_each_knows_all(lasting: Server) -> None:
             client.complete(max_tokens=3, ignore_eos=True)
         assert all(connections(pid) for pid in pids)
         assert [client.metric(NUM_ANSWERS) for client in clients] == [before + 40] * 40
-        wait_for(lambda: clients[0].metric(IN_FLIGHT) == 1, 5)  # this one
+        wait_for(lambda: clients[0].metric(IN_FLIGHT) == 1, 30)  # this one
         documents = [client.get("/attestation").json() for client in clients]
         assert all(document == documents[0] for document in documents)
         assert documents[0]["models"]["m"]
@@ -123,7 +123,7 @@ def test_death_of_a_worker(lasting: Server) -> None:
     """kill -9: another one takes its place, and takes the connections that have come meanwhile."""
     url, workers = lasting.url(), lasting.engines()
     workers[0].kill()
-    wait_for(lambda: "ended, signal 9; starting another one in 1 s" in lasting.said(), 5)
+    wait_for(lambda: "ended, signal 9; starting another one in 1 s" in lasting.said(), 30)
     with ThreadPoolExecutor(30) as pool:
         replies = list(pool.map(lambda _: ask(url, max_tokens=3, ignore_eos=True), range(30)))
     assert [reply["usage"]["completion_tokens"] for reply in replies] == [3] * 30
@@ -136,9 +136,9 @@ def test_one_that_fails_again_takes_no_connections(lasting: Server) -> None:
     while again not in lasting.said():
         newest = max(lasting.engines(), key=psutil.Process.create_time)
         newest.kill()
-        newest.wait(5)
-        wait_for(lambda: again in lasting.said() or len(lasting.engines()) == NUM_WORKERS - 1, 10)
-    wait_for(lambda: num_listening(url) == NUM_WORKERS - 1, 1.5)
+        newest.wait(30)
+        wait_for(lambda: again in lasting.said() or len(lasting.engines()) == NUM_WORKERS - 1, 30)
+    wait_for(lambda: num_listening(url) == NUM_WORKERS - 1, 30)
     assert all(ask(url, max_tokens=1) for _ in range(10))
 
 
@@ -148,7 +148,7 @@ def test_sigterm_drains_all(server: Server) -> None:
     with working(server, num_tokens=300) as running:
         server.process.send_signal(signal.SIGTERM)
         assert [one.result() for one in running] == [200] * 30
-    assert server.process.wait(10) == 0
+    assert server.process.wait(30) == 0
     assert not any(worker.is_running() for worker in workers)
     assert "Traceback" not in server.said()
 
@@ -158,10 +158,10 @@ def test_second_signal_ends_all(server: Server) -> None:
     workers = server.engines()
     with working(server, num_tokens=4000) as running:
         server.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: server.said().count("SIGTERM: no new requests") == 1, 5)
+        wait_for(lambda: server.said().count("SIGTERM: no new requests") == 1, 30)
         server.process.send_signal(signal.SIGTERM)
         assert {one.result() for one in running} == {503}
-    assert server.process.wait(15) == 0
+    assert server.process.wait(30) == 0
     assert not any(worker.is_running() for worker in workers)
 
 
@@ -207,5 +207,5 @@ def test_kill_of_the_server_takes_its_workers_along(lasting: Server) -> None:
     """kill -9: no process is left that would hold the port. The last test here, as it leaves no server."""
     workers = lasting.engines()
     lasting.process.kill()
-    _, alive = psutil.wait_procs(workers, timeout=5)
+    _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []

@@ -80,7 +80,7 @@ def asking(body: Any, fault: str = "", **headers: str) -> bytes:
 async def received(port: int, sent: bytes) -> bytes:
     """What the server says to these bytes until it closes the connection."""
     async with connected(port, sent) as (reader, _):
-        return blotted(await asyncio.wait_for(reader.read(), 10))
+        return blotted(await asyncio.wait_for(reader.read(), 30))
 
 
 async def clean(port: int, body: Any) -> bytes:

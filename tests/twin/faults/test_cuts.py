@@ -27,7 +27,7 @@ async def until_reset(port: int, sent: bytes) -> bytes:
     told = b""
     async with connected(port, sent) as (reader, _):
         try:
-            while part := await asyncio.wait_for(reader.read(1 << 16), 10):
+            while part := await asyncio.wait_for(reader.read(1 << 16), 30):
                 told += part
         except ConnectionResetError:
             return blotted(told)
@@ -148,7 +148,7 @@ async def test_long_body(server: Faulty, body: object) -> None:
     if body is STREAM:
         expected = head + b"".join(map(chunk, frames(rest))) + chunks(rest)[-1] + b"xxx"
     async with connected(server.port, asking(body, "long_body=3")) as (reader, _):
-        told = await asyncio.wait_for(reader.readexactly(len(expected)), 5)
+        told = await asyncio.wait_for(reader.readexactly(len(expected)), 30)
         assert blotted(told) == expected
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.1)

@@ -39,9 +39,9 @@ async def test_kept_alive(server: Faulty) -> None:
     """A fault is of one request: the next one on the connection has none."""
     plain = await clean(server.port, STREAM)
     async with connected(server.port, asking(STREAM, "no_done")) as (reader, writer):
-        assert b"[DONE]" not in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)
+        assert b"[DONE]" not in await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 30)
         writer.write(asking(STREAM))
-        told = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 5)
+        told = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 30)
     assert blotted(told) == plain
 
 
@@ -81,10 +81,10 @@ async def test_a_request_that_is_ahead_of_its_time(directory: Path) -> None:
         faulty(eager(directory, step_s=0.01)[0]) as server,
         connected(server.port, asking(STREAM, "close_at_reuse")) as (reader, writer),
     ):
-        await asyncio.wait_for(reader.readuntil(b"\n\n"), 5)
+        await asyncio.wait_for(reader.readuntil(b"\n\n"), 30)
         writer.write(asking(STREAM))
         for _ in range(2):
-            assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 5)
+            assert b"[DONE]" in await asyncio.wait_for(reader.readuntil(b"\r\n0\r\n\r\n"), 30)
 
 
 async def test_a_head_alone(server: Faulty) -> None:
@@ -101,10 +101,10 @@ async def test_a_client_that_asks_before_its_body(server: Faulty) -> None:
     sent = asking(STREAM, "cut_after_headers", expect="100-continue")
     head, _, body = sent.partition(b"\r\n\r\n")
     async with connected(server.port, head + b"\r\n\r\n") as (reader, writer):
-        told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        told = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
-        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_without_a_fault_all_is_as_before(server: Faulty) -> None:
@@ -117,7 +117,7 @@ async def test_the_end_of_the_server_ends_a_stall(directory: Path) -> None:
     async with faulty(talking(directory, SAID)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(asking(STREAM, "stall=1m after=1"))
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
         began = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - began < 2
     writer.close()

@@ -15,25 +15,25 @@ HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def until_connected(port: int) -> float:
-    """Seconds until a connection is no more refused."""
-    began = time.monotonic()
+    """When a connection is no more refused, by the clock."""
     while True:
         try:
             async with connected(port, HEALTH) as (reader, _):
                 assert (await reply(reader))[0] == 200
-                return time.monotonic() - began
+                return time.monotonic()
         except ConnectionRefusedError:
             await asyncio.sleep(0.02)
 
 
 async def test_refuse(server: Faulty) -> None:
     """The request is answered and its connection closed; the next ones are refused, for so long."""
+    began = time.monotonic()
     told = await received(server.port, asking(ASK, f"refuse={REFUSE_S}"))
     assert told.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nconnection: close\r\n" in told
     with pytest.raises(ConnectionRefusedError):
         await received(server.port, asking(ASK))
-    assert REFUSE_S / 2 < await until_connected(server.port) < 5
+    assert await until_connected(server.port) > began + REFUSE_S
     assert (await received(server.port, asking(STREAM, **CLOSE))).endswith(b"0\r\n\r\n")
 
 
@@ -56,8 +56,8 @@ async def test_refuse_ends_idle_connections(server: Faulty) -> None:
         await reply(idle)
         await busy.readuntil(b"\r\n\r\n")
         await received(server.port, asking(ASK, "refuse=100ms"))
-        assert await asyncio.wait_for(idle.read(), 5) == b""
-        assert (await asyncio.wait_for(busy.read(), 5)).endswith(b"0\r\n\r\n")
+        assert await asyncio.wait_for(idle.read(), 30) == b""
+        assert (await asyncio.wait_for(busy.read(), 30)).endswith(b"0\r\n\r\n")
     await until_connected(server.port)
 
 
@@ -79,4 +79,4 @@ async def test_close_at_reuse(server: Faulty, body: object) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(reader.read(1), 0.1)
         writer.write(asking(body))
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 30) == b""

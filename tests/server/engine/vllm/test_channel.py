@@ -41,6 +41,7 @@ async def test_an_end_that_came_before_listening(hub: Hub, engine: Pretended) ->
     await asyncio.to_thread(hub.close)
     await asyncio.sleep(0.3)
     one.listen()
+    await until(lambda: one.num_lost)
     await asyncio.sleep(0.1)
     assert one.num_lost == 1
     one.client.close()
@@ -75,7 +76,7 @@ async def test_a_silent_connection_is_lost(tmp_path: Path, monkeypatch: pytest.M
                     engine.step(0, "a", 1)
                     await asyncio.sleep(0.01)
 
-            await asyncio.wait_for(speak(), 5)
+            await asyncio.wait_for(speak(), 30)
     finally:
         hub.close()
         engine.close()

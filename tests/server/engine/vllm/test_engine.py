@@ -150,10 +150,10 @@ def ready_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ("before", "then", "how"),
     [
         ("", "os.kill(os.getpid(), 19)", "a process of it is stopped"),
-        ("", "time.sleep(60)", "it got no time on a processor for 1 s"),
-        (BEATS, "time.sleep(60)", f"it {NOTHING} for . s"),
-        (BEATS, "while True: pass", f"it {NOTHING} for . s"),
-        (BEATS, f"if kind == UTILITY: {ANSWER}", "it had work and made no step for . s"),
+        ("", "time.sleep(60)", "it got no time on a processor for [0-9]+ s"),
+        (BEATS, "time.sleep(60)", f"it {NOTHING} for [0-9]+ s"),
+        (BEATS, "while True: pass", f"it {NOTHING} for [0-9]+ s"),
+        (BEATS, f"if kind == UTILITY: {ANSWER}", "it had work and made no step for [0-9]+ s"),
     ],
     ids=["stopped", "frozen", "waits", "turns", "does nothing"],
 )
@@ -175,7 +175,7 @@ async def test_an_engine_that_does_nothing_for_others() -> None:
     async with engine(program, hang_timeout_s=1.0) as (made, seen):
         await made.start(seen.append)
         death = await asyncio.wait_for(made.died(), 30)
-    assert re.fullmatch("the engine hangs: it had work and made no step for . s", death.how)
+    assert re.fullmatch("the engine hangs: it had work and made no step for [0-9]+ s", death.how)
 
 
 @pytest.mark.usefixtures("ready_at_once")

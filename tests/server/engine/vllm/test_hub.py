@@ -93,7 +93,7 @@ async def test_one_that_vanishes_is_noticed(hub: Hub, engine: Pretended) -> None
             engine.step(0, "a", 1)
             await asyncio.sleep(0.01)
 
-    await asyncio.wait_for(speak(), 5)
+    await asyncio.wait_for(speak(), 30)
     engine.step(0, "a", 1)
     await until(lambda: engine.names(0, ABORT))
 

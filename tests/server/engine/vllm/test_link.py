@@ -80,10 +80,10 @@ async def test_reached() -> None:
     with TemporaryDirectory() as name:
         first, calls = Link(Path(name)), list[list[CoreOutputs]]()
         with engine(first) as (inputs, outputs):
-            await asyncio.wait_for(first.reached(), 5)
+            await asyncio.wait_for(first.reached(), 30)
             first.close()
             second = Link(Path(name))
-            await asyncio.wait_for(second.reached(), 5)
+            await asyncio.wait_for(second.reached(), 30)
             second.listen(calls.append, lambda: None)
             second.add(request("a"))
             outputs.send(step("a"))
@@ -101,7 +101,7 @@ async def test_reached_after_another_engine() -> None:
             await asyncio.sleep(0.1)
         with engine(link) as (inputs, _):
             await asyncio.sleep(0.1)
-            await asyncio.wait_for(link.reached(), 5)
+            await asyncio.wait_for(link.reached(), 30)
             link.add(request("a"))
             kinds = [kind for kind, _ in await received(inputs, 2)]
         link.close()

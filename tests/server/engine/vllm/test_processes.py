@@ -79,7 +79,7 @@ ORDER = Order(
     handshake="",
     failures=Path("none"),
 )
-SOON_S = 5.0
+SOON_S = 30.0
 
 
 async def begun(program: list[str]) -> tuple[EngineProcess, int, int]:

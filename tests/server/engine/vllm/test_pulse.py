@@ -177,8 +177,7 @@ if not sys.argv[1:]:
     started = subprocess.Popen([sys.executable, "-c", CODE, "child"], stdout=subprocess.PIPE)
     started.stdout.readline()
     child = started.pid
-end = time.process_time() + 0.2
-while time.process_time() < end: pass
+while time.process_time() < 0.3: pass
 print(child, flush=True)
 time.sleep(60)
 """
@@ -203,10 +202,10 @@ def test_all_of_its_processes_count(family: tuple[int, int], tmp_path: Path) -> 
     first, child = family
     processes = Processes(tmp_path / "beat")
     vitals = processes.look(first)
-    assert vitals.cpu_s > 0.35
+    assert vitals.cpu_s > 0.55
     assert (vitals.is_stopped, vitals.beat) == (False, 0)
     os.kill(child, signal.SIGSTOP)
-    wait_for(lambda: processes.look(first).is_stopped, 5)
+    wait_for(lambda: processes.look(first).is_stopped, 30)
 
 
 def test_a_child_that_has_ended_counts_no_more(family: tuple[int, int], tmp_path: Path) -> None:
@@ -216,8 +215,8 @@ def test_a_child_that_has_ended_counts_no_more(family: tuple[int, int], tmp_path
     ended = subprocess.Popen(["true"])
     processes._processes = [processes._processes[0], psutil.Process(ended.pid)]
     ended.wait()
-    assert 0.15 < processes.look(family[0]).cpu_s < 0.35
-    assert processes.look(family[0]).cpu_s > 0.35
+    assert 0.25 < processes.look(family[0]).cpu_s < 0.55
+    assert processes.look(family[0]).cpu_s > 0.55
 
 
 def test_an_engine_that_has_ended_is_another_matter(tmp_path: Path) -> None:
