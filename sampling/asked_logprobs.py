@@ -17,7 +17,7 @@ class AskedLogprobs:
 
     def __init__(self) -> None:
         self._rows: dict[int, list[int]] = {}
-        self._is_due = False
+        self._due: dict[int, list[int]] = {}
 
     def put(self, number: int, token_ids: Sequence[int]) -> None:
         """Row `number` names these; none: it names no token."""
@@ -34,9 +34,13 @@ class AskedLogprobs:
         self.put(target, moved)
         self.put(source, replaced if swap else ())
 
-    def expect(self) -> None:
-        """What is gathered next is of this batch's tokens; what comes after it is of prompts."""
-        self._is_due = bool(self._rows)
+    def expect(self, numbers: Sequence[int] | None = None) -> None:
+        """What is gathered next is of this batch's tokens; what comes after it is of prompts. numbers: of
+        which rows they are, where that is not one of each."""
+        self._due = self._rows
+        if numbers is not None and self._rows:
+            named = ((place, self._rows.get(number)) for place, number in enumerate(numbers))
+            self._due = {place: token_ids for place, token_ids in named if token_ids}
 
     def attach(self, sampler: Any) -> None:
         """Have vLLM's sampler, a class, give the named tokens their places."""
@@ -44,9 +48,9 @@ class AskedLogprobs:
 
         def gathered(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> Any:
             found = gather(logprobs, num_logprobs, token_ids)
-            if self._is_due:
-                self._is_due = False
+            if self._due:
                 self.fill(found.logprob_token_ids, found.logprobs, logprobs)
+                self._due = {}
             return found
 
         sampler.gather_logprobs = staticmethod(gathered)
@@ -54,7 +58,7 @@ class AskedLogprobs:
     def fill(self, token_ids: torch.Tensor, values: torch.Tensor, logprobs: torch.Tensor) -> None:
         """token_ids, values: [num_rows, 1 + most], the sampled token's first, changed in place. logprobs:
         [num_rows, vocab_size] float32."""
-        for number, named in self._rows.items():
+        for number, named in self._due.items():
             ids = torch.tensor(named, dtype=torch.int64, device=logprobs.device)
             token_ids[number, 1 : 1 + len(named)] = ids
             values[number, 1 : 1 + len(named)] = logprobs[number, ids]

@@ -40,8 +40,8 @@ class Choice:
         if not draws.rows:
             return logits
         draws.update()
-        num_rows, num = len(logits), len(draws.rows)
-        some = max(1, CACHED // logits.shape[1]) if self._on_cpu else num
+        num_rows, num = len(logits), len(draws.number)
+        some = max(1, CACHED // logits.shape[1]) if self._on_cpu else max(1, num)
         for first in range(0, num, some):
             part = slice(first, first + some)
             rows = self._sent(draws.number[part])

@@ -36,6 +36,7 @@ class Draws:
 
     def __init__(self) -> None:
         self.rows: dict[int, Drawing] = {}
+        self._only: Sequence[int] | None = None
         self._is_stale = False
 
     def put(self, number: int, row: Drawing | None) -> None:
@@ -57,6 +58,11 @@ class Draws:
         self.put(source, replaced if swap else None)
         self._is_stale = True
 
+    def restrict(self, numbers: Sequence[int] | None) -> None:
+        """From now on the arrays are of these rows; None: of all."""
+        self._only = numbers
+        self._is_stale = True
+
     def update(self) -> None:
         """Bring the arrays up to what the rows have generated."""
         if self._is_stale:
@@ -65,7 +71,7 @@ class Draws:
         self.key = noise.key(self._seed, np.array(positions, np.uint64))
 
     def _lay_out(self) -> None:
-        numbers = sorted(self.rows)
+        numbers = sorted(self.rows if self._only is None else self.rows.keys() & self._only)
         self._in_order = [self.rows[number] for number in numbers]
         params = [row.params for row in self._in_order]
         self.number = np.array(numbers, np.int64)

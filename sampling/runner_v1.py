@@ -57,6 +57,14 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         # Only here the last step's tokens are taken in: with async scheduling they are known just now.
         return self._choice.apply(self._transforms.apply(self._bans.apply(logits)))
 
+    def restrict(self, numbers: list[int] | None) -> None:
+        """From now on only these rows are drawn, and what becomes of others does not matter; None: all."""
+        self._draws.restrict(numbers)
+
+    def expect_logprobs(self, numbers: list[int]) -> None:
+        """The log-probabilities that are gathered next are of tokens of these rows."""
+        self._asked.expect(numbers)
+
     def _put(self, number: int, extra: dict[str, Any], prompt: list[int], output: list[int]) -> None:
         params, num_before = RowParams.from_extra_args(extra), extra.get("num_output_before", 0)
         border = len(prompt) - num_before

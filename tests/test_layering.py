@@ -21,7 +21,7 @@ ROOMS = {
     "sampling": (
         "noise reference params batch draws staging asked_logprobs bans transforms choice kernels"
         " draw_kernels ban_kernels launcher slots best_of"
-        " runner_v1 runner_v2"
+        " runner_v1 speculative_v1 runner_v2"
     ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint sizes",
@@ -37,8 +37,8 @@ ROOMS = {
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures devices processes pulse standby grammars host exchange link hub"
-        " channel stats running client engine attached"
+        "warmup wire translate failures speculation devices processes pulse standby grammars host exchange"
+        " link hub channel stats running client engine attached"
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
@@ -106,6 +106,7 @@ RAY_IN = {
 VLLM_IN = {
     "sampling.runner_v1",
     "sampling.runner_v2",
+    "sampling.speculative_v1",
     "server.engine.vllm.grammars",
     "server.engine.vllm.host",
 }

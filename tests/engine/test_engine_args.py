@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ pytestmark = [
 
 # Speed, memory, numerics, logs, adapters, pictures, or without effect where the front end is not vLLM's.
 # kv_transfer_config, load_format and distributed_executor_backend have values that are refused;
-# speculative_config and its kin are refused with the V1 runner.
+# speculative_config and its kin are looked at where the runner is known (speculation.py).
 PASSED = Path(__file__).with_name("engine_args.txt").read_text("utf-8").split()
 
 
@@ -40,11 +41,24 @@ def test_each_is_looked_at() -> None:
 
 
 @pytest.mark.skipif(ON_GPU, reason="the model runs on V2 there")
-def test_speculation_needs_the_v2_runner(smol_path: Path) -> None:
-    """On V1 vLLM refuses it beside a logits processor, while it loads the model."""
-    speculation = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"method": "draft_model", "model": "PATH"}, "by the method draft_model; on CPUs it is ngram alone"),
+        (
+            {"rejection_sample_method": "synthetic", "synthetic_acceptance_length": 1.5},
+            "with rejection_sample_method synthetic, which may change the text",
+        ),
+    ],
+)
+def test_speculation_that_is_refused(smol_path: Path, arguments: dict[str, Any], reason: str) -> None:
+    """A method, or a verification, with which a text could be another one; by what vLLM takes it for."""
+    speculation = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3, **arguments}
+    if speculation["method"] != "ngram":
+        del speculation["prompt_lookup_max"]
+        speculation["model"] = str(smol_path)
     settings = ModelSettings(id="m", path=smol_path, engine_args={"speculative_config": speculation})
-    with pytest.raises(ConfigurationError, match=r"model m: .* V1 model runner, which has no speculative"):
+    with pytest.raises(ConfigurationError, match=f"model m: .* speculative decoding {reason}"):
         engine_config(settings, 64)
 
 

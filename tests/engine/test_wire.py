@@ -34,7 +34,7 @@ from server.engine.vllm.wire import (
     encode,
     signs,
 )
-from server.errors import InternalError, ServiceUnavailable
+from server.errors import InternalError, InvalidRequest, ServiceUnavailable
 
 vllm = pytest.importorskip("vllm")
 pytestmark = [
@@ -243,6 +243,7 @@ def test_the_state_of_an_engine_arrives() -> None:
     from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs
     from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
     from vllm.v1.serial_utils import MsgpackEncoder
+    from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
     registry = CollectorRegistry()
     metrics = stats.EngineMetrics(registry).of("m")
@@ -250,6 +251,7 @@ def test_the_state_of_an_engine_arrives() -> None:
         num_running_reqs=3, num_waiting_reqs=2, num_skipped_waiting_reqs=1, kv_cache_usage=0.5
     )
     state.prefix_cache_stats = PrefixCacheStats(queries=10, hits=4)
+    state.spec_decoding_stats = SpecDecodingStats(3, num_drafts=2, num_draft_tokens=6, num_accepted_tokens=5)
     events = [
         EngineCoreEvent(EngineCoreEventType.QUEUED, 1.0),
         EngineCoreEvent(EngineCoreEventType.SCHEDULED, 2.0),
@@ -269,6 +271,10 @@ def test_the_state_of_an_engine_arrives() -> None:
     assert (value("kv_cache_usage_perc"), value("num_preemptions_total")) == (0.5, 1)
     assert (value("prefix_cache_queries_total"), value("prefix_cache_hits_total")) == (10, 4)
     assert (value("prompt_tokens_total"), value("generation_tokens_total")) == (5, 1)
+    drafts = [
+        value(f"spec_decode_num_{name}_total") for name in ("drafts", "draft_tokens", "accepted_tokens")
+    ]
+    assert drafts == [2, 6, 5]
 
 
 def test_metrics_have_vllms_names_and_buckets() -> None:
@@ -306,6 +312,16 @@ def test_values_are_as_wide_as_the_job_asked() -> None:
     assert (found.logprobs, found.prompt_logprobs) == (narrow, narrow)
     assert engine_output(job(num_logprobs=3), output).logprobs is wide
     assert engine_output(job(), output).logprobs is None
+
+
+def test_other_tokens_than_the_named_ones_are_no_answer() -> None:
+    """vLLM's V2 runner tells the likeliest tokens' values where it has verified drafts: a 400."""
+    asked = job(num_logprobs=2, logprob_token_ids=(7, 8))
+    told = TopLogprobs(3, [1, 7, 8, 2, 8, 7], [-1.0] * 6)
+    assert engine_output(asked, CoreOutput("id", [1, 2], told)).logprobs is told
+    told.token_ids[4] = 2
+    with pytest.raises(InvalidRequest, match=r"logprob_token_ids must be left out: .* speculative decoding"):
+        engine_output(asked, CoreOutput("id", [1, 2], told))
 
 
 @pytest.mark.parametrize(("number", "reason"), [(None, None), (0, "stop"), (1, "length")])

@@ -26,6 +26,7 @@ from server.config.yamlfile import nearest
 from server.engine.vllm.failures import FINAL, NOTES, note_failures, why
 from server.engine.vllm.grammars import make_grammars
 from server.engine.vllm.processes import THREADS, News, Order, follow_server
+from server.engine.vllm.speculation import check_speculation
 from server.engine.vllm.wire import QUESTION
 from server.errors import ConfigurationError
 from server.observe.versions import CPU_BUILD, installed
@@ -157,14 +158,15 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
         raise ConfigurationError(
             f"model {settings.id}: vLLM refuses it, or its engine_args: {why(error).reason}"
         ) from error
-    if config.speculative_config is not None and not config.use_v2_model_runner:
-        raise ConfigurationError(
-            f"model {settings.id}: it runs on vLLM's V1 model runner, which has no speculative decoding"
-            " beside this server's own sampling; leave it out of engine_args."
-        )
     _check_kind(settings.id, config.model_config)
-    runner = "runner_v2" if config.use_v2_model_runner else "runner_v1"
-    config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
+    is_v2 = config.use_v2_model_runner
+    if config.speculative_config is not None:
+        check_speculation(settings.id, config, on_cpu=current_platform.is_cpu())
+    if config.speculative_config is not None and not is_v2:  # vLLM refuses it beside a processor
+        config.parallel_config.worker_cls = "sampling.speculative_v1.Worker"
+    else:
+        runner = "runner_v2" if is_v2 else "runner_v1"
+        config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
     return config, Executor.get_class(config)
 
 

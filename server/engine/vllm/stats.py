@@ -65,6 +65,10 @@ class EngineMetrics:
         self.kv_usage = family(Gauge, "kv_cache_usage_perc", "KV cache in use; 1 is all of it")
         self.queries = family(Counter, "prefix_cache_queries", "Tokens looked up in the prefix cache")
         self.hits = family(Counter, "prefix_cache_hits", "Tokens found in the prefix cache")
+        # What only an engine with speculative decoding has.
+        self.drafts = family(Counter, "spec_decode_num_drafts", "Steps of requests that had drafts")
+        self.draft_tokens = family(Counter, "spec_decode_num_draft_tokens", "Tokens drafted")
+        self.accepted = family(Counter, "spec_decode_num_accepted_tokens", "Of these, those that came")
         self.preemptions = family(Counter, "num_preemptions", "Requests put off for lack of KV cache")
         self.prompt_tokens = family(Counter, "prompt_tokens", "Tokens of prompts processed")
         self.tokens = family(Counter, "generation_tokens", "Tokens generated")
@@ -103,6 +107,14 @@ class EngineStats:
         self._running, self._waiting = metrics.running.labels(*labels), metrics.waiting.labels(*labels)
         self._kv_usage = metrics.kv_usage.labels(*labels)
         self._queries, self._hits = metrics.queries.labels(*labels), metrics.hits.labels(*labels)
+        self._drafts = [
+            (family.labels(*labels), name)
+            for family, name in (
+                (metrics.drafts, "num_drafts"),
+                (metrics.draft_tokens, "num_draft_tokens"),
+                (metrics.accepted, "num_accepted_tokens"),
+            )
+        ]
         self._preemptions = metrics.preemptions.labels(*labels)
         self._prompt_tokens, self._tokens = (
             metrics.prompt_tokens.labels(*labels),
@@ -150,6 +162,9 @@ class EngineStats:
             if cache["queries"]:
                 self._queries.inc(cache["queries"])
                 self._hits.inc(cache["hits"])
+            if (drafts := stats.get("spec_decoding_stats")) is not None:
+                for counter, name in self._drafts:
+                    counter.inc(drafts[name])
 
     def stopped(self) -> None:
         """The engine has ended: nothing runs there any more."""
