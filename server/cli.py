@@ -214,12 +214,20 @@ def keys_new(
         "api-keys.txt"
     ),
     expires: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day, UTC.")] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(metavar="infer|admin", help="What it is for; may be repeated. [its group's, or infer]"),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A model or adapter that it may use, and no other; may be repeated."),
+    ] = None,
 ) -> None:
     """Make a key: it is printed once, and its SHA-256 is appended to the file.
 
     A running server reads the file anew. Delete the line to revoke the key.
     """
-    print(new_key(name, file, _day(expires)))
+    print(new_key(name, file, _day(expires), role or (), model or ()))
     print(f"Keep it: only its SHA-256 is in {file}.", file=sys.stderr)
 
 

@@ -7,7 +7,7 @@
         ├── InvalidRequest          400  the body breaks a rule of the contract
         ├── InvalidApiKey           401  no Authorization header, or not "Bearer KEY"
         ├── FailedToAuth            401  a wrong, revoked or expired key
-        ├── AccessDenied            403  the key may not use this model
+        ├── AccessDenied            403  the key may not do this, or not with this model
         ├── NotFound                404  no such route
         │   └── ModelNotFound       404  no such model
         ├── MethodNotAllowed        405

@@ -47,7 +47,7 @@ ROOMS = {
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
-        " gathering streaming cors page border openapi routes tokens app"
+        " gathering streaming cors page border openapi routes tokens admin app"
     ),
     "server.process": (
         "descriptors port greeting adopted workers attached worker scaling models reload control"

@@ -137,10 +137,11 @@ class Keyring:
         self._mark, self._problems = mark, problems
 
 
-def authorize(key: str, model: str, allowed: Sequence[str]) -> None:
-    """Refuses a key that is not in a model's `allowed_keys`; an empty list allows every key."""
-    if allowed and key not in allowed:
-        raise AccessDenied(f"the API key {key} may not use the model {model}")
+def authorize(key: Key, model: str, allowed: Sequence[str]) -> None:
+    """Refuses a key that may not use the model, or is not in its `allowed_keys`; an empty list allows every
+    key."""
+    if not key.may_use(model) or (allowed and key.name not in allowed):
+        raise AccessDenied(f"the API key {key.name} may not use the model {model}")
 
 
 def digest(key: str) -> str:
@@ -198,7 +199,13 @@ def _entry(text: str, before: list[Entry], rules: Rules | None) -> Entry:
     return Entry(name, rest[0].lower(), line)
 
 
-def new_key(name: str, file: Path, expires: date | None = None) -> str:
+def new_key(
+    name: str,
+    file: Path,
+    expires: date | None = None,
+    roles: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> str:
     """A new key, whose digest is appended to the file. The key itself is stored nowhere."""
     if not NAME.fullmatch(name):
         raise ConfigurationError("a key's name is letters, digits and . _ @ - only, at most 100.")
@@ -207,7 +214,13 @@ def new_key(name: str, file: Path, expires: date | None = None) -> str:
             f'{file} already has a key named "{name}"; delete that line to revoke it first.'
         )
     key = "vb-" + secrets.token_urlsafe(32)
-    line = f"{name} {digest(key)}" + (f" expires={expires.isoformat()}" if expires else "")
+    words = [f"expires={expires.isoformat()}"] if expires else []
+    words += [f"{what}={','.join(of)}" for what, of in (("roles", roles), ("models", models)) if of]
+    try:
+        parse_line(words)
+    except ValueError as error:
+        raise ConfigurationError(f"{error}.") from None
+    line = " ".join((name, digest(key), *words))
     try:
         _append(file, line)
     except OSError as error:
@@ -222,7 +235,7 @@ def _append(file: Path, line: str) -> None:
     try:
         size = os.fstat(descriptor).st_size
         if size == 0:
-            line = f"# name, SHA-256 of the key, expires=DAY\n{line}"
+            line = f"# name, SHA-256 of the key, expires=DAY roles=infer,admin models=ID,ID\n{line}"
         elif os.pread(descriptor, 1, size - 1) != b"\n":
             line = f"\n{line}"
         data = f"{line}\n".encode()

@@ -1,4 +1,4 @@
-"""What a key may: its limits, its share of the work, and how urgent its requests may be.
+"""What a key may: roles and models, limits, its share of the work, and how urgent its requests may be.
 
 Each of them is what the key's own line says, else what its group says, else what all keys have.
 """
@@ -12,18 +12,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from server.config.sections import KeyGroup, KeyTerms, RateLimits
+from server.config.sections import KeyGroup, KeyTerms, RateLimits, Role
 from server.config.yamlfile import nearest
+from server.errors import AccessDenied
 
 TERMS = tuple(KeyTerms.model_fields)
+LISTS = ("roles", "models")  # with commas between
+NUMBERS = tuple(name for name in TERMS if name not in LISTS)
 NAMES = ("expires", "group", *TERMS)
+
+HOW_TO_BE_ADMIN = (
+    "`verbatim keys new NAME --role admin` makes one, roles=admin after a key's SHA-256 in api_keys_file"
+    " makes it one, and so does roles: [admin] of its group in key_groups"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who asks. name: the key's, never the secret; the same in every process. weight: its share of the work
-    when keys compete. lowest_priority: the most urgent that its requests may ask for; lower ones come first.
-    The limits are of all its requests together; 0 is none."""
+    """Who asks. name: the key's, never the secret; the same in every process. models: that it may use; None:
+    every one. weight: its share of the work when keys compete. lowest_priority: the most urgent that its
+    requests may ask for; lower ones come first. The limits are of all its requests together; 0 is none."""
 
     name: str
     weight: float = 1.0
@@ -31,6 +39,21 @@ class Key:
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     concurrent_requests: int = 0
+    roles: tuple[Role, ...] = ("infer",)
+    models: tuple[str, ...] | None = None
+
+    def may_use(self, model: str) -> bool:
+        """As far as the key says itself: the model may name those that it lets in."""
+        return self.models is None or model in self.models
+
+    def check(self, role: Role) -> None:
+        """Raises AccessDenied for a key that has not this role."""
+        if role not in self.roles:
+            how = f"; {HOW_TO_BE_ADMIN}" if role == "admin" else ""
+            raise AccessDenied(
+                f"this takes an API key with the role {role}, and {self.name} has"
+                f" {', '.join(self.roles)}{how}"
+            )
 
 
 NOBODY = Key("")  # until it is known
@@ -82,15 +105,15 @@ def parse_line(words: Sequence[str]) -> Line:
         name, equals, text = word.partition("=")
         if not equals or name not in NAMES:
             raise ValueError(
-                "after the SHA-256 may come expires=YYYY-MM-DD, group=NAME, and a number each for "
-                f"{', '.join(TERMS)}, nothing else"
+                "after the SHA-256 may come expires=YYYY-MM-DD, group=NAME, roles=infer,admin, models=ID,ID,"
+                f" and a number each for {', '.join(NUMBERS)}, nothing else"
             )
         if name in texts:
             raise ValueError(f"{name} is there twice")
         texts[name] = text
     expires, group = texts.pop("expires", None), texts.pop("group", None)
     try:
-        own = KeyTerms.model_validate({name: _number(text) for name, text in texts.items()})
+        own = KeyTerms.model_validate({name: _value(name, text) for name, text in texts.items()})
     except ValidationError as error:
         (first, *_) = error.errors()
         name = str(first["loc"][0])
@@ -99,8 +122,10 @@ def parse_line(words: Sequence[str]) -> Line:
     return Line(None if expires is None else parse_day(expires), group, own)
 
 
-def _number(text: str) -> object:
-    """Text that is none stays text, for the check to refuse."""
+def _value(name: str, text: str) -> object:
+    """Text that is no number stays text, for the check to refuse."""
+    if name in LISTS:
+        return text.split(",")
     for kind in (int, float):
         try:
             return kind(text)

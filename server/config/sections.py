@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 
 from server.config.values import Name
 
+# infer: completions and what belongs to them. admin: what changes a running server.
+Role = Literal["infer", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
 Limit = Annotated[int, Field(ge=0)]
 Priority = Annotated[int, Field(ge=-1000, le=1000)]
 # Bounds, so that no key has to wait for thousands of the others' turns.
@@ -35,10 +38,24 @@ class RateLimits(Section):
 
 
 class KeyTerms(Section):
-    """What a key may. None: what its group says, else rate_limits, a weight of 1 and a priority of 0."""
+    """What a key may. None: what its group says, else the role infer, every model, rate_limits, a weight of 1
+    and a priority of 0."""
 
     where = "in a key's line"
 
+    roles: tuple[Role, ...] | None = Field(
+        default=None,
+        min_length=1,
+        strict=False,
+        description="What each of its keys is for: `infer` asks for completions, `admin` changes the running"
+        " server; null is `[infer]`.",
+    )
+    models: tuple[Name, ...] | None = Field(
+        default=None,
+        strict=False,
+        description="Ids of the models and adapters that its keys may use, of those that let them"
+        " (`allowed_keys`); null is every one.",
+    )
     requests_per_minute: Limit | None = Field(
         default=None, description="As in `rate_limits`, for each of its keys; null is what stands there."
     )

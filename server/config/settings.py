@@ -136,6 +136,11 @@ class Settings(Section):
             )
         group_of: dict[str, str] = {}
         for group, terms in self.key_groups.items():
+            if "anonymous" in terms.keys and "admin" in (terms.roles or ()):
+                problem = "anonymous is whoever asks, and cannot be an admin; make a key with"
+                raise MisplacedError(
+                    f"{problem} `verbatim keys new NAME --role admin`", "key_groups", group, "roles"
+                )
             for name in terms.keys:
                 if group_of.setdefault(name, group) != group:
                     problem = f'the key "{name}" is in two groups, {group_of[name]} and {group}'

@@ -31,7 +31,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     named = {
         400: "INVALID_REQUEST_BODY: the message names field, value and allowed range",
         401: "INVALID_API_KEY: no or malformed Authorization header; FAILED_TO_AUTH: wrong or expired key",
-        403: "ACCESS_DENY: the key may not use this model",
+        403: "ACCESS_DENY: the key may not use this model, or has not the role that this takes",
         404: "MODEL_NOT_FOUND",
         408: "TIMEOUT: the request was not sent whole in time",
         413: "REQUEST_TOO_LARGE",

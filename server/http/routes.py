@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.access.keys import authorize
 from server.access.terms import Key
 from server.config.settings import Settings
 from server.contract.params import StreamParams, resolve, resolve_stream
@@ -73,6 +74,7 @@ operations = APIRouter(route_class=Plain, tags=["operations"])
 async def create_completion(request: Request) -> ASGIApp:
     state, exchange = state_of(request), exchange_of(request.scope)
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
+    exchange.key.check("infer")
     exchange.allowance = state.limits.of(exchange.key)
     state.check_accepting()
     exchange.allowance.begin()
@@ -96,8 +98,9 @@ async def create_completion(request: Request) -> ASGIApp:
 @api.get("/models", response_model=ModelList, responses=MODELS_RESPONSES, openapi_extra=WITH_KEY)
 async def list_models(request: Request) -> Response:
     state = state_of(request)
-    state.keyring.authenticate(request.headers.get("authorization"))
-    return JSONResponse({"object": "list", "data": [model.entry() for model in state.models.values()]})
+    key = state.keyring.authenticate(request.headers.get("authorization"))
+    models = [model.entry() for model in state.models.values() if key.may_use(model.id)]
+    return JSONResponse({"object": "list", "data": models})
 
 
 @api.get(
@@ -105,11 +108,12 @@ async def list_models(request: Request) -> Response:
 )
 async def get_model(request: Request) -> Response:
     state = state_of(request)
-    state.keyring.authenticate(request.headers.get("authorization"))
+    key = state.keyring.authenticate(request.headers.get("authorization"))
     model_id: str = request.path_params["model_id"]
     model = state.models.get(model_id)
     if model is None:
         raise ModelNotFound(model_id)
+    authorize(key, model_id, ())
     return JSONResponse(model.details())
 
 

@@ -68,7 +68,7 @@ class State:
         model = self.models.get(model_id)
         if model is None:
             raise ModelNotFound(model_id)
-        authorize(key.name, model.id, model.settings.allowed_keys)
+        authorize(key, model.id, model.settings.allowed_keys)
         return model
 
     def check_accepting(self) -> None:

@@ -56,6 +56,7 @@ async def detokenize(request: Request) -> Response:
 async def _asked(request: Request, shape: type[S]) -> tuple[S, ServedModel]:
     state, exchange = state_of(request), exchange_of(request.scope)
     exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
+    exchange.key.check("infer")
     exchange.allowance = state.limits.of(exchange.key)
     exchange.allowance.begin()
     wanted = parse_body(await read_body(request, state.settings.max_body_bytes), shape)

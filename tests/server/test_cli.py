@@ -176,6 +176,10 @@ def test_keys_new(tmp_path: Path) -> None:
     assert first.stdout.startswith("vb-")
     assert first.stdout.count("\n") == 1
     assert "expires=2030-01-31" in Path(file).read_text()
+    assert verbatim("keys", "new", "ops", "--file", file, "--role", "admin", "--model", "m").exit_code == 0
+    assert Path(file).read_text().endswith(" roles=admin models=m\n")
+    assert verbatim("keys", "new", "bob", "--file", file, "--role", "root").exit_code == 2
+    assert verbatim("keys", "new", "bob", "--file", file, "--model", "a b").exit_code == 2
     assert verbatim("keys", "new", "alice", "--file", file).exit_code == 2
     assert "YYYY-MM-DD" in verbatim("keys", "new", "bob", "--file", file, "--expires", "soon").stderr
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.access.keys import ANONYMOUS, Keyring, authorize, digest, new_key
+from server.access.terms import Key
 from server.errors import AccessDenied, ConfigurationError, FailedToAuth, InvalidApiKey
 
 
@@ -292,7 +293,25 @@ def test_new_key_without_a_directory(tmp_path: Path) -> None:
 
 def test_authorize() -> None:
     """A model's allowed_keys lets in the keys it names; an empty list lets in all."""
-    authorize("alice", "m", ())
-    authorize("alice", "m", ("alice",))
+    authorize(Key("alice"), "m", ())
+    authorize(Key("alice"), "m", ("alice",))
     with pytest.raises(AccessDenied):
-        authorize("bob", "m", ("alice",))
+        authorize(Key("bob"), "m", ("alice",))
+
+
+def test_authorize_by_the_keys_own_models() -> None:
+    """A key that has models may use those alone, and of those the ones that let it in."""
+    key = Key("alice", models=("m", "n"))
+    authorize(key, "m", ())
+    with pytest.raises(AccessDenied, match="alice may not use the model o"):
+        authorize(key, "o", ())
+    with pytest.raises(AccessDenied):
+        authorize(key, "n", ("bob",))
+
+
+def test_new_key_for_something(tmp_path: Path) -> None:
+    """Its roles and models are in its line, and count."""
+    file = tmp_path / "keys"
+    key = new_key("ops", file, roles=("admin",), models=("a/b", "c"))
+    found = Keyring((), file).authenticate(f"Bearer {key}")
+    assert (found.roles, found.models) == (("admin",), ("a/b", "c"))

@@ -11,7 +11,7 @@ import pytest
 from server.access.keys import Keyring, digest
 from server.access.terms import Key, Rules
 from server.config.sections import KeyGroup, RateLimits
-from server.errors import ConfigurationError, FailedToAuth
+from server.errors import AccessDenied, ConfigurationError, FailedToAuth
 from tests.server.access.test_keys import rewrite
 
 LIMITS = RateLimits(requests_per_minute=60, tokens_per_minute=1000)
@@ -53,6 +53,22 @@ def test_a_group_names_keys(tmp_path: Path) -> None:
     assert Keyring((), None, both).authenticate("Bearer any").weight == 3
 
 
+def test_roles(tmp_path: Path) -> None:
+    """A key asks for completions, unless its line or its group says what else it is for."""
+    assert alice(tmp_path).roles == ("infer",)
+    assert alice(tmp_path, "roles=infer,admin").roles == ("infer", "admin")
+    assert alice(tmp_path, "group=ops", ops={"roles": ["admin"]}).roles == ("admin",)
+
+
+def test_a_key_without_the_role() -> None:
+    """It is told what it has, and how one gets to be an admin."""
+    Key("ops", roles=("admin",)).check("admin")
+    with pytest.raises(AccessDenied, match=r"the role infer, and ops has admin$"):
+        Key("ops", roles=("admin",)).check("infer")
+    with pytest.raises(AccessDenied, match="alice has infer; `verbatim keys new NAME --role admin`"):
+        Key("alice").check("admin")
+
+
 def test_changed_line_counts(tmp_path: Path) -> None:
     """What a line says anew holds from the next request on."""
     keys = ring(tmp_path, "weight=2", rules())
@@ -72,6 +88,9 @@ def test_changed_line_counts(tmp_path: Path) -> None:
         ("priority=1 priority=2", "priority is there twice"),
         ("group=fats", 'no group "fats" is in key_groups of models.yaml; did you mean "fast"?'),
         ("expires=tomorrow", '"tomorrow" is not a day'),
+        ("roles=root", "roles is \"root\"; it should be 'infer' or 'admin'"),
+        ("roles=", 'roles is ""; '),
+        ("models=a,,b", 'models is "a,,b"; it should be 1 to 200 characters'),
         (
             "wieght=2",
             "and a number each for requests_per_minute, tokens_per_minute, concurrent_requests, weight",

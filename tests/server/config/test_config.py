@@ -218,6 +218,8 @@ def test_groups_of_keys(tmp_path: Path) -> None:
     ("groups", "words"),
     [
         ("a: {wieght: 1}", 'line 5: unknown key "wieght" in a group of key_groups; did you mean "weight"?'),
+        ("a: {roles: [root]}", "line 5: key_groups.a.roles is \"root\"; it should be 'infer' or 'admin'."),
+        ("a: {roles: [admin], keys: [anonymous]}", "anonymous is whoever asks, and cannot be an admin"),
         ("a: {weight: 0}", "line 5: key_groups.a.weight is 0; it should be greater than or equal to 0.01."),
         ("a: {keys: [k]}\n  b: {keys: [k]}", 'line 6: the key "k" is in two groups, a and b.'),
         ("a b: {}", "a name of letters, digits"),
