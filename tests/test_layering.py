@@ -46,7 +46,8 @@ ROOMS = {
     "server.generation": "outputs prompts grammars contest candidates",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
-        "eager sse metricsfile metrics state failures ratelimits disconnect body connections protocol"
+        "eager sse metricsfile metrics state failures ratelimits disconnect body connections"
+        " certificates handshake protocol"
         " gathering streaming cors page border openapi routes tokens admin app"
     ),
     "server.process": (

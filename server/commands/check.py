@@ -16,10 +16,12 @@ from server.access.keys import Keyring
 from server.access.terms import Rules
 from server.commands.progress import bars, progress
 from server.config.loading import ModelSettings, Settings, load_settings
+from server.config.sections import TLS
 from server.engine.fit import fit, shared_out, undivided
 from server.engine.served import inspect
 from server.engine.vllm.devices import memory
 from server.errors import ConfigurationError
+from server.http.certificates import read_context
 from server.observe.versions import CPU_BUILD, installed
 from server.weights.checkpoint import Report, verify_checksums
 
@@ -38,13 +40,15 @@ def check(
 ) -> None:
     """Check configuration, weights, checksums and memory, without loading a model.
 
-    Exit code 0 when `verbatim serve` could start, 1 when a model or the key file cannot be used, 2 when the
-    configuration is wrong.
+    Exit code 0 when `verbatim serve` could start, 1 when a model, the key file or the certificate cannot be
+    used, 2 when the configuration is wrong.
     """
     size = stated(gpu_memory)
     settings = load_settings(config, {}, os.environ)
     console, failed = Console(highlight=False), False
     failed |= not _passes(console, "API keys", lambda: _check_keys(settings))
+    if (tls := settings.tls) is not None:
+        failed |= not _passes(console, "TLS", lambda: _check_tls(tls))
     for model in settings.models:
         with progress() as shown:
             report = bars(shown)
@@ -85,6 +89,12 @@ def _check_keys(settings: Settings) -> str:
     return (
         "none, so loopback only and any key is accepted" if ring.open else f"{ring.num_usable()} can be used"
     )
+
+
+def _check_tls(tls: TLS) -> str:
+    read_context(tls)
+    clients = "" if tls.client_ca is None else f", clients need a certificate of {tls.client_ca}"
+    return f"the key fits the certificate in {tls.cert}{clients}"
 
 
 def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report) -> str:

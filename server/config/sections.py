@@ -1,11 +1,11 @@
-"""What every section of the configuration is, and the sections about API keys."""
+"""What every section of the configuration is, and the sections about API keys and the port."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from server.config.values import Name
 
@@ -79,6 +79,29 @@ class KeyGroup(KeyTerms):
         description="Names of keys that are in it, beside those whose line says `group=`:"
         " `key-1` of VERBATIM_API_KEYS, say, or `anonymous`, who asks a server without keys.",
     )
+
+
+class TLS(Section):
+    where = "in tls"
+
+    cert: Path = Field(
+        strict=False,
+        description="The server's certificate PEM, with those up to the root; read anew when it changes.",
+    )
+    key: Path | None = Field(
+        default=None, strict=False, description="Its key, PEM, not encrypted; null: in the same file."
+    )
+    client_ca: Path | None = Field(
+        default=None,
+        strict=False,
+        description="Certificates, PEM, one of which has to have signed each client's own; null: clients"
+        " need none.",
+    )
+
+    @field_validator("cert", "key", "client_ca")
+    @classmethod
+    def _resolve(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return from_base(path, info)
 
 
 def from_base(path: Path | None, info: ValidationInfo) -> Path | None:

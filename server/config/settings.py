@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from server.config.model import ModelSettings
-from server.config.sections import KeyGroup, RateLimits, Section, from_base
+from server.config.sections import TLS, KeyGroup, RateLimits, Section, from_base
 from server.config.values import ClusterAddress, GroupName, Host, Origin, is_loopback
 from server.config.yamlfile import MisplacedError
 
@@ -24,6 +24,7 @@ class Settings(Section):
         default="127.0.0.1", description="Address to listen on; other than loopback needs a key."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls: TLS | None = Field(default=None, description="Speak TLS on the port; null: plain HTTP.")
     api_keys_file: Path | None = Field(
         default=None, strict=False, description="Keys by name and SHA-256, read anew on change."
     )

@@ -97,6 +97,11 @@ class Connections:
         if phase is not None:
             del phase.ends[connection]
 
+    def note_failed_handshake(self) -> None:
+        """Of TLS: who connects speaks something else, or has no certificate that is taken. The log has no
+        line of it: strangers would fill the disk."""
+        self._metrics.connections_dropped.labels("handshake").inc()
+
     def drain(self) -> None:
         """Requests that have not come whole are not waited for."""
         for connection in list(self.body.ends):

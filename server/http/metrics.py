@@ -72,7 +72,7 @@ class Metrics:
         )
         self.connections_dropped = Counter(
             "verbatim_connections_dropped",
-            "Connections that found no room (full: refused) or made it (silent: closed)",
+            "Connections without room (full: refused), that made it (silent: closed), without a handshake",
             ("reason",),
             registry=registry,
         )

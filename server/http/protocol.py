@@ -144,7 +144,8 @@ class Protocol(HttpToolsProtocol):
             return
         self._ignores = True
         self.flow.resume_reading()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # under TLS the client has our close alone to see
+            self.transport.write_eof()
         self._all.place(self, self._all.lingering, time.monotonic())
 
     # --- requests, as the parser finds them ----------------------------------------------------------------

@@ -19,7 +19,7 @@ POLL_S = 0.05
 async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -> None:
     """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
-    url = url_of(listener)
+    url = url_of(listener, with_tls=state.settings.tls is not None)
     console.print(f"{name} {__version__} listens on {url} (documentation: {url}/docs)", markup=False)
     with console.status("starting") as status:
         while not state.ready:
@@ -30,9 +30,10 @@ async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -
     await asyncio.Event().wait()
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, with_tls: bool = False) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if with_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _ready_id(state: State) -> str:

@@ -17,8 +17,11 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
+from server.config.settings import Settings
 from server.errors import ConfigurationError
+from server.http.certificates import Certificates
 from server.http.connections import KEEP_ALIVE_S, Connections
+from server.http.handshake import Handshake
 from server.http.protocol import Protocol as Connection
 from server.http.state import State
 from server.process.descriptors import most_connections
@@ -133,7 +136,7 @@ async def live(
     server = server_of(
         uvicorn.Config(
             app,
-            http=partial(connection, connections=connections),  # type: ignore[arg-type]  # makes one
+            http=maker(state.settings, connections, connection),  # type: ignore[arg-type]  # makes one
             ws="none",
             lifespan="off",
             log_config=None,
@@ -168,6 +171,18 @@ async def live(
         if closing is not None:
             await closing
     log.info("stopped")
+
+
+def maker(
+    settings: Settings, connections: Connections, connection: Callable[..., Connection] = Connection
+) -> Callable[..., asyncio.Protocol]:
+    """Makes each connection, as uvicorn calls it. Raises ConfigurationError for a certificate that cannot be
+    used."""
+    make = partial(connection, connections=connections)
+    if settings.tls is None:
+        return make
+    certificates = Certificates(settings.tls)
+    return partial(Handshake, make=make, certificates=certificates, connections=connections)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, state: State, patience_s: float) -> None:

@@ -20,6 +20,7 @@ from server.engine.base import Engine, Phase
 from server.engine.served import ServedModel, tune
 from server.errors import Failure
 from server.http.app import adopt, keyring_of
+from server.http.certificates import read_context
 from server.http.state import State
 from server.observe.versions import CPU_BUILD, installed
 from server.process.models import RunningModels
@@ -62,6 +63,8 @@ class Reload:
             old = self._state.settings
             check_changes(old, new)
             keyring_of(new)  # before anything starts
+            if new.tls is not None:  # whose files the next connection reads
+                read_context(new.tls)
             newcomers = await self._newcomers(new)
             try:
                 for newcomer in newcomers:

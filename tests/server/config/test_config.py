@@ -17,6 +17,7 @@ from server.config.loading import (
     load_settings,
 )
 from server.config.replication import Replication
+from server.config.sections import TLS
 from server.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -275,7 +276,7 @@ def test_engine_args_are_passed_through(tmp_path: Path) -> None:
     assert settings.models[0].engine_args == {"a": [1, {"b": None}]}
 
 
-@pytest.mark.parametrize("model", [Settings, RateLimits, ModelSettings, BestOf, Defaults, Limits])
+@pytest.mark.parametrize("model", [Settings, TLS, RateLimits, ModelSettings, BestOf, Defaults, Limits])
 def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
     """Each key stands in the shipped models.yaml, and one that is commented out shows its default."""
     lines = (REPOSITORY / "models.yaml").read_text(encoding="utf-8").splitlines()
@@ -287,7 +288,7 @@ def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
         places = [i for i, line in enumerate(bare) if line == f"{name}:" or line.startswith(f"{name}: ")]
         # The key's own line is the last: prose before it may start with the same word.
         assert places, name
-        if commented[places[-1]] and bare[places[-1]] != f"{name}:":
+        if commented[places[-1]] and bare[places[-1]] != f"{name}:" and not field.is_required():
             shown = yaml.safe_load(bare[places[-1]])[name]
             if isinstance(field.default, Replication):  # a number is short for it
                 shown = Replication.model_validate(shown)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import orjson
@@ -15,30 +15,31 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from server.http.connections import Connections
-from server.http.protocol import Protocol
-from server.process.port import open_port
+from server.process.port import maker, open_port
 from tests.helpers import URL, until
 
 
 @asynccontextmanager
 async def listening(
-    app: FastAPI, http: Any = None, *, timeout_s: float = 0, most: int = 1000
+    app: FastAPI, http: Any = None, *, timeout_s: float = 0, most: int = 1000, holds_bytes: int = 0
 ) -> AsyncIterator[int]:
     """The port of a server of this application, as uvicorn makes one, without its tenths of a second.
 
     http: uvicorn's name of a protocol instead of ours. most: how many connections there may be. timeout_s: as
-    open_port has it.
+    open_port has it. holds_bytes: what the kernel keeps for a client that does not read; 0: as it likes.
     """
     state = app.state.server
     connections = app.state.connections = Connections(state.settings, state.metrics, most)
-    kind: Any = http or partial(Protocol, connections=connections)
+    kind: Any = http or maker(state.settings, connections)
     config = uvicorn.Config(app, http=kind, ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
     server_state = ServerState()
     watching = asyncio.create_task(connections.watch())
     with open_port("127.0.0.1", 0, timeout_s) as listener:
+        if holds_bytes:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, holds_bytes)
         server = await asyncio.get_running_loop().create_server(
-            lambda: config.http_protocol_class(config, server_state, {}),  # type: ignore[call-arg]
+            lambda: config.http_protocol_class(config=config, server_state=server_state, app_state={}),  # type: ignore[call-arg]
             sock=listener,
         )
         try:
@@ -74,9 +75,9 @@ async def connected(
         await asyncio.sleep(0)
 
 
-async def said(port: int, sent: bytes, num_replies: int = 1) -> bytes:
+async def said(port: int, sent: bytes, num_replies: int = 1, **options: Any) -> bytes:
     """What the server says to these bytes, to the end of the last stream."""
-    async with connected(port, sent) as (reader, _):
+    async with connected(port, sent, **options) as (reader, _):
         received = b""
         while received.count(b"0\r\n\r\n") < num_replies:
             part = await asyncio.wait_for(reader.read(1 << 16), 30)
