@@ -21,6 +21,7 @@ from conform.report import cell
 from conform.subject import rule as conform_rule
 from scripts import clients
 from server.cli import cli
+from server.config.adapters import AdapterSettings
 from server.config.loading import ENVIRONMENT
 from server.config.model import BestOf, Defaults, Limits, ModelSettings
 from server.config.replication import Replication
@@ -54,6 +55,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "A group, under key_groups": KeyGroup,
     "A model, under models": ModelSettings,
     "replicas, in a model": Replication,
+    "An adapter, under adapters of a model": AdapterSettings,
     "best_of, in a model": BestOf,
     "defaults, in a model": Defaults,
     "limits, in a model": Limits,

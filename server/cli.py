@@ -24,6 +24,7 @@ from server.commands.checksums import checksums
 from server.commands.init import init
 from server.config.directories import models_of
 from server.config.loading import Settings, config_file, load_settings, settings_of
+from server.engine.adapters import read_adapters
 from server.engine.served import inspect, problem_of
 from server.errors import ConfigurationError, EngineFailed
 from server.observe.versions import versions
@@ -198,9 +199,13 @@ def models(config: Config = None) -> None:
         try:
             checkpoint, size = inspect(model)
             context, weights, state = str(size), f"{checkpoint.num_bytes / 1e6:.0f} MB", "ready to serve"
+            adapters = read_adapters(model, checkpoint)
         except ConfigurationError as error:
-            context, weights, state = "?", "?", error.message
+            context, weights, state, adapters = "?", "?", error.message, {}
         table.add_row(model.id, model.engine, context, weights, state)
+        for one in adapters.values():
+            weights, state = f"{one.num_bytes / 1e6:.0f} MB", f"adapter of {model.id}, rank {one.rank}"
+            table.add_row(one.id, "", context, weights, state)
     Console(highlight=False, markup=False).print(table)
 
 

@@ -24,9 +24,9 @@ ROOMS = {
         " runner_v1 speculative_v1 runner_v2"
     ),
     "server": "errors pip",
-    "server.weights": "builtin architecture checkpoint sizes",
+    "server.weights": "builtin architecture checkpoint sizes adapters",
     "server.config": (
-        "values yamlfile engine_args sections replication model settings loading directories changes"
+        "values yamlfile engine_args sections replication adapters model settings loading directories changes"
     ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens reply unsupported structured values params",
@@ -34,11 +34,12 @@ ROOMS = {
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base losses ticket turns trials prefixes replica suspects router work supervisor replicas scaling"
+        " adapters"
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures speculation devices processes pulse standby grammars host exchange"
-        " link hub channel stats running client engine attached"
+        "warmup wire translate failures speculation devices processes pulse standby grammars cpu_lora"
+        " adapters host exchange link hub channel stats running client engine attached"
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
@@ -108,6 +109,7 @@ VLLM_IN = {
     "sampling.runner_v1",
     "sampling.runner_v2",
     "sampling.speculative_v1",
+    "server.engine.vllm.adapters",
     "server.engine.vllm.grammars",
     "server.engine.vllm.host",
 }

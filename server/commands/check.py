@@ -17,6 +17,7 @@ from server.access.terms import Rules
 from server.commands.progress import bars, progress
 from server.config.loading import ModelSettings, Settings, load_settings
 from server.config.sections import TLS
+from server.engine.adapters import read_adapters
 from server.engine.fit import fit, shared_out, undivided
 from server.engine.served import inspect
 from server.engine.vllm.devices import memory
@@ -101,6 +102,7 @@ def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report)
     checkpoint, size = inspect(model)
     names = ", ".join(checkpoint.architecture.names) or "no architecture"
     weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
+    adapters = read_adapters(model, checkpoint)
     taken = ""
     if model.engine != "simulated":
         found = fit(model, checkpoint, size, gpu_memory_of(model, gpu_memory))
@@ -109,7 +111,9 @@ def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report)
         taken = f", {found.sentence()}"
     count = verify_checksums(model.directory, model.sha256, report)
     digests = f"{count} checksums match" if count else "no checksums to compare"
-    return f"{names}, {size} tokens of context, {weights}, {digests}{taken}"
+    ranks = ", ".join(f"{one.id} (rank {one.rank})" for one in adapters.values())
+    told = f"{names}, {size} tokens of context, {weights}, {digests}{taken}"
+    return f"{told}, adapters {ranks}" if ranks else told
 
 
 def _check_memory(settings: Settings, gpu_memory: float | None) -> str:

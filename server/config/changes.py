@@ -17,7 +17,7 @@ FIXED = (
 FRONT = frozenset(
     {
         *("title", "description", "owned_by", "sha256", "defaults", "limits", "best_of", "include_stop_text"),
-        *("strict_fields", "allowed_keys", "suffix_template", "single_bos"),
+        *("strict_fields", "allowed_keys", "adapters", "suffix_template", "single_bos"),
     }
 )
 # Keys of an engine that change nothing of what it says: another one can go on in the middle of a text.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from server.config.adapters import AdapterSettings
 from server.config.engine_args import refusal
 from server.config.replication import Devices, Replication, check_devices, group_of
 from server.config.sections import Section, from_base
@@ -124,6 +125,9 @@ class ModelSettings(Section):
     allowed_keys: tuple[Name, ...] = Field(
         default=(), strict=False, description="Names of keys; empty is every key."
     )
+    adapters: tuple[AdapterSettings, ...] = Field(
+        default=(), strict=False, description="LoRA adapters, each served under an id of its own."
+    )
     suffix_template: str | None = Field(
         default=None,
         description="Fill-in-the-middle text with {prefix} and {suffix}; null is what the tokenizer's own"
@@ -151,6 +155,12 @@ class ModelSettings(Section):
     def of_replica(self, number: int) -> ModelSettings:
         """As the engine of one replica is told: with the GPUs that are named for it."""
         return self.model_copy(update={"devices": group_of(self.devices, number, self.num_gpus)})
+
+    def of_adapter(self, adapter: AdapterSettings) -> ModelSettings:
+        """As requests for that adapter have it."""
+        keys = self.allowed_keys if adapter.allowed_keys is None else adapter.allowed_keys
+        names = {"id": adapter.id, "title": adapter.title or adapter.id, "description": adapter.description}
+        return self.model_copy(update={**names, "allowed_keys": keys, "adapters": ()})
 
     @property
     def needs_weights(self) -> bool:

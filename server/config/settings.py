@@ -117,11 +117,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
-        ids = [model.id for model in self.models]
-        for index, name in enumerate(ids):
-            if name in ids[:index]:
-                problem = f'two models have the id "{name}"; clients could not tell them apart'
-                raise MisplacedError(problem, "models", index, "id")
+        self._check_ids()
         if not (self.api_keys or self.api_keys_file or is_loopback(self.host)):
             raise MisplacedError(
                 f"host is {self.host} but there is no API key, so anyone could use this server; make one with"
@@ -147,3 +143,20 @@ class Settings(Section):
                     problem = f'the key "{name}" is in two groups, {group_of[name]} and {group}'
                     raise MisplacedError(problem, "key_groups", group, "keys")
         return self
+
+    def _check_ids(self) -> None:
+        """A model or adapter, as clients name it, is one."""
+        taken: dict[str, str] = {}
+        for index, model in enumerate(self.models):
+            if model.id in taken:
+                problem = f'two models have the id "{model.id}"; clients could not tell them apart'
+                raise MisplacedError(problem, "models", index, "id")
+            taken[model.id] = "a model"
+        for index, model in enumerate(self.models):
+            for number, one in enumerate(model.adapters):
+                if one.id in taken:
+                    problem = f'the adapter has the id "{one.id}", which {taken[one.id]} has too; clients'
+                    raise MisplacedError(
+                        f"{problem} could not tell them apart", "models", index, "adapters", number, "id"
+                    )
+                taken[one.id] = "another adapter"

@@ -54,6 +54,7 @@ class Model(_Out):
     context_size: int
     input_token_price_per_m: int
     output_token_price_per_m: int
+    parent: str | None = Field(None, description="of an adapter alone: the model that it is on")
 
 
 class ModelDetails(Model):
@@ -61,6 +62,7 @@ class ModelDetails(Model):
     bos_token_id: int | None
     eos_token_ids: list[int] = Field(description="those that end a completion")
     special_tokens: dict[str, int] = Field(description="ids of the special tokens by their names")
+    adapters: list[str] = Field(description="ids of its adapters")
 
 
 class Tokenized(_Out):

@@ -116,9 +116,10 @@ def _ahead(replica: Replica, num_senders: int = 1) -> int:
 
 
 def _salt(job: Job) -> int:
-    """What the hashes of its blocks begin with: nothing is held in common with other salts."""
-    salt = job.params.cache_salt
-    return 0 if salt is None else int.from_bytes(salt.encode())
+    """What the hashes of its blocks begin with: nothing is held in common with other salts, or adapters."""
+    text = job.params.cache_salt
+    salt = 0 if text is None else int.from_bytes(text.encode())
+    return salt if job.adapter is None else hash((job.adapter.number, salt))
 
 
 def _left(num_tokens: int, num_blocks: int) -> int:

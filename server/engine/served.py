@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from server.config.model import ModelSettings
 from server.config.settings import Settings
+from server.engine.adapters import engine_arguments, rank_of, read_adapters
 from server.engine.base import Engine
 from server.engine.replicas import Replicas
 from server.engine.simulated.engine import SimulatedEngine
 from server.errors import ConfigurationError
 from server.text.tokenizer import Tokenizer, load_tokenizer
+from server.weights.adapters import Adapter
 from server.weights.architecture import check_generates, context_size
 from server.weights.builtin import is_prepared
 from server.weights.checkpoint import Checkpoint, check_checkpoint
@@ -26,7 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model. context_size: most tokens of prompt and completion. vocab_size: rows of the embedding."""
+    """One model. context_size: most tokens of prompt and completion. vocab_size: rows of the embedding.
+
+    An adapter is one too, on the engine of the model that is its parent. adapters: of this one, by id.
+    lora_rank: of the largest that the engine has room for.
+    """
 
     settings: ModelSettings
     tokenizer: Tokenizer
@@ -34,6 +40,10 @@ class ServedModel:
     vocab_size: int
     engine: Replicas
     created: int = field(default_factory=lambda: int(time.time()))
+    parent: str = ""
+    adapter: Adapter | None = None
+    adapters: Mapping[str, ServedModel] = field(default_factory=dict)
+    lora_rank: int = 0
 
     @property
     def id(self) -> str:
@@ -41,7 +51,7 @@ class ServedModel:
 
     def entry(self) -> dict[str, Any]:
         """As GET …/models shows it, the hosted service's fields and OpenAI's together."""
-        return {
+        entry = {
             "id": self.id,
             "object": "model",
             "created": self.created,
@@ -52,6 +62,7 @@ class ServedModel:
             "input_token_price_per_m": 0,
             "output_token_price_per_m": 0,
         }
+        return entry | {"parent": self.parent} if self.parent else entry
 
     def details(self) -> dict[str, Any]:
         """As GET …/models/{id} shows it: with what a client has to know to count and name tokens."""
@@ -62,7 +73,23 @@ class ServedModel:
             "bos_token_id": tokenizer.bos_id,
             "eos_token_ids": list(tokenizer.eos_ids),
             "special_tokens": dict(tokenizer.special_ids),
+            "adapters": list(self.adapters),
         }
+
+    def with_settings(self, settings: ModelSettings, adapters: Mapping[str, Adapter]) -> ServedModel:
+        """The same model and engine, by these settings, with these adapters."""
+        model = replace(self, settings=settings, adapters={})
+        served = {
+            one.id: replace(
+                model,
+                settings=settings.of_adapter(one),
+                parent=self.id,
+                adapter=adapters.get(one.id),
+                created=self.adapters[one.id].created if one.id in self.adapters else int(time.time()),
+            )
+            for one in settings.adapters
+        }
+        return replace(model, adapters=served)
 
 
 def load_models(
@@ -134,19 +161,24 @@ def load_model(
     """
     try:
         checkpoint, size = inspect(settings)
+        adapters = read_adapters(settings, checkpoint)
+        arguments = engine_arguments(adapters.values(), settings.engine_args)
     except ConfigurationError as error:
         raise ConfigurationError(f"model {settings.id}: {error.message}") from error
     if settings.engine != "simulated" and not settings.needs_weights:
         log.warning("model %s: load_format is dummy, so its weights are random: noise", settings.id)
     vocab_size = checkpoint.architecture.vocab_size
-    return ServedModel(
+    of_engine = settings.model_copy(update={"engine_args": arguments, "adapters": ()})
+    model = ServedModel(
         settings=settings,
         tokenizer=load_tokenizer(settings.directory, vocab_size),
         context_size=size,
         vocab_size=vocab_size,
         engine=Replicas(
             settings.id,
-            lambda number: make_engine(settings, size, vocab_size, number),
+            lambda number: make_engine(of_engine, size, vocab_size, number),
             settings.replicas.min,
         ),
+        lora_rank=rank_of(arguments),
     )
+    return model.with_settings(settings, adapters)

@@ -20,6 +20,7 @@ from server.errors import InternalError, RequestFailure
 from server.generation.contest import Contest
 from server.generation.outputs import CandidateText, Delta, PromptText
 from server.text.tokenizer import Tokenizer
+from server.weights.adapters import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Generation:
         engine: Replicas,
         tokenizer: Tokenizer,
         requester: Requester = NOBODY,
+        adapter: Adapter | None = None,
     ) -> None:
         self.params = params
         self.num_choices = len(prompts) * params.n
@@ -100,6 +102,7 @@ class Generation:
         self._engine = engine
         self._tokenizer = tokenizer
         self._requester = requester
+        self._adapter = adapter
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._take: Take = list[Delta]().extend
@@ -172,6 +175,7 @@ class Generation:
             num_logprobs=num_logprobs,
             prompt_logprobs=number == 0 and self._scores_prompt(prompt_index),
             requester=self._requester,
+            adapter=self._adapter,
         )
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:

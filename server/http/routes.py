@@ -20,7 +20,7 @@ from server.contract.reply import ModelDetails, ModelList
 from server.contract.request import CompletionRequest, parse_request
 from server.engine.base import Requester, Status
 from server.engine.served import ServedModel
-from server.errors import InvalidRequest, ModelNotFound
+from server.errors import InvalidRequest
 from server.generation.candidates import Generation
 from server.generation.grammars import check_grammar
 from server.generation.outputs import Delta, fold
@@ -99,8 +99,8 @@ async def create_completion(request: Request) -> ASGIApp:
 async def list_models(request: Request) -> Response:
     state = state_of(request)
     key = state.keyring.authenticate(request.headers.get("authorization"))
-    models = [model.entry() for model in state.models.values() if key.may_use(model.id)]
-    return JSONResponse({"object": "list", "data": models})
+    shown = [one for model in state.models.values() for one in (model, *model.adapters.values())]
+    return JSONResponse({"object": "list", "data": [one.entry() for one in shown if key.may_use(one.id)]})
 
 
 @api.get(
@@ -109,11 +109,8 @@ async def list_models(request: Request) -> Response:
 async def get_model(request: Request) -> Response:
     state = state_of(request)
     key = state.keyring.authenticate(request.headers.get("authorization"))
-    model_id: str = request.path_params["model_id"]
-    model = state.models.get(model_id)
-    if model is None:
-        raise ModelNotFound(model_id)
-    authorize(key, model_id, ())
+    model = state.find(request.path_params["model_id"])
+    authorize(key, model.id, ())
     return JSONResponse(model.details())
 
 
@@ -189,7 +186,8 @@ async def _generation(
     how = resolve_stream(wanted, settings.stream_interval)
     prompts = await encode_prompts(wanted, params, model)
     model.engine.check_room(len(prompts) * params.best_of, requester, settings.request_timeout_s)
-    return Generation(request_id, prompts, params, model.engine, tokenizer, requester), how
+    generation = Generation(request_id, prompts, params, model.engine, tokenizer, requester, model.adapter)
+    return generation, how
 
 
 async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:

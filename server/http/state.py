@@ -65,11 +65,18 @@ class State:
 
     def model(self, model_id: str, key: Key) -> ServedModel:
         """The model of that name. Raises ModelNotFound, or AccessDenied for a key that may not use it."""
-        model = self.models.get(model_id)
-        if model is None:
-            raise ModelNotFound(model_id)
+        model = self.find(model_id)
         authorize(key, model.id, model.settings.allowed_keys)
         return model
+
+    def find(self, model_id: str) -> ServedModel:
+        """The model, or the adapter, of that name. Raises ModelNotFound."""
+        if (model := self.models.get(model_id)) is not None:
+            return model
+        for base in self.models.values():
+            if (adapter := base.adapters.get(model_id)) is not None:
+                return adapter
+        raise ModelNotFound(model_id)
 
     def check_accepting(self) -> None:
         if self.draining:

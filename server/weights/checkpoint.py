@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from server.errors import ConfigurationError
 from server.weights.architecture import Architecture, read_architecture, read_json
@@ -23,15 +23,22 @@ READ_BYTES = 1 << 20
 CHECKSUMS = "checksums.json"
 
 
+class Tensor(NamedTuple):
+    """dtype: safetensors' name of it, such as BF16."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a directory holds. weights: the files, of num_bytes in all. tensors: their headers in one."""
+    """What a directory holds. weights: the files, of num_bytes in all. tensors: that are in them, by name."""
 
     directory: Path
     architecture: Architecture
     weights: tuple[Path, ...]
     num_bytes: int
-    tensors: dict[str, Any]
+    tensors: dict[str, Tensor]
 
 
 def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
@@ -45,7 +52,7 @@ def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
             " AutoTokenizer.from_pretrained(DIRECTORY).save_pretrained(DIRECTORY)."
         )
     files = weight_files(directory) if weights else ()
-    tensors = {name: entry for file in files for name, entry in check_safetensors(file).items()}
+    tensors = {name: tensor for file in files for name, tensor in check_safetensors(file).items()}
     return Checkpoint(directory, architecture, files, sum(file.stat().st_size for file in files), tensors)
 
 
@@ -75,8 +82,8 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     raise ConfigurationError(f"{directory} has no weights: no *.safetensors file is in it.")
 
 
-def check_safetensors(path: Path) -> dict[str, Any]:
-    """Its header: by name of a tensor, its dtype, shape and data_offsets.
+def check_safetensors(path: Path) -> dict[str, Tensor]:
+    """What its header says, by name of the tensor.
 
     The header's lengths must add up to the file's: a copy cut short is found without reading it. Raises
     ConfigurationError.
@@ -93,11 +100,15 @@ def check_safetensors(path: Path) -> dict[str, Any]:
                     f" LFS pointer? {again}"
                 )
             header = json.loads(file.read(length))
-        spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
-        end = max((int(stop) for _, stop in spans), default=0)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        tensors = {
+            name: Tensor(str(entry.get("dtype")), tuple(map(int, entry.get("shape", ()))))
+            for name, entry in entries.items()
+        }
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigurationError(
             f"{damaged}: its header is not that of a safetensors file. {again}"
         ) from error
@@ -105,7 +116,7 @@ def check_safetensors(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{damaged}: it has {size} bytes, its header describes {8 + length + end}. {again}"
         )
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    return tensors
 
 
 def expected_checksums(directory: Path, configured: Mapping[str, str]) -> dict[str, str]:

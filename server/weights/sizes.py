@@ -73,9 +73,9 @@ def bytes_of_weights(checkpoint: Checkpoint, dtype: str) -> int:
     """In memory. dtype: as running_dtype."""
     return int(
         sum(
-            math.prod(entry["shape"])
-            * (BYTES[dtype] if entry["dtype"] in IN_FULL else STORED_BYTES.get(entry["dtype"], 1))
-            for entry in checkpoint.tensors.values()
+            math.prod(tensor.shape)
+            * (BYTES[dtype] if tensor.dtype in IN_FULL else STORED_BYTES.get(tensor.dtype, 1))
+            for tensor in checkpoint.tensors.values()
         )
     )
 

@@ -9,15 +9,23 @@ import numpy as np
 
 
 class Reference:
-    """A forward pass of a model directory in float32, whatever type the weights are stored in."""
+    """A forward pass of a model directory in float32, whatever type the weights are stored in.
 
-    def __init__(self, path: Path) -> None:
+    adapter: a directory of PEFT's, on top of it.
+    """
+
+    def __init__(self, path: Path, adapter: Path | None = None) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         # eager: the attention that transformers takes otherwise leaves out Gemma 2's soft cap.
         options = {"dtype": torch.float32, "attn_implementation": "eager"}
-        self._model = AutoModelForCausalLM.from_pretrained(path, **options).eval()
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, adapter)
+        self._model = model.eval()
 
     def __call__(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """[num_ids, vocab] float32: row i holds the log-probabilities of what follows ids[: i + 1]."""

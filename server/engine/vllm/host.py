@@ -23,6 +23,7 @@ import zmq
 
 from server.config.model import ModelSettings
 from server.config.yamlfile import nearest
+from server.engine.vllm.adapters import make_ready_for_adapters
 from server.engine.vllm.failures import FINAL, NOTES, note_failures, why
 from server.engine.vllm.grammars import make_grammars
 from server.engine.vllm.processes import THREADS, News, Order, follow_server
@@ -67,6 +68,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
     is_made = threading.Event()  # the engine, from which on nothing is wrong with its configuration
     try:
         config, executor = engine_config(order.model, order.context_size)
+        make_ready_for_adapters(EngineCoreProc, config, order.model.id)
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
         threading.excepthook = _end_with_a_thread(say)
         vocab_size = config.model_config.get_vocab_size()

@@ -11,7 +11,7 @@ from typing import Any
 from sampling.reference import GREEDY
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
-from server.engine.vllm.wire import CoreOutput, CoreParams, CoreRequest
+from server.engine.vllm.wire import CoreAdapter, CoreOutput, CoreParams, CoreRequest
 from server.errors import InternalError, InvalidRequest, ServiceUnavailable
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,23 @@ def core_request(job: Job, client: int = 0) -> CoreRequest:
     """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
     prompt_ids, asked = (job.prompt_ids, _params(job)) if job.max_tokens else _scoring(job)
     now = time.monotonic()  # of all processes here; the time of day may be set back
-    salt, urgency = job.params.cache_salt, job.urgency
     return CoreRequest(
-        job.id, prompt_ids, None, asked, None, now, cache_salt=salt, client_index=client, priority=urgency
+        request_id=job.id,
+        prompt_token_ids=prompt_ids,
+        mm_features=None,
+        sampling_params=asked,
+        pooling_params=None,
+        arrival_time=now,
+        lora_request=_adapter(job),
+        cache_salt=job.params.cache_salt,
+        client_index=client,
+        priority=job.urgency,
     )
+
+
+def _adapter(job: Job) -> CoreAdapter | None:
+    one = job.adapter
+    return None if one is None else CoreAdapter(one.name, one.number, str(one.directory))
 
 
 def _params(job: Job) -> CoreParams:
@@ -83,6 +96,9 @@ def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
         raise InternalError(job.request_id, ARE_NAN)
     reason = output.finish_reason
     if reason is not None and reason >= len(FINISH_REASONS):
+        if output.stop_reason:
+            log.error("request %s: %s", job.request_id, output.stop_reason)
+            raise ServiceUnavailable(str(output.stop_reason), retry_after_s=30)
         raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)
     logprobs = _narrowed(output.new_logprobs, job)
     if logprobs is not None and job.params.logprob_token_ids:

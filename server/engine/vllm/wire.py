@@ -35,6 +35,14 @@ class CoreParams(msgspec.Struct, omit_defaults=True):
     extra_args: dict[str, Any] | None = None
 
 
+class CoreAdapter(msgspec.Struct, array_like=True):
+    """The first fields of vLLM's LoRARequest, in its order."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
 class CoreRequest(msgspec.Struct, array_like=True):
     """The first fields of vLLM's EngineCoreRequest, in its order."""
 
@@ -44,7 +52,7 @@ class CoreRequest(msgspec.Struct, array_like=True):
     sampling_params: CoreParams
     pooling_params: None
     arrival_time: float
-    lora_request: None = None
+    lora_request: CoreAdapter | None = None
     cache_salt: str | None = None
     data_parallel_rank: int | None = None
     prompt_embeds: None = None

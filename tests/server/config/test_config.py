@@ -293,3 +293,17 @@ def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
             if isinstance(field.default, Replication):  # a number is short for it
                 shown = Replication.model_validate(shown)
             assert shown == (list(field.default) if isinstance(field.default, tuple) else field.default), name
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_adapters_have_ids_of_their_own(tmp_path: Path, name: str) -> None:
+    """No other adapter and no model has the same: clients could not tell them apart."""
+    adapters = f"    adapters:\n      - {{id: b, path: x}}\n      - {{id: {name}, path: y}}\n"
+    message = refusal(tmp_path, ONE + adapters)
+    assert f'line 6: the adapter has the id "{name}", which' in message
+
+
+def test_an_adapters_path_starts_at_the_file(tmp_path: Path) -> None:
+    """As a model's does."""
+    settings = load(tmp_path, ONE + "    adapters: [{id: b, path: x}]\n")
+    assert settings.models[0].adapters[0].path == tmp_path / "x"

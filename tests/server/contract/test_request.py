@@ -214,19 +214,6 @@ def test_every_field_has_a_row() -> None:
     assert CompletionRequest.model_fields.keys() <= refused
 
 
-def seconds(prompt: list[Any]) -> tuple[float, str]:
-    """Of the processor, at best, and the message where it is refused."""
-    body, best, message = orjson.dumps({"model": "m", "prompt": prompt}), math.inf, ""
-    for _ in range(3):
-        began = time.process_time()
-        try:
-            parse_request(body)
-        except InvalidRequest as refusal:
-            message = refusal.message
-        best = min(best, time.process_time() - began)
-    return best, message
-
-
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from server.engine.prefixes import BLOCK, chain
 from server.engine.replica import FORGET_S, Replica
 from server.engine.router import Router
 from server.engine.ticket import Ticket
+from server.weights.adapters import Adapter
 from tests.timing import cost_s
 
 
@@ -32,11 +34,12 @@ class Fleet:
         senders: int = 1,
         salt: str | None = None,
         prompt_logprobs: bool = False,
+        adapter: Adapter | None = None,
     ) -> tuple[Ticket, int]:
         """The ticket, and where it went."""
         self.num_tickets += 1
         name, params = str(self.num_tickets), GenerationParams(cache_salt=salt)
-        job = Job(name, name, [*prompt], params, (), 1000, prompt_logprobs=prompt_logprobs)
+        job = Job(name, name, [*prompt], params, (), 1000, prompt_logprobs=prompt_logprobs, adapter=adapter)
         ticket = Ticket(self.num_tickets, job, lambda output: None, lambda one: None, lambda one: None)
         replicas = [self.replicas[number] for number in among] or self.replicas
         return ticket, self.router.place(ticket, replicas, senders).number
@@ -105,6 +108,18 @@ def test_another_salt_is_another_prompt() -> None:
     fleet.send(text(1000), [1], salt="a")
     left = {salt: fleet.send(text(1000), [1], salt=salt)[0].route for salt in ("a", "b", None)}
     assert [route and route.num_left for route in left.values()] == [8, 1000, 1000]
+
+
+def test_an_adapter_has_other_prefixes() -> None:
+    """What the model has computed of a prompt is nothing to an adapter, nor to the next one."""
+    fleet, prompt = Fleet(1), [*range(160)]
+    adapters = [None, *(Adapter(f"a{k}", Path(), f"a{k}@", k, 8, 1) for k in (1, 2))]
+    left = []
+    for adapter in (*adapters, *adapters):
+        ticket, _ = fleet.send(prompt, adapter=adapter)
+        assert ticket.route is not None
+        left.append(ticket.route.num_left)
+    assert left == [160, 160, 160, 1, 1, 1]
 
 
 def test_a_prompts_log_probabilities_are_computed() -> None:

@@ -118,4 +118,5 @@ async def test_what_a_model_knows(client: httpx.AsyncClient) -> None:
         "bos_token_id": 0,
         "eos_token_ids": [1],
         "special_tokens": {BOS: 0, EOS: 1},
+        "adapters": [],
     }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.weights.architecture import Architecture
-from server.weights.checkpoint import Checkpoint
+from server.weights.checkpoint import Checkpoint, Tensor
 from server.weights.sizes import BATCH, Cache, bytes_of_weights, cache_of, running_dtype
 
 LLAMA = {"num_hidden_layers": 4, "num_attention_heads": 8, "hidden_size": 512, "num_key_value_heads": 2}
@@ -66,7 +66,7 @@ def test_longest_is_the_inverse(held: Cache, num_tokens: int) -> None:
 def test_weights_in_the_type_that_runs(tmp_path: Path) -> None:
     """Floating weights have the width they run in, quantized ones the one they are stored in."""
     stored = {"F32": [3, 5], "F16": [2], "I32": [7], "F8_E4M3": [11]}
-    tensors = {name: {"dtype": name, "shape": shape} for name, shape in stored.items()}
+    tensors = {name: Tensor(name, (*shape,)) for name, shape in stored.items()}
     found = Checkpoint(tmp_path, Architecture((), None, 1), (), 0, tensors)
     assert bytes_of_weights(found, "bfloat16") == 2 * 17 + 4 * 7 + 11
     assert bytes_of_weights(found, "float32") == 4 * 17 + 4 * 7 + 11

@@ -1,0 +1,122 @@
+"""The products of LoRA adapters on the CPU, in place of vLLM's own.
+
+vLLM 0.32.0's take the adapter of the last slot for rows that have none: beside a request for an adapter, one
+for the model itself would get that one's text (vllm-project/vllm, pull requests 48421 and 49656). They also
+copy an adapter's weights once for each token. Here each run of rows with one adapter is one product, and rows
+without are left as they are.
+
+Rows come in runs. lengths, slots: of each run its number of rows, and where its adapter is; -1: it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def sgmv_shrink(
+    inputs: Any,  # [num_rows, in]
+    weights: Any,  # [num_slots, 1, rank, in]
+    output: Any,  # [num_rows, >= rank] float32, changed in place
+    starts: Any,
+    lengths: Any,  # [num_runs]
+    slots: Any,  # [num_runs]
+    batches: int,
+    max_length: int,
+    num_rows: int,
+    scaling: float,
+) -> None:
+    """output = scaling · A · inputs."""
+    for rows, slot in _runs(lengths, slots):
+        part = _product(inputs[rows], weights, slot, output.dtype)
+        output[rows, : part.shape[1]] = part if scaling == 1 else scaling * part
+
+
+def sgmv_expand(
+    inputs: Any,  # [num_rows, rank] float32
+    weights: Any,  # [num_slots, 1, out, rank]
+    output: Any,  # [num_rows, out], changed in place
+    starts: Any,
+    lengths: Any,
+    slots: Any,
+    batches: int,
+    max_length: int,
+    num_rows: int,
+    add_inputs: bool = False,
+) -> None:
+    """output += B · inputs, as far as both reach: they may be padded differently."""
+    width = min(weights.shape[-2], output.shape[1])
+    _expand(inputs, weights, output[:, :width], _runs(lengths, slots), add_inputs)
+
+
+def sgmv_expand_slice(
+    inputs: Any,
+    weights: Any,
+    output: Any,
+    starts: Any,
+    lengths: Any,
+    slots: Any,
+    batches: int,
+    max_length: int,
+    num_rows: int,
+    offset: int,
+    size: int,
+    add_inputs: bool = False,
+) -> None:
+    """The same, in a part of the columns."""
+    _expand(inputs, weights, output[:, offset : offset + size], _runs(lengths, slots), add_inputs)
+
+
+def bgmv_shrink(inputs: Any, weights: Any, output: Any, slots: Any, scaling: float = 1.0) -> None:
+    """As sgmv_shrink, with a slot for each row."""
+    found, lengths = slots.unique_consecutive(return_counts=True)
+    sgmv_shrink(inputs, weights, output, None, lengths, found, 0, 0, 0, scaling)
+
+
+def bgmv_expand(inputs: Any, weights: Any, output: Any, slots: Any, add_inputs: bool = True) -> None:
+    """As sgmv_expand, with a slot for each row."""
+    found, lengths = slots.unique_consecutive(return_counts=True)
+    sgmv_expand(inputs, weights, output, None, lengths, found, 0, 0, 0, add_inputs)
+
+
+def bgmv_expand_slice(
+    inputs: Any, weights: Any, output: Any, slots: Any, offset: int, size: int, add_inputs: bool = True
+) -> None:
+    """As sgmv_expand_slice, with a slot for each row."""
+    found, lengths = slots.unique_consecutive(return_counts=True)
+    sgmv_expand_slice(inputs, weights, output, None, lengths, found, 0, 0, 0, offset, size, add_inputs)
+
+
+OWN = (sgmv_shrink, sgmv_expand, sgmv_expand_slice, bgmv_shrink, bgmv_expand, bgmv_expand_slice)
+
+
+def take_own_products(punica_cpu: Any) -> None:
+    """Have vLLM's module of them use these."""
+    for function in OWN:
+        assert hasattr(punica_cpu, function.__name__), "of vLLM 0.32.0"
+        setattr(punica_cpu, function.__name__, function)
+
+
+def _runs(lengths: Any, slots: Any) -> Iterator[tuple[slice, int]]:
+    """The rows of each run that has an adapter, and where that one is."""
+    start = 0
+    for length, slot in zip(lengths.tolist(), slots.tolist(), strict=True):
+        if slot >= 0:
+            yield slice(start, start + length), slot
+        start += length
+
+
+def _expand(
+    inputs: Any, weights: Any, output: Any, runs: Iterator[tuple[slice, int]], add_inputs: bool
+) -> None:
+    for rows, slot in runs:
+        part = _product(inputs[rows], weights, slot, output.dtype)[:, : output.shape[1]]
+        if add_inputs:
+            output[rows] += part
+        else:
+            output[rows] = part
+
+
+def _product(rows: Any, weights: Any, slot: int, dtype: Any) -> Any:
+    weight = weights[slot]
+    return rows.to(dtype) @ (weight[0] if weight.dim() == 3 else weight).to(dtype).T
