@@ -49,10 +49,10 @@ ROOMS = {
     "server.http": (
         "eager sse metricsfile metrics state failures ratelimits disconnect body connections"
         " certificates handshake protocol"
-        " gathering streaming cors page border openapi routes tokens admin app"
+        " gathering streaming cors page border openapi routes tokens admin adapters app"
     ),
     "server.process": (
-        "descriptors port greeting adopted workers attached worker scaling models reload control"
+        "descriptors port greeting adopted workers attached control worker scaling models reload"
         " cluster node serve"
     ),
     "server.client": "endpoint printer complete",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from pydantic import BaseModel
+
+from server.config.adapters import AdapterSettings
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.errors import ConfigurationError
@@ -39,6 +42,23 @@ class Change(Enum):
     FRONT = 1
     ENGINE = 2
     MODEL = 3
+
+
+class AdapterChange(BaseModel):
+    """One adapter of a model. adapter: None: it is served no more."""
+
+    model: str
+    id: str
+    adapter: AdapterSettings | None = None
+
+    def of(self, model: ModelSettings) -> ModelSettings:
+        """The model's settings after it. An adapter of that id keeps its place."""
+        found = {one.id: one for one in model.adapters}
+        if self.adapter is not None:
+            found[self.id] = self.adapter
+        else:
+            found.pop(self.id, None)
+        return model.model_copy(update={"adapters": tuple(found.values())})
 
 
 def change_of(old: ModelSettings, new: ModelSettings) -> Change:

@@ -15,6 +15,7 @@ from server.config.model import ModelSettings
 from server.config.sections import TLS, KeyGroup, RateLimits, Section, from_base
 from server.config.values import ClusterAddress, GroupName, Host, Origin, is_loopback
 from server.config.yamlfile import MisplacedError
+from server.errors import ConfigurationError
 
 
 class Settings(Section):
@@ -143,6 +144,15 @@ class Settings(Section):
                     problem = f'the key "{name}" is in two groups, {group_of[name]} and {group}'
                     raise MisplacedError(problem, "key_groups", group, "keys")
         return self
+
+    def with_models(self, *models: ModelSettings) -> Settings:
+        """These settings with these models. Raises ConfigurationError where two would have one id."""
+        new = self.model_copy(update={"models": models})
+        try:
+            new._check_ids()
+        except MisplacedError as error:
+            raise ConfigurationError(f"{error}.") from None
+        return new
 
     def _check_ids(self) -> None:
         """A model or adapter, as clients name it, is one."""

@@ -79,6 +79,10 @@ class Detokenized(_Out):
     prompt: str
 
 
+class Changed(_Out):
+    message: str = Field(description="what has changed")
+
+
 class ModelList(_Out):
     object: Literal["list"]
     data: list[Model]

@@ -58,3 +58,8 @@ def rank_of(arguments: Mapping[str, Any]) -> int:
     """Of the largest adapter that an engine with these arguments has room for; 0: of none."""
     rank: int = arguments.get("max_lora_rank", USUAL_RANK) if arguments.get("enable_lora") else 0
     return rank
+
+
+def rank_for(adapters: Collection[Adapter]) -> int:
+    """Of the largest; 0: there are none."""
+    return max((one.rank for one in adapters), default=0)

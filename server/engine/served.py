@@ -91,6 +91,12 @@ class ServedModel:
         }
         return replace(model, adapters=served)
 
+    def on(self, other: ServedModel) -> ServedModel:
+        """This one on the engine of the other, which is that model too."""
+        model = replace(self, engine=other.engine, created=other.created)
+        found = {name: one.adapter for name, one in self.adapters.items() if one.adapter is not None}
+        return model.with_settings(self.settings, found)
+
 
 def load_models(
     settings: Settings, make_vllm: Callable[[int, ModelSettings, int, int], Engine]
@@ -182,3 +188,11 @@ def load_model(
         lora_rank=rank_of(arguments),
     )
     return model.with_settings(settings, adapters)
+
+
+def adapters_of(settings: ModelSettings) -> dict[str, Adapter]:
+    """As they are on the disk now. Raises ConfigurationError for one that cannot be served."""
+    if not settings.adapters:
+        return {}
+    checkpoint, _ = inspect(settings)
+    return read_adapters(settings, checkpoint)

@@ -14,7 +14,7 @@ from server.access.tallies import Tallies
 from server.access.terms import Rules
 from server.config.settings import Settings
 from server.engine.served import ServedModel, tune
-from server.http import admin, routes, tokens
+from server.http import adapters, routes, tokens
 from server.http.border import API, Border
 from server.http.metrics import Metrics
 from server.http.openapi import describe
@@ -79,7 +79,7 @@ def build_app(
     app.state.server = state
     app.include_router(routes.api, prefix=API)
     app.include_router(tokens.tokens, prefix=API)
-    app.include_router(admin.admin, prefix=API)
+    app.include_router(adapters.admin, prefix=API)  # and the other routes of that room, for admins
     app.include_router(routes.operations)
     describe(app)
     add_pages(app)

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from server.config.adapters import AdapterSettings
 from server.contract.reply import Completion, ErrorBody
 from server.contract.request import CompletionRequest, Shape
 from server.contract.tokens import DetokenizeRequest, TokenizeRequest
@@ -77,6 +78,25 @@ OF_MODEL = WITH_KEY | {
             "schema": {"type": "string"},
         }
     ]
+}
+ADAPTER_RESPONSES = _errors(400, 401, 403, 404, 413, 503)
+OF_ADAPTER = WITH_KEY | {
+    "parameters": [
+        *OF_MODEL["parameters"],
+        {
+            "name": "adapter_id",
+            "in": "path",
+            "required": True,
+            "description": "may contain slashes",
+            "schema": {"type": "string"},
+        },
+    ]
+}
+ADAPTER_EXTRA = OF_ADAPTER | {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": AdapterSettings.model_json_schema(ref_template=REF)}},
+    }
 }
 TOKENS_RESPONSES = _errors(400, 401, 403, 404, 408, 413, 415, 429)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.types import Scope, Send
@@ -10,6 +11,7 @@ from starlette.types import Scope, Send
 from server.access.keys import Keyring, authorize
 from server.access.limits import UNLIMITED, Allowance, RateLimits
 from server.access.terms import NOBODY, Key
+from server.config.changes import AdapterChange
 from server.config.settings import Settings
 from server.engine.base import Phase
 from server.engine.served import ServedModel
@@ -48,7 +50,9 @@ def exchange_of(scope: Scope) -> Exchange:
 
 @dataclass(slots=True)
 class State:
-    """The server. draining: no new completions, running ones finish. loop: whether this process's runs."""
+    """The server. draining: no new completions, running ones finish. loop: whether this process's runs.
+    change: has another adapter served, or one no more; raises a Failure. None: this server cannot.
+    """
 
     settings: Settings
     models: dict[str, ServedModel]
@@ -56,6 +60,7 @@ class State:
     limits: RateLimits
     metrics: Metrics = field(default_factory=Metrics)
     attestation: Attestation | AttestedElsewhere | None = None
+    change: Callable[[AdapterChange], Awaitable[str]] | None = None
     draining: bool = False
     in_flight: int = 0
     loop: LoopWatch = field(init=False)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.engine.base import Engine, Status
-from server.engine.served import ServedModel, load_models
+from server.engine.served import ServedModel, adapters_of, load_models
 from server.engine.trials import Trials
 from server.engine.vllm.attached import AttachedEngine, Feed
 from server.http.metrics import Metrics
@@ -55,7 +54,10 @@ class AttachedModels:
             model.engine.patience.backoff_s = (0.0,)  # the other process knows how long to wait
             model.engine.losses = partial(self._metrics.losses.of, model.id, is_owner=False)
             self._models[number] = model
-        return [replace(self._models[numbers[model.id]], settings=model) for model in settings.models]
+        return [
+            self._models[numbers[model.id]].with_settings(model, adapters_of(model))
+            for model in settings.models
+        ]
 
     async def tell(self, number: int, replica: int, status: Status | None) -> None:
         """The other process's engine of that model is so far. None: there is none of that number any more."""

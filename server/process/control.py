@@ -1,4 +1,5 @@
-"""How `verbatim reload` reaches a running server: a socket that its port names, and SIGHUP.
+"""How `verbatim reload`, and a worker that is asked for a change, reach a running server: a socket that its
+port names. SIGHUP reloads too.
 
 The socket has a name and no file ("abstract", as Linux calls it): nothing is left of it when the server is
 killed. Each side looks at whose process the other one is.
@@ -7,6 +8,7 @@ killed. Each side looks at whose process the other one is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -14,12 +16,19 @@ import signal
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-from server.errors import ConfigurationError, Failure
+from server.config.changes import AdapterChange
+from server.errors import ConfigurationError, EngineFailed, Failure, NotFound
 
 log = logging.getLogger(__name__)
 
 Reload = Callable[[], Awaitable[str]]
+Change = Callable[[AdapterChange], Awaitable[str]]
+MAX_ASK_BYTES = 1 << 20
+FAILURES: dict[str, type[Failure]] = {
+    one.__name__: one for one in (ConfigurationError, EngineFailed, NotFound)
+}
 CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
@@ -27,9 +36,9 @@ def address(port: int) -> str:
     return f"\0verbatim-{port}"
 
 
-async def answer_reloads(port: int, reload: Reload) -> None:
-    """Until cancelled. reload: returns what has changed, and raises ConfigurationError or EngineFailed where
-    nothing has, or not all."""
+async def answer_reloads(port: int, reload: Reload, change: Change | None = None) -> None:
+    """Until cancelled. reload, change: return what has changed, and raise a Failure where nothing has, or not
+    all."""
     loop = asyncio.get_running_loop()
     asked: asyncio.Queue[None] = asyncio.Queue()
     loop.add_signal_handler(signal.SIGHUP, asked.put_nowait, None)
@@ -38,7 +47,7 @@ async def answer_reloads(port: int, reload: Reload) -> None:
         try:
             listener.bind(address(port))
             listener.setblocking(False)
-            server = await asyncio.start_unix_server(_Answers(reload), sock=listener)
+            server = await asyncio.start_unix_server(_Answers(reload, change), sock=listener)
         except OSError as error:
             log.warning("`verbatim reload` will not reach this server (%s); SIGHUP does", error.strerror)
         try:
@@ -54,14 +63,20 @@ async def answer_reloads(port: int, reload: Reload) -> None:
 class _Answers:
     """To one who asks over the socket."""
 
-    def __init__(self, reload: Reload) -> None:
+    def __init__(self, reload: Reload, change: Change | None) -> None:
         self._reload = reload
+        self._change = change
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if _user_of(writer.get_extra_info("socket")) in (0, os.getuid()):
-                done, message = await _told(self._reload)
-                writer.write(json.dumps({"done": done, "message": message}).encode())
+                asked = await reader.read(MAX_ASK_BYTES)
+                if asked and self._change is not None:
+                    change = AdapterChange.model_validate_json(asked)
+                    said = await _told(partial(self._change, change), "change")
+                else:
+                    said = await _told(self._reload)
+                writer.write(json.dumps(said).encode())
                 await writer.drain()
         except OSError:
             log.info("whoever asked for the reload has not waited for it")
@@ -69,20 +84,34 @@ class _Answers:
             writer.close()
 
 
-async def _told(reload: Reload) -> tuple[bool, str]:
-    """Whether it is done, and what there is to say, which the log has as well."""
+async def _told(do: Reload, what: str = "reload") -> dict[str, str]:
+    """What there is to say, which the log has as well. failure: the class of what it has failed with."""
     try:
-        message = await reload()
+        message = await do()
     except Failure as failure:
-        log.error("reload: %s", failure.message)
-        return False, failure.message
-    log.info("reload: %s", message)
-    return True, message
+        log.error("%s: %s", what, failure.message)
+        return {"failure": type(failure).__name__, "message": failure.message}
+    log.info("%s: %s", what, message)
+    return {"failure": "", "message": message}
+
+
+async def change_there(port: int, change: AdapterChange) -> str:
+    """As Reload.change, by the process that runs the engines."""
+    said = await asyncio.to_thread(_ask, port, change.model_dump_json().encode())
+    failure = FAILURES.get(said["failure"])
+    if failure is not None:
+        raise failure(said["message"])
+    return said["message"]
 
 
 def ask(port: int) -> tuple[bool, str]:
     """Have the server on this port read its configuration anew: whether it has, and what it says. Raises
     ConfigurationError where there is none."""
+    said = _ask(port, b"")
+    return not said["failure"], said["message"]
+
+
+def _ask(port: int, what: bytes) -> dict[str, str]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(address(port))
@@ -92,13 +121,16 @@ def ask(port: int) -> tuple[bool, str]:
             ) from None
         if _user_of(connection) not in (0, os.getuid()) and os.getuid() != 0:
             raise ConfigurationError(f"the server on port {port} is another user's.")
+        with contextlib.suppress(OSError):  # it has hung up: there is no answer
+            connection.sendall(what)
+            connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     if not answer:
         raise ConfigurationError(
             f"the server on port {port} has given no answer: it is another user's, or has ended."
         )
-    said = json.loads(answer)
-    return said["done"], said["message"]
+    said: dict[str, str] = json.loads(answer)
+    return said
 
 
 def _user_of(connection: socket.socket) -> int:

@@ -154,7 +154,8 @@ class RunningModels:
         asked = fresh.settings.replicas
         count = min(max(len(old.supervisors), asked.min), asked.max)  # requests may wait for all of them
         stay = sorted(number for number in old.supervisors if number < asked.max)[:count]
-        changed = [k for k in stay if not is_same_engine(model.settings, fresh.settings, k)]
+        grows = fresh.lora_rank > model.lora_rank
+        changed = [k for k in stay if grows or not is_same_engine(model.settings, fresh.settings, k)]
         standbys = self.forget(fresh)
         await old.hand_over(new.make, engine, changed)
         old.min_ready = new.min_ready

@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from server.config.changes import Change, change_of, check_changes, is_same_engine
+from server.config.changes import AdapterChange, Change, change_of, check_changes, is_same_engine
 from server.config.model import ModelSettings
 from server.config.replication import flat
 from server.config.settings import Settings
+from server.engine.adapters import rank_for
 from server.engine.base import Engine, Phase
-from server.engine.served import ServedModel, tune
-from server.errors import Failure
+from server.engine.served import ServedModel, adapters_of, tune
+from server.errors import Failure, NotFound
 from server.http.app import adopt, keyring_of
 from server.http.certificates import read_context
 from server.http.state import State
 from server.observe.versions import CPU_BUILD, installed
 from server.process.models import RunningModels
+from server.weights.adapters import Adapter
 from server.weights.checkpoint import check_checkpoint
 
 log = logging.getLogger(__name__)
@@ -59,20 +61,57 @@ class Reload:
         """Returns what has changed. Raises ConfigurationError or EngineFailed, and then nothing has: except
         where a model's next engine needs the memory of this one, and so fails afterwards."""
         async with self._lock:
-            new = await asyncio.to_thread(self._load)
-            old = self._state.settings
-            check_changes(old, new)
-            keyring_of(new)  # before anything starts
-            if new.tls is not None:  # whose files the next connection reads
-                read_context(new.tls)
-            newcomers = await self._newcomers(new)
-            try:
-                for newcomer in newcomers:
-                    await self._start(newcomer)
-            except BaseException:
-                await self._undo(newcomers)
-                raise
-            return await self._switch(new, {one.model.id: one for one in newcomers})
+            return await self._take(await asyncio.to_thread(self._load))
+
+    async def change(self, change: AdapterChange) -> str:
+        """One adapter more, or fewer, or another one under an id; until the configuration is read anew.
+        Raises NotFound for one to be taken away that there is not, and as run."""
+        async with self._lock:
+            models = [model.settings for model in self._state.models.values()]
+            changed = [change.of(one) if one.id == change.model else one for one in models]
+            if changed == models and change.adapter is None:
+                raise NotFound(f"the model {change.model} has no adapter {change.id}")
+            return await self._take(self._state.settings.with_models(*changed))
+
+    async def _take(self, new: Settings) -> str:
+        """Go over to these."""
+        check_changes(self._state.settings, new)
+        keyring_of(new)  # before anything starts
+        if new.tls is not None:  # whose files the next connection reads
+            read_context(new.tls)
+        adapters = await self._adapters(new)
+        newcomers = await self._newcomers(new)
+        try:
+            for newcomer in newcomers:
+                await self._start(newcomer)
+        except BaseException:
+            await self._undo(newcomers)
+            raise
+        return await self._switch(new, {one.model.id: one for one in newcomers}, adapters)
+
+    async def _adapters(self, new: Settings) -> dict[str, dict[str, Adapter]]:
+        """Of each model that stays, as they are now. Where its engine has no room for them, another one goes
+        on with its jobs first."""
+        found: dict[str, dict[str, Adapter]] = {}
+        for settings in new.models:
+            former = self._state.models.get(settings.id)
+            if former is None or _change(former, settings) not in (Change.NONE, Change.FRONT):
+                continue
+            found[former.id] = adapters = await asyncio.to_thread(adapters_of, settings)
+            if rank_for(adapters.values()) > former.lora_rank:
+                await self._make_room(former, new.with_models(settings))
+        return found
+
+    async def _make_room(self, former: ServedModel, new: Settings) -> None:
+        (fresh,) = await asyncio.to_thread(self._running.load, new, {former.id: former.engine})
+        newcomer = Newcomer(fresh, Change.ENGINE, former)
+        try:
+            await self._start(newcomer)
+        except BaseException:
+            await self._undo([newcomer])
+            raise
+        await self._running.hand_over(former, fresh, newcomer.engine)
+        self._state.models[former.id] = replace(former, lora_rank=fresh.lora_rank)
 
     async def _newcomers(self, new: Settings) -> list[Newcomer]:
         served = self._state.models
@@ -120,8 +159,13 @@ class Reload:
     def _stays(newcomer: Newcomer) -> bool:
         """Whether every engine does, and there are only to be more of them, or fewer."""
         former, model = newcomer.former, newcomer.model
-        return former is not None and all(
-            is_same_engine(former.settings, model.settings, number) for number in former.engine.supervisors
+        return (
+            former is not None
+            and model.lora_rank <= former.lora_rank
+            and all(
+                is_same_engine(former.settings, model.settings, number)
+                for number in former.engine.supervisors
+            )
         )
 
     @staticmethod
@@ -139,10 +183,15 @@ class Reload:
             else:
                 self._running.forget(newcomer.model)
 
-    async def _switch(self, new: Settings, newcomers: dict[str, Newcomer]) -> str:
+    async def _switch(
+        self, new: Settings, newcomers: dict[str, Newcomer], adapters: dict[str, dict[str, Adapter]]
+    ) -> str:
         state, running = self._state, self._running
         former = dict(state.models)
-        models = [_next(former.get(one.id), newcomers.get(one.id), one) for one in new.models]
+        models = [
+            _next(former.get(one.id), newcomers.get(one.id), one, adapters.get(one.id, {}))
+            for one in new.models
+        ]
         adopt(state, new, models)
         await running.adopt(new)
         leaving = [
@@ -158,7 +207,7 @@ class Reload:
                 raise result
         for model in apart:
             state.metrics.ready.labels(model.id).set(0)
-        return _summary(former, newcomers, apart)
+        return _summary(former, state.models, newcomers, apart)
 
     async def _go(self, newcomer: Newcomer, within_s: float) -> None:
         """From the former to the new."""
@@ -212,20 +261,38 @@ def _change(former: ServedModel | None, settings: ModelSettings) -> Change:
     return change_of(former.settings, settings)
 
 
-def _next(former: ServedModel | None, newcomer: Newcomer | None, settings: ModelSettings) -> ServedModel:
+def _next(
+    former: ServedModel | None,
+    newcomer: Newcomer | None,
+    settings: ModelSettings,
+    adapters: dict[str, Adapter],
+) -> ServedModel:
     if newcomer is None:
         assert former is not None, "neither changed nor new"
-        return replace(former, settings=settings)
+        return former.with_settings(settings, adapters)
     if newcomer.change is Change.ENGINE and former is not None:
-        return replace(newcomer.model, engine=former.engine, created=former.created)
+        return newcomer.model.on(former)
     return newcomer.model
 
 
-def _summary(former: dict[str, ServedModel], newcomers: dict[str, Newcomer], apart: list[ServedModel]) -> str:
+def _summary(
+    former: dict[str, ServedModel],
+    models: dict[str, ServedModel],
+    newcomers: dict[str, Newcomer],
+    apart: list[ServedModel],
+) -> str:
+    before, after = _adapters_by_id(former), _adapters_by_id(models)
     words = {
         "added": [name for name in newcomers if name not in former],
         "changed": [name for name in newcomers if name in former],
         "ended": [model.id for model in apart],
+        "adapters added": [name for name in after if name not in before],
+        "adapters changed": [name for name in after if before.get(name, after[name]) != after[name]],
+        "adapters ended": [name for name in before if name not in after],
     }
     told = [f"{word}: {', '.join(names)}" for word, names in words.items() if names]
     return "; ".join(["the new configuration is in use", *told]) + "."
+
+
+def _adapters_by_id(models: dict[str, ServedModel]) -> dict[str, Adapter | None]:
+    return {name: one.adapter for model in models.values() for name, one in model.adapters.items()}

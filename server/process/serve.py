@@ -53,7 +53,9 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
         if attestation:
             beside.append(_tell_attestation(attestation, workers))
         if load is not None:
-            beside.append(answer_reloads(ports[0].getsockname()[1], Reload(state, running, load).run))
+            reload = Reload(state, running, load)
+            state.change = reload.change
+            beside.append(answer_reloads(ports[0].getsockname()[1], reload.run, reload.change))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, state, ports[0], beside, workers))
 

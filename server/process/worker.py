@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import uvloop
 
@@ -28,6 +29,7 @@ from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
 from server.process.attached import AttachedModels
+from server.process.control import change_there
 from server.process.port import listens, live
 from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder
 
@@ -68,6 +70,7 @@ def main() -> None:
         await hear_all(pipe, hear)
 
     with socket.socket(fileno=order.listener) as listener:
+        state.change = partial(change_there, listener.getsockname()[1])
         # One that follows another has its socket already, with connections that wait.
         patience_s = FOLLOWS_S if listens(listener) else math.inf
         beside = [models.run(), begin()]

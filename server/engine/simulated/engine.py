@@ -87,7 +87,8 @@ class SimulatedEngine:
                 return
 
     def _hashed(self, job: Job, position: int) -> int:
-        return self._hash(job.seed, _prompt(job), position) % self.vocab_size
+        adapter = () if job.adapter is None else (job.adapter.name,)
+        return self._hash(job.seed, _prompt(job), position, *adapter) % self.vocab_size
 
     def _logprobs(self, job: Job, position: int, token_id: int) -> TopLogprobs:
         """k invented tokens of falling probability, the sampled one among them every other time."""
