@@ -100,9 +100,9 @@ def _check_tls(tls: TLS) -> str:
 
 def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report) -> str:
     checkpoint, size = inspect(model)
+    adapters = read_adapters(model, checkpoint)
     names = ", ".join(checkpoint.architecture.names) or "no architecture"
     weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
-    adapters = read_adapters(model, checkpoint)
     taken = ""
     if model.engine != "simulated":
         found = fit(model, checkpoint, size, gpu_memory_of(model, gpu_memory))
@@ -112,8 +112,8 @@ def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report)
     count = verify_checksums(model.directory, model.sha256, report)
     digests = f"{count} checksums match" if count else "no checksums to compare"
     ranks = ", ".join(f"{one.id} (rank {one.rank})" for one in adapters.values())
-    told = f"{names}, {size} tokens of context, {weights}, {digests}{taken}"
-    return f"{told}, adapters {ranks}" if ranks else told
+    told = f", adapters {ranks}" if ranks else ""
+    return f"{names}, {size} tokens of context, {weights}, {digests}{taken}{told}"
 
 
 def _check_memory(settings: Settings, gpu_memory: float | None) -> str:

@@ -27,6 +27,8 @@ from server.http.openapi import ADAPTER_EXTRA, ADAPTER_RESPONSES, OF_ADAPTER
 from server.http.routes import state_of
 from server.http.state import State, exchange_of
 
+__all__ = ["admin"]  # with these routes
+
 PATH = "/models/{model_id:path}/adapters/{adapter_id:path}"
 NO_CHANGE = "the configuration of this server is changed by a restart alone"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from server.access.keys import digest
 from tests.engine.reference import Reference
 from tests.engine.test_logprobs_hf import TOLERANCES, differences
 from tests.serving import CAPITAL, TINY, Client, Server, serving, tiny_model, wait_for
@@ -75,7 +76,9 @@ def folder(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tiny_path: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = tiny_model(tiny_path, adapters=[{"id": name, "path": str(folder / name)} for name in ADAPTERS])
     model["engine_args"] |= {"max_loras": 2, "max_cpu_loras": 2}
-    with serving(tmp_path_factory.mktemp("server"), {"models": [model]}) as server:
+    place = tmp_path_factory.mktemp("server")
+    (place / "keys").write_text(f"any {digest('any')} roles=infer,admin\n")
+    with serving(place, {"models": [model], "api_keys_file": "keys"}) as server:
         server.wait_ready()
         yield server
 
@@ -179,3 +182,26 @@ def test_streams_of_adapters_outlive_their_engine(server: Server, client: Client
         os.kill(engine.pid, signal.SIGKILL)
         assert [one.result() for one in running] == alone
         assert client.metric(counted) - before == len(fields)
+
+
+def test_a_larger_rank_takes_another_engine(
+    server: Server, client: Client, tiny_path: Path, folder: Path
+) -> None:
+    """Which goes on with the streams that run, to the same texts; what came is exact, and goes again."""
+    make_adapter(folder / "large", tiny_path, 9, r=24, lora_alpha=8, target_modules=ATTENTION)
+    path = f"/v1/models/{TINY}/adapters/large"
+    fields = [
+        {"model": name, "prompt": CAPITAL, "seed": 7, "max_tokens": 240, "ignore_eos": True} for name in NAMES
+    ]
+    alone = [texts(client, one) for one in fields]
+    with clients(server, len(fields)) as all_of_them, ThreadPoolExecutor(len(fields)) as pool:
+        running = [pool.submit(texts, *pair) for pair in zip(all_of_them, fields, strict=True)]
+        answer = client.put(path, json={"path": str(folder / "large")})
+        assert answer.json()["message"].endswith("adapters added: large.")
+        assert [one.result() for one in running] == alone
+    logprobs = client.choice(model="large", prompt=IDS, echo=True, logprobs=1, max_tokens=0)["logprobs"]
+    expected = Reference(tiny_path, folder / "large").scores(IDS)
+    assert differences(logprobs["token_logprobs"][1:], expected).max() < TOLERANCES[TINY][0]
+    assert client.delete(path).status_code == 200
+    assert client.ask(model="large").status_code == 404
+    assert texts(client, fields[1]) == alone[1]
