@@ -20,11 +20,14 @@ from conform.subject.client import Client
 from conform.subject.ends import ConformError
 from conform.subject.rule import Rule
 
+UNIX = "unix:"
 NO_KEY = "none"  # is sent where no key is given: servers that ask for none take any
 
 
 def conform(
-    url: Annotated[str, typer.Argument(help="The server, or a base URL with its path, such as …/v1.")],
+    url: Annotated[
+        str, typer.Argument(help="The server, a base URL with its path, such as …/v1, or unix:PATH.")
+    ],
     key: Annotated[
         str | None,
         typer.Option(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False),
@@ -86,8 +89,12 @@ def _put(
         soft_wrap=True,
     )
 
+    socket_path = url.removeprefix(UNIX) if url.startswith(UNIX) else ""
+    if socket_path:
+        url = "http://localhost"
+
     def connecting(base: str) -> Client:
-        return Client(base, key or NO_KEY, timeout_s=timeout_s, waits=console.print)
+        return Client(base, key or NO_KEY, timeout_s=timeout_s, socket_path=socket_path, waits=console.print)
 
     subject = connect(url, profile, model, key, connecting)
     try:

@@ -24,6 +24,7 @@ from server.commands.checksums import checksums
 from server.commands.init import init
 from server.config.directories import models_of
 from server.config.loading import Settings, config_file, load_settings, settings_of
+from server.config.values import socket_path
 from server.engine.adapters import read_adapters
 from server.engine.served import inspect, problem_of
 from server.errors import ConfigurationError, EngineFailed
@@ -102,7 +103,7 @@ def serve(
             metavar="DIRECTORY", help="Serve each model in this folder; `verbatim reload` finds new ones."
         ),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, or unix:PATH.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that answer requests, on the same engines.")
@@ -176,9 +177,11 @@ def reload(
     Exit code 0 when the new configuration is in use, 1 when the server refuses it and goes on with the old
     one, or an engine has not started; 2 when there is no such server. SIGHUP to the server does the same.
     """
-    if port is None:
-        port = load_settings(config, {}, os.environ).port
-    done, message = ask(port)
+    where: int | Path | None = port
+    if where is None:
+        settings = load_settings(config, {}, os.environ)
+        where = socket_path(settings.host) or settings.port
+    done, message = ask(where)
     if not done:
         print(f"verbatim: {message}", file=sys.stderr)
         raise typer.Exit(1)

@@ -52,7 +52,7 @@ ROOMS = {
         " gathering streaming cors page border openapi routes tokens admin adapters app"
     ),
     "server.process": (
-        "descriptors port greeting adopted workers attached control worker scaling models reload"
+        "descriptors unixsocket port greeting adopted workers attached control worker scaling models reload"
         " cluster node serve"
     ),
     "server.client": "endpoint printer complete",

@@ -39,7 +39,9 @@ def serve(
     logs.configure(settings.log_level)
     raise_limit()
     faults = faults or Faults()
-    with open_port(settings.host, settings.port, settings.slow_reader_timeout_s) as port:
+    with open_port(
+        settings.host, settings.port, settings.slow_reader_timeout_s, mode=int(settings.socket_mode, 8)
+    ) as port:
         models = load_models(settings, latency, script)
         app = build_app(settings, models)
         state: State = app.state.server

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import httpx
@@ -17,9 +19,16 @@ GLIMPSE_TOKENS = 64  # what a server may make of a stream until it sees that its
 HEADERS = {"accept": "application/json", "user-agent": "verbatim-conform"}
 
 
+@cache
+def trusted() -> ssl.SSLContext:
+    """The system's authorities, or those of SSL_CERT_FILE, as for OpenSSL's own programs."""
+    return ssl.create_default_context()
+
+
 class Client:
     """base: the URL up to /completions, without a slash at its end. key: sent as the bearer token.
 
+    socket_path: of the Unix socket that the server listens on; empty: base says where it does.
     waits: is told of each wait that a 429 has asked for.
     """
 
@@ -30,6 +39,7 @@ class Client:
         *,
         timeout_s: float = 60,
         transport: httpx.BaseTransport | None = None,
+        socket_path: str = "",
         waits: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.base = base
@@ -37,7 +47,12 @@ class Client:
         self.timeout_s = timeout_s
         self.budget = Budget()
         self._waits = waits
-        self._http = httpx.Client(timeout=timeout_s, transport=transport, headers=HEADERS, trust_env=False)
+        self.socket_path = socket_path
+        if socket_path:
+            transport = httpx.HTTPTransport(uds=socket_path)
+        self._http = httpx.Client(
+            timeout=timeout_s, transport=transport, headers=HEADERS, trust_env=False, verify=trusted()
+        )
 
     def close(self) -> None:
         self._http.close()

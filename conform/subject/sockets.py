@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from contextlib import suppress
 
 import httpx
 
-from conform.subject.client import Client
+from conform.subject.client import Client, trusted
 from conform.subject.ends import Unmet, require, shown
 
 MOST_WAIT_S = 10.0
@@ -46,9 +45,14 @@ def _connection(client: Client) -> socket.socket:
     url = httpx.URL(client.base)
     port = url.port or (443 if url.scheme == "https" else 80)
     wait_s = min(client.timeout_s, MOST_WAIT_S)
+    if client.socket_path:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(wait_s)
+        connection.connect(client.socket_path)
+        return connection
     connection = socket.create_connection((url.host, port), timeout=wait_s)
     if url.scheme == "https":
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=url.host)
+        return trusted().wrap_socket(connection, server_hostname=url.host)
     return connection
 
 

@@ -29,7 +29,7 @@ def complete(
         Text(help="Instead: any prompt of the contract, such as '[504, 3575]' or '[\"a\", \"b\"]'."),
     ] = None,
     url: Annotated[
-        str, Text(envvar="VERBATIM_URL", help="The server, or a base URL with its path.")
+        str, Text(envvar="VERBATIM_URL", help="The server, a base URL with its path, or unix:PATH.")
     ] = DEFAULT_URL,
     api_key: Annotated[
         str, Text(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,17 +12,37 @@ from urllib.parse import urlsplit
 
 CONNECT_TIMEOUT_S = 10.0
 HOSTED_PATH = "/v3/openai"
+UNIX = "unix:"
 
 
 class ClientError(Exception):
     """What went wrong, for a person at a terminal."""
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP on a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
+
+
+def _unix(url: str) -> tuple[str, str]:
+    """The path of unix:PATH, and a URL for what is asked there; no path of another one."""
+    return (url.removeprefix(UNIX), "http://localhost") if url.startswith(UNIX) else ("", url)
+
+
 class Endpoint:
     """A server's address and the key for it."""
 
     def __init__(self, url: str, api_key: str) -> None:
+        given = url
         try:
+            socket_path, url = _unix(url)
             parts = urlsplit(url if "//" in url else f"http://{url}")
             self.host, self.port = parts.hostname or "", parts.port
         except ValueError as error:
@@ -30,7 +51,8 @@ class Endpoint:
             raise ClientError(f"{url} is not an http or https URL")
         if not api_key.isascii() or not api_key.isprintable():
             raise ClientError("the API key has a character that no key has")
-        self.url = url
+        self.url = given
+        self.socket_path = socket_path
         self.tls = parts.scheme == "https"
         self.path = parts.path.rstrip("/") or HOSTED_PATH
         self.api_key = api_key
@@ -38,8 +60,7 @@ class Endpoint:
     @contextmanager
     def open(self, method: str, path: str, body: Any = None) -> Iterator[http.client.HTTPResponse]:
         """The reply to one request, its body still to be read. An error status is a ClientError."""
-        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
-        connection = kind(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
+        connection = self._connection()
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         try:
             connection.connect()
@@ -50,7 +71,7 @@ class Endpoint:
                 if response.status >= 400:
                     raise ClientError(_message(response.status, response.read()))
                 yield response
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, FileNotFoundError):
             raise ClientError(f"no server answers at {self.url}; start one with `verbatim serve`") from None
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(
@@ -58,6 +79,12 @@ class Endpoint:
             ) from None
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.socket_path:
+            return UnixConnection(self.socket_path)
+        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
+        return kind(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
 
     def first_model(self) -> str:
         with self.open("GET", "/models") as response:

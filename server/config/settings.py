@@ -13,7 +13,16 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from server.config.model import ModelSettings
 from server.config.sections import TLS, KeyGroup, RateLimits, Section, from_base
-from server.config.values import ClusterAddress, GroupName, Host, Origin, is_loopback
+from server.config.values import (
+    UNIX,
+    ClusterAddress,
+    FileMode,
+    GroupName,
+    Host,
+    Origin,
+    is_local,
+    socket_path,
+)
 from server.config.yamlfile import MisplacedError
 from server.errors import ConfigurationError
 
@@ -22,9 +31,14 @@ class Settings(Section):
     """Everything the server was told."""
 
     host: Host = Field(
-        default="127.0.0.1", description="Address to listen on; other than loopback needs a key."
+        default="127.0.0.1",
+        description="Address to listen on, or a Unix socket, `unix:/run/verbatim/verbatim.sock`; other than"
+        " these and loopback needs a key.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    socket_mode: FileMode = Field(
+        default="600", description="Rights to a Unix socket, octal; who may write to it may connect."
+    )
     tls: TLS | None = Field(default=None, description="Speak TLS on the port; null: plain HTTP.")
     api_keys_file: Path | None = Field(
         default=None, strict=False, description="Keys by name and SHA-256, read anew on change."
@@ -111,6 +125,12 @@ class Settings(Section):
     # From the environment alone: a secret has no place in a file that is checked in, nor in a log.
     api_keys: tuple[str, ...] = Field(default=(), strict=False, repr=False, exclude=True)
 
+    @field_validator("host")
+    @classmethod
+    def _resolve_host(cls, host: str, info: ValidationInfo) -> str:
+        path = socket_path(host)
+        return host if path is None else f"{UNIX}{from_base(path, info)}"
+
     @field_validator("api_keys_file")
     @classmethod
     def _resolve(cls, path: Path | None, info: ValidationInfo) -> Path | None:
@@ -119,7 +139,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _check(self) -> Settings:
         self._check_ids()
-        if not (self.api_keys or self.api_keys_file or is_loopback(self.host)):
+        if not (self.api_keys or self.api_keys_file or is_local(self.host)):
             raise MisplacedError(
                 f"host is {self.host} but there is no API key, so anyone could use this server; make one with"
                 " `verbatim keys new NAME --file api-keys.txt`, then start with"

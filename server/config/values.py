@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 
@@ -39,10 +40,34 @@ Origin = Annotated[
     ),
 ]
 ClusterAddress = Annotated[str, matching(r"(auto|\S+:\d{1,5})?", "auto, the head's HOST:PORT, or empty")]
-Host = Annotated[str, matching(r"\S+", "an address or a name")]
+UNIX = "unix:"  # before a host that is a socket's path
+Host = Annotated[
+    str,
+    matching(rf"(?!{UNIX})\S+|{UNIX}\S{{1,107}}", "an address, a name, or unix:PATH of at most 107 bytes"),
+]
 
 
-def is_loopback(host: str) -> bool:
+def _as_text(mode: object) -> object:
+    """YAML takes 0660 for a number, and for which one is not seen any more."""
+    if isinstance(mode, int):
+        raise PydanticCustomError("words", 'it should be octal digits in quotes, "660"')
+    return mode
+
+
+FileMode = Annotated[
+    str, BeforeValidator(_as_text), matching(r"0?[0-7]{3}", 'three octal digits in quotes, "660"')
+]
+
+
+def socket_path(host: str) -> Path | None:
+    """Of a Unix socket; None: it is an address."""
+    return Path(host.removeprefix(UNIX)) if host.startswith(UNIX) else None
+
+
+def is_local(host: str) -> bool:
+    """Whether nobody else's machine reaches it."""
+    if socket_path(host) is not None:
+        return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -66,6 +66,8 @@ class Connections:
         self._metrics = metrics
         self._most = most
         self._phases: dict[Connection, Phase] = {}
+        # Of Unix sockets that are full: the transport, how many bytes wait, since when none was taken.
+        self._full: dict[Connection, tuple[asyncio.WriteTransport, int, float]] = {}
         self._dropped: Counter[str] = Counter()  # since the log spoke of them
         self._next_log = 0.0
 
@@ -93,6 +95,7 @@ class Connections:
 
     def forget(self, connection: Connection) -> None:
         """It is closed."""
+        self.note_taking(connection)
         phase = self._phases.pop(connection, None)
         if phase is not None:
             del phase.ends[connection]
@@ -101,6 +104,13 @@ class Connections:
         """Of TLS: who connects speaks something else, or has no certificate that is taken. The log has no
         line of it: strangers would fill the disk."""
         self._metrics.connections_dropped.labels("handshake").inc()
+
+    def note_full(self, connection: Connection, transport: asyncio.WriteTransport) -> None:
+        """It takes no more for now, and the kernel has no time-out for it, as it has for TCP."""
+        self._full[connection] = transport, transport.get_write_buffer_size(), time.monotonic()
+
+    def note_taking(self, connection: Connection) -> None:
+        self._full.pop(connection, None)
 
     def drain(self) -> None:
         """Requests that have not come whole are not waited for."""
@@ -117,10 +127,20 @@ class Connections:
             now = time.monotonic()
             for connection in _overdue(self.lingering, now):
                 self._end(connection)
+            self._look_at_full(now)
             for phase in (self.silent, self.begun, self.body):
                 for connection in _overdue(phase, now):
                     connection.refuse(RequestTooSlow(late))
             self._tell(now)
+
+    def _look_at_full(self, now: float) -> None:
+        limit_s = self.settings.slow_reader_timeout_s or math.inf
+        for connection, (transport, num_unsent, since) in list(self._full.items()):
+            if transport.get_write_buffer_size() != num_unsent:
+                self.note_full(connection, transport)
+            elif now - since > limit_s:
+                self.note_taking(connection)
+                self._end(connection)
 
     def _end(self, connection: Connection) -> None:
         self.forget(connection)

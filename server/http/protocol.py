@@ -8,6 +8,7 @@ scope["extensions"][WRITE], and does without where it is not there.
 from __future__ import annotations
 
 import secrets
+import socket
 import time
 from typing import Any, Literal
 
@@ -133,6 +134,15 @@ class Protocol(HttpToolsProtocol):
         if len(self._ahead) > limit:
             self._ahead.clear()
             self._fail(RequestTooLarge(f"over {limit} bytes were sent ahead of the replies to them"))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport.get_extra_info("socket").family == socket.AF_UNIX:
+            self._all.note_full(self, self.transport)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._all.note_taking(self)
 
     def drop(self) -> None:
         self.transport.abort()

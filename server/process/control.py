@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 from server.config.changes import AdapterChange
 from server.errors import ConfigurationError, EngineFailed, Failure, NotFound
@@ -32,11 +34,19 @@ FAILURES: dict[str, type[Failure]] = {
 CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
-def address(port: int) -> str:
-    return f"\0verbatim-{port}"
+def address(where: int | Path) -> str:
+    """where: its port, or the path of its Unix socket, which is too long for a name."""
+    name = where if isinstance(where, int) else hashlib.sha256(bytes(where)).hexdigest()
+    return f"\0verbatim-{name}"
 
 
-async def answer_reloads(port: int, reload: Reload, change: Change | None = None) -> None:
+def place_of(listener: socket.socket) -> int | Path:
+    """Of the server that listens there."""
+    name = listener.getsockname()
+    return Path(name) if listener.family == socket.AF_UNIX else int(name[1])
+
+
+async def answer_reloads(where: int | Path, reload: Reload, change: Change | None = None) -> None:
     """Until cancelled. reload, change: return what has changed, and raise a Failure where nothing has, or not
     all."""
     loop = asyncio.get_running_loop()
@@ -45,7 +55,7 @@ async def answer_reloads(port: int, reload: Reload, change: Change | None = None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         server = None
         try:
-            listener.bind(address(port))
+            listener.bind(address(where))
             listener.setblocking(False)
             server = await asyncio.start_unix_server(_Answers(reload, change), sock=listener)
         except OSError as error:
@@ -95,39 +105,40 @@ async def _told(do: Reload, what: str = "reload") -> dict[str, str]:
     return {"failure": "", "message": message}
 
 
-async def change_there(port: int, change: AdapterChange) -> str:
+async def change_there(where: int | Path, change: AdapterChange) -> str:
     """As Reload.change, by the process that runs the engines."""
-    said = await asyncio.to_thread(_ask, port, change.model_dump_json().encode())
+    said = await asyncio.to_thread(_ask, where, change.model_dump_json().encode())
     failure = FAILURES.get(said["failure"])
     if failure is not None:
         raise failure(said["message"])
     return said["message"]
 
 
-def ask(port: int) -> tuple[bool, str]:
-    """Have the server on this port read its configuration anew: whether it has, and what it says. Raises
+def ask(where: int | Path) -> tuple[bool, str]:
+    """Have the server there read its configuration anew: whether it has, and what it says. Raises
     ConfigurationError where there is none."""
-    said = _ask(port, b"")
+    said = _ask(where, b"")
     return not said["failure"], said["message"]
 
 
-def _ask(port: int, what: bytes) -> dict[str, str]:
+def _ask(where: int | Path, what: bytes) -> dict[str, str]:
+    shown = f"port {where}" if isinstance(where, int) else str(where)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            connection.connect(address(port))
+            connection.connect(address(where))
         except OSError:
             raise ConfigurationError(
-                f"no server of this machine listens on port {port}; say which with --port."
+                f"no server of this machine listens on {shown}; say which with --port, or with --config."
             ) from None
         if _user_of(connection) not in (0, os.getuid()) and os.getuid() != 0:
-            raise ConfigurationError(f"the server on port {port} is another user's.")
+            raise ConfigurationError(f"the server on {shown} is another user's.")
         with contextlib.suppress(OSError):  # it has hung up: there is no answer
             connection.sendall(what)
             connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     if not answer:
         raise ConfigurationError(
-            f"the server on port {port} has given no answer: it is another user's, or has ended."
+            f"the server on {shown} has given no answer: it is another user's, or has ended."
         )
     said: dict[str, str] = json.loads(answer)
     return said

@@ -10,6 +10,7 @@ import time
 from rich.console import Console
 
 from server import __version__
+from server.config.values import UNIX
 from server.engine.served import ServedModel
 from server.http.state import State
 
@@ -20,7 +21,8 @@ async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -
     """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
     url = url_of(listener, with_tls=state.settings.tls is not None)
-    console.print(f"{name} {__version__} listens on {url} (documentation: {url}/docs)", markup=False)
+    pages = "" if url.startswith(UNIX) else f" (documentation: {url}/docs)"
+    console.print(f"{name} {__version__} listens on {url}{pages}", markup=False)
     with console.status("starting") as status:
         while not state.ready:
             status.update(" · ".join(_where(model) for model in state.models.values()))
@@ -31,6 +33,8 @@ async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -
 
 
 def url_of(listener: socket.socket, *, with_tls: bool = False) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"{UNIX}{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     scheme = "https" if with_tls else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -51,6 +55,8 @@ def _curl(url: str, model_id: str) -> str:
     body = json.dumps(
         {"model": model_id, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
     )
+    if url.startswith(UNIX):
+        url = f"--unix-socket {url.removeprefix(UNIX)} http://localhost"
     return (
         f"curl {url}/v3/openai/completions \\\n  -H 'Authorization: Bearer KEY' \\\n"
         f"  -H 'Content-Type: application/json' \\\n  -d '{body}'"

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -18,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.config.settings import Settings
+from server.config.values import socket_path
 from server.errors import ConfigurationError
 from server.http.certificates import Certificates
 from server.http.connections import KEEP_ALIVE_S, Connections
@@ -25,6 +27,7 @@ from server.http.handshake import Handshake
 from server.http.protocol import Protocol as Connection
 from server.http.state import State
 from server.process.descriptors import most_connections
+from server.process.unixsocket import UnixListener
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,16 @@ POLL_S = 0.02
 LAST_WORDS_S = 5  # for replies that the drain has cut off to send their error frame
 
 
-def open_ports(host: str, port: int, slow_reader_timeout_s: float, count: int) -> list[socket.socket]:
+def open_ports(
+    host: str, port: int, slow_reader_timeout_s: float, count: int, mode: int = 0o600
+) -> list[socket.socket]:
     """That many sockets for one port. The kernel spreads connections over those that listen: the first, and
-    each of the others from when its process does. Raises as open_port.
+    each of the others from when its process does; a Unix socket is one, that all of them have. Raises as
+    open_port.
     """
-    if count == 1:
-        return [open_port(host, port, slow_reader_timeout_s)]
+    if count == 1 or socket_path(host) is not None:
+        first = open_port(host, port, slow_reader_timeout_s, mode=mode)
+        return [first, *(socket.socket(fileno=os.dup(first.fileno())) for _ in range(count - 1))]
     if port:  # a port can be shared with other programs of this user; this one is not
         open_port(host, port, slow_reader_timeout_s).close()
     first = open_port(host, port, slow_reader_timeout_s, shared=True)
@@ -52,13 +59,25 @@ def open_ports(host: str, port: int, slow_reader_timeout_s: float, count: int) -
 
 
 def open_port(
-    host: str, port: int, slow_reader_timeout_s: float, *, shared: bool = False, listens: bool = True
+    host: str,
+    port: int,
+    slow_reader_timeout_s: float,
+    *,
+    shared: bool = False,
+    listens: bool = True,
+    mode: int = 0o600,
 ) -> socket.socket:
     """A listening socket, whose connections the kernel ends when their other side takes nothing for so long.
 
-    shared: others of ours may listen on the port too.
+    shared: others of ours may listen on the port too. mode: of a Unix socket's file.
     Raises ConfigurationError that says what to do where there is none to be had.
     """
+    path = socket_path(host)
+    if path is not None:  # whose slow readers Connections ends
+        local = UnixListener(path, mode)
+        if listens:
+            local.listen(BACKLOG)
+        return local
     listener = None
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -92,8 +111,8 @@ def listens(listener: socket.socket) -> bool:
 
 def stop_listening(listener: socket.socket) -> None:
     """Refuse what comes, and what waits. It may listen again: one that does not listen is left alone, because
-    shutting it down would last, and shut each later connection too."""
-    if listens(listener):
+    shutting it down would last, and shut each later connection too. A Unix socket is every process's."""
+    if listens(listener) and listener.family != socket.AF_UNIX:
         listener.shutdown(socket.SHUT_RDWR)
 
 

@@ -17,7 +17,7 @@ from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, installation_root
 from server.process.cluster import Cluster
-from server.process.control import answer_reloads
+from server.process.control import answer_reloads, place_of
 from server.process.descriptors import raise_limit
 from server.process.greeting import greet
 from server.process.models import RunningModels
@@ -34,7 +34,10 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
     logs.configure(settings.log_level)
     raise_limit()
     with contextlib.ExitStack() as stack:
-        ports = open_ports(settings.host, settings.port, settings.slow_reader_timeout_s, settings.workers)
+        ports = open_ports(
+            *(settings.host, settings.port, settings.slow_reader_timeout_s, settings.workers),
+            mode=int(settings.socket_mode, 8),
+        )
         for port in ports:
             stack.enter_context(port)
         workers = stack.enter_context(Workers(settings, ports[1:]))
@@ -55,7 +58,7 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
         if load is not None:
             reload = Reload(state, running, load)
             state.change = reload.change
-            beside.append(answer_reloads(ports[0].getsockname()[1], reload.run, reload.change))
+            beside.append(answer_reloads(place_of(ports[0]), reload.run, reload.change))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(live(app, state, ports[0], beside, workers))
 
@@ -65,7 +68,7 @@ def _serve_in_a_cluster(settings: Settings, metrics: Metrics, workers: Workers, 
     cluster = Cluster(settings, metrics, workers.tallies)
     app = build_app(settings, cluster.models, metrics, tallies=workers.tallies)
     state: State = app.state.server
-    beside = [cluster.run(), greet(state, port), answer_reloads(port.getsockname()[1], cluster.reload)]
+    beside = [cluster.run(), greet(state, port), answer_reloads(place_of(port), cluster.reload)]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live(app, state, port, beside))
 

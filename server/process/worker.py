@@ -29,7 +29,7 @@ from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import AttestedElsewhere
 from server.process.attached import AttachedModels
-from server.process.control import change_there
+from server.process.control import change_there, place_of
 from server.process.port import listens, live
 from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder
 
@@ -70,7 +70,7 @@ def main() -> None:
         await hear_all(pipe, hear)
 
     with socket.socket(fileno=order.listener) as listener:
-        state.change = partial(change_there, listener.getsockname()[1])
+        state.change = partial(change_there, place_of(listener))
         # One that follows another has its socket already, with connections that wait.
         patience_s = FOLLOWS_S if listens(listener) else math.inf
         beside = [models.run(), begin()]

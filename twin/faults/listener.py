@@ -6,14 +6,30 @@ import asyncio
 import contextlib
 import logging
 import socket
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import uvicorn
 
+from server.config.values import UNIX
 from server.process.port import Server, open_port
 from twin.faults.connection import FaultyConnection
 from twin.faults.rules import Faults
 
 log = logging.getLogger("verbatim.faults")
+
+
+def _opens(listener: socket.socket) -> Callable[[], socket.socket]:
+    """Makes another one in its place, when it is closed, that does not listen."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        mode = stat.S_IMODE(Path(name).stat().st_mode)
+        return partial(open_port, f"{UNIX}{name}", 0, 0, listens=False, mode=mode)
+    timeout_s = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+    host, port, *_ = name
+    return partial(open_port, host, port, timeout_s, listens=False)
 
 
 class FaultyServer(Server):
@@ -27,8 +43,7 @@ class FaultyServer(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
         (listener,) = sockets
-        self._host, self._port, *_ = listener.getsockname()
-        self._timeout_s = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+        self._open = _opens(listener)
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -49,8 +64,8 @@ class FaultyServer(Server):
             if isinstance(connection, FaultyConnection):
                 connection.retire()
         # Bound, but not listening: the port stays ours, and the kernel refuses.
-        listener = open_port(self._host, self._port, self._timeout_s, listens=False)
-        log.info("port %d is closed for %g s", self._port, seconds)
+        listener = self._open()
+        log.info("the port is closed for %g s", seconds)
         self._refusing = asyncio.create_task(self._open_again(listener, seconds))
 
     async def _open_again(self, listener: socket.socket, seconds: float) -> None:

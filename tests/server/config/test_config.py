@@ -125,7 +125,10 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         (ONE + "    allowed_keys: [a b]\n", 'models.allowed_keys is "a b"; it should be 1 to 200 characters'),
         ("cors_origins: ['https://a.example/']\n" + ONE, "it should be an origin as browsers send it"),
         ("cors_origins: ['*']\n" + ONE, "line 1: cors_origins is *, but there is no API key"),
-        ("host: ''\n" + ONE, 'line 1: host is ""; it should be an address or a name'),
+        (
+            "host: ''\n" + ONE,
+            'line 1: host is ""; it should be an address, a name, or unix:PATH of at most 107 bytes',
+        ),
         (ONE + "    path: more\n", 'line 4: "path" is already set in line 3.'),
         (ONE + "  - id: a\n    path: b\n", 'line 4: two models have the id "a"'),
         (ONE + "    builtin: smollm2-135m-instruct\n", "needs either path or builtin, not both"),
@@ -213,6 +216,25 @@ def test_groups_of_keys(tmp_path: Path) -> None:
     """What a group does not say is None; keys of the environment can be in one."""
     settings = load(tmp_path, ONE + "key_groups:\n  slow: {weight: 0.5, keys: [key-1]}\n")
     assert settings.key_groups == {"slow": KeyGroup(weight=0.5, keys=("key-1",))}
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    """It needs no key, and its path starts at the file."""
+    assert load(tmp_path, f"host: unix:run/s.sock\n{ONE}").host == f"unix:{tmp_path}/run/s.sock"
+    assert load(tmp_path, f"host: unix:/run/s.sock\n{ONE}").host == "unix:/run/s.sock"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("host: 'unix:'", 'host is "unix:"; it should be an address, a name, or unix:PATH'),
+        ("socket_mode: 0660", 'it should be octal digits in quotes, "660"'),
+        ('socket_mode: "680"', 'it should be three octal digits in quotes, "660"'),
+    ],
+)
+def test_unix_socket_that_is_wrong(tmp_path: Path, line: str, words: str) -> None:
+    """Is refused in words."""
+    assert words in refusal(tmp_path, f"{line}\n{ONE}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,15 +16,22 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from server.http.connections import Connections
+from server.process.control import place_of
 from server.process.port import maker, open_port
 from tests.helpers import URL, until
 
 
 @asynccontextmanager
 async def listening(
-    app: FastAPI, http: Any = None, *, timeout_s: float = 0, most: int = 1000, holds_bytes: int = 0
-) -> AsyncIterator[int]:
-    """The port of a server of this application, as uvicorn makes one, without its tenths of a second.
+    app: FastAPI,
+    http: Any = None,
+    *,
+    host: str = "127.0.0.1",
+    timeout_s: float = 0,
+    most: int = 1000,
+    holds_bytes: int = 0,
+) -> AsyncIterator[Any]:
+    """The port, or the path, of a server of this application, as uvicorn makes one, but at once.
 
     http: uvicorn's name of a protocol instead of ours. most: how many connections there may be. timeout_s: as
     open_port has it. holds_bytes: what the kernel keeps for a client that does not read; 0: as it likes.
@@ -35,7 +43,7 @@ async def listening(
     config.load()
     server_state = ServerState()
     watching = asyncio.create_task(connections.watch())
-    with open_port("127.0.0.1", 0, timeout_s) as listener:
+    with open_port(host, 0, timeout_s) as listener:
         if holds_bytes:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, holds_bytes)
         server = await asyncio.get_running_loop().create_server(
@@ -43,7 +51,7 @@ async def listening(
             sock=listener,
         )
         try:
-            yield listener.getsockname()[1]
+            yield place_of(listener)
         finally:
             server.close()
             for connection in list(server_state.connections):
@@ -63,10 +71,13 @@ def request(body: dict[str, Any] | bytes, version: str = "1.1", headers: Mapping
 
 @asynccontextmanager
 async def connected(
-    port: int, sent: bytes = b"", **options: Any
+    port: int | Path, sent: bytes = b"", **options: Any
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection on which this has been sent; gone without a word in the end."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
+    if isinstance(port, Path):
+        reader, writer = await asyncio.open_unix_connection(port, **options)
+    else:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
     try:
         writer.write(sent)
         yield reader, writer

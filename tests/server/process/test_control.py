@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,18 @@ async def test_the_outcome(reload: Callable[[], Awaitable[str]], answer: tuple[b
     """Is what whoever asks is told."""
     async with answering(reload):
         assert await asyncio.to_thread(ask, PORT) == answer
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    """Names its server as a port does, however long its path."""
+    where = tmp_path / ("long" * 30)
+    task = asyncio.create_task(answer_reloads(where, done))
+    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(ask, where) == (True, "done")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    with pytest.raises(ConfigurationError, match=f"listens on {where}"):
+        ask(where)
 
 
 async def test_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
