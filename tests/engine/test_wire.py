@@ -280,13 +280,14 @@ def test_the_state_of_an_engine_arrives() -> None:
 def test_metrics_have_vllms_names_and_buckets() -> None:
     """Every family is one that vLLM has too, so that a dashboard for vLLM finds it, with vLLM's buckets."""
     from vllm.v1.metrics import buckets, loggers
+    from vllm.v1.spec_decode import metrics
 
-    source = Path(loggers.__file__).read_text("utf-8")
+    source = "".join(Path(str(module.__file__)).read_text("utf-8") for module in (loggers, metrics))
     registry = CollectorRegistry()
     stats.EngineMetrics(registry)
     families = {family.name for family in registry.collect()}
     assert len(families) > 15
-    assert [name for name in families if f'name="{name}"' not in source] == []
+    assert [name for name in families if f'"{name}"' not in source] == []
     assert stats.FIRST_TOKEN_S == buckets.TIME_TO_FIRST_TOKEN_BUCKETS
     assert stats.TOKEN_S == buckets.INTER_TOKEN_LATENCY_BUCKETS
     assert stats.REQUEST_S == buckets.REQUEST_LATENCY_BUCKETS
