@@ -21,6 +21,7 @@ from conform.report import cell
 from conform.subject import rule as conform_rule
 from scripts import clients
 from server.cli import cli
+from server.config import engine_args
 from server.config.adapters import AdapterSettings
 from server.config.loading import ENVIRONMENT
 from server.config.model import BestOf, Defaults, Limits, ModelSettings
@@ -130,8 +131,31 @@ def reference() -> str:
     parts = ["## Commands", *_commands(), "## models.yaml"]
     for title, model in TABLES.items():
         parts += [f"### {title}", _table(model)]
+    parts += ["### engine_args that are refused", *_refused()]
     parts += ["## Environment variables", "\n".join(_variables())]
     return "\n\n".join(parts) + "\n"
+
+
+def _refused() -> Iterator[str]:
+    """vLLM's engine arguments that are not passed on, by their reasons."""
+    yield (
+        "Of vLLM's engine arguments these are refused before anything is loaded, but for a value that changes"
+        " nothing. All others are passed on; one that vLLM does not know is refused too, as are"
+        " `speculative_config` where it could change a text ([sampling](sampling.md)) and"
+        f" `kv_transfer_config` but for what offloads: {', '.join(sorted(engine_args.OFFLOADING))}."
+    )
+    names: dict[str, list[str]] = {}
+    for name, reason in engine_args.REFUSED.items():
+        names.setdefault(reason, []).append(name)
+    for name, key in engine_args.OWN_KEYS.items():
+        names.setdefault("a key of the model says it", []).append(name if name == key else f"{name} ({key})")
+    for (name, value), reason in engine_args.REFUSED_VALUES.items():
+        names.setdefault(reason, []).append(f"{name}: {value}")
+    rows = (
+        f"| {', '.join(f'`{name}`' for name in sorted(found))} | {cell(why)} |"
+        for why, found in names.items()
+    )
+    yield "\n".join(["| refused | since |", "|---|---|", *rows])
 
 
 def _commands() -> Iterator[str]:

@@ -20,20 +20,30 @@ OWN_KEYS = {
 # The values of those below that change nothing, and are let pass; else None and false.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "aux_output_config": ({},),
+    "config_format": ("hf",),
     "convert": ("auto", "none"),
     "data_parallel_backend": ("mp",),
     "data_parallel_size": (1,),
     "data_parallel_size_local": (1,),
     "generation_config": ("auto", "vllm"),
+    "io_processor_plugin": ("",),
     "logits_processors": ([],),
     "logprobs_mode": ("raw_logprobs",),
     "model_class_overrides": ({},),
     "nnodes": (1,),
     "node_rank": (0,),
     "override_generation_config": ({},),
+    "reasoning_config": ({},),
+    "reasoning_parser": ("",),
+    "reasoning_parser_plugin": ("",),
     "runner": ("auto", "generate"),
+    "scheduling_policy": ("priority",),
     "skip_tokenizer_init": (True,),
+    "stream_interval": (1,),
+    "structured_outputs_config": ({},),
     "tokenizer_mode": ("auto",),
+    "worker_cls": ("auto",),
+    "worker_extension_cls": ("",),
     "_api_process_count": (1,),
     "_api_process_rank": (0,),
 }
@@ -47,6 +57,8 @@ _ONE_ENGINE = "an engine is not several here; use replicas, or tensor_parallel_s
 _ONE_MACHINE = "the processes of an engine are on one machine here"
 _NO_TEXT = "a model has to continue a text here"
 _DEFAULTS = "what a request does not say is in the model's defaults"
+_GRAMMARS = "a grammar is this server's own, and holds from the first token on"
+_OTHER_CODE = "what an engine does in a step is this server's to promise, which knows no such class"
 _OTHER_WEIGHTS = "what is served is what is in the model's directory"
 
 REFUSED: Mapping[str, str] = {
@@ -63,9 +75,21 @@ REFUSED: Mapping[str, str] = {
     "return_sampling_mask": _OTHER_OUTPUTS,
     "aux_output_config": _OTHER_OUTPUTS,
     "enable_return_routed_experts": _OTHER_OUTPUTS,
-    **dict.fromkeys(("runner", "convert", "pooler_config", "mm_encoder_only"), _NO_TEXT),
+    **dict.fromkeys(
+        ("runner", "convert", "pooler_config", "mm_encoder_only", "io_processor_plugin"), _NO_TEXT
+    ),
     **dict.fromkeys(("generation_config", "override_generation_config"), _DEFAULTS),
     **dict.fromkeys(("model_class_overrides", "weight_transfer_config"), _OTHER_WEIGHTS),
+    "config_format": "config.json is what this server reads too",
+    **dict.fromkeys(
+        ("structured_outputs_config", "reasoning_parser", "reasoning_parser_plugin", "reasoning_config"),
+        _GRAMMARS,
+    ),
+    **dict.fromkeys(("scheduler_cls", "worker_cls", "worker_extension_cls"), _OTHER_CODE),
+    "scheduling_policy": "requests have priorities, which no other policy looks at",
+    "kv_sharing_fast_prefill": "vLLM ends at the first request for the log-probabilities of a prompt",
+    "stream_interval": "how many tokens a chunk has is the server's key stream_interval",
+    "enable_log_requests": "the request log is this server's",
     "ec_transfer_config": _ONE_ENGINE,
     **dict.fromkeys(("enable_elastic_ep", "elastic_ep_max_dp_size"), _ONE_ENGINE),
     **dict.fromkeys(

@@ -23,6 +23,8 @@ VALUES: dict[str, Any] = {
     "logits_processors": ["a:B"],
     "skip_tokenizer_init": False,
     "watermark_config": {"algorithm": "x"},
+    "stream_interval": 2,
+    "structured_outputs_config": {"disable_any_whitespace": True},
     "aux_output_config": {"enable_return_routed_experts": True},
 }
 
