@@ -103,6 +103,43 @@ def test_expected_failure_is_no_skip(folder: pytest.Pytester) -> None:
     assert folder.runpytest("--expected-skips").ret == 0
 
 
+def test_tests_that_share_an_engine_are_of_one_process(
+    folder: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run of two, though their folders are two; the others are another one's."""
+    monkeypatch.setattr(tiers, "HERE", folder.path / "tests")
+    paths = ("engine/test_a", "engine/test_b", "twin/contract/test_c", "server/test_d")
+    for path in paths:
+        make(folder, f"tests/{path}.py", "def test_1(): pass\ndef test_2(): pass\n")
+    result = folder.runpytest("-n", "2", "-v")
+    result.assert_outcomes(passed=2 * len(paths))
+    found = re.findall(r"\[(gw\d)\].* PASSED tests/(\w+)/", result.stdout.str())
+    workers = {name: {worker for worker, there in found if there == name} for _, name in found}
+    assert workers["engine"] == workers["twin"] != workers["server"]
+
+
+WAITS = """
+import time
+from pathlib import Path
+
+def test_it():
+    while not Path({!r}).exists():
+        time.sleep(0.01)
+
+""" + "".join(f"def test_{number}(): pass\n" for number in range(5))
+
+
+def test_a_process_that_has_nothing_left_helps(folder: pytest.Pytester) -> None:
+    """Where one is held up by a file of tests, the other one goes on to the next, after its engines."""
+    there = folder.path / "there"
+    make(folder, "engine/test_a.py", PASSES)
+    make(folder, "server/test_b.py", WAITS.format(str(there)))
+    make(
+        folder, "server/test_c.py", f"from pathlib import Path\ndef test_it(): Path({str(there)!r}).touch()\n"
+    )
+    folder.runpytest("-n", "2", "--timeout", "20").assert_outcomes(passed=8)
+
+
 def test_every_folder_is_described() -> None:
     """tests/README.md says of each folder what it needs, as the list of the slow ones does."""
     there = {path.parent.relative_to(tiers.HERE).parts[0] for path in tiers.HERE.glob("*/**/test_*.py")}

@@ -33,9 +33,11 @@ SLOW = {
     "sampling/torch": "torch, Triton, vLLM",
     "twin/contract": "vLLM: the models of `engine`",
 }
-# In a run of two processes (`make test`) one has these, one after another, and the other one all the rest:
-# they wait for engines to start for much of their time, and two engines at once would share the cores.
-ENGINES = ("airgap", "chaos", "cluster", "engine", "families", "server/process", "twin/contract")
+# In a run of two processes (`make test`) one at a time has such a folder: its tests wait for engines to start
+# for much of their time, and two engines at once would share the cores.
+ENGINES = ("chaos", "cluster", "engine", "families", "server/process")
+# Folders of which one process has both, because they share what takes minutes to make: models, a bundle.
+TOGETHER = {"twin/contract": "engine", "packaging": "airgap"}
 
 # Folders that a run has only with an option: its name, and the folder.
 ASKED_FOR = {"clients": "clients", "outages": "cluster/outages"}
@@ -68,14 +70,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which process has which tests. (Its own --dist loadgroup does nothing with pytest 9.2, whose items keep
-    their names.)"""
+    """Which process has which tests: a folder of those above, or a file. Whoever has nothing left helps the
+    others. (Its own --dist loadgroup does nothing with pytest 9.2, whose items keep their names.)"""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # the fast ones first
 
     class ByEngines(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = HERE.parent / nodeid.partition("::")[0]
-            return "engines" if _is_in(file, ENGINES) else "others"
+            file = nodeid.partition("::")[0]
+            whole = (*ENGINES, *TOGETHER, *TOGETHER.values())
+            folder = next((name for name in whole if _is_in(HERE.parent / file, [name])), file)
+            return TOGETHER.get(folder, folder)
+
+        def _assign_work_unit(self, node: Any) -> None:
+            taken = any(
+                name in ENGINES and not all(tests.values())
+                for other, work in self.assigned_work.items()
+                if other is not node
+                for name, tests in work.items()
+            )
+            wanted = next((name for name in self.workqueue if (name in ENGINES) is not taken), None)
+            if wanted is not None:
+                self.workqueue.move_to_end(wanted, last=False)
+            super()._assign_work_unit(node)
 
     return ByEngines(config, log)
 
