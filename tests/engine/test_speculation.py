@@ -79,7 +79,7 @@ def bodies(num: int) -> list[dict[str, Any]]:
             fields |= {"min_tokens": 0, "allowed_token_ids": None}
         if fields["best_of"]:
             fields["echo"] = False
-        body = {"model": TINY, "prompt": prompt * rng.randint(1, 3), "max_tokens": 40, "seed": seed}
+        body = {"model": TINY, "prompt": prompt * rng.randint(1, 3), "max_tokens": 25, "seed": seed}
         made.append(body | fields)
     return made
 
