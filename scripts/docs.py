@@ -26,7 +26,7 @@ from server.config.adapters import AdapterSettings
 from server.config.loading import ENVIRONMENT
 from server.config.model import BestOf, Defaults, Limits, ModelSettings
 from server.config.replication import Replication
-from server.config.sections import TLS, KeyGroup, RateLimits
+from server.config.sections import TLS, AdminPort, KeyGroup, RateLimits
 from server.config.settings import Settings
 from twin.faults import catalog
 from twin.faults.rules import Match, Rule, RuleSet
@@ -52,6 +52,7 @@ OTHER_VARIABLES = {
 TABLES: dict[str, type[BaseModel]] = {
     "The server": Settings,
     "tls": TLS,
+    "admin": AdminPort,
     "rate_limits": RateLimits,
     "A group, under key_groups": KeyGroup,
     "A model, under models": ModelSettings,

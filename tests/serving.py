@@ -83,7 +83,9 @@ class Server:
 
     def url(self) -> str:
         """Where it listens, once it does."""
-        found = wait_for(lambda: self._alive() and re.search(r"listens on (http://\S+)", self.said()), 30)
+        found = wait_for(
+            lambda: self._alive() and re.search(r"listens on (https?://\S+|unix:\S+)", self.said()), 30
+        )
         return str(found[1])
 
     def wait_ready(self, within_s: float = START_S) -> list[dict[str, Any]]:

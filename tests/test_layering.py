@@ -52,8 +52,8 @@ ROOMS = {
         " gathering streaming cors page border openapi routes tokens admin adapters app"
     ),
     "server.process": (
-        "descriptors unixsocket port greeting adopted workers attached control worker scaling models reload"
-        " cluster node serve"
+        "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling models"
+        " reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
     "server.commands": "progress check checksums init",

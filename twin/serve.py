@@ -12,6 +12,7 @@ from server.http.app import build_app
 from server.http.border import Border
 from server.http.state import State
 from server.observe import logs
+from server.process.adminport import open_admin_port, serve_admin
 from server.process.descriptors import raise_limit
 from server.process.greeting import greet
 from server.process.port import live, open_port
@@ -45,7 +46,10 @@ def serve(
         models = load_models(settings, latency, script)
         app = build_app(settings, models)
         state: State = app.state.server
-        beside = [*(model.engine.run() for model in models), greet(state, port, "Verbatim's twin")]
+        admin = open_admin_port(settings)
+        beside = [*(model.engine.run() for model in models), greet(state, port, "Verbatim's twin", admin)]
+        if admin is not None:
+            beside.append(serve_admin(app, state, admin))
         eyes = Eyes()
         watched = WatchedApp(FaultyApp(app, faults, state), eyes, partial(Border, state=state))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

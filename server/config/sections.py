@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from server.config.values import Name
+from server.config.values import UNIX, Host, Name, socket_path
 
 # infer: completions and what belongs to them. admin: what changes a running server.
 Role = Literal["infer", "admin"]
@@ -102,6 +102,30 @@ class TLS(Section):
     @classmethod
     def _resolve(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         return from_base(path, info)
+
+
+class AdminPort(Section):
+    where = "in admin"
+
+    host: Host = Field(
+        default="127.0.0.1", description="Address to listen on, or a Unix socket, as the server's own `host`."
+    )
+    port: int = Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls: bool = Field(
+        default=True,
+        description="With the server's `tls`, on this port too; off: plain HTTP, for probes here.",
+    )
+
+    @field_validator("host")
+    @classmethod
+    def _resolve(cls, host: str, info: ValidationInfo) -> str:
+        return host_from_base(host, info)
+
+
+def host_from_base(host: str, info: ValidationInfo) -> str:
+    """The path of a Unix socket starts where others do."""
+    path = socket_path(host)
+    return host if path is None else f"{UNIX}{from_base(path, info)}"
 
 
 def from_base(path: Path | None, info: ValidationInfo) -> Path | None:

@@ -12,16 +12,14 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from server.config.model import ModelSettings
-from server.config.sections import TLS, KeyGroup, RateLimits, Section, from_base
+from server.config.sections import TLS, AdminPort, KeyGroup, RateLimits, Section, from_base, host_from_base
 from server.config.values import (
-    UNIX,
     ClusterAddress,
     FileMode,
     GroupName,
     Host,
     Origin,
     is_local,
-    socket_path,
 )
 from server.config.yamlfile import MisplacedError
 from server.errors import ConfigurationError
@@ -40,6 +38,11 @@ class Settings(Section):
         default="600", description="Rights to a Unix socket, octal; who may write to it may connect."
     )
     tls: TLS | None = Field(default=None, description="Speak TLS on the port; null: plain HTTP.")
+    admin: AdminPort | None = Field(
+        default=None,
+        description="A port of its own for `/metrics`, `/status` and the routes of admins, which the port"
+        " then has no more; null: the port has all.",
+    )
     api_keys_file: Path | None = Field(
         default=None, strict=False, description="Keys by name and SHA-256, read anew on change."
     )
@@ -128,8 +131,7 @@ class Settings(Section):
     @field_validator("host")
     @classmethod
     def _resolve_host(cls, host: str, info: ValidationInfo) -> str:
-        path = socket_path(host)
-        return host if path is None else f"{UNIX}{from_base(path, info)}"
+        return host_from_base(host, info)
 
     @field_validator("api_keys_file")
     @classmethod
@@ -145,6 +147,12 @@ class Settings(Section):
                 " `verbatim keys new NAME --file api-keys.txt`, then start with"
                 " `--api-keys-file api-keys.txt` (or set VERBATIM_API_KEYS), or listen on 127.0.0.1",
                 "host",
+            )
+        if self.admin and not (self.api_keys or self.api_keys_file or is_local(self.admin.host)):
+            raise MisplacedError(
+                f"admin.host is {self.admin.host} but there is no API key; make one with `verbatim keys new"
+                " NAME --role admin`, or listen on 127.0.0.1",
+                *("admin", "host"),
             )
         if "*" in self.cors_origins and not (self.api_keys or self.api_keys_file):
             raise MisplacedError(

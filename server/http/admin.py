@@ -9,8 +9,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from server.errors import NotFound
 from server.http.routes import Plain, state_of
-from server.http.state import exchange_of
+from server.http.state import ADMIN_PORT, exchange_of
 
 
 class Guarded(Plain):
@@ -18,7 +19,10 @@ class Guarded(Plain):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, exchange = Request(scope), exchange_of(scope)
-        exchange.key = state_of(request).keyring.authenticate(request.headers.get("authorization"))
+        state = state_of(request)
+        if state.settings.admin is not None and ADMIN_PORT not in scope:
+            raise NotFound(f"{scope['method']} {scope['path']} is on the admin port (admin in models.yaml)")
+        exchange.key = state.keyring.authenticate(request.headers.get("authorization"))
         exchange.key.check("admin")
         await super()._answer(scope, receive, send)
 

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.config.settings import Settings
 from server.errors import (
     InternalError,
     InvalidRequest,
@@ -29,7 +30,7 @@ from server.http.disconnect import ClientLeft
 from server.http.failures import response_to
 from server.http.page import FILES
 from server.http.ratelimits import headers_of
-from server.http.state import Exchange, State, exchange_of
+from server.http.state import ADMIN_PORT, Exchange, State, exchange_of
 from server.observe.logs import log_request
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 PREFIXES = ("/v3/openai", "/v3/openai/v1", "/openai/v1", "/openai", "/v1")
 API = PREFIXES[0]
 PREFIX = re.compile(f"({'|'.join(PREFIXES)})(?=/(?:completions|models|tokenize|detokenize)(?:/|$))")
+WORK = tuple(f"{API}/{name}" for name in ("completions", "tokenize", "detokenize"))
+FOR_OPERATORS = ("/metrics", "/status")
 BARE = ("/tokenize", "/detokenize")  # where vLLM has them
 
 MAX_REQUEST_ID_CHARS = 128
@@ -83,7 +86,9 @@ class Border:
         """Has the application answer, or answers where it has failed to."""
         exchange = exchange_of(scope)
         try:
-            await self.app(_routed(scope), receive, send)
+            routed = _routed(scope)
+            check_port(routed, self.state.settings)
+            await self.app(routed, receive, send)
             return
         except ClientLeft:
             exchange.status, exchange.reason = CLIENT_LEFT, "CLIENT_LEFT"
@@ -127,6 +132,18 @@ class Border:
             completion_tokens=usage and usage.completion_tokens,
             seconds=time.monotonic() - exchange.started,
         )
+
+
+def check_port(scope: Scope, settings: Settings) -> None:
+    """Raises NotFound for what the other of two ports has; Guarded says it of the routes of admins."""
+    path = scope["path"]
+    if settings.admin is None:
+        return
+    if ADMIN_PORT in scope:
+        if path in WORK:
+            raise NotFound(f"{path} is not on the admin port")
+    elif path in FOR_OPERATORS:
+        raise NotFound(f"{path} is on the admin port (admin in models.yaml)")
 
 
 def _routed(scope: Scope) -> Scope:

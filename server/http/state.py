@@ -43,6 +43,9 @@ class Exchange:
     usage: Usage | None = None
 
 
+ADMIN_PORT = "verbatim.admin_port"  # in the scope of a request that came on it
+
+
 def exchange_of(scope: Scope) -> Exchange:
     exchange: Exchange = scope["exchange"]
     return exchange

@@ -17,12 +17,17 @@ from server.http.state import State
 POLL_S = 0.05
 
 
-async def greet(state: State, listener: socket.socket, name: str = "Verbatim") -> None:
+async def greet(
+    state: State, listener: socket.socket, name: str = "Verbatim", admin: socket.socket | None = None
+) -> None:
     """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
     url = url_of(listener, with_tls=state.settings.tls is not None)
     pages = "" if url.startswith(UNIX) else f" (documentation: {url}/docs)"
     console.print(f"{name} {__version__} listens on {url}{pages}", markup=False)
+    if admin is not None and (settings := state.settings.admin) is not None:
+        where = url_of(admin, with_tls=state.settings.tls is not None and settings.tls)
+        console.print(f"Admin port: {where} has /metrics and /status", markup=False)
     with console.status("starting") as status:
         while not state.ready:
             status.update(" · ".join(_where(model) for model in state.models.values()))

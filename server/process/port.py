@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
-from server.config.settings import Settings
+from server.config.sections import TLS
 from server.config.values import socket_path
 from server.errors import ConfigurationError
 from server.http.certificates import Certificates
@@ -66,10 +66,12 @@ def open_port(
     shared: bool = False,
     listens: bool = True,
     mode: int = 0o600,
+    key: str = "port",
 ) -> socket.socket:
     """A listening socket, whose connections the kernel ends when their other side takes nothing for so long.
 
-    shared: others of ours may listen on the port too. mode: of a Unix socket's file.
+    shared: others of ours may listen on the port too. mode: of a Unix socket's file. key: of models.yaml,
+    that the port is from.
     Raises ConfigurationError that says what to do where there is none to be had.
     """
     path = socket_path(host)
@@ -96,9 +98,10 @@ def open_port(
         if listener is not None:
             listener.close()
         if error.errno == errno.EADDRINUSE:
+            how = f"`verbatim serve --port {port + 1}` or `make serve PORT={port + 1}`"
             raise ConfigurationError(
                 f"port {port} on {host} is taken by another program. Choose another one:"
-                f" `verbatim serve --port {port + 1}` or `make serve PORT={port + 1}`."
+                f" {how if key == 'port' else key + ' in models.yaml'}."
             ) from None
         raise ConfigurationError(f"cannot listen on {host}, port {port}: {error.strerror}.") from None
     return listener
@@ -152,20 +155,7 @@ async def live(
     server_of: makes what takes them.
     """
     connections = Connections(state.settings, state.metrics, most_connections())
-    server = server_of(
-        uvicorn.Config(
-            app,
-            http=maker(state.settings, connections, connection),  # type: ignore[arg-type]  # makes one
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,  # ours says more
-            server_header=False,
-            proxy_headers=False,  # nothing here depends on the client's address
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=LAST_WORDS_S,
-        )
-    )
+    server = server_of(config_of(app, maker(state.settings.tls, connections, connection)))
     signals: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
@@ -192,15 +182,31 @@ async def live(
     log.info("stopped")
 
 
+def config_of(app: ASGIApp, http: Callable[..., asyncio.Protocol]) -> uvicorn.Config:
+    """http: makes each connection."""
+    return uvicorn.Config(
+        app,
+        http=http,  # type: ignore[arg-type]  # makes one
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,  # ours says more
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on the client's address
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_WORDS_S,
+    )
+
+
 def maker(
-    settings: Settings, connections: Connections, connection: Callable[..., Connection] = Connection
+    tls: TLS | None, connections: Connections, connection: Callable[..., Connection] = Connection
 ) -> Callable[..., asyncio.Protocol]:
     """Makes each connection, as uvicorn calls it. Raises ConfigurationError for a certificate that cannot be
     used."""
     make = partial(connection, connections=connections)
-    if settings.tls is None:
+    if tls is None:
         return make
-    certificates = Certificates(settings.tls)
+    certificates = Certificates(tls)
     return partial(Handshake, make=make, certificates=certificates, connections=connections)
 
 

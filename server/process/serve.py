@@ -16,6 +16,7 @@ from server.http.metrics import Metrics
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, installation_root
+from server.process.adminport import open_admin_port, serve_admin
 from server.process.cluster import Cluster
 from server.process.control import answer_reloads, place_of
 from server.process.descriptors import raise_limit
@@ -40,11 +41,14 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
         )
         for port in ports:
             stack.enter_context(port)
+        admin = open_admin_port(settings)
+        if admin is not None:
+            stack.enter_context(admin)
         workers = stack.enter_context(Workers(settings, ports[1:]))
         metrics = Metrics(shared=workers.folder if settings.workers > 1 else None)
         attestation = Attestation(settings, file, installation_root()) if settings.attest else None
         if settings.cluster:
-            _serve_in_a_cluster(settings, metrics, workers, ports[0])
+            _serve_in_a_cluster(settings, metrics, workers, ports[0], admin)
             return
         running = RunningModels(settings, metrics, workers, attestation)
         app = build_app(settings, running.load(settings), metrics, attestation, workers.tallies)
@@ -52,7 +56,9 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
         running.served = state.models
         if attestation:
             attestation.start()
-        beside = [running.run(), workers.run(), greet(state, ports[0])]
+        beside = [running.run(), workers.run(), greet(state, ports[0], admin=admin)]
+        if admin is not None:
+            beside.append(serve_admin(app, state, admin))
         if attestation:
             beside.append(_tell_attestation(attestation, workers))
         if load is not None:
@@ -63,12 +69,21 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
             runner.run(live(app, state, ports[0], beside, workers))
 
 
-def _serve_in_a_cluster(settings: Settings, metrics: Metrics, workers: Workers, port: socket.socket) -> None:
+def _serve_in_a_cluster(
+    settings: Settings,
+    metrics: Metrics,
+    workers: Workers,
+    port: socket.socket,
+    admin: socket.socket | None,
+) -> None:
     """Other processes run the engines, on whichever nodes."""
     cluster = Cluster(settings, metrics, workers.tallies)
     app = build_app(settings, cluster.models, metrics, tallies=workers.tallies)
     state: State = app.state.server
-    beside = [cluster.run(), greet(state, port), answer_reloads(place_of(port), cluster.reload)]
+    greeting = greet(state, port, admin=admin)
+    beside = [cluster.run(), greeting, answer_reloads(place_of(port), cluster.reload)]
+    if admin is not None:
+        beside.append(serve_admin(app, state, admin))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live(app, state, port, beside))
 

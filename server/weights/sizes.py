@@ -1,7 +1,7 @@
 """How much memory a model needs: its weights, and the KV cache of a sequence. From its files, before anything
 is loaded.
 
-The rules are vLLM's own (vllm/transformers_utils/model_arch_config_convertor.py and v1/kv_cache_interface.py
+The rules are vLLM's own (its model_arch_config_convertor and kv_cache_interface
 of 0.32.0). What the computation itself needs beside them, vLLM measures at start; `WORK_BYTES` allows for it.
 """
 

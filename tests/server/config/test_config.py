@@ -17,7 +17,7 @@ from server.config.loading import (
     load_settings,
 )
 from server.config.replication import Replication
-from server.config.sections import TLS
+from server.config.sections import TLS, AdminPort
 from server.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -218,6 +218,14 @@ def test_groups_of_keys(tmp_path: Path) -> None:
     assert settings.key_groups == {"slow": KeyGroup(weight=0.5, keys=("key-1",))}
 
 
+def test_admin_port_for_everyone(tmp_path: Path) -> None:
+    """It needs keys where other machines reach it, as the port does."""
+    assert load(tmp_path, f"admin: {{port: 9000}}\n{ONE}").admin == AdminPort(port=9000)
+    assert "admin.host is 0.0.0.0 but there is no API key" in refusal(
+        tmp_path, f"admin: {{host: 0.0.0.0, port: 9000}}\n{ONE}"
+    )
+
+
 def test_unix_socket(tmp_path: Path) -> None:
     """It needs no key, and its path starts at the file."""
     assert load(tmp_path, f"host: unix:run/s.sock\n{ONE}").host == f"unix:{tmp_path}/run/s.sock"
@@ -298,7 +306,9 @@ def test_engine_args_are_passed_through(tmp_path: Path) -> None:
     assert settings.models[0].engine_args == {"a": [1, {"b": None}]}
 
 
-@pytest.mark.parametrize("model", [Settings, TLS, RateLimits, ModelSettings, BestOf, Defaults, Limits])
+@pytest.mark.parametrize(
+    "model", [Settings, TLS, AdminPort, RateLimits, ModelSettings, BestOf, Defaults, Limits]
+)
 def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
     """Each key stands in the shipped models.yaml, and one that is commented out shows its default."""
     lines = (REPOSITORY / "models.yaml").read_text(encoding="utf-8").splitlines()

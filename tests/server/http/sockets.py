@@ -38,7 +38,7 @@ async def listening(
     """
     state = app.state.server
     connections = app.state.connections = Connections(state.settings, state.metrics, most)
-    kind: Any = http or maker(state.settings, connections)
+    kind: Any = http or maker(state.settings.tls, connections)
     config = uvicorn.Config(app, http=kind, ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
     server_state = ServerState()
