@@ -26,7 +26,7 @@ from server.config.adapters import AdapterSettings
 from server.config.loading import ENVIRONMENT
 from server.config.model import BestOf, Defaults, Limits, ModelSettings
 from server.config.replication import Replication
-from server.config.sections import TLS, AdminPort, KeyGroup, RateLimits
+from server.config.sections import TLS, AdminPort, KeyGroup, MemoryGroup, RateLimits
 from server.config.settings import Settings
 from twin.faults import catalog
 from twin.faults.rules import Match, Rule, RuleSet
@@ -55,6 +55,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "admin": AdminPort,
     "rate_limits": RateLimits,
     "A group, under key_groups": KeyGroup,
+    "A group, under groups": MemoryGroup,
     "A model, under models": ModelSettings,
     "replicas, in a model": Replication,
     "An adapter, under adapters of a model": AdapterSettings,

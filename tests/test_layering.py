@@ -26,20 +26,21 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint sizes adapters",
     "server.config": (
-        "values yamlfile engine_args sections replication adapters model settings loading directories changes"
+        "values yamlfile engine_args sections replication adapters model groups settings loading directories"
+        " changes"
     ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens reply unsupported structured values params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
-        "base losses ticket turns trials prefixes replica suspects router work supervisor replicas scaling"
-        " adapters"
+        "base ticket turns trials prefixes replica suspects router waits work group loads losses residence"
+        " supervisor replicas admission handover scaling adapters"
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures speculation devices processes pulse standby grammars cpu_lora"
-        " adapters host exchange link hub channel stats running client engine attached"
+        "warmup wire translate failures speculation devices size processes pulse standby grammars"
+        " cpu_lora adapters host exchange link hub channel stats running client engine attached"
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
@@ -52,8 +53,8 @@ ROOMS = {
         " gathering streaming cors page border openapi routes tokens admin adapters app"
     ),
     "server.process": (
-        "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling models"
-        " reload cluster node serve"
+        "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling groups"
+        " models reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
     "server.commands": "progress check checksums init",

@@ -89,6 +89,9 @@ class TwinEngine:
     def abort(self, job_id: str) -> None:
         self._running.pop(job_id, None)
 
+    def memory(self) -> int:
+        return 0
+
     async def died(self) -> Death:
         await self._died.wait()
         return self._death

@@ -101,6 +101,9 @@ class SteppedEngine:
     async def start(self, report: Report) -> None:
         """It is ready."""
 
+    def memory(self) -> int:
+        return 0
+
     async def died(self) -> Death:
         await asyncio.Event().wait()
         raise AssertionError

@@ -21,6 +21,7 @@ FRONT = frozenset(
     {
         *("title", "description", "owned_by", "sha256", "defaults", "limits", "best_of", "include_stop_text"),
         *("strict_fields", "allowed_keys", "adapters", "suffix_template", "single_bos"),
+        *("load", "unload_after_s", "size_gib"),
     }
 )
 # Keys of an engine that change nothing of what it says: another one can go on in the middle of a text.

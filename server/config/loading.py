@@ -38,7 +38,8 @@ HERE = Path()
 ENVIRONMENT = {
     f"VERBATIM_{name.upper()}": name
     for name, field in Settings.model_fields.items()
-    if name not in ("admin", "api_keys", "cors_origins", "key_groups", "models", "rate_limits", "tls")
+    if name
+    not in ("admin", "api_keys", "cors_origins", "groups", "key_groups", "models", "rate_limits", "tls")
 }
 
 

@@ -108,6 +108,21 @@ class ModelSettings(Section):
         description="GPU numbers as nvidia-smi shows them, a list for each replica, or one list that is dealt"
         " out in order; empty is all of them in order.",
     )
+    load: Literal["at_start", "on_demand"] = Field(
+        default="at_start",
+        description="`on_demand`: when a request asks for it, until its memory is needed for another.",
+    )
+    unload_after_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long a model that is loaded on demand may have nothing to do, s; 0: it stays.",
+    )
+    size_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory that it takes of its group's, GiB; null is what it took last time, and before"
+        " that what its files and its cache add up to.",
+    )
     standby: bool = Field(
         default=False,
         description="Keep a further process ready, so that an engine that was lost is back at once.",
@@ -208,6 +223,18 @@ class ModelSettings(Section):
                 f'model "{self.id}" needs either path or builtin' + (", not both" if self.path else "")
             )
         check_devices(self.id, self.devices, self.replicas.max, self.num_gpus)
+        if self.unload_after_s and self.load == "at_start":
+            raise MisplacedError(
+                f'model "{self.id}" is loaded at the start, and unload_after_s is for models that are'
+                " loaded again when they are asked for; set load: on_demand",
+                "unload_after_s",
+            )
+        if self.load == "on_demand" and not self.replicas.is_fixed:
+            raise MisplacedError(
+                f'model "{self.id}" is loaded on demand, and then has a fixed number of replicas: set one'
+                " number, or load: at_start",
+                "replicas",
+            )
         if self.min_ready > self.replicas.min:
             raise MisplacedError(
                 f'model "{self.id}" has {self.replicas.min} replicas at least, of which min_ready'

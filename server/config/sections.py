@@ -128,6 +128,27 @@ def host_from_base(host: str, info: ValidationInfo) -> str:
     return host if path is None else f"{UNIX}{from_base(path, info)}"
 
 
+class MemoryGroup(Section):
+    """Models that share memory."""
+
+    where = "in a group of groups"
+
+    models: tuple[Name, ...] = Field(
+        min_length=1, strict=False, description="Ids of the models that share it."
+    )
+    memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory that they share, GiB; null is that of their GPUs, without GPUs what is free when"
+        " the server starts.",
+    )
+    min_loaded_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long a model that is loaded stays at least, s, whoever else is asked for.",
+    )
+
+
 def from_base(path: Path | None, info: ValidationInfo) -> Path | None:
     """A path in the file starts at the file; one from a flag or the environment starts here."""
     context = info.context or {}

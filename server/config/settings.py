@@ -11,8 +11,18 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from server.config.groups import check_groups, check_workers
 from server.config.model import ModelSettings
-from server.config.sections import TLS, AdminPort, KeyGroup, RateLimits, Section, from_base, host_from_base
+from server.config.sections import (
+    TLS,
+    AdminPort,
+    KeyGroup,
+    MemoryGroup,
+    RateLimits,
+    Section,
+    from_base,
+    host_from_base,
+)
 from server.config.values import (
     ClusterAddress,
     FileMode,
@@ -116,6 +126,9 @@ class Settings(Section):
     key_groups: dict[GroupName, KeyGroup] = Field(
         default={}, description="Limits and shares of several keys, by the group's name."
     )
+    groups: dict[GroupName, MemoryGroup] = Field(
+        default={}, description="Models that share memory, of which as many are loaded as fit, by its name."
+    )
     attest: bool = Field(
         default=False, description="Verify every weight file at start; show digests on `GET /attestation`."
     )
@@ -171,6 +184,8 @@ class Settings(Section):
                 if group_of.setdefault(name, group) != group:
                     problem = f'the key "{name}" is in two groups, {group_of[name]} and {group}'
                     raise MisplacedError(problem, "key_groups", group, "keys")
+        check_groups(self.groups, self.models)
+        check_workers(self.models, self.workers, self.cluster)
         return self
 
     def with_models(self, *models: ModelSettings) -> Settings:

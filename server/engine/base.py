@@ -101,8 +101,11 @@ Sink = Callable[[EngineOutput | RequestFailure], None]
 
 
 class Phase(StrEnum):
-    """Where an engine is in its life. FAILED: for good; no other try would help."""
+    """Where an engine is in its life. UNLOADED: it is loaded when it is asked for. ASLEEP: so is it, its
+    process lives. FAILED: for good; no other try would help."""
 
+    UNLOADED = "unloaded"
+    ASLEEP = "asleep"
     WAITING = "waiting"
     VERIFYING = "verifying checksums"
     IMPORTING = "importing"
@@ -126,6 +129,11 @@ class Status:
     @property
     def ready(self) -> bool:
         return self.phase is Phase.READY
+
+    @property
+    def words(self) -> str:
+        """Phase and progress."""
+        return f"{self.phase} {self.done}/{self.total}" if self.total else str(self.phase)
 
 
 Report = Callable[[Status], None]
@@ -155,6 +163,10 @@ class Engine(Protocol):
     def abort(self, job_id: str) -> None:
         """End a job within one step. Unknown ids are ignored: it may have just ended."""
 
+    def memory(self) -> int:
+        """Bytes that its processes hold; 0: that cannot be told. Takes a moment, and may be called from any
+        thread."""
+
     async def died(self) -> Death:
         """Return only when the engine has died by itself."""
 
@@ -171,5 +183,13 @@ def took_too_long(seconds: float) -> ServiceUnavailable:
     """What a job fails with that has waited so long for the next engine."""
     return ServiceUnavailable(
         f"the engine has stopped, and no other one was ready within {seconds:g} s (resume_timeout_s)",
+        retry_after_s=30,
+    )
+
+
+def not_loaded(seconds: float) -> ServiceUnavailable:
+    """What a job fails with that has waited so long for its model to be loaded."""
+    return ServiceUnavailable(
+        f"the model is loaded when it is asked for, and was not within {seconds:g} s (max_wait_s)",
         retry_after_s=30,
     )

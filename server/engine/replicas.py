@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from server.engine.base import NOBODY, Engine, Job, Phase, Requester, Sink, Status, stopped
+from server.engine.base import Engine, Job, Phase, Sink, Status, stopped
 from server.engine.losses import Losses
+from server.engine.residence import Residence
 from server.engine.supervisor import Patience, Supervisor
 from server.engine.work import Work
-from server.errors import ConfigurationError, EngineFailed, Failure, ServiceUnavailable
+from server.errors import ConfigurationError, EngineFailed, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
 AGAIN_S = 60.0  # until one that failed in the same way each time is tried again, while others are served
+POLL_S = 0.02
 # From the furthest from being ready on.
 PROGRESS = (
-    *(Phase.FAILED, Phase.STOPPED, Phase.WAITING, Phase.RESTARTING),
+    *(Phase.FAILED, Phase.STOPPED, Phase.UNLOADED, Phase.ASLEEP, Phase.WAITING, Phase.RESTARTING),
     *(Phase.VERIFYING, Phase.IMPORTING, Phase.LOADING, Phase.WARMING, Phase.READY),
 )
 
@@ -54,6 +54,7 @@ class Replicas:
         self.max_wait_s = max_wait_s
         self.patience = patience or Patience()
         self.work = Work()
+        self.residence = Residence()
         self.changing = asyncio.Lock()
         self.on_status: Callable[[int, Status], None] = lambda number, status: None
         self.losses: Callable[[int], Losses] | None = None
@@ -92,6 +93,48 @@ class Replicas:
         return min(self.min_ready, len(self.supervisors))
 
     @property
+    def is_available(self) -> bool:
+        """Ready, or rightly not loaded."""
+        return self.status.ready or self.residence.may_stay_out
+
+    @property
+    def can_answer(self) -> bool:
+        """Now, or as soon as it is loaded."""
+        return self.status.ready or (self.residence.on_demand and self.takes_jobs)
+
+    @property
+    def progress(self) -> str:
+        """What its jobs wait for that are on no engine."""
+        if not self.work.is_held:
+            return "resuming"
+        if (num_before := self.residence.num_before) is not None:
+            return f"model {self.name}: waits for memory, {num_before} before it"
+        return f"model {self.name}: {self.status.words}"
+
+    @property
+    def state(self) -> str:
+        """In one word: loaded, loading, asleep, unloaded, failed."""
+        phase = self.status.phase
+        if phase in (Phase.UNLOADED, Phase.ASLEEP, Phase.FAILED):
+            return str(phase)
+        return "loaded" if phase is Phase.READY else "loading"
+
+    @property
+    def is_running(self) -> bool:
+        """It can be loaded."""
+        return self._over is not None and not self._over.done()
+
+    @property
+    def is_given_up(self) -> bool:
+        """No engine of it starts, and none is tried any more until it is loaded again."""
+        return self.residence.on_demand and self._hopeless >= set(self.supervisors)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that its engines hold; 0: that cannot be told."""
+        return sum(one.memory for one in self.supervisors.values())
+
+    @property
     def phase_since(self) -> float:
         """When the model came to its phase, of time.monotonic."""
         return self._next().phase_since
@@ -107,7 +150,9 @@ class Replicas:
 
     @property
     def takes_jobs(self) -> bool:
-        """Now, or as soon as the next engine is ready."""
+        """Now, or as soon as the next engine is ready, or the model is loaded."""
+        if self.residence.may_stay_out:
+            return not self.residence.is_refused and self.status.phase is not Phase.FAILED
         return self.num_ready >= self._enough or (self.work.resume and self.is_resuming)
 
     async def run(self) -> None:
@@ -115,9 +160,16 @@ class Replicas:
         EngineFailed where none has helped, of the last of them that has failed."""
         self._over = asyncio.get_running_loop().create_future()
         try:
-            for number in self.supervisors:
-                self._begin(number)
+            if self.residence.is_out:
+                self.report(Status(Phase.UNLOADED))
+            else:
+                self.load()
             await self._over
+        except (ConfigurationError, EngineFailed) as error:
+            self.work.fail(
+                ServiceUnavailable(f"model {self.name} cannot be served: {error.message}", retry_after_s=60)
+            )
+            raise
         finally:
             tasks = [*self._running.values()]
             for task in tasks:
@@ -126,32 +178,49 @@ class Replicas:
             self._running.clear()
             self.work.fail(stopped())
 
-    def check_room(self, num_jobs: int, requester: Requester = NOBODY, timeout_s: float = 0.0) -> None:
-        """Raise ServiceUnavailable unless that many more jobs can be taken now, and the first of them can be
-        begun in time. timeout_s: the request's own; 0: it has none."""
-        if not self.takes_jobs:
-            status = self.status
-            why = f" ({status.detail})" if status.detail else ""
-            raise ServiceUnavailable(f"model {self.name} is not ready: {status.phase}{why}", retry_after_s=10)
-        if self.pending and self.pending + num_jobs > self.max_pending:
-            too_many = self.pending + num_jobs - self.max_pending
-            raise ServiceUnavailable(
-                f"model {self.name} has {self.pending} candidates to work on, of at most {self.max_pending}",
-                retry_after_s=max(1, math.ceil(self.work.turns.clear_s(too_many))),
-            )
-        wait_s = self.work.turns.wait_s(requester)
-        for limit_s, name in ((self.max_wait_s, "max_wait_s"), (timeout_s, "request_timeout_s")):
-            if 0 < limit_s < wait_s:
-                raise ServiceUnavailable(
-                    f"model {self.name} has so much to do that this request would wait for {wait_s:.0f} s,"
-                    f" and {name} is {limit_s:g}",
-                    retry_after_s=math.ceil(wait_s - limit_s),
-                )
+    def load(self) -> None:
+        """Start the engines of a model that has none."""
+        self.residence.is_out = False
+        self.report(Status(Phase.WAITING))
+        for number in self.supervisors:
+            self._begin(number)
+
+    async def loaded(self) -> None:
+        """Return when it is. Raises ConfigurationError or EngineFailed where it will not be."""
+        assert self._over is not None, "runs"
+        while self.num_ready < self._enough:
+            if self._over.done():
+                self._over.result()
+            if self.is_given_up:
+                raise EngineFailed(self.residence.failure)
+            await asyncio.sleep(POLL_S)
+
+    def fail(self, error: ConfigurationError) -> None:
+        """It cannot be served, for a reason outside of its engines."""
+        if self.is_running:
+            assert self._over is not None, "runs"
+            self._over.set_exception(error)
+
+    async def unload(self) -> None:
+        """End the engines. What has come for them waits until the model is loaded again."""
+        self.work.hold()
+        self.residence.is_out = True
+        tasks = [*self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._running.clear()
+        self._hopeless.clear()
+        for number in self.supervisors:
+            self.work.unload(number)
+        self.report(Status(Phase.UNLOADED, detail=self.residence.failure))
 
     def submit(self, job: Job, sink: Sink) -> None:
         """As an engine's, whichever it will be. Where none is expected, the job fails at once."""
         if self.takes_jobs:
             self.work.submit(job, sink)
+            if self.work.is_held:
+                self.residence.on_wanted()
         else:
             sink(stopped())
 
@@ -164,41 +233,12 @@ class Replicas:
         for one in self.supervisors.values():
             one.report(status)
 
-    async def hand_over(
-        self,
-        make: Callable[[int], Engine],
-        engine: Engine | None = None,
-        numbers: Collection[int] | None = None,
-    ) -> None:
-        """Have other engines go on with the jobs, one replica after the other. Returns when the last does.
-
-        make: as at the beginning. engine: one that has started, for the first; without, each is made when the
-        one before it has ended. numbers: of the replicas; None is all of them. Those that have failed for
-        good are tried again. Raises what one fails with: then all go on as before.
-        """
-        ended = [number for number, one in self.supervisors.items() if one.has_ended]
-        if len(ended) == len(self.supervisors):
-            ended = []  # there is nobody to go on with
-        done: list[int] = []
-        try:
-            for number in sorted({*(self.supervisors if numbers is None else numbers)} - {*ended}):
-                await self.supervisors[number].hand_over(partial(make, number), engine)
-                engine = None
-                done.append(number)
-        except Failure:
-            for number in done:
-                with contextlib.suppress(Failure):  # it has said so, and goes on as it is
-                    await self.supervisors[number].hand_over(partial(self.make, number))
-            raise
-        self.make = make
-        for number in ended:
-            await self.remove(number)
-            self.add(number)
-
     def add(self, number: int) -> None:
         """One more, which starts at once if the others run."""
         self.supervisors[number] = self._supervisor(number)
-        if self._over is not None:
+        if self.residence.is_out:
+            self.supervisors[number].report(Status(Phase.UNLOADED))
+        elif self._over is not None:
             self._begin(number)
 
     async def remove(self, number: int) -> None:
@@ -244,7 +284,9 @@ class Replicas:
             except (ConfigurationError, EngineFailed) as error:
                 self._hopeless.add(number)
                 if self._hopeless >= set(self.supervisors):
-                    if not self._over.done():
+                    if self.residence.on_demand and isinstance(error, EngineFailed):
+                        self.residence.fail(error.message)
+                    elif not self._over.done():
                         self._over.set_exception(error)
                     return
                 one.report(Status(Phase.FAILED, detail=error.message))

@@ -124,9 +124,11 @@ def tune(engine: Replicas, settings: Settings, model: ModelSettings) -> None:
     """What the settings say of how a model's jobs are treated, here in one process of several."""
     engine.max_pending = math.ceil(settings.max_pending / settings.workers)
     engine.max_wait_s = settings.max_wait_s
-    engine.patience.keep_trying = settings.keep_trying or len(settings.models) > 1
+    keeps_trying = settings.keep_trying or len(settings.models) > 1
+    engine.patience.keep_trying = keeps_trying and model.load == "at_start"
     engine.work.resume = settings.resume
-    engine.work.resume_timeout_s = settings.resume_timeout_s
+    engine.work.waits.resume_timeout_s = settings.resume_timeout_s
+    engine.work.waits.load_timeout_s = settings.max_wait_s or math.inf
     engine.work.num_senders = settings.workers
     engine.work.set_places(math.ceil(model.max_num_seqs / settings.workers))
     engine.min_ready = model.min_ready

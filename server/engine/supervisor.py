@@ -84,6 +84,11 @@ class Supervisor:
         return self._lost_at is not None
 
     @property
+    def memory(self) -> int:
+        """Bytes that its engine holds; 0: that cannot be told."""
+        return self._engine.memory() if self._engine is not None else 0
+
+    @property
     def has_ended(self) -> bool:
         """Whether it is not run any more."""
         return self.status.phase in (Phase.STOPPED, Phase.FAILED)

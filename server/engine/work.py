@@ -11,13 +11,14 @@ import asyncio
 import logging
 import time
 
-from server.engine.base import Engine, Job, Sink, stopped, took_too_long
+from server.engine.base import Engine, Job, Sink, stopped
 from server.engine.prefixes import BLOCK
 from server.engine.replica import Replica
 from server.engine.router import Router
 from server.engine.suspects import Suspects
 from server.engine.ticket import Route, Ticket
 from server.engine.turns import Turns
+from server.engine.waits import Waits
 from server.errors import EngineDeathsError, RequestFailure
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Work:
         self, *, resume: bool = True, resume_timeout_s: float = 120.0, turns: Turns | None = None
     ) -> None:
         self.resume = resume
-        self.resume_timeout_s = resume_timeout_s
+        self.waits = Waits(self._fail, resume_timeout_s)
         self.turns = turns or Turns()
         self.suspects = Suspects()
         self.num_senders = 1
@@ -49,9 +50,7 @@ class Work:
         self._num_places = self.turns.num_places
         self._replicas: dict[int, Replica] = {}
         self._tickets: dict[str, Ticket] = {}  # by the job's id; in the order of their submission
-        self._num_tickets = 0  # ever
-        self._lost: list[Ticket] = []  # those with waits_since, and perhaps some that have ended
-        self._timer: asyncio.TimerHandle | None = None
+        self.num_submitted = 0  # ever
         self._look: asyncio.Handle | None = None  # at whose turn it is, when nothing else happens
 
     def __len__(self) -> int:
@@ -61,7 +60,12 @@ class Work:
     @property
     def num_resuming(self) -> int:
         """Jobs that have lost their engine, and wait for another."""
-        return sum(ticket.waits_since is not None for ticket in self._tickets.values())
+        return 0 if self.is_held else len(self.waits)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its engines are not in memory, or are to leave it."""
+        return self.waits.is_for_load
 
     @property
     def longest_wait_s(self) -> float:
@@ -81,7 +85,7 @@ class Work:
         self._count_places(self._open())
 
     def is_paused(self, job_id: str) -> bool:
-        """Whether it has lost its engine, or its place there, and waits."""
+        """Whether it waits for an engine, or has lost its place there."""
         ticket = self._tickets.get(job_id)
         if ticket is None or ticket.route is not None:
             return False
@@ -89,14 +93,12 @@ class Work:
 
     def submit(self, job: Job, sink: Sink) -> None:
         """As an engine's. Without one the job waits."""
-        self._num_tickets += 1
-        ticket = Ticket(self._num_tickets, job, sink, self._ended, self._began)
+        self.num_submitted += 1
+        ticket = Ticket(self.num_submitted, job, sink, self._ended, self._began)
         self._tickets[job.id] = ticket
         self.turns.add(ticket)
-        if not self._open():
-            ticket.waits_since = time.monotonic()
-            self._lost.append(ticket)
-            self._watch()
+        if self.is_held or not self._open():
+            self.waits.add((ticket,))
         self._send_waiting()
 
     def abort(self, job_id: str) -> None:
@@ -113,9 +115,8 @@ class Work:
         if engine.cache_tokens:
             self.router.prefixes.set_capacity(number, engine.cache_tokens // BLOCK)
         num_resuming = self.num_resuming
-        for ticket in self._lost:
-            ticket.waits_since = None  # from now on for its turn
-        self._lost.clear()
+        self.waits.is_for_load = False
+        self.waits.clear()
         self._send_waiting()
         return num_resuming
 
@@ -146,6 +147,25 @@ class Work:
         if guilty is not None and self._tickets.get(guilty.job.id) is guilty:
             self._condemn(guilty)
         return len(lost) if self._open() else 0
+
+    def hold(self) -> None:
+        """What runs ends where it is; what comes waits for an engine that is begun with after this."""
+        if not self.is_held:
+            self.waits.is_for_load = True
+            self.waits.add(ticket for ticket in self._tickets.values() if ticket.route is None)
+
+    def go_on(self) -> None:
+        """With the engine that is there, after all."""
+        if self.is_held and self._open():
+            self.waits.is_for_load = False
+            self.waits.clear()
+            self._send_waiting()
+
+    def unload(self, number: int) -> None:
+        """A replica's engine is gone, with its cache, and another one comes when it is asked for."""
+        self.hold()
+        self.recall(number)
+        self.router.prefixes.forget(number)
 
     def drain(self, number: int, is_leaving: bool = True) -> None:
         """A replica is to end: what runs there ends there, and what comes goes elsewhere."""
@@ -181,11 +201,7 @@ class Work:
         if self._open():
             self._send_soon()
             return
-        now = time.monotonic()
-        for ticket in self._tickets.values():
-            ticket.waits_since = ticket.waits_since or now
-        self._lost = [*self._tickets.values()]
-        self._watch()
+        self.waits.add(self._tickets.values())
 
     def _take_off(self, ticket: Ticket) -> None:
         """Nothing works on it any more."""
@@ -213,6 +229,8 @@ class Work:
     def _forget(self, ticket: Ticket) -> None:
         del self._tickets[ticket.job.id]
         self.turns.discard(ticket)
+        if ticket.waits_since is not None:
+            self.waits.discard(ticket)
         if self.suspects.clear(ticket) or self.turns.num_waiting:
             self._send_soon()
 
@@ -226,7 +244,7 @@ class Work:
 
     def _send_waiting(self) -> None:
         replicas = self._open()
-        if not replicas or self.suspects.on_trial is not None:
+        if self.is_held or not replicas or self.suspects.on_trial is not None:
             return
         is_unsure = self.suspects or any(one.has_lost for one in replicas)
         if is_unsure and not self.suspects.trials.is_next():
@@ -275,7 +293,8 @@ class Work:
             self._send_soon(LOOK_S)
 
     def _send(self, ticket: Ticket, replicas: list[Replica]) -> None:
-        ticket.waits_since = None
+        if ticket.waits_since is not None:
+            self.waits.discard(ticket)
         if len(self._replicas) > 1:
             replica = self.router.place(ticket, replicas, self.num_senders)
         else:
@@ -298,20 +317,3 @@ class Work:
             return
         self.abort(ticket.job.id)
         ticket.sink(failure)
-
-    def _watch(self) -> None:
-        """See to it that nobody waits for too long."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._lost = [one for one in self._lost if self._tickets.get(one.job.id) is one]
-        since = [ticket.waits_since for ticket in self._lost if ticket.waits_since is not None]
-        if since:
-            delay_s = min(since) + self.resume_timeout_s - time.monotonic()
-            self._timer = asyncio.get_running_loop().call_later(max(delay_s, 0.0), self._time_is_up)
-
-    def _time_is_up(self) -> None:
-        now = time.monotonic()
-        for ticket in [*self._lost]:
-            if ticket.waits_since is not None and now >= ticket.waits_since + self.resume_timeout_s:
-                self._fail(ticket, took_too_long(self.resume_timeout_s))
-        self._watch()

@@ -113,8 +113,14 @@ class Generation:
 
     @property
     def is_resuming(self) -> bool:
-        """Whether a candidate waits, having lost its engine or its place there."""
+        """Whether a candidate waits, having lost its engine or its place there, or for its model to be
+        loaded."""
         return any(map(self._engine.work.is_paused, self._running))
+
+    @property
+    def progress(self) -> str:
+        """How far what it waits for is."""
+        return self._engine.progress
 
     def start(self, take: Take) -> asyncio.Future[None]:
         """Begin. `take` is called with each batch of deltas.

@@ -16,6 +16,7 @@ from prometheus_client import (
     values,
 )
 
+from server.engine.loads import LoadMetrics
 from server.engine.losses import LossMetrics
 from server.engine.vllm.processes import SHARED_METRICS
 from server.engine.vllm.stats import EngineMetrics
@@ -42,6 +43,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self.engines = EngineMetrics(registry)
         self.losses = LossMetrics(registry)
+        self.loads = LoadMetrics(registry)
         by_key = ("model", "key")
         self.requests = Counter(
             "verbatim_requests", "Completion requests, by HTTP status", (*by_key, "status"), registry=registry
@@ -96,7 +98,7 @@ class Metrics:
         )
         self.ready = Gauge(
             "verbatim_model_ready",
-            "1 when the model can answer",
+            "1 when the model can answer, perhaps after it is loaded",
             ("model",),
             registry=registry,
             multiprocess_mode="livemostrecent",

@@ -18,7 +18,8 @@ from server.config.settings import Settings
 from server.contract.params import StreamParams, resolve, resolve_stream
 from server.contract.reply import ModelDetails, ModelList
 from server.contract.request import CompletionRequest, parse_request
-from server.engine.base import Requester, Status
+from server.engine.admission import check_room
+from server.engine.base import Phase, Requester, Status
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest
 from server.generation.candidates import Generation
@@ -144,10 +145,12 @@ async def attestation(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     state = state_of(request)
     for model in state.models.values():
-        state.metrics.ready.labels(model.id).set(model.engine.status.ready)
+        state.metrics.ready.labels(model.id).set(model.engine.can_answer)
+        state.metrics.loads.tell(model.id, model.engine.state, model.engine.residence.size)
         state.metrics.restarts.labels(model.id).set(model.engine.restarts)
         for number, status in model.engine.statuses.items():
-            state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready)
+            rests = model.engine.residence.on_demand and status.phase in (Phase.UNLOADED, Phase.ASLEEP)
+            state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready or rests)
     state.metrics.keys_file_ok.set(state.keyring.is_whole)
     return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -185,7 +188,7 @@ async def _generation(
         await check_grammar(params.grammar, wanted, model)
     how = resolve_stream(wanted, settings.stream_interval)
     prompts = await encode_prompts(wanted, params, model)
-    model.engine.check_room(len(prompts) * params.best_of, requester, settings.request_timeout_s)
+    check_room(model.engine, len(prompts) * params.best_of, requester, settings.request_timeout_s)
     generation = Generation(request_id, prompts, params, model.engine, tokenizer, requester, model.adapter)
     return generation, how
 
@@ -219,6 +222,14 @@ def _progress(model: ServedModel) -> dict[str, object]:
     progress = _phase(engine.status, engine.phase_since)
     if num_resuming := engine.work.num_resuming:
         progress["resuming"] = num_resuming
+    residence = engine.residence
+    progress["state"] = engine.state
+    if residence.size:
+        progress["size_bytes"] = residence.size
+    if residence.num_before is not None:
+        progress["waits_before"] = residence.num_before
+    if residence.used_at is not None:
+        progress["idle_seconds"] = round(time.monotonic() - residence.used_at, 1)
     if len(engine.supervisors) > 1:
         progress["replicas"] = {
             str(number): _phase(one.status, one.phase_since) | {"running": engine.work.num_placed(number)}

@@ -48,7 +48,9 @@ class Reply:
         return self._chunk_head + _with_usage(usage)
 
 
-RESUMING = b": resuming\n\n"  # a comment: nothing to a client, a sign of life to all that is between
+def comment(words: str) -> bytes:
+    """Nothing to a client, and a sign of life to all that is between."""
+    return f": {words}\n\n".encode()
 
 
 def frame(message: dict[str, Any]) -> bytes:

@@ -92,10 +92,13 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """All models are, apart from those that have failed for good, if those are not all."""
-        engines = [model.engine.status for model in self.models.values()]
-        lasting = [status for status in engines if status.phase is not Phase.FAILED]
-        return not self.draining and (not engines or bool(lasting)) and all(one.ready for one in lasting)
+        """All models are, or are rightly not loaded, apart from those that have failed for good, if those are
+        not all."""
+        engines = [model.engine for model in self.models.values()]
+        lasting = [one for one in engines if one.status.phase is not Phase.FAILED]
+        return (
+            not self.draining and (not engines or bool(lasting)) and all(one.is_available for one in lasting)
+        )
 
     def count(self, change: int) -> None:
         """A request has begun or ended."""

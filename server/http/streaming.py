@@ -4,8 +4,8 @@ While the connection is full, deltas are merged into one for each choice: a clie
 fewer and larger chunks, takes no more memory than its own text, and holds nobody else up. One that reads
 nothing at all for a while is cut off by the kernel (process/port.py), and is then a client that has left.
 
-While a stream waits for an engine because it has lost one, a comment now and then keeps whatever is between
-from giving the connection up.
+While a stream waits for an engine, because it has lost one or because its model is not loaded, a comment now
+and then says how far that is, and keeps whatever is between from giving the connection up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from server.http.disconnect import unless_client_leaves
 from server.http.eager import Rest, begin
 from server.http.gathering import Gathering
 from server.http.protocol import WRITE
-from server.http.sse import DONE, HEADERS, RESUMING, Stream, error_frame
+from server.http.sse import DONE, HEADERS, Stream, comment, error_frame
 from server.http.state import exchange_of
 
 ALIVE_S = 3.0  # between two comments
@@ -103,7 +103,7 @@ class EventStream:
         is_full = self._catching_up is not None and not self._catching_up.done()
         if self._generation.is_resuming and not is_full:
             self._let_go()
-            self._put(RESUMING)
+            self._put(comment(self._generation.progress))
 
     def _let_go(self) -> None:
         """Nothing is gathered where nothing more may come."""

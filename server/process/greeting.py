@@ -46,14 +46,13 @@ def url_of(listener: socket.socket, *, with_tls: bool = False) -> str:
 
 
 def _ready_id(state: State) -> str:
-    """A model that answers: another one may have failed for good."""
-    return next(name for name, model in state.models.items() if model.engine.status.ready)
+    """A model that answers, if one is loaded: another one may have failed for good."""
+    ready = (name for name, model in state.models.items() if model.engine.status.ready)
+    return next(ready, next(iter(state.models)))
 
 
 def _where(model: ServedModel) -> str:
-    status = model.engine.status
-    steps = f" {status.done}/{status.total}" if status.total else ""
-    return f"{model.id}: {status.phase}{steps}, {time.monotonic() - model.engine.phase_since:.0f} s"
+    return f"{model.id}: {model.engine.status.words}, {time.monotonic() - model.engine.phase_since:.0f} s"
 
 
 def _curl(url: str, model_id: str) -> str:

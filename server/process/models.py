@@ -14,6 +14,7 @@ from server.config.changes import is_same_engine
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.engine.base import Engine, Phase, Status
+from server.engine.handover import hand_over
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel, load_models
 from server.engine.vllm.devices import check_devices, dealt
@@ -22,6 +23,7 @@ from server.engine.vllm.standby import Standby
 from server.errors import ConfigurationError, EngineFailed
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation
+from server.process.groups import Groups
 from server.process.scaling import Scaling
 from server.process.workers import LEAVING_S, Workers
 from server.weights.checkpoint import verify_checksums
@@ -53,6 +55,7 @@ class RunningModels:
         self._numbers: dict[Replicas, int] = {}  # of the models, for the workers
         self._free = itertools.count()
         self._over: asyncio.Future[None] | None = None
+        self.groups = Groups(metrics, verify if attestation is None else _verified)
         self._scaling = Scaling(lambda: self.served.values(), self._tell_removed, settings.workers)
 
     def load(self, settings: Settings, former: Mapping[str, Replicas] = NOBODY) -> list[ServedModel]:
@@ -92,6 +95,7 @@ class RunningModels:
     async def adopt(self, settings: Settings) -> None:
         """Go on with these, in the workers as well."""
         self.settings = settings
+        self.groups.adopt(settings, self.served.values())
         if self._workers is not None:
             numbers = {model.id: self._numbers[model.engine] for model in self.served.values()}
             await self._workers.adopt(settings, numbers)
@@ -99,29 +103,32 @@ class RunningModels:
     async def run(self) -> None:
         """Run those that are served, until cancelled. Raises what the last of them has failed with."""
         self._over = asyncio.get_running_loop().create_future()
-        scaling = asyncio.create_task(self._scaling.run())
+        self.groups.adopt(self.settings)
+        beside = [asyncio.create_task(one.run()) for one in (self._scaling, self.groups)]
         try:
             for model in self.served.values():
                 self.begin(model)
-            await asyncio.wait((self._over, scaling), return_when=asyncio.FIRST_COMPLETED)
-            for one in (self._over, scaling):
+            await asyncio.wait((self._over, *beside), return_when=asyncio.FIRST_COMPLETED)
+            for one in (self._over, *beside):
                 if one.done():
                     one.result()
         finally:
-            tasks = [scaling, *self._running.values(), *itertools.chain(*self._reserves.values())]
+            tasks = [*beside, *self._running.values(), *itertools.chain(*self._reserves.values())]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def begin(self, model: ServedModel) -> None:
+        self.groups.add(model)
         task = asyncio.create_task(run_model(model, self.served.values(), self._attestation))
         self._running[model.engine] = task
         task.add_done_callback(partial(self._ended, model.engine))
         self._keep_reserve(model.engine)
 
     async def ready(self, model: ServedModel) -> None:
-        """Return when it is. Raises ConfigurationError or EngineFailed where it will not be."""
-        while not model.engine.status.ready:
+        """Return when it is, or is rightly not loaded. Raises ConfigurationError or EngineFailed where it
+        never will be."""
+        while not model.engine.is_available:
             if model.engine.status.phase is Phase.FAILED:
                 raise ConfigurationError(model.engine.status.detail)
             task = self._running[model.engine]
@@ -132,6 +139,7 @@ class RunningModels:
 
     async def end(self, model: ServedModel) -> None:
         """At once, with what it works on."""
+        await self.groups.remove(model)
         task = self._running.pop(model.engine)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -157,7 +165,7 @@ class RunningModels:
         grows = fresh.lora_rank > model.lora_rank
         changed = [k for k in stay if grows or not is_same_engine(model.settings, fresh.settings, k)]
         standbys = self.forget(fresh)
-        await old.hand_over(new.make, engine, changed)
+        await hand_over(old, new.make, engine, changed)
         old.min_ready = new.min_ready
         leaving = sorted(old.supervisors.keys() - stay)
         free = (number for number in itertools.count() if number not in stay)
@@ -210,16 +218,22 @@ class RunningModels:
         return one is not None and one.is_restart
 
 
+async def verify(model: ServedModel) -> None:
+    """Its checksums. Raises ConfigurationError."""
+    await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
+
+
 async def run_model(
     model: ServedModel, models: Collection[ServedModel], attestation: Attestation | None
 ) -> None:
     """Verify its weights and keep its engine alive. models: all that are served. Raises where it is the last
     of them to fail for good."""
-    model.engine.report(Status(Phase.VERIFYING))
     if attestation:
+        model.engine.report(Status(Phase.VERIFYING))
         await asyncio.to_thread(attestation.verify_model, model.settings)
-    else:
-        await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
+    elif not model.engine.residence.is_out:  # else it is when it is loaded
+        model.engine.report(Status(Phase.VERIFYING))
+        await verify(model)
     try:
         await model.engine.run()
     except ConfigurationError as error:
@@ -228,3 +242,7 @@ async def run_model(
             raise
         log.error("%s; the other models are served", error.message)
     await asyncio.Event().wait()
+
+
+async def _verified(model: ServedModel) -> None:
+    """At the start, with all others."""

@@ -83,7 +83,7 @@ class Reload:
         newcomers = await self._newcomers(new)
         try:
             for newcomer in newcomers:
-                await self._start(newcomer)
+                await self._start(newcomer, new)
         except BaseException:
             await self._undo(newcomers)
             raise
@@ -106,7 +106,7 @@ class Reload:
         (fresh,) = await asyncio.to_thread(self._running.load, new, {former.id: former.engine})
         newcomer = Newcomer(fresh, Change.ENGINE, former)
         try:
-            await self._start(newcomer)
+            await self._start(newcomer, new)
         except BaseException:
             await self._undo([newcomer])
             raise
@@ -130,13 +130,17 @@ class Reload:
             for model, (_, change) in zip(loaded, changed, strict=True)
         ]
 
-    async def _start(self, newcomer: Newcomer) -> None:
-        """Its engine, beside those that run, where there is room."""
+    async def _start(self, newcomer: Newcomer, new: Settings) -> None:
+        """Its engine, beside those that run, where there is room and it is not loaded on demand."""
         model = newcomer.model
         if newcomer.change is Change.ENGINE and self._stays(newcomer):
             return
+        if any(model.id in group.models for group in new.groups.values()):
+            return  # its turn comes when the groups are the new ones
         if newcomer.former is not None and not self._has_room(newcomer):
             log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
+            return
+        if newcomer.former is not None and newcomer.former.engine.residence.is_out:
             return
         if newcomer.change is Change.ENGINE:
             newcomer.engine = model.engine.make(0)

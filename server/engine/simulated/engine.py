@@ -46,6 +46,9 @@ class SimulatedEngine:
             self._running.pop(job_id).cancel()
             self.aborted.append(job_id)
 
+    def memory(self) -> int:
+        return 0
+
     async def died(self) -> Death:
         await self.death.wait()
         self._stop()

@@ -78,6 +78,9 @@ class AttachedEngine:
     def abort(self, job_id: str) -> None:
         self._client.abort(job_id)
 
+    def memory(self) -> int:
+        return 0  # it is another process's
+
     async def died(self) -> Death:
         while self._feed.life == self._life:
             await self._feed.change()

@@ -17,10 +17,12 @@ from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
 from server.engine.vllm.processes import BEAT, KILLED_S, EngineProcess, News, Order, num_threads
 from server.engine.vllm.pulse import Processes, Pulse, Vitals
+from server.engine.vllm.size import held_bytes
 from server.engine.vllm.standby import Standby
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
 from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
+from server.observe.versions import CPU_BUILD, installed
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +115,11 @@ class VLLMEngine:
         if self._client is not None:
             self._client.abort(job_id)
 
+    def memory(self) -> int:
+        # On a GPU it takes the share that it is told, which the machine's own memory says nothing of.
+        pid = self._process.pid if installed(CPU_BUILD) else None
+        return held_bytes(pid) if pid else 0
+
     async def died(self) -> Death:
         assert self._watching is not None, "started"
         assert self._feeling is not None, "started"
@@ -127,8 +134,9 @@ class VLLMEngine:
             self._client.stop()
         if self._feeling is not None:
             self._feeling.cancel()
-        # One that is still starting has nothing to tidy up, and would not listen.
-        await self._process.stop(SHUTDOWN_S if self._is_ready else 0)
+        # One that is still starting has nothing to tidy up, and would not listen. One that is alone has
+        # nothing either, and would go through its memory for seconds before it ends.
+        await self._process.stop(SHUTDOWN_S if self._is_ready and not self._process.is_alone else 0)
         if self._watching is not None:
             self._watching.cancel()
         if self._client is not None:

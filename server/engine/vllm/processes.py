@@ -134,6 +134,14 @@ class EngineProcess:
         return self._process.pid if self._process is not None else None
 
     @property
+    def is_alone(self) -> bool:
+        """It has started no other process, with which it would share something."""
+        try:
+            return self.pid is None or not psutil.Process(self.pid).children()
+        except psutil.Error:  # it has ended
+            return True
+
+    @property
     def lives(self) -> bool:
         return self._ended is not None and not self._ended.done()
 

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from server.contract.params import GenerationParams
+from server.engine.admission import check_room
 from server.engine.base import EngineOutput, Job, Phase, Report, Status
+from server.engine.handover import hand_over
 from server.engine.prefixes import chain
 from server.engine.replicas import Replicas
 from server.engine.simulated.engine import SimulatedEngine
@@ -106,7 +108,7 @@ async def test_a_dead_one_takes_no_new_work() -> None:
         fleet.last(0).death.set()
         await until(lambda: replicas.num_ready == 1)
         for number in range(8):
-            replicas.check_room(1)
+            check_room(replicas, 1)
             replicas.submit(long_job(str(number), number), lambda output: None)
         await until(lambda: len(fleet.last(1).running) == 8)
 
@@ -119,11 +121,11 @@ async def test_min_ready() -> None:
         assert not replicas.status.ready
         assert replicas.status.detail == "the engine did not start: no"
         with pytest.raises(ServiceUnavailable):
-            replicas.check_room(1)
+            check_room(replicas, 1)
         fleet.sick.clear()
         replicas.add(3)
         await until(lambda: replicas.status.ready)
-        replicas.check_room(1)
+        check_room(replicas, 1)
 
 
 async def test_one_that_can_never_start_leaves_the_others() -> None:
@@ -156,7 +158,7 @@ async def test_one_after_another_is_replaced() -> None:
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
-        await replicas.hand_over(fleet.make)
+        await hand_over(replicas, fleet.make)
         watching.cancel()
         await until(lambda: replicas.num_ready == 3)
         length = {name: len(tokens(one)) for name, one in got.items()}
@@ -173,7 +175,7 @@ async def test_all_go_back_where_one_does_not_start() -> None:
     bad.sick[1] = EngineFailed("no memory")
     async with fleet.running(2) as replicas:
         with pytest.raises(EngineFailed, match="no memory"):
-            await replicas.hand_over(bad.make)
+            await hand_over(replicas, bad.make)
         await until(lambda: replicas.num_ready == 2)
         assert {k: len(made) for k, made in fleet.made.items()} == {0: 2, 1: 2}
 
@@ -221,7 +223,7 @@ async def test_those_that_were_replaced_go_back() -> None:
 
     async with fleet.running(3) as replicas:
         with pytest.raises(EngineFailed, match="no memory"):
-            await replicas.hand_over(make)
+            await hand_over(replicas, make)
         await until(lambda: replicas.num_ready == 3)
         assert replicas.supervisors[1]._engine is fleet.last(1)
         assert replicas.supervisors[0]._engine is new[-1]
@@ -232,7 +234,7 @@ async def test_no_more_have_to_be_ready_than_there_are() -> None:
     fleet = Fleet(1, min_ready=2)
     async with fleet.running(1) as replicas:
         assert replicas.status.ready
-        replicas.check_room(1)
+        check_room(replicas, 1)
 
 
 async def test_without_resuming_only_what_was_there_fails() -> None:

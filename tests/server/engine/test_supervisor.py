@@ -8,7 +8,9 @@ import pytest
 
 import server.engine.supervisor as supervisor_module
 from server.contract.params import GenerationParams
+from server.engine.admission import check_room
 from server.engine.base import NOBODY, Death, Engine, EngineOutput, Job, Phase, Report, Status
+from server.engine.handover import hand_over
 from server.engine.replicas import Replicas
 from server.engine.simulated.engine import SimulatedEngine
 from server.engine.supervisor import BACKOFF_S, Patience
@@ -96,7 +98,7 @@ async def test_without_resuming_a_death_fails_what_runs() -> None:
         assert isinstance(got[-1], ServiceUnavailable)
         assert (supervisor.pending, engine.running) == (0, set())
         with pytest.raises(ServiceUnavailable):
-            supervisor.check_room(1)
+            check_room(supervisor, 1)
 
 
 async def test_started_again() -> None:
@@ -187,7 +189,7 @@ async def test_the_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
         await until(lambda: supervisor.restarts == 1)
         assert supervisor.status.detail == "the engine did not start: the disk is full"
         with pytest.raises(ServiceUnavailable, match=r"not ready: restarting .*the disk is full"):
-            supervisor.check_room(1)
+            check_room(supervisor, 1)
         await until(lambda: supervisor.status.ready)
         assert supervisor.status.detail == ""
     assert "the disk is full" in caplog.text
@@ -233,7 +235,7 @@ async def test_not_ready() -> None:
     """Before it is ready an engine takes nothing, and says when to come again."""
     supervisor = Patient(slow()).supervisor
     with pytest.raises(ServiceUnavailable, match="m is not ready: waiting") as caught:
-        supervisor.check_room(1)
+        check_room(supervisor, 1)
     assert 0 < caught.value.retry_after_s <= 60
     got: list[EngineOutput | RequestFailure] = []
     supervisor.submit(JOB, collect(got))
@@ -274,11 +276,11 @@ async def test_queue() -> None:
     """A request that would overfill the queue is refused; into an empty queue one of any size is let."""
     async with Patient(slow(), max_pending=2).treated() as supervisor:
         await until(lambda: supervisor.status.ready)
-        supervisor.check_room(3)
+        check_room(supervisor, 3)
         supervisor.submit(JOB, collect([]))
-        supervisor.check_room(1)
+        check_room(supervisor, 1)
         with pytest.raises(ServiceUnavailable) as caught:
-            supervisor.check_room(2)
+            check_room(supervisor, 2)
         assert caught.value.retry_after_s == 1
 
 
@@ -292,10 +294,10 @@ async def test_a_wait_that_is_too_long(limits: tuple[float, float], name: str) -
         supervisor.max_wait_s = max_wait_s
         supervisor.work.turns.wait_s = lambda requester: 11.5  # type: ignore[method-assign]
         with pytest.raises(ServiceUnavailable, match=f"wait for 12 s, and {name} is") as caught:
-            supervisor.check_room(1, NOBODY, timeout_s)
+            check_room(supervisor, 1, NOBODY, timeout_s)
         assert caught.value.retry_after_s == {"max_wait_s": 7, "request_timeout_s": 8}[name]
         supervisor.max_wait_s = 0
-        supervisor.check_room(1, NOBODY, 0)
+        check_room(supervisor, 1, NOBODY, 0)
 
 
 async def test_abort() -> None:
@@ -348,7 +350,7 @@ async def handing_over(
     await until(lambda: len(got) > 2)
     if ready:
         await next_one.start(lambda status: None)
-    handed = supervisor.hand_over(lambda number: next_one, next_one if ready else None)
+    handed = hand_over(supervisor, lambda number: next_one, next_one if ready else None)
     return got, asyncio.create_task(handed)
 
 

@@ -233,8 +233,8 @@ async def test_nothing_is_watched_that_has_ended(monkeypatch: pytest.MonkeyPatch
     """Neither what waited for too long, nor what was aborted while it waited."""
     jobs = Jobs("a", "b", resume_timeout_s=0.05)
     looks = []
-    look = jobs.work._time_is_up
-    monkeypatch.setattr(jobs.work, "_time_is_up", lambda: (looks.append(1), look()))
+    look = jobs.work.waits._time_is_up
+    monkeypatch.setattr(jobs.work.waits, "_time_is_up", lambda: (looks.append(1), look()))
     jobs.work.lose()
     jobs.work.abort("b")
     await until(lambda: bool(jobs.got["a"]))

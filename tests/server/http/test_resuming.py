@@ -16,10 +16,11 @@ from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
 from server.engine.supervisor import Patience
 from server.http import streaming
-from server.http.sse import RESUMING
+from server.http.sse import comment
 from tests.helpers import URL, Connection, Engine, app_of, events, folded, running, served, until
 
 NUM_TOKENS = 40
+RESUMING = comment("resuming")
 BODY: dict[str, Any] = {
     "model": "m", "prompt": "hello", "max_tokens": NUM_TOKENS, "ignore_eos": True, "seed": 5, "logprobs": 2,
     "n": 2, "stop": ["no such text"],

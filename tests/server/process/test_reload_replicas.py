@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.config.changes import FRONT, is_same_engine
+from server.engine.admission import check_room
 from server.engine.base import Phase, Report
 from server.engine.simulated.engine import SimulatedEngine
 from server.errors import ConfigurationError, EngineFailed
@@ -63,7 +64,7 @@ async def test_what_has_not_changed_says_so_again(directory: Path, starts: Start
             await Reload(state, models, lambda: new).run()
         engine = state.models["m"].engine
         assert engine.status.ready
-        engine.check_room(1)
+        check_room(engine, 1)
         assert engine.work.turns.num_places == 256
 
 

@@ -1,0 +1,61 @@
+"""Which models share memory: what a configuration may say of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from server.config.model import ModelSettings
+from server.config.sections import MemoryGroup
+from server.config.yamlfile import MisplacedError, nearest
+
+
+def check_groups(groups: Mapping[str, MemoryGroup], models: Sequence[ModelSettings]) -> None:
+    """Raise MisplacedError for what no memory could be shared by."""
+    by_id = {model.id: model for model in models}
+    group_of: dict[str, str] = {}
+    for name, group in groups.items():
+        for number, model in enumerate(group.models):
+            place = ("groups", name, "models", number)
+            if model not in by_id:
+                raise MisplacedError(f'there is no model "{model}"{nearest(model, by_id)}', *place)
+            if group_of.setdefault(model, name) != name or model in group.models[:number]:
+                raise MisplacedError(f'model "{model}" is in two groups, or twice in {name}', *place)
+            first = by_id[group.models[0]]
+            if by_id[model].devices != first.devices:
+                raise MisplacedError(
+                    f'models of a group share devices, and "{model}" names others than "{first.id}"', *place
+                )
+        if all(by_id[model].load == "at_start" for model in group.models):
+            raise MisplacedError(
+                f"all models of the group {name} are loaded at the start and stay; set load: on_demand for"
+                " those that may make room",
+                *("groups", name, "models"),
+            )
+        stated = sum(by_id[one].size_gib or 0 for one in group.models if by_id[one].load == "at_start")
+        for number, model in enumerate(group.models):
+            size = by_id[model].size_gib or 0
+            others = stated if by_id[model].load == "on_demand" else stated - size
+            if group.memory_gib is not None and size + others > group.memory_gib:
+                beside = f", beside {others:g} of those that are loaded at the start" if others else ""
+                raise MisplacedError(
+                    f'model "{model}" takes {size:g} GiB{beside}, and the group {name} has'
+                    f" {group.memory_gib:g} (memory_gib)",
+                    *("groups", name, "models", number),
+                )
+
+
+def check_workers(models: Sequence[ModelSettings], num_workers: int, cluster: str) -> None:
+    """Raise MisplacedError where models that come and go would be others' too."""
+    late = [model for model in models if model.load == "on_demand"]
+    if late and num_workers > 1:
+        raise MisplacedError(
+            f'model "{late[0].id}" is loaded on demand, which takes one process that sees all of its requests;'
+            " set workers: 1, or load: at_start",
+            "workers",
+        )
+    if late and cluster:
+        raise MisplacedError(
+            f'model "{late[0].id}" is loaded on demand, and in a cluster the engines are everybody\'s: one front'
+            " end cannot say that no other one needs it; set load: at_start",
+            *("models", models.index(late[0]), "load"),
+        )

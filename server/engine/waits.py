@@ -1,0 +1,71 @@
+"""Jobs that wait for an engine, and until when: one that was lost and is started again, or one that is being
+loaded because they have come."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+
+from server.engine.base import not_loaded, took_too_long
+from server.engine.ticket import Ticket
+from server.errors import RequestFailure
+
+
+class Waits:
+    """resume_timeout_s: for the next engine. load_timeout_s: for the model to be loaded, which is what they
+    wait for if is_for_load; math.inf: for ever. fail: called for each whose time is up."""
+
+    def __init__(self, fail: Callable[[Ticket, RequestFailure], None], resume_timeout_s: float) -> None:
+        self.resume_timeout_s = resume_timeout_s
+        self.load_timeout_s = math.inf
+        self.is_for_load = False
+        self._fail = fail
+        self._tickets: dict[Ticket, None] = {}  # the first of them has waited longest
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def limit_s(self) -> float:
+        return self.load_timeout_s if self.is_for_load else self.resume_timeout_s
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def add(self, tickets: Iterable[Ticket]) -> None:
+        """They wait from now on, unless they do already."""
+        now = time.monotonic()
+        for ticket in tickets:
+            if ticket.waits_since is None:
+                ticket.waits_since = now
+                self._tickets[ticket] = None
+        self._watch()
+
+    def discard(self, ticket: Ticket) -> None:
+        """It does not, or not any more."""
+        ticket.waits_since = None
+        self._tickets.pop(ticket, None)
+
+    def clear(self) -> None:
+        """There is an engine: what they wait for is their turn."""
+        for ticket in [*self._tickets]:
+            self.discard(ticket)
+
+    def _watch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        first = next(iter(self._tickets), None)
+        if first is None or math.isinf(self.limit_s):
+            return
+        assert first.waits_since is not None, "waits"
+        delay_s = first.waits_since + self.limit_s - time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(max(delay_s, 0.0), self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        now = time.monotonic()
+        failure = not_loaded if self.is_for_load else took_too_long
+        for ticket in [*self._tickets]:
+            if ticket.waits_since is not None and now >= ticket.waits_since + self.limit_s:
+                self._fail(ticket, failure(self.limit_s))
+        self._watch()
