@@ -30,7 +30,7 @@ ROOMS = {
         " changes"
     ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
-    "server.contract": "request tokens reply unsupported structured values params",
+    "server.contract": "request tokens admin reply unsupported structured values params",
     "server.observe": "logs versions stalls attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
@@ -53,8 +53,8 @@ ROOMS = {
         " gathering streaming cors page border openapi routes tokens admin adapters app"
     ),
     "server.process": (
-        "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling groups"
-        " models reload cluster node serve"
+        "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling"
+        " groups models reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
     "server.commands": "progress check checksums init",

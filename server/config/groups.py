@@ -49,13 +49,13 @@ def check_workers(models: Sequence[ModelSettings], num_workers: int, cluster: st
     late = [model for model in models if model.load == "on_demand"]
     if late and num_workers > 1:
         raise MisplacedError(
-            f'model "{late[0].id}" is loaded on demand, which takes one process that sees all of its requests;'
-            " set workers: 1, or load: at_start",
+            f'model "{late[0].id}" is loaded on demand, which takes one process that sees all its'
+            " requests; set workers: 1, or load: at_start",
             "workers",
         )
     if late and cluster:
         raise MisplacedError(
-            f'model "{late[0].id}" is loaded on demand, and in a cluster the engines are everybody\'s: one front'
-            " end cannot say that no other one needs it; set load: at_start",
+            f'model "{late[0].id}" is loaded on demand, and in a cluster the engines are everybody\'s: one'
+            " front end cannot say that no other one needs it; set load: at_start",
             *("models", models.index(late[0]), "load"),
         )

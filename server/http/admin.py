@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from server.errors import NotFound
+from server.contract.admin import StateRequest
+from server.contract.request import parse_body
+from server.engine.group import Place
+from server.errors import InvalidRequest, ModelNotFound, NotFound
+from server.http.body import read_body
+from server.http.openapi import STATE_EXTRA, STATE_RESPONSES
 from server.http.routes import Plain, state_of
 from server.http.state import ADMIN_PORT, exchange_of
 
@@ -29,3 +35,22 @@ class Guarded(Plain):
 
 # Included under every prefix of the API (border.py).
 admin = APIRouter(route_class=Guarded, tags=["admin"])
+
+
+@admin.put("/models/{model_id:path}/state", responses=STATE_RESPONSES, openapi_extra=STATE_EXTRA)
+async def put_state(request: Request) -> Response:
+    """Load a model, or have it leave memory when its requests have ended."""
+    state = state_of(request)
+    model_id: str = request.path_params["model_id"]
+    model = state.models.get(model_id)
+    if model is None:
+        raise ModelNotFound(model_id)
+    wanted = parse_body(await read_body(request, state.settings.max_body_bytes), StateRequest).state
+    if state.place is None:
+        raise InvalidRequest(
+            "the engines are not this process's alone: it has workers, or is a front end of a cluster"
+        )
+    state.place(model, Place(wanted))
+    is_there = model.engine.state == wanted
+    told = {"id": model.id, "state": model.engine.state, "wanted": wanted}
+    return JSONResponse(told, 200 if is_there else 202)

@@ -16,11 +16,12 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from server.config.adapters import AdapterSettings
+from server.contract.admin import StateRequest
 from server.contract.reply import Completion, ErrorBody
 from server.contract.request import CompletionRequest, Shape
 from server.contract.tokens import DetokenizeRequest, TokenizeRequest
 
-SHAPES: tuple[type[Shape], ...] = (CompletionRequest, TokenizeRequest, DetokenizeRequest)
+SHAPES: tuple[type[Shape], ...] = (CompletionRequest, TokenizeRequest, DetokenizeRequest, StateRequest)
 REF = "#/components/schemas/{model}"
 EVENT = (
     'data: {"id":"…","object":"text_completion","created":1790000000,"model":"…","choices":[{"index":0,'
@@ -106,7 +107,17 @@ def _of_body(shape: type[Shape]) -> dict[str, Any]:
     return WITH_KEY | {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-COMPLETION_EXTRA, TOKENIZE_EXTRA, DETOKENIZE_EXTRA = map(_of_body, SHAPES)
+COMPLETION_EXTRA, TOKENIZE_EXTRA, DETOKENIZE_EXTRA, _STATE_EXTRA = map(_of_body, SHAPES)
+
+
+STATE_EXTRA = OF_MODEL | _STATE_EXTRA
+STATE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    202: {
+        "description": "it is on its way there; GET /ready says how far it is",
+        "content": {"application/json": {}},
+    },
+    **_errors(400, 401, 403, 404, 408, 413, 415),
+}
 
 
 def describe(app: FastAPI) -> None:

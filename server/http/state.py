@@ -14,6 +14,7 @@ from server.access.terms import NOBODY, Key
 from server.config.changes import AdapterChange
 from server.config.settings import Settings
 from server.engine.base import Phase
+from server.engine.group import Place
 from server.engine.served import ServedModel
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
@@ -55,6 +56,7 @@ def exchange_of(scope: Scope) -> Exchange:
 class State:
     """The server. draining: no new completions, running ones finish. loop: whether this process's runs.
     change: has another adapter served, or one no more; raises a Failure. None: this server cannot.
+    place: has a model loaded or unloaded. None: its engines are not this process's alone.
     """
 
     settings: Settings
@@ -64,6 +66,7 @@ class State:
     metrics: Metrics = field(default_factory=Metrics)
     attestation: Attestation | AttestedElsewhere | None = None
     change: Callable[[AdapterChange], Awaitable[str]] | None = None
+    place: Callable[[ServedModel, Place], None] | None = None
     draining: bool = False
     in_flight: int = 0
     loop: LoopWatch = field(init=False)

@@ -122,8 +122,8 @@ class Groups:
         if place is Place.ASLEEP:
             if not resident.member.sleeps:
                 raise InvalidRequest(
-                    f'state (current value: "asleep") is for models with a sleep_level, which {model.id} has'
-                    " not, or its engine cannot sleep: that takes a GPU",
+                    f'state (current value: "asleep") is for engines that can sleep: model {model.id}'
+                    ' ends its own instead; ask for "unloaded"',
                     "state",
                 )
             if resident.member.place is Place.UNLOADED:

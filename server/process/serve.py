@@ -54,6 +54,8 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
         app = build_app(settings, running.load(settings), metrics, attestation, workers.tallies)
         state: State = app.state.server
         running.served = state.models
+        if settings.workers == 1:
+            state.place = running.groups.order
         if attestation:
             attestation.start()
         beside = [running.run(), workers.run(), greet(state, ports[0], admin=admin)]

@@ -339,3 +339,30 @@ def test_an_adapters_path_starts_at_the_file(tmp_path: Path) -> None:
     """As a model's does."""
     settings = load(tmp_path, ONE + "    adapters: [{id: b, path: x}]\n")
     assert settings.models[0].adapters[0].path == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("groups:\n  g: {models: [b]}\n", 'line 5: there is no model "b"; known are a'),
+        ("groups:\n  g: {models: [a]}\n", "all models of the group g are loaded at the start and stay"),
+        ("    unload_after_s: 3\n", 'line 4: model "a" is loaded at the start, and unload_after_s is for'),
+        ("    load: on_demand\n    replicas: {min: 1, max: 2}\n", "a fixed number of replicas"),
+        (
+            "    load: on_demand\nworkers: 2\n",
+            'line 5: model "a" is loaded on demand, which takes one process',
+        ),
+        ("    load: on_demand\ncluster: auto\n", 'line 4: model "a" is loaded on demand, and in a cluster'),
+        (
+            "    load: on_demand\n    size_gib: 9\ngroups:\n  g: {models: [a], memory_gib: 8}\n",
+            'model "a" takes 9 GiB, and the group g has 8 (memory_gib)',
+        ),
+        (
+            "    load: on_demand\ngroups:\n  g: {models: [a]}\n  h: {models: [a]}\n",
+            'line 7: model "a" is in two groups',
+        ),
+    ],
+)
+def test_memory_that_could_not_be_shared(tmp_path: Path, more: str, message: str) -> None:
+    """Is refused with the line and what to do."""
+    assert message in refusal(tmp_path, ONE + more)

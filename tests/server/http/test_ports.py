@@ -37,7 +37,7 @@ async def status(directory: Path, file: Path, on: str, method: str, path: str) -
 @pytest.mark.parametrize("on", ["one", "port", "admin"])
 @pytest.mark.parametrize("path", [*BOTH, *OPERATORS])
 async def test_what_is_read(directory: Path, tmp_path: Path, on: str, path: str) -> None:
-    """Metrics and the page of the server's state are on the admin port, where there is one; probes are on both."""
+    """Metrics and the page of the server's state are on the admin port, where there is one; probes on both."""
     hidden = on == "port" and path in OPERATORS
     assert await status(directory, tmp_path / "keys", on, "GET", path) == (404 if hidden else 200)
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.access.keys import digest
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.engine import residence
@@ -81,6 +82,7 @@ class House:
         self.models = {one.id: self._model(one) for one in keys}
         self.app = build_app(self.settings, [*self.models.values()])
         self.groups = Groups(self.app.state.server.metrics, self._verify)
+        self.app.state.server.place = self.groups.order
 
     def _model(self, settings: ModelSettings) -> ServedModel:
         def make(number: int) -> Slow:
@@ -266,6 +268,72 @@ async def test_an_engine_that_dies(path: Path) -> None:
     (choice,) = folded(events(stream.body))
     assert choice["text"] == first
     assert house.starts == ["a"] * 3
+
+
+@pytest.fixture
+def admin(path: Path, tmp_path: Path) -> Path:
+    """A file of keys, where "key" may do everything."""
+    file = tmp_path / "keys"
+    file.write_text(f"boss {digest('key')} roles=infer,admin\n")
+    return file
+
+
+async def put(client: httpx.AsyncClient, name: str, state: object) -> httpx.Response:
+    return await client.put(f"/v1/models/{name}/state", json={"state": state})
+
+
+async def test_an_operator_loads_and_unloads(path: Path, admin: Path) -> None:
+    """A model that is loaded on demand is loaded before anybody asks, and unloaded when its requests have
+    ended, which takes nothing from later ones."""
+    house = sharing(path, 4, api_keys_file=admin)
+    async with house.open() as client:
+        told = await put(client, "a", "loaded")
+        assert told.status_code == 202, told.text
+        assert (told.status_code, told.json()["wanted"]) == (202, "loaded")
+        await until(lambda: house.states()["a"] == "loaded")
+        assert (await put(client, "a", "loaded")).status_code == 200
+        stream = house.stream("a", max_tokens=50)
+        running = asyncio.create_task(stream.run())
+        await until(lambda: house.engines["a"].running)
+        assert (await put(client, "a", "unloaded")).status_code == 202
+        await running
+        (choice,) = folded(events(stream.body))
+        await until(lambda: house.states()["a"] == "unloaded")
+        assert await text(client, "a", max_tokens=50) == choice["text"]
+
+
+async def test_one_that_is_loaded_at_the_start_stays_away(path: Path, admin: Path) -> None:
+    """When an operator has unloaded it: requests do not bring it back, and are told so."""
+    house = House(path, {"api_keys_file": admin}, a={})
+    async with house.open() as client:
+        await until(lambda: house.states()["a"] == "loaded")
+        await put(client, "a", "unloaded")
+        await until(lambda: house.states()["a"] == "unloaded")
+        response = await client.post(URL, json={"model": "a", **BODY})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+        assert "was unloaded by an operator" in response.json()["message"]
+        assert (await client.get("/ready")).status_code == 200
+        await put(client, "a", "loaded")
+        await until(lambda: house.states()["a"] == "loaded")
+        await text(client, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "status", "message"),
+    [
+        ("a", "gone", 400, 'state (current value: "gone") must be "loaded", "asleep" or "unloaded"'),
+        ("a", "asleep", 400, "model a ends its own instead"),
+        ("nobody", "loaded", 404, "nobody not found"),
+    ],
+)
+async def test_what_cannot_be_done(
+    path: Path, admin: Path, name: str, state: str, status: int, message: str
+) -> None:
+    """Is refused with what is wrong."""
+    house = sharing(path, 4, api_keys_file=admin)
+    async with house.open() as client:
+        response = await put(client, name, state)
+        assert (response.status_code, message in response.json()["message"]) == (status, True), response.text
 
 
 async def test_other_weights_than_expected(path: Path) -> None:

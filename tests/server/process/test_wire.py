@@ -1,4 +1,4 @@
-"""Servers as operators put them on a network: TLS with clients' certificates, an admin port, a Unix socket."""
+"""Servers as operators put them on a network: TLS, clients' certificates, an admin port, a Unix socket."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_two_ports(secure: Secure) -> None:
 
 
 def test_renewal(secure: Secure) -> None:
-    """A new key without its certificate is refused by reload in a sentence; both are shown by every process."""
+    """A new key without its certificate is refused by reload; with it, every process shows them."""
     before = secure.shown()
     other = secure.authority.pair("other")
     other.key.replace(other.key.with_name("server.key"))
@@ -98,7 +98,7 @@ def test_renewal(secure: Secure) -> None:
 
 
 def test_drain(secure: Secure) -> None:
-    """SIGTERM lets a stream end, under TLS too; then the server ends by itself. The last test of the module."""
+    """SIGTERM lets a stream end, under TLS too; then the server ends. The last test of the module."""
     long = ASK | {"max_tokens": 400, "stream": True, "ignore_eos": True}
     with (
         httpx.Client(verify=secure.trust, base_url=secure.url, headers=KEY, timeout=60) as client,
