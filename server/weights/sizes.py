@@ -1,8 +1,8 @@
 """How much memory a model needs: its weights, and the KV cache of a sequence. From its files, before anything
 is loaded.
 
-The rules are vLLM's own (its model_arch_config_convertor and kv_cache_interface
-of 0.32.0). What the computation itself needs beside them, vLLM measures at start; `WORK_BYTES` allows for it.
+The rules are vLLM's own (its model_arch_config_convertor and kv_cache_interface of 0.32.0). What the
+computation itself needs beside them, vLLM measures at start; `WORK_BYTES` allows for it.
 """
 
 from __future__ import annotations

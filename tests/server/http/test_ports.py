@@ -20,7 +20,7 @@ OPERATORS = ["/metrics", "/status"]
 
 async def status(directory: Path, file: Path, on: str, method: str, path: str) -> int:
     """Of the answer. on: port, admin (its own port) or one (there is none)."""
-    file.write_text(f"ops {digest('key')} roles=infer,admin\n")
+    file.write_text(f"ops {digest('key')} roles=infer,admin\n")  # noqa: ASYNC240
     settings = {} if on == "one" else {"admin": {"port": 0}}
     app = app_of(talking(directory, "he"), api_keys_file=file, **settings)
     app.router.routes.append(Guarded("/turn", turn, methods=["PUT"]))
@@ -37,7 +37,7 @@ async def status(directory: Path, file: Path, on: str, method: str, path: str) -
 @pytest.mark.parametrize("on", ["one", "port", "admin"])
 @pytest.mark.parametrize("path", [*BOTH, *OPERATORS])
 async def test_what_is_read(directory: Path, tmp_path: Path, on: str, path: str) -> None:
-    """Metrics and the page of the server's state are on the admin port, where there is one; probes on both."""
+    """Metrics and the status page are on the admin port, where there is one; probes on both."""
     hidden = on == "port" and path in OPERATORS
     assert await status(directory, tmp_path / "keys", on, "GET", path) == (404 if hidden else 200)
 
