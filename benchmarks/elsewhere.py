@@ -52,6 +52,8 @@ MODELS = [{"id": MODEL, "builtin": MODEL, **ENGINE, "engine_args": ENGINE_ARGS}]
 class Reached:
     """An engine that another process runs. way: the folder of a worker's sockets, or an admission."""
 
+    cache_tokens = 0  # not known here
+
     def __init__(self, way: dict[str, Any], stats: EngineStats) -> None:
         self._way = way
         self._stats = stats
@@ -60,7 +62,7 @@ class Reached:
     async def start(self, report: Report) -> None:
         exchange: Exchange
         if "folder" in self._way:
-            exchange, number = Link(Path(self._way["folder"])), 2
+            exchange, number = Link(Path(self._way["folder"])), self._way.get("number", 2)
         else:
             exchange, number = Channel(Admission(**self._way)), 1
         self._client = EngineClient(exchange, self._stats, number)

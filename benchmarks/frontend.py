@@ -142,9 +142,9 @@ def answers(server: Server, cell: Cell) -> bool:
     return (server.name, cell.kind) != ("vllm-rs", "n = 4")
 
 
-def load(server: Server, cell: Cell) -> dict[str, Any]:
-    """One run of a load against one server."""
-    spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": cell.bodies()})
+def load(server: Server, cell: Cell, **how: str) -> dict[str, Any]:
+    """One run of a load against one server. how: benchmarks/load.py's, of its connections."""
+    spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": cell.bodies(), **how})
     before = cpu_seconds(server)
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.load"], input=spec, capture_output=True, text=True, check=False

@@ -1,7 +1,7 @@
 """A client that asks for many completions at once and costs little itself: raw sockets and epoll.
 
-`python -m benchmarks.load` reads one JSON object from standard input (port, path, bodies) and writes one to
-standard output, so that it is a process of its own.
+`python -m benchmarks.load` reads one JSON object from standard input (port, path, bodies, perhaps ca or unix)
+and writes one to standard output, so that it is a process of its own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import sys
 import time
 from typing import Any
@@ -43,14 +44,41 @@ class Reply:
             self.last = now
 
 
-def ask(port: int, path: str, bodies: list[str]) -> dict[str, Any]:
-    """Send all requests at once and read all replies to their ends."""
+def connect(port: int, ca: str, unix: str) -> socket.socket:
+    if unix:
+        local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        local.connect(unix)
+        return local
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if ca:
+        return ssl.create_default_context(cafile=ca).wrap_socket(connection, server_hostname="127.0.0.1")
+    return connection
+
+
+def received(connection: socket.socket) -> bytes | None:
+    """What has come; None: nothing yet. Under TLS all of it: epoll knows of no byte that OpenSSL holds."""
+    parts: list[bytes] = []
+    try:
+        while part := connection.recv(READ_BYTES):
+            parts.append(part)
+            if not isinstance(connection, ssl.SSLSocket):
+                break
+    except ssl.SSLWantReadError:
+        return b"".join(parts) or None
+    return b"".join(parts)
+
+
+def ask(port: int, path: str, bodies: list[str], ca: str = "", unix: str = "") -> dict[str, Any]:
+    """Send all requests at once and read all replies to their ends.
+
+    ca: a file, of who has signed the server's certificate. unix: the path of its socket.
+    """
     epoll, gaps = select.epoll(), list[float]()
     sockets: dict[int, socket.socket] = {}
     replies: dict[int, Reply] = {}
     for _ in bodies:
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = connect(port, ca, unix)
         sockets[connection.fileno()] = connection
         replies[connection.fileno()] = Reply()
     began = time.perf_counter()
@@ -63,7 +91,9 @@ def ask(port: int, path: str, bodies: list[str]) -> dict[str, Any]:
         if not (ready := epoll.poll(TIMEOUT_S)):
             raise TimeoutError(f"{left} replies have not ended")
         for fd, _ in ready:
-            data = sockets[fd].recv(READ_BYTES)
+            data = received(sockets[fd])
+            if data is None:
+                continue
             if data:
                 replies[fd].take(data, time.perf_counter(), gaps)
             else:
