@@ -22,7 +22,8 @@ async def greet(
 ) -> None:
     """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
-    url = url_of(listener, with_tls=state.settings.tls is not None)
+    with_tls = state.settings.tls is not None
+    url = url_of(listener, with_tls=with_tls)
     pages = "" if url.startswith(UNIX) else f" (documentation: {url}/docs)"
     console.print(f"{name} {__version__} listens on {url}{pages}", markup=False)
     if admin is not None and (settings := state.settings.admin) is not None:
@@ -33,7 +34,7 @@ async def greet(
             status.update(" · ".join(_where(model) for model in state.models.values()))
             await asyncio.sleep(POLL_S)
     console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
-    console.print(_curl(url, _ready_id(state)) + "\n", markup=False)
+    console.print(_curl(url, _ready_id(state), with_tls=with_tls) + "\n", markup=False)
     await asyncio.Event().wait()
 
 
@@ -55,12 +56,13 @@ def _where(model: ServedModel) -> str:
     return f"{model.id}: {model.engine.status.words}, {time.monotonic() - model.engine.phase_since:.0f} s"
 
 
-def _curl(url: str, model_id: str) -> str:
+def _curl(url: str, model_id: str, *, with_tls: bool) -> str:
     body = json.dumps(
         {"model": model_id, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
     )
     if url.startswith(UNIX):
-        url = f"--unix-socket {url.removeprefix(UNIX)} http://localhost"
+        scheme = "https" if with_tls else "http"
+        url = f"--unix-socket {url.removeprefix(UNIX)} {scheme}://localhost"
     return (
         f"curl {url}/v3/openai/completions \\\n  -H 'Authorization: Bearer KEY' \\\n"
         f"  -H 'Content-Type: application/json' \\\n  -d '{body}'"
