@@ -62,6 +62,11 @@ def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Config
             " ids that differ in more than letter case and signs."
         )
     for model in settings.models:
+        if model.adapters:
+            raise ConfigurationError(
+                f"model {model.id} has adapters, which a bundle does not carry: make it of a configuration"
+                " without them, carry their folders beside it, and name them in models.yaml at the site."
+            )
         inspect(model)
     directories = {places[model.id]: model.directory for model in settings.models}
     digests = {places[model.id]: model.sha256 for model in settings.models}

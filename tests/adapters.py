@@ -15,6 +15,7 @@ CONFIG = {
     "lora_alpha": 16,
     "modules_to_save": None,
     "peft_type": "LORA",
+    "target_modules": ["q_proj"],
     "task_type": "CAUSAL_LM",
     "use_dora": False,
 }

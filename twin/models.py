@@ -49,7 +49,7 @@ def _load(model: ModelSettings, settings: Settings, latency: Latency, script: Sc
         engine=Replicas(model.id, lambda number: TwinEngine(sampler, latency, reply, tokenizer.grammars)),
     )
     tune(served.engine, settings, model)
-    return served
+    return served.with_settings(model, {})  # its adapters too, with the same words
 
 
 def _language(tokenizer: Tokenizer, vocab_size: int) -> Language:

@@ -21,7 +21,7 @@ def read_adapters(settings: ModelSettings, checkpoint: Checkpoint) -> dict[str, 
     """Of a model, by id. Raises ConfigurationError for one that cannot be served."""
     if not settings.adapters:
         return {}
-    names = (settings.id, settings.directory.name)
+    names = (settings.id, settings.directory.name, settings.builtin or settings.id)
     base = base_of(checkpoint.directory, names, checkpoint.weights)
     found: dict[str, Adapter] = {}
     for one in settings.adapters:

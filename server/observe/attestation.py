@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from server.errors import ConfigurationError, NotFound, ServiceUnavailable
 from server.observe.versions import versions
 from server.weights.checkpoint import digest_of, expected_checksums
 
-HELD = ("config.json", "tokenizer.json")  # beside the weights: decide as much about the text as these do
+# Beside the weights, they decide as much about the text as these do.
+HELD = ("config.json", "tokenizer.json", "adapter_config.json")
 MAX_SHOWN = 20  # of a long list of damaged files, how many are told
 
 
@@ -51,24 +53,9 @@ class Attestation:
 
     def verify_model(self, model: ModelSettings) -> None:
         """Every file that decides about the text. Raises ConfigurationError for an altered one."""
-        directory = model.directory
-        expected = expected_checksums(directory, model.sha256)
-        files = {path.name for path in directory.glob("*.safetensors")}
-        files |= {name for name in HELD if (directory / name).is_file()}
-        if unknown := sorted(files - expected.keys()):
-            raise ConfigurationError(
-                f"attest is on, but nothing says what {directory / unknown[0]} should be. Give the model a"
-                " sha256 in the configuration, or a checksums.json beside its weights: SHA-256 by file name."
-            )
-        found = {name: digest_of(directory / name) for name in sorted(files | expected.keys())}
-        for name, digest in found.items():
-            if digest != expected[name].lower():
-                raise ConfigurationError(
-                    f"{directory / name} is not the expected file: its SHA-256 is {digest}, not"
-                    f" {expected[name].lower()}. Copy it again, or correct the digest if the change was"
-                    " meant."
-                )
-        self._models[model.id] = found
+        self._models[model.id] = _digests(model.directory, model.sha256)
+        for one in model.adapters:
+            self._models[one.id] = _digests(one.path, one.sha256)
         self._done(model.id)
 
     def _verify_installation(self) -> None:
@@ -115,6 +102,28 @@ class AttestedElsewhere:
         if self._document is None:
             raise ServiceUnavailable("still verifying", retry_after_s=5)
         return self._document
+
+
+def _digests(directory: Path, sha256: Mapping[str, str]) -> dict[str, str]:
+    """Of every file of a model or an adapter that decides about the text. Raises ConfigurationError for an
+    altered one, and for one of which nobody says what it should be."""
+    expected = expected_checksums(directory, sha256)
+    files = {path.name for path in directory.glob("*.safetensors")}
+    files |= {name for name in HELD if (directory / name).is_file()}
+    if unknown := sorted(files - expected.keys()):
+        raise ConfigurationError(
+            f"attest is on, but nothing says what {directory / unknown[0]} should be. Give it a"
+            " sha256 in the configuration, or a checksums.json beside its weights: SHA-256 by file name."
+        )
+    found = {name: digest_of(directory / name) for name in sorted(files | expected.keys())}
+    for name, digest in found.items():
+        if digest != expected[name].lower():
+            raise ConfigurationError(
+                f"{directory / name} is not the expected file: its SHA-256 is {digest}, not"
+                f" {expected[name].lower()}. Copy it again, or correct the digest if the change was"
+                " meant."
+            )
+    return found
 
 
 def _look(root: Path) -> dict[str, Any]:

@@ -25,6 +25,11 @@ PICKLES = ("adapter_model.bin", "adapter_model.pt")
 MOST_RANK = 512  # vLLM's
 PREFIX = "base_model.model."  # of the names of PEFT's tensors
 PART = re.compile(r"(.+)\.lora_([AB])\.weight")
+NEEDED: Mapping[str, tuple[type, ...]] = {  # for the scale, and by vLLM
+    "r": (int,),
+    "lora_alpha": (int, float),
+    "target_modules": (list, str),
+}
 # PEFT's features that make of an adapter something else than W + scale·B·A, by their key in the
 # configuration: the values that leave them off, and what it is called.
 FEATURES: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -122,6 +127,9 @@ def _check_features(config: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"it was trained for {task}, and a model has to continue a text (CAUSAL_LM)."
         )
+    for key, kinds in NEEDED.items():
+        if not isinstance(config.get(key), kinds):
+            raise ConfigurationError(f"{CONFIG} has no {key}; is it as PEFT saved it?")
     for key, (off, words) in FEATURES.items():
         if config.get(key) not in off:
             raise ConfigurationError(

@@ -2,8 +2,8 @@
 
 vLLM 0.32.0's take the adapter of the last slot for rows that have none: beside a request for an adapter, one
 for the model itself would get that one's text (vllm-project/vllm, pull requests 48421 and 49656). They also
-copy an adapter's weights once for each token. Here each run of rows with one adapter is one product, and rows
-without are left as they are.
+copy an adapter's weights once for each token. Here all rows with one adapter are one product, and the rows
+without are left alone.
 
 Rows come in runs. lengths, slots: of each run its number of rows, and where its adapter is; -1: it has none.
 """
@@ -11,6 +11,7 @@ Rows come in runs. lengths, slots: of each run its number of rows, and where its
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 
@@ -27,7 +28,7 @@ def sgmv_shrink(
     scaling: float,
 ) -> None:
     """output = scaling · A · inputs."""
-    for rows, slot in _runs(lengths, slots):
+    for rows, slot in _rows(lengths, slots):
         part = _product(inputs[rows], weights, slot, output.dtype)
         output[rows, : part.shape[1]] = part if scaling == 1 else scaling * part
 
@@ -46,7 +47,7 @@ def sgmv_expand(
 ) -> None:
     """output += B · inputs, as far as both reach: they may be padded differently."""
     width = min(weights.shape[-2], output.shape[1])
-    _expand(inputs, weights, output[:, :width], _runs(lengths, slots), add_inputs)
+    _expand(inputs, weights, output[:, :width], _rows(lengths, slots), add_inputs)
 
 
 def sgmv_expand_slice(
@@ -64,7 +65,7 @@ def sgmv_expand_slice(
     add_inputs: bool = False,
 ) -> None:
     """The same, in a part of the columns."""
-    _expand(inputs, weights, output[:, offset : offset + size], _runs(lengths, slots), add_inputs)
+    _expand(inputs, weights, output[:, offset : offset + size], _rows(lengths, slots), add_inputs)
 
 
 def bgmv_shrink(inputs: Any, weights: Any, output: Any, slots: Any, scaling: float = 1.0) -> None:
@@ -97,19 +98,31 @@ def take_own_products(punica_cpu: Any) -> None:
         setattr(punica_cpu, function.__name__, function)
 
 
-def _runs(lengths: Any, slots: Any) -> Iterator[tuple[slice, int]]:
-    """The rows of each run that has an adapter, and where that one is."""
+def _rows(lengths: Any, slots: Any) -> Iterator[tuple[Any, int]]:
+    """Those of each adapter, whichever runs they are in, and where it is."""
+    for slot, rows in _grouped(tuple(lengths.tolist()), tuple(slots.tolist())):
+        yield rows if isinstance(rows, slice) else slots.new_tensor(rows), slot
+
+
+@lru_cache(maxsize=16)  # a step asks for the same with every module of the model
+def _grouped(lengths: tuple[int, ...], slots: tuple[int, ...]) -> list[tuple[int, slice | list[int]]]:
+    """A slot's rows; those of one run as a slice, which costs no copy."""
+    found: dict[int, list[slice]] = {}
     start = 0
-    for length, slot in zip(lengths.tolist(), slots.tolist(), strict=True):
+    for length, slot in zip(lengths, slots, strict=True):
         if slot >= 0:
-            yield slice(start, start + length), slot
+            found.setdefault(slot, []).append(slice(start, start + length))
         start += length
+    return [
+        (slot, runs[0] if len(runs) == 1 else [row for run in runs for row in range(run.start, run.stop)])
+        for slot, runs in found.items()
+    ]
 
 
 def _expand(
-    inputs: Any, weights: Any, output: Any, runs: Iterator[tuple[slice, int]], add_inputs: bool
+    inputs: Any, weights: Any, output: Any, of_slots: Iterator[tuple[Any, int]], add_inputs: bool
 ) -> None:
-    for rows, slot in runs:
+    for rows, slot in of_slots:
         part = _product(inputs[rows], weights, slot, output.dtype)[:, : output.shape[1]]
         if add_inputs:
             output[rows] += part

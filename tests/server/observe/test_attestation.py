@@ -15,6 +15,7 @@ from server.config.settings import Settings
 from server.errors import ConfigurationError, ServiceUnavailable
 from server.http.app import build_app
 from server.observe.attestation import Attestation, installation_root
+from tests.adapters import write_adapter
 from tests.helpers import running
 
 KEY = {"authorization": "Bearer key"}
@@ -87,6 +88,24 @@ def test_a_file_without_a_digest_stops_the_start(weights: Path, settings: Settin
     (weights / "checksums.json").write_text(json.dumps(sums))
     with pytest.raises(ConfigurationError, match=f"nothing says what .*{name}"):
         Attestation(settings, None, None).verify_model(settings.models[0])
+
+
+def test_adapters_are_attested_too(tmp_path: Path, weights: Path) -> None:
+    """Under their own ids; one without digests stops the start."""
+    adapter = write_adapter(tmp_path / "adapter")
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    own = {name: hashlib.sha256((adapter / name).read_bytes()).hexdigest() for name in names}
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in weights.iterdir()}
+    model = {"id": "m", "path": weights, "sha256": digests}
+    sections = [{"id": "a", "path": adapter, "sha256": own}]
+    settings = Settings.model_validate({"models": [model | {"adapters": sections}], "attest": True})
+    attestation = Attestation(settings, None, None)
+    attestation.verify_model(settings.models[0])
+    assert attestation._models["a"] == own
+    sections[0]["sha256"] = {}
+    settings = Settings.model_validate({"models": [model | {"adapters": sections}], "attest": True})
+    with pytest.raises(ConfigurationError, match=r"nothing says what .*adapter_config\.json"):
+        attestation.verify_model(settings.models[0])
 
 
 def test_a_checkout_is_no_installation() -> None:

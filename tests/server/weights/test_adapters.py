@@ -69,6 +69,8 @@ def test_other_files_are_another_adapter(directory: Path, base: Base) -> None:
     [
         ({"peft_type": "LOHA"}, "LOHA"),
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
+        ({"lora_alpha": None}, "no lora_alpha"),
+        ({"target_modules": None}, "no target_modules"),
         ({"use_dora": True}, "DoRA"),
         ({"bias": "all"}, "bias"),
         ({"lora_bias": True}, "lora_bias"),
