@@ -40,6 +40,15 @@ class Certificates:
 
 def read_context(settings: TLS) -> ssl.SSLContext:
     """Raises ConfigurationError that names the file, and what to do."""
+    try:
+        return _context_of(settings)
+    except OSError as error:  # one of them has gone since it was looked at, as while they are exchanged
+        raise ConfigurationError(
+            f"tls: cannot read {error.filename or settings.cert}: {error.strerror or error}."
+        ) from None
+
+
+def _context_of(settings: TLS) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

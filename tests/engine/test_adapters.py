@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from server.access.keys import digest
+from server.engine.vllm.adapters import load_adapters_first
 from tests.engine.reference import Reference
 from tests.engine.test_logprobs_hf import TOLERANCES, differences
 from tests.serving import CAPITAL, TINY, Client, Server, serving, tiny_model, wait_for
@@ -206,3 +207,26 @@ def test_a_larger_rank_takes_another_engine(
     assert client.delete(path).status_code == 200
     assert client.ask(model="large").status_code == 404
     assert texts(client, fields[1]) == alone[1]
+
+
+def test_an_engine_without_room_for_adapters_says_so() -> None:
+    """It would answer as the base model; only the request that asked is ended."""
+    from types import SimpleNamespace
+
+    ended: list[Any] = []
+    added: list[str] = []
+
+    class Core:
+        vllm_config = SimpleNamespace(lora_config=None)
+        output_queue = SimpleNamespace(put_nowait=ended.append)
+
+        def add_request(self, request: Any, request_wave: int = 0) -> None:
+            added.append(request.request_id)
+
+    load_adapters_first(Core)
+    for name, asked in (("a", SimpleNamespace(lora_int_id=1, lora_name="my@123")), ("b", None)):
+        request = SimpleNamespace(request_id=name, client_index=0, lora_request=asked)
+        Core().add_request(request)
+    assert added == ["b"]
+    ((_, outputs),) = ended
+    assert "no room for the adapter my;" in outputs.outputs[0].stop_reason

@@ -17,9 +17,9 @@ def make_ready_for_adapters(core: Any, config: Any, name: str) -> None:
     ConfigurationError for an engine whose adapters would act on others' texts."""
     from vllm.platforms import current_platform
 
+    load_adapters_first(core)
     if config.lora_config is None:
         return
-    load_adapters_first(core)
     if current_platform.is_cpu():
         if config.parallel_config.world_size > 1:
             raise ConfigurationError(
@@ -48,6 +48,8 @@ def load_adapters_first(core: Any) -> None:
 def _problem(engine: Any, asked: Any) -> str:
     """Why an adapter cannot be had; empty: it is there. What leaves again, for others, is looked for each
     time."""
+    if engine.vllm_config.lora_config is None:  # it would answer as the base model, without a word
+        return f"the engine that runs has no room for the adapter {_id(asked)}; try again"
     seen: set[int] = engine.__dict__.setdefault("adapters_seen", set())
     num_kept = engine.vllm_config.lora_config.max_cpu_loras
     try:

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from server.http import handshake
+from server.config.sections import TLS
+from server.http import certificates, handshake
+from server.http.certificates import Certificates
 from tests.certificates import Authority, Pair
 from tests.helpers import LONG, app_of, eager, events, folded, running, slow, talking, until
 from tests.server.http.sockets import bodies, connected, listening, reply, request, said
@@ -117,6 +119,15 @@ async def test_bad_new_certificate(
             assert await name_in(port, trust) == "server"
         (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert "is not that of the certificate in" in record.getMessage()
+
+
+def test_a_file_that_goes_while_it_is_read(server: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while they are exchanged: the last good pair stays."""
+    found = Certificates(TLS(cert=server.cert, key=server.key))
+    before = found.context()
+    monkeypatch.setattr(certificates, "_check_readable", lambda file: file.unlink(missing_ok=True))
+    server.cert.touch()
+    assert found.context() is before
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01nonsense" * 50, b"\0"])
