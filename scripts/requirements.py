@@ -27,7 +27,11 @@ PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
 LEAVE_OUT = {  # built for CUDA and unused for text; vLLM's V2 runner on CUDA does import torchvision
     "cpu": ["torchaudio", "torchcodec", "torchvision"],
     "cuda": ["torchaudio", "torchcodec"],
-    "dev": [],
+    # What PEFT needs and the engine's own list has, for the device that it is for: a tool does not choose it.
+    "dev": [
+        *("accelerate", "jinja2", "mpmath", "networkx", "regex", "safetensors", "setuptools", "sympy"),
+        *("torch", "transformers"),
+    ],
     "ray": [],
 }
 WITHOUT_BUNDLE = ("ray",)  # what is carried beside another list, which has the rest
