@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 import typer.main
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from sealed.failures import BundleError, SealedFailure
@@ -22,11 +20,11 @@ from server.client.complete import complete
 from server.commands.check import check
 from server.commands.checksums import checksums
 from server.commands.init import init
-from server.config.directories import models_of
+from server.commands.models import models
+from server.config.directories import models_of, sharing_memory
 from server.config.loading import Settings, config_file, load_settings, settings_of
 from server.config.values import socket_path
-from server.engine.adapters import read_adapters
-from server.engine.served import inspect, problem_of
+from server.engine.served import problem_of
 from server.errors import ConfigurationError, EngineFailed
 from server.observe.versions import versions
 from server.process.control import ask
@@ -138,7 +136,10 @@ def serve(
         if not (directories or model_dir):
             return load_settings(config, overrides, os.environ)
         keys = models_of(directories or [], [model_dir] if model_dir else [], problem_of)
-        return settings_of(keys, overrides, os.environ)
+        settings = settings_of(keys, overrides, os.environ)
+        if len(settings.models) == 1 or settings.workers > 1 or settings.cluster:
+            return settings
+        return settings_of(sharing_memory(keys), overrides, os.environ)
 
     settings = load()
     # Late: the application brings half a second of imports that no other command needs.
@@ -193,25 +194,7 @@ cli.command()(checksums)
 cli.command()(init)
 
 
-@cli.command()
-def models(config: Config = None) -> None:
-    """Show the models that would be served."""
-    settings = load_settings(config, {}, os.environ)
-    table = Table("id", "engine", "context", "weights", "state", box=None)
-    for model in settings.models:
-        try:
-            checkpoint, size = inspect(model)
-            context, weights, state = str(size), f"{checkpoint.num_bytes / 1e6:.0f} MB", "ready to serve"
-            adapters = read_adapters(model, checkpoint)
-        except ConfigurationError as error:
-            context, weights, state, adapters = "?", "?", error.message, {}
-        table.add_row(model.id, model.engine, context, weights, state)
-        for one in adapters.values():
-            weights, state = f"{one.num_bytes / 1e6:.0f} MB", f"adapter of {model.id}, rank {one.rank}"
-            table.add_row(one.id, "", context, weights, state)
-    Console(highlight=False, markup=False).print(table)
-
-
+cli.command()(models)
 cli.command()(complete)
 
 

@@ -57,7 +57,7 @@ ROOMS = {
         " groups models reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
-    "server.commands": "progress check checksums init",
+    "server.commands": "progress check checksums init models",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",

@@ -28,6 +28,7 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(CONNECT_TIMEOUT_S)
         self.sock.connect(self._path)
 
 
@@ -77,6 +78,18 @@ class Endpoint:
             raise ClientError(
                 f"the connection to {self.url} failed: {error or type(error).__name__}"
             ) from None
+        finally:
+            connection.close()
+
+    def ask_root(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Status and answer of what is beside the completions, whatever the status is."""
+        connection = self._connection()
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, _object(response.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise ClientError(f"no server answers at {self.url}: {error}") from None
         finally:
             connection.close()
 

@@ -11,6 +11,7 @@ from server.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
+GROUP = "all"
 MARK = "config.json"  # what makes a folder a model
 
 
@@ -48,6 +49,12 @@ def models_of(
             " tokenizer.json and weights."
         )
     return {"models": [{"id": name, "path": str(path.resolve())} for name, path in models.items()]}
+
+
+def sharing_memory(keys: dict[str, Any]) -> dict[str, Any]:
+    """The same models, each loaded when it is asked for, and as many at a time as there is memory for."""
+    models = [model | {"load": "on_demand"} for model in keys["models"]]
+    return keys | {"models": models, "groups": {GROUP: {"models": [model["id"] for model in models]}}}
 
 
 def found_below(parent: Path) -> Iterator[tuple[str, Path]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config.directories import models_of
+from server.config.directories import models_of, sharing_memory
 from server.errors import ConfigurationError
 
 
@@ -79,3 +79,10 @@ def test_no_model_in_a_folder(tmp_path: Path) -> None:
         models_of([], [tmp_path], fine)
     with pytest.raises(ConfigurationError, match="the folder of models"):
         models_of([], [tmp_path / "none"], fine)
+
+
+def test_several_share_memory(tmp_path: Path) -> None:
+    """Each is loaded when it is asked for, all of them in one group."""
+    keys = sharing_memory(models_of([model(tmp_path / "a"), model(tmp_path / "b")], [], fine))
+    assert [one["load"] for one in keys["models"]] == ["on_demand"] * 2
+    assert keys["groups"] == {"all": {"models": ["a", "b"]}}
