@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from conform.rules import table
 from conform.rules.reply import NO_ZERO
@@ -13,6 +14,8 @@ from conform.subject.server import PROMPT, Subject
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 IDS = [300, 400, 500]
+NOT_OPENAIS = {"openai": "there is no such field"}
+NOT_PARSED = NOT_OPENAIS | {"vllm": "there is no such field"}
 TO_FIT = {"openai": "there is no such field", "vllm": "it keeps all of the context but one token"}
 
 
@@ -136,3 +139,37 @@ def truncated_to_fit(subject: Subject) -> None:
     size = subject.small_context()
     usage = subject.complete(prompt=[300] * (4 * size), truncate_prompt_tokens=-1, max_tokens=6)["usage"]
     require(usage["prompt_tokens"] == size - 6, f"prompt_tokens is {usage['prompt_tokens']} of {size} - 6")
+
+
+@rule("prompts.special-tokens-are-added", requests=3, tokens=60, differs=NOT_OPENAIS)
+def special_tokens_are_added(subject: Subject) -> None:
+    """`add_special_tokens` off leaves out what the tokenizer puts around a text, and nothing else."""
+    added, plain = (_ids(subject, PROMPT, add_special_tokens=wanted) for wanted in (True, False))
+    require(_ids(subject, PROMPT) == added, "it is on where nothing is said")
+    is_part = any(added[k : k + len(plain)] == plain for k in range(len(added) - len(plain) + 1))
+    require(plain and is_part, f"{shown(plain)} is not a part of {shown(added)}")
+
+
+@rule("prompts.special-tokens-are-text", requests=3, tokens=60, differs=NOT_PARSED)
+def special_tokens_are_text(subject: Subject) -> None:
+    """With `parse_special` off the name of a special token in a prompt is text like any other."""
+    entry = subject.client.get(f"/models/{quote(subject.model)}").json()
+    name, token_id = max(entry["special_tokens"].items(), key=lambda one: len(one[0]))
+    parsed, text = (_ids(subject, f"a{name}b", parse_special=wanted) for wanted in (True, False))
+    require(token_id in parsed, f"{name} is {shown(parsed)}, not {token_id}")
+    require(token_id not in text and len(text) > len(parsed), f"{name} is {shown(text)} as text")
+
+
+@rule("prompts.salt-changes-nothing", requests=2, tokens=60, differs=NOT_OPENAIS)
+def salt_changes_nothing(subject: Subject) -> None:
+    """`cache_salt` keeps what was computed for others apart, and the text is the same."""
+    texts = [subject.choice(**GREEDY, cache_salt=salt)["text"] for salt in ("a", "another")]
+    require(texts[0] == texts[1], f"{shown(texts[1])} is not {shown(texts[0])}")
+
+
+def _ids(subject: Subject, prompt: str, **fields: Any) -> list[int]:
+    """The prompt's tokens, as the server tells them."""
+    asked = GREEDY | {"max_tokens": 1, "prompt": prompt, "return_token_ids": True}
+    ids = subject.choice(**asked, **fields).get("prompt_token_ids")
+    require(isinstance(ids, list) and ids, f"prompt_token_ids is {shown(ids)}")
+    return list(ids or [])

@@ -197,6 +197,10 @@ def _drift(part: dict[str, Any], exchange: Exchange) -> None:
     part["text"] += f" {exchange.number} {part['index']}"
 
 
+def _other_prompt_ids(part: dict[str, Any], exchange: Exchange) -> None:
+    part["prompt_token_ids"] = [exchange.number]
+
+
 def _streamed(part: dict[str, Any], exchange: Exchange) -> None:
     if exchange.sent.get("stream"):
         part["text"] += "x"
@@ -226,6 +230,9 @@ MUTANTS: dict[str, Wrong] = {
     "prompts.each-is-answered": DRIFT,
     "prompts.truncated-ids": ignores("truncate_prompt_tokens"),
     "prompts.truncated-on-the-right": ignores("truncation_side"),
+    "prompts.special-tokens-are-added": choice(_other_prompt_ids),
+    "prompts.special-tokens-are-text": ignores("parse_special"),
+    "prompts.salt-changes-nothing": DRIFT,
     "prompts.empty-is-bos": status(500),
     "prompts.context-is-kept": ANSWERED,
     "prompts.too-long": ANSWERED,

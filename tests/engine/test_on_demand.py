@@ -13,8 +13,15 @@ from typing import Any
 
 import pytest
 
+from tests.engine.test_adapters import ATTENTION, make_adapter
 from tests.serving import START_S, Client, Server, fold, frames, serving, tiny_model, wait_for
 
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
 Choices = list[dict[str, Any]]
 REQUEST: dict[str, Any] = {"prompt": "hello", "max_tokens": 24, "seed": 7, "ignore_eos": True}
 
@@ -22,9 +29,13 @@ REQUEST: dict[str, Any] = {"prompt": "hello", "max_tokens": 24, "seed": 7, "igno
 @pytest.fixture(scope="module")
 def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     loads = {"a": "at_start", "b": "on_demand", "c": "on_demand"}
+    folder = tmp_path_factory.mktemp("on-demand")
+    make_adapter(folder / "tuned", tiny_path, 0, r=4, lora_alpha=8, target_modules=ATTENTION)
     models = [tiny_model(tiny_path, id=name, load=load, size_gib=1) for name, load in loads.items()]
+    for model in models[:2]:
+        model["adapters"] = [{"id": f"{model['id']}-tuned", "path": str(folder / "tuned")}]
     groups = {"g": {"models": ["a", "b", "c"], "memory_gib": 2, "min_loaded_s": 1}}
-    with serving(tmp_path_factory.mktemp("on-demand"), {"models": models, "groups": groups}) as server:
+    with serving(folder, {"models": models, "groups": groups}) as server:
         server.wait_ready()
         yield server
 
@@ -104,3 +115,13 @@ def test_one_that_is_killed_at_work(server: Server, client: Client, pool: Thread
     kill_newest(server)
     assert disturbed.result() == undisturbed
     assert client.metric('verbatim_engine_deaths_total{engine="0",model="c"}') == 1
+
+
+def test_an_adapter_of_one_that_is_not_loaded(
+    server: Server, client: Client, pool: ThreadPoolExecutor
+) -> None:
+    """Who asks for it has its model loaded, again too, and gets the adapter's text."""
+    assert state(client, "b") == "unloaded"
+    tuned, plain = (stream(pool, server, name).result() for name in ("a-tuned", "a"))
+    assert stream(pool, server, "b-tuned").result() == tuned != plain
+    assert state(client, "b") == "loaded"
