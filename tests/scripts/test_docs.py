@@ -66,6 +66,7 @@ def test_the_newest_release_of_the_changelog_is_this_version() -> None:
         "docs/installation.md",
         "docs/development-gpu.md",
         "docs/operations.md",
+        "docs/metrics.md",
         "docs/conform.md",
     ],
 )
@@ -119,8 +120,19 @@ def test_writing_twice_changes_nothing() -> None:
     assert once.endswith("\nmore\n")
 
 
-def test_alarms_are_for_metrics_that_there_are() -> None:
-    """Each that docs/operations.md names is in /metrics."""
-    page = PAGE.with_name("operations.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["operations.md", "metrics.md"])
+def test_alarms_are_for_metrics_that_there_are(name: str) -> None:
+    """Each that the page names is in /metrics."""
+    page = PAGE.with_name(name).read_text(encoding="utf-8")
     there = set(re.findall(r"^# HELP (\w+)", Metrics().render().decode(), re.MULTILINE))
-    assert set(re.findall(r"`(verbatim_\w+)`", page)) <= there
+    assert (named := set(re.findall(r"`(verbatim_\w+)`", page))) <= there
+    assert named
+
+
+def test_every_metric_is_on_its_page() -> None:
+    """Each family that /metrics writes has a row, those of engines too."""
+    page = (ROOT / docs.METRICS_PAGE).read_text(encoding="utf-8")
+    families = re.findall(r"^# TYPE (\S+) (\w+)", Metrics().render().decode(), re.MULTILINE)
+    assert len(families) > 40
+    rows = re.findall(r"^\| `(\S+)` \| (counter|gauge|histogram) \|", page, re.MULTILINE)
+    assert {family for family in families if not family[0].endswith("_created")} == set(rows)
