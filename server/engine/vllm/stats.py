@@ -68,14 +68,21 @@ class EngineMetrics:
         # What only an engine with speculative decoding has.
         self.drafts = family(Counter, "spec_decode_num_drafts", "Steps of requests that had drafts")
         self.draft_tokens = family(Counter, "spec_decode_num_draft_tokens", "Tokens drafted")
-        self.accepted = family(Counter, "spec_decode_num_accepted_tokens", "Of these, those that came")
+        self.accepted = family(
+            Counter, "spec_decode_num_accepted_tokens", "Drafted tokens that were accepted"
+        )
         self.preemptions = family(Counter, "num_preemptions", "Requests put off for lack of KV cache")
         self.prompt_tokens = family(Counter, "prompt_tokens", "Tokens of prompts processed")
         self.tokens = family(Counter, "generation_tokens", "Tokens generated")
         self.ended = family(Counter, "request_success", "Requests that ended well", "finished_reason")
-        self.step_tokens = family(Histogram, "iteration_tokens_total", "Of a step", buckets=STEP_TOKENS)
+        self.step_tokens = family(
+            Histogram, "iteration_tokens_total", "Tokens generated in a step", buckets=STEP_TOKENS
+        )
         self.first_s = family(
-            Histogram, "time_to_first_token_seconds", "To a request's first token", buckets=FIRST_TOKEN_S
+            Histogram,
+            "time_to_first_token_seconds",
+            "From a request's arrival to its first token",
+            buckets=FIRST_TOKEN_S,
         )
         self.token_s = family(
             Histogram,
@@ -83,16 +90,16 @@ class EngineMetrics:
             "Between a request's tokens, on average",
             buckets=TOKEN_S,
         )
-        self.request_s = seconds("e2e_request_latency", "Of a request, from its arrival to its last token")
-        self.queue_s = seconds("request_queue_time", "Of a request, until it was scheduled")
-        self.prefill_s = seconds("request_prefill_time", "Of a request, from scheduled to its first token")
-        self.decode_s = seconds("request_decode_time", "Of a request, from its first token to its last")
-        self.inference_s = seconds("request_inference_time", "Of a request, from scheduled to its last token")
+        self.request_s = seconds("e2e_request_latency", "From a request's arrival to its last token")
+        self.queue_s = seconds("request_queue_time", "From a request's queueing until it was scheduled")
+        self.prefill_s = seconds("request_prefill_time", "From a request's scheduling to its first token")
+        self.decode_s = seconds("request_decode_time", "From a request's first token to its last")
+        self.inference_s = seconds("request_inference_time", "From a request's scheduling to its last token")
         self.request_prompt = family(
-            Histogram, "request_prompt_tokens", "Of a request's prompt", buckets=REQUEST_TOKENS
+            Histogram, "request_prompt_tokens", "Tokens of a request's prompt", buckets=REQUEST_TOKENS
         )
         self.request_tokens = family(
-            Histogram, "request_generation_tokens", "Generated for a request", buckets=REQUEST_TOKENS
+            Histogram, "request_generation_tokens", "Tokens generated for a request", buckets=REQUEST_TOKENS
         )
 
     def of(self, model: str, replica: int = 0) -> EngineStats:
