@@ -170,7 +170,7 @@ def test_an_adapter_that_cannot_be_loaded_is_told(client: Client, server: Server
 def test_streams_of_adapters_outlive_their_engine(server: Server, client: Client) -> None:
     """After a kill -9 they go on in the next one, in the same adapter, to the same texts."""
     fields = [
-        {"model": name, "prompt": CAPITAL, "seed": seed, "max_tokens": 800, "ignore_eos": True}
+        {"model": name, "prompt": CAPITAL, "seed": seed, "max_tokens": 300, "ignore_eos": True}
         for name in NAMES
         for seed in range(2)
     ]

@@ -31,7 +31,7 @@ def test_streams_go_on_in_the_next_engine(tiny_path: Path, tmp_path: Path, worke
         def text(k: int) -> str:
             fields = {"prompt": f"{CAPITAL} {k}", "temperature": k % 2, "repetition_penalty": 1.1}
             with Client(url, "any", TINY) as client:
-                chunks = client.chunks(**fields, seed=k, max_tokens=1000, ignore_eos=True)
+                chunks = client.chunks(**fields, seed=k, max_tokens=400, ignore_eos=True)
             return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
 
         def differing(k: int) -> list[str]:
