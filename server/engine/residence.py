@@ -16,16 +16,15 @@ FAILED_S = 30.0
 @dataclass(slots=True)
 class Residence:
     """on_demand: it is loaded when it is asked for, else at the start. is_out: its engines do not run, nor
-    start. is_refused: an operator has unloaded it, and requests do not bring it back. sleep_level: vLLM's, by
-    which it makes room; 0: its process ends. size: bytes of the group's memory; 0: not known. used_at: of
-    time.monotonic, when it last had jobs; None: never. load_s: how long its last load took; 0: not known.
-    num_before: in the line for memory; None: it is not in it. on_wanted: called when a job waits for it.
+    start. is_refused: an operator has unloaded it, and requests do not bring it back. size: bytes of the
+    group's memory; 0: not known. used_at: of time.monotonic, when it last had jobs; None: never. load_s: how
+    long its last load took; 0: not known. num_before: in the line for memory; None: it is not in it.
+    on_wanted: called when a job waits for it.
     """
 
     on_demand: bool = False
     is_out: bool = False
     is_refused: bool = False
-    sleep_level: int = 0
     size: int = 0
     used_at: float | None = None
     load_s: float = 0.0

@@ -15,8 +15,6 @@ from server.weights.checkpoint import check_checkpoint
 
 GIB = 2**30
 ENGINE_BYTES = 2 * GIB  # an engine's process without weights and KV cache
-# What a process keeps on each of its GPUs while it sleeps: the driver's context, libraries, captured graphs.
-ASLEEP_BYTES = 2 * GIB
 # Of a GPU's memory, for all engines together: each process takes a little that vLLM does not count.
 SHARED = 0.97
 
