@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from server.config.model import ModelSettings
 from server.config.replication import flat
+from server.engine.vllm.size import engine_bytes
 from server.errors import ConfigurationError
-from server.weights.checkpoint import Checkpoint, check_checkpoint
+from server.weights.checkpoint import Checkpoint
 from server.weights.sizes import GIB, WORK_BYTES, Cache, bytes_of_weights, cache_of, heads_of, running_dtype
 
 MIB = 2**20
@@ -96,15 +97,22 @@ def undivided(settings: ModelSettings, checkpoint: Checkpoint) -> str:
 
 
 def shared_out(models: Sequence[ModelSettings], machine: float | None) -> str:
-    """What all models take together. machine: bytes of its memory; None: they run on GPUs, of each of which a
-    model takes gpu_memory_utilization. Raises ConfigurationError where that is more than there is."""
+    """What all models take together, of those that are loaded on demand one at a time. machine: bytes of its
+    memory; None: they run on GPUs, of each of which a model takes gpu_memory_utilization. Raises
+    ConfigurationError where that is more than there is."""
     real = [model for model in models if model.engine != "simulated"]
+    stays = [model for model in real if model.load == "at_start"]
+    comes = [model for model in real if model.load == "on_demand"]
     if machine is None:
         taken: dict[int, float] = {}
-        for model in real:
-            count = model.replicas.min * model.num_gpus
-            for device in flat(model.devices)[:count] or range(count):
+        for model in stays:
+            for device in _devices(model):
                 taken[device] = taken.get(device, 0) + model.gpu_memory_utilization
+        beside = dict(taken)
+        for model in comes:
+            for device in _devices(model):
+                most = beside.get(device, 0) + model.gpu_memory_utilization
+                taken[device] = max(taken.get(device, 0), most)
         for device, share in taken.items():
             if share > 1 + SLACK:
                 raise ConfigurationError(
@@ -113,19 +121,22 @@ def shared_out(models: Sequence[ModelSettings], machine: float | None) -> str:
                 )
         most = max(taken.values(), default=0)
         return f"at most {most:.0%} of a GPU is taken" if taken else "no model needs any"
-    needed = sum(_on_cpu(model) * model.replicas.min for model in real)
+    needed = sum(_on_cpu(model) for model in stays) + max(map(_on_cpu, comes), default=0)
     if needed > machine:
         raise ConfigurationError(
-            f"the models take {in_words(needed)} together, weights and KV caches, and this machine has"
+            f"the models take {in_words(needed)} together, and this machine has"
             f" {in_words(machine)}. Serve fewer, or set kv_cache_gib lower."
         )
-    return f"{in_words(needed)} of {in_words(machine)} for weights and KV caches"
+    return f"{in_words(needed)} of {in_words(machine)} for all engines"
 
 
 def _on_cpu(model: ModelSettings) -> float:
-    checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
-    dtype = running_dtype(checkpoint.directory, model.dtype)
-    return bytes_of_weights(checkpoint, dtype) + model.kv_cache_gib * GIB
+    return engine_bytes(model) * model.replicas.min
+
+
+def _devices(model: ModelSettings) -> Sequence[int]:
+    count = model.replicas.min * model.num_gpus
+    return flat(model.devices)[:count] or range(count)
 
 
 def in_words(num_bytes: float) -> str:

@@ -16,9 +16,10 @@ from server.engine.base import Phase, Status
 from server.engine.group import Group, Member, Move, Place, Why
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
-from server.engine.vllm.size import GIB, estimated_bytes, memory_bytes
+from server.engine.vllm.size import estimated_bytes, memory_bytes
 from server.errors import ConfigurationError, Failure, InvalidRequest, ServiceUnavailable
 from server.http.metrics import Metrics
+from server.weights.sizes import GIB
 
 log = logging.getLogger(__name__)
 

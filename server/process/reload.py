@@ -19,6 +19,7 @@ from server.config.settings import Settings
 from server.engine.adapters import rank_for
 from server.engine.base import Engine, Phase
 from server.engine.served import ServedModel, adapters_of, tune
+from server.engine.vllm.size import engine_bytes
 from server.errors import Failure, NotFound
 from server.http.app import adopt, keyring_of
 from server.http.certificates import read_context
@@ -26,11 +27,8 @@ from server.http.state import State
 from server.observe.versions import CPU_BUILD, installed
 from server.process.models import RunningModels
 from server.weights.adapters import Adapter
-from server.weights.checkpoint import check_checkpoint
 
 log = logging.getLogger(__name__)
-
-ENGINE_BYTES = 2 * 2**30  # an engine's process without weights and KV cache
 
 
 @dataclass(slots=True)
@@ -245,9 +243,7 @@ def has_room(model: ModelSettings, others: Iterable[ModelSettings]) -> bool:
     if model.engine == "simulated":
         return True
     if installed(CPU_BUILD):
-        checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
-        needed = checkpoint.num_bytes + model.kv_cache_gib * 2**30 + ENGINE_BYTES
-        return bool(psutil.virtual_memory().available >= needed)
+        return bool(psutil.virtual_memory().available >= engine_bytes(model))
     beside = [other for other in others if _share_a_device(model, other)]
     return sum(one.gpu_memory_utilization for one in (model, *beside)) <= 1
 

@@ -12,8 +12,8 @@ from server.engine.vllm.devices import memory
 from server.errors import ConfigurationError
 from server.observe.versions import CPU_BUILD, installed
 from server.weights.checkpoint import check_checkpoint
+from server.weights.sizes import GIB, bytes_of_weights, running_dtype
 
-GIB = 2**30
 ENGINE_BYTES = 2 * GIB  # an engine's process without weights and KV cache
 # Of a GPU's memory, for all engines together: each process takes a little that vLLM does not count.
 SHARED = 0.97
@@ -30,12 +30,13 @@ def estimated_bytes(model: ModelSettings) -> int:
 
 
 def engine_bytes(model: ModelSettings) -> int:
-    """Of one engine on a CPU: its files' weights, its KV cache, and what each has."""
+    """Of one engine on a CPU: its weights in the type that it runs in, its KV cache, and what each has."""
     try:
         checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
     except ConfigurationError:  # it is said elsewhere
         return 0
-    return int(checkpoint.num_bytes + model.kv_cache_gib * GIB + ENGINE_BYTES)
+    weights = bytes_of_weights(checkpoint, running_dtype(checkpoint.directory, model.dtype))
+    return int(weights + model.kv_cache_gib * GIB + ENGINE_BYTES)
 
 
 def held_bytes(pid: int) -> int:

@@ -90,9 +90,19 @@ def test_models_that_share_a_gpu(directory: Path) -> None:
 def test_models_that_share_a_machine(directory: Path) -> None:
     """Weights and KV caches of all, on the CPU."""
     models = [ModelSettings(id="a", path=directory, kv_cache_gib=2.0)] * 2
-    assert shared_out(models, 5 * GIB) == "4.0 GiB of 5.0 GiB for weights and KV caches"
+    assert shared_out(models, 9 * GIB) == "8.0 GiB of 9.0 GiB for all engines"
     with pytest.raises(ConfigurationError, match="set kv_cache_gib lower"):
-        shared_out(models, 3 * GIB)
+        shared_out(models, 7 * GIB)
+
+
+def test_models_that_come_and_go(directory: Path) -> None:
+    """Of those that are loaded on demand one has to fit beside those that stay."""
+    comes = ModelSettings(id="a", path=directory, load="on_demand", gpu_memory_utilization=0.6)
+    stays = ModelSettings(id="b", path=directory, gpu_memory_utilization=0.3)
+    assert "90%" in shared_out([comes, comes, stays], None)
+    assert shared_out([comes] * 3, 4 * GIB) == "3.0 GiB of 4.0 GiB for all engines"
+    with pytest.raises(ConfigurationError, match=r"take 1\.20"):
+        shared_out([comes, stays, stays], None)
 
 
 @pytest.mark.parametrize(
