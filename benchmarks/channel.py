@@ -39,7 +39,7 @@ from server.engine.vllm.exchange import Exchange
 from server.engine.vllm.hub import Admission, Hub
 from server.engine.vllm.link import ENGINE, Link, inputs_of, outputs_of
 from server.engine.vllm.stats import EngineMetrics
-from server.engine.vllm.wire import UTILITY, CoreOutput, CoreOutputs, encode
+from server.engine.vllm.wire import UTILITY, Answer, CoreOutput, CoreOutputs, encode
 
 STREAMS = (16, 64, 256)
 STEP_S = 0.02
@@ -55,7 +55,7 @@ def engine(folder: Path, names: list[str]) -> None:
     outputs.connect(outputs_of(folder))
     inputs.send_multipart((b"", b""))
     step = _step(names)
-    answer = encode(CoreOutputs(utility_output=[0, None, [None, [1, False]]]))
+    answer = encode(CoreOutputs(utility_output=Answer(0, None, [None, [1, False]])))
     begins = time.monotonic()
     while True:
         while inputs.poll(int(max(0, begins + STEP_S - time.monotonic()) * 1000)):

@@ -20,7 +20,7 @@ from server.engine.vllm.client import EngineClient
 from server.engine.vllm.hub import Admission
 from server.engine.vllm.link import ENGINE, inputs_of, outputs_of
 from server.engine.vllm.stats import EngineMetrics
-from server.engine.vllm.wire import ABORT, ADD, UTILITY, CoreOutput, CoreOutputs, CoreRequest, encode
+from server.engine.vllm.wire import ABORT, ADD, UTILITY, Answer, CoreOutput, CoreOutputs, CoreRequest, encode
 from server.errors import RequestFailure
 
 SECRET = 123456  # a token of prompts
@@ -86,7 +86,7 @@ class Pretended:
                 kind, payload = inputs.recv_multipart()
                 self.heard[slot].append((kind, payload))
                 if kind == UTILITY:
-                    answer = CoreOutputs(utility_output=[0, None, [None, [1, False]]])
+                    answer = CoreOutputs(utility_output=Answer(0, None, [None, [1, False]]))
                     self._outputs[slot].send(encode(answer))
 
 

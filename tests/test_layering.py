@@ -35,7 +35,7 @@ ROOMS = {
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base ticket turns trials prefixes replica suspects router waits work group loads losses residence"
-        " supervisor replicas admission handover scaling adapters"
+        " sleepers supervisor replicas admission handover scaling adapters"
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (

@@ -21,14 +21,14 @@ FRONT = frozenset(
     {
         *("title", "description", "owned_by", "sha256", "defaults", "limits", "best_of", "include_stop_text"),
         *("strict_fields", "allowed_keys", "adapters", "suffix_template", "single_bos"),
-        *("load", "unload_after_s", "size_gib"),
+        *("load", "unload_after_s", "size_gib", "asleep_gib"),
     }
 )
 # Keys of an engine that change nothing of what it says: another one can go on in the middle of a text.
 PLACE = frozenset(
     {
         *("max_num_seqs", "gpu_memory_utilization", "tensor_parallel_size", "pipeline_parallel_size"),
-        *("devices", "standby", "kv_cache_gib", "replicas", "min_ready"),
+        *("devices", "standby", "kv_cache_gib", "replicas", "min_ready", "sleep_level"),
     }
 )
 # Keys that say how many engines there are, and nothing of any of them.

@@ -15,6 +15,7 @@ OWN_KEYS = {
     "pipeline_parallel_size": "pipeline_parallel_size",
     "quantization": "quantization",
     "device_ids": "devices",
+    "enable_sleep_mode": "sleep_level",
 }
 
 # The values of those below that change nothing, and are let pass; else None and false.

@@ -45,7 +45,14 @@ def check_groups(groups: Mapping[str, MemoryGroup], models: Sequence[ModelSettin
 
 
 def check_workers(models: Sequence[ModelSettings], num_workers: int, cluster: str) -> None:
-    """Raise MisplacedError where models that come and go would be others' too."""
+    """Raise MisplacedError where models that come and go, or sleep, would be others' too."""
+    sleepy = [model for model in models if model.sleep_level]
+    if sleepy and (num_workers > 1 or cluster):
+        raise MisplacedError(
+            f'model "{sleepy[0].id}" has a sleep_level, and nobody can have its engines sleep where they are'
+            " several processes'; set workers: 1 and no cluster, or leave sleep_level out",
+            *("models", models.index(sleepy[0]), "sleep_level"),
+        )
     late = [model for model in models if model.load == "on_demand"]
     if late and num_workers > 1:
         raise MisplacedError(

@@ -123,6 +123,16 @@ class ModelSettings(Section):
         description="Memory that it takes of its group's, GiB; null is what it took last time, and before"
         " that what its files and its cache add up to.",
     )
+    sleep_level: Literal[0, 1] = Field(
+        default=0,
+        description="GPUs only: 1: to make room its engines sleep, as vLLM calls it: the weights go to the"
+        " machine's memory, and come back in seconds. 0: its engines end.",
+    )
+    asleep_gib: float | None = Field(
+        default=None,
+        ge=0,
+        description="Of its group's memory, what it keeps while it sleeps, GiB; null is 1 for each GPU.",
+    )
     standby: bool = Field(
         default=False,
         description="Keep a further process ready, so that an engine that was lost is back at once.",
@@ -208,6 +218,16 @@ class ModelSettings(Section):
             raise ValueError("suffix_template must contain {prefix} and {suffix} once each")
         return template
 
+    @field_validator("sleep_level", mode="before")
+    @classmethod
+    def _not_deeper(cls, level: Any) -> Any:
+        if level == 2:
+            raise ValueError(
+                "sleep_level 2 throws the weights away, and with them what the samplers of vLLM's V2 runner"
+                " keep, which lies in the same memory: texts would be others after it. Set 1, or 0"
+            )
+        return level
+
     @field_validator("engine_args")
     @classmethod
     def _not_ours(cls, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -234,6 +254,10 @@ class ModelSettings(Section):
                 f'model "{self.id}" is loaded on demand, and then has a fixed number of replicas: set one'
                 " number, or load: at_start",
                 "replicas",
+            )
+        if self.asleep_gib is not None and not self.sleep_level:
+            raise MisplacedError(
+                f'model "{self.id}" does not sleep; set sleep_level: 1, or leave asleep_gib out', "asleep_gib"
             )
         if self.min_ready > self.replicas.min:
             raise MisplacedError(

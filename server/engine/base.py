@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -101,20 +101,21 @@ Sink = Callable[[EngineOutput | RequestFailure], None]
 
 
 class Phase(StrEnum):
-    """Where an engine is in its life. UNLOADED: it is loaded when it is asked for. ASLEEP: so is it, its
-    process lives. FAILED: for good; no other try would help."""
+    """Where an engine is in its life, from the furthest from being ready on. UNLOADED: it is loaded when it
+    is asked for. ASLEEP: so is it, its process lives. FAILED: for good; no other try would help."""
 
+    FAILED = "failed"
+    STOPPED = "stopped"
     UNLOADED = "unloaded"
     ASLEEP = "asleep"
     WAITING = "waiting"
+    RESTARTING = "restarting"
     VERIFYING = "verifying checksums"
     IMPORTING = "importing"
     LOADING = "loading weights"
+    WAKING = "waking"
     WARMING = "warming up"
     READY = "ready"
-    RESTARTING = "restarting"
-    FAILED = "failed"
-    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,18 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """End the engine and leave no process behind. Safe to call twice, or before start has returned."""
+
+
+@runtime_checkable
+class Sleeper(Engine, Protocol):
+    """An engine that can give its device's memory to others, and keeps its process, with the weights in the
+    machine's memory. It is given no jobs until it has been woken. What its prefix cache held is gone."""
+
+    async def sleep(self) -> None:
+        """Called when it has no jobs. Raises EngineFailed where it cannot: it is to be closed then."""
+
+    async def wake(self) -> None:
+        """Raises EngineFailed where it cannot: it is to be closed then."""
 
 
 def stopped() -> ServiceUnavailable:

@@ -26,6 +26,8 @@ async def hand_over(
     """
     if replicas.residence.is_out:
         replicas.make = make
+        await replicas.sleepers.end(numbers)  # they are of the kind of before
+        replicas.tell_out()
         return
     ones = replicas.supervisors
     ended = [number for number, one in ones.items() if one.has_ended]

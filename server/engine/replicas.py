@@ -11,6 +11,7 @@ from functools import partial
 from server.engine.base import Engine, Job, Phase, Sink, Status, stopped
 from server.engine.losses import Losses
 from server.engine.residence import Residence
+from server.engine.sleepers import Sleepers
 from server.engine.supervisor import Patience, Supervisor
 from server.engine.work import Work
 from server.errors import ConfigurationError, EngineFailed, ServiceUnavailable
@@ -19,11 +20,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 60.0  # until one that failed in the same way each time is tried again, while others are served
 POLL_S = 0.02
-# From the furthest from being ready on.
-PROGRESS = (
-    *(Phase.FAILED, Phase.STOPPED, Phase.UNLOADED, Phase.ASLEEP, Phase.WAITING, Phase.RESTARTING),
-    *(Phase.VERIFYING, Phase.IMPORTING, Phase.LOADING, Phase.WARMING, Phase.READY),
-)
+PROGRESS = (*Phase,)
 
 
 class Replicas:
@@ -59,6 +56,7 @@ class Replicas:
         self.on_status: Callable[[int, Status], None] = lambda number, status: None
         self.losses: Callable[[int], Losses] | None = None
         self.supervisors: dict[int, Supervisor] = {}
+        self.sleepers = Sleepers(name, self.tell_out)
         self._running: dict[int, asyncio.Task[None]] = {}
         self._hopeless: set[int] = set()
         self._over: asyncio.Future[None] | None = None
@@ -176,6 +174,7 @@ class Replicas:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._running.clear()
+            await self.sleepers.end()
             self.work.fail(stopped())
 
     def load(self) -> None:
@@ -201,10 +200,13 @@ class Replicas:
             assert self._over is not None, "runs"
             self._over.set_exception(error)
 
-    async def unload(self) -> None:
-        """End the engines. What has come for them waits until the model is loaded again."""
+    async def unload(self, *, asleep: bool = False) -> bool:
+        """End the engines, or have them sleep. What has come for them waits until the model is loaded again.
+        Returns whether any of them sleeps."""
         self.work.hold()
         self.residence.is_out = True
+        if asleep:
+            self.sleepers.keep({number: one.let_go() for number, one in self.supervisors.items()})
         tasks = [*self._running.values()]
         for task in tasks:
             task.cancel()
@@ -213,7 +215,16 @@ class Replicas:
         self._hopeless.clear()
         for number in self.supervisors:
             self.work.unload(number)
-        self.report(Status(Phase.UNLOADED, detail=self.residence.failure))
+        await (self.sleepers.sleep() if asleep else self.sleepers.end())
+        self.tell_out()
+        return bool(self.sleepers)
+
+    def tell_out(self) -> None:
+        """It may have left memory, or an engine that slept is gone."""
+        if self.residence.is_out:
+            phase = Phase.ASLEEP if self.sleepers else Phase.UNLOADED
+            self.report(Status(phase, detail=self.residence.failure))
+            self.residence.on_wanted()
 
     def submit(self, job: Job, sink: Sink) -> None:
         """As an engine's, whichever it will be. Where none is expected, the job fails at once."""
@@ -250,6 +261,7 @@ class Replicas:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         del self.supervisors[number]
+        await self.sleepers.end((number,))
         self._hopeless.discard(number)
         self.work.remove(number)
 
@@ -258,6 +270,7 @@ class Replicas:
         one = Supervisor(name, partial(self._make, number), self.work, number, self.patience)
         one.on_status = partial(self._tell, number)
         one.losses_of = partial(self._losses, number)
+        one.sleeper = partial(self.sleepers.take, number)
         return one
 
     def _make(self, number: int) -> Engine:

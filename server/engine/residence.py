@@ -16,10 +16,10 @@ FAILED_S = 30.0
 @dataclass(slots=True)
 class Residence:
     """on_demand: it is loaded when it is asked for, else at the start. is_out: its engines do not run, nor
-    start. is_refused: an operator has unloaded it, and requests do not bring it back. size: bytes of the
-    group's memory; 0: not known. used_at: of time.monotonic, when it last had jobs; None: never. load_s: how
-    long its last load took; 0: not known. num_before: in the line for memory; None: it is not in it.
-    on_wanted: called when a job waits for it.
+    start. is_refused: an operator has unloaded it, or put it to sleep, and requests do not bring it back.
+    size: bytes of the group's memory; 0: not known. used_at: of time.monotonic, when it last had jobs; None:
+    never. load_s: how long its last load took; 0: not known. num_before: in the line for memory; None: it is
+    not in it. on_wanted: called when a job waits for it.
     """
 
     on_demand: bool = False
@@ -46,7 +46,8 @@ class Residence:
         """Raise ServiceUnavailable where no request brings it back now."""
         if self.is_refused:
             raise ServiceUnavailable(
-                f"model {name} was unloaded by an operator, who can load it again", retry_after_s=60
+                f"model {name} was taken out of memory by an operator, who can load it again",
+                retry_after_s=60,
             )
         left_s = self.failed_at + FAILED_S - time.monotonic()
         if self.failure and left_s > 0:

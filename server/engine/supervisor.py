@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from server.engine.base import Death, Engine, Phase, Status
+from server.engine.base import Death, Engine, Phase, Sleeper, Status
 from server.engine.losses import Losses
 from server.engine.work import Work
 from server.errors import EngineFailed, Failure
@@ -43,7 +43,7 @@ class Supervisor:
 
     name: of the model, and of the replica where there are several. make: builds an engine that has not
     started. work: the model's jobs. number: of the replica. on_status: told how far the engine is. losses:
-    the count of what was lost.
+    the count of what was lost. sleeper: an engine that is to be woken, in the place of one that is made.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Supervisor:
         self.work = work
         self.number = number
         self.losses_of: Callable[[], Losses | None] = lambda: None
+        self.sleeper: Callable[[], Sleeper | None] = lambda: None
         self.patience = patience or Patience()
         self.on_status: Callable[[Status], None] = lambda status: None
         self.make = make
@@ -152,9 +153,10 @@ class Supervisor:
         EngineFailed where it did not start."""
         self._relieved.clear()
         self._engine, self._next = self._next, None
-        if self._engine is None:
+        if self._engine is None and not await self._wake():
             self._engine = self.make()
             await self._started(self._engine)
+        assert self._engine is not None
         self._begin(self._engine)
         relieved = asyncio.create_task(self._relieved.wait())
         dying = asyncio.create_task(self._engine.died())
@@ -172,6 +174,31 @@ class Supervisor:
             dying.cancel()
         self._lose(death)
         return death
+
+    def let_go(self) -> Engine | None:
+        """Its engine, if that is ready, which this one does not end any more. To be called before it is
+        cancelled."""
+        engine = self._engine if self.status.ready else None
+        if engine is not None:
+            self._engine = None
+        return engine
+
+    async def _wake(self) -> bool:
+        """An engine that sleeps, if there is one. Returns whether it runs."""
+        if (engine := self.sleeper()) is None:
+            return False
+        self._engine = engine
+        self.report(Status(Phase.WAKING))
+        try:
+            await engine.wake()
+        except Failure as error:
+            log.warning(
+                "%s: the engine could not be woken, another one is made: %s", self.name, error.message
+            )
+            await self._end()
+            return False
+        self.report(Status(Phase.READY))
+        return True
 
     async def _back_off(self, wait_s: float) -> None:
         """wait_s: as long as that, where no jobs wait."""

@@ -16,7 +16,7 @@ from server.engine.base import Phase, Status
 from server.engine.group import Group, Member, Move, Place, Why
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
-from server.engine.vllm.size import estimated_bytes, memory_bytes
+from server.engine.vllm.size import asleep_bytes, estimated_bytes, memory_bytes
 from server.errors import ConfigurationError, Failure, InvalidRequest, ServiceUnavailable
 from server.http.metrics import Metrics
 from server.weights.sizes import GIB
@@ -123,8 +123,8 @@ class Groups:
         if place is Place.ASLEEP:
             if not resident.member.sleeps:
                 raise InvalidRequest(
-                    f'state (current value: "asleep") is for engines that can sleep: model {model.id}'
-                    ' ends its own instead; ask for "unloaded"',
+                    f'state (current value: "asleep") is for models with a sleep_level: model {model.id}'
+                    ' ends its engine instead; ask for "unloaded"',
                     "state",
                 )
             if resident.member.place is Place.UNLOADED:
@@ -174,6 +174,8 @@ class Groups:
         if work.num_submitted != resident.num_submitted or not member.is_idle:
             member.used_at = engine.residence.used_at = now
             resident.num_submitted = work.num_submitted
+        if member.place is Place.ASLEEP and member.going is None and not engine.sleepers:
+            resident.group.failed(member)  # its process has ended, or was of other settings
         if member.is_settled and engine.is_given_up:
             member.going = Place.UNLOADED
             resident.move = asyncio.create_task(self._give_up(resident, engine.residence.failure))
@@ -204,6 +206,8 @@ class Groups:
         residence.is_refused &= not residence.on_demand
         member.stays = not residence.on_demand
         member.unload_after_s = settings.unload_after_s
+        member.sleeps = settings.sleep_level > 0
+        member.asleep_size = asleep_bytes(settings)
         if settings.size_gib:
             member.size = settings.size_gib * GIB
         elif not member.size:
@@ -229,17 +233,25 @@ class Groups:
     async def _go(self, resident: Resident, move: Move) -> None:
         """One move, to its end."""
         name, began = resident.model.id, time.monotonic()
+        source = "memory" if resident.engine.sleepers else "disk"
         try:
             if move.place is Place.LOADED:
                 await self._load(resident)
                 resident.engine.residence.load_s = time.monotonic() - began
-                self._metrics.loaded(name, resident.engine.residence.load_s)
+                self._metrics.loaded(name, resident.engine.residence.load_s, source)
             else:
-                await self._measure(resident)
-                log.info("model %s: %s", name, WORDS[move.why])
+                asleep = move.place is Place.ASLEEP
+                if resident.member.place is Place.LOADED:
+                    await self._measure(resident)
+                log.info(
+                    "model %s: %s", name, WORDS[move.why].format("put to sleep" if asleep else "unloaded")
+                )
                 async with resident.engine.changing:
-                    await resident.engine.unload()
+                    sleeps = await resident.engine.unload(asleep=asleep)
                 self._metrics.left(name, move.why)
+                if asleep and not sleeps:
+                    resident.group.failed(resident.member)
+                    return
             resident.group.arrived(resident.member, time.monotonic())
         except Failure as failure:
             if isinstance(failure, ConfigurationError):
@@ -287,7 +299,7 @@ class Groups:
 
 
 WORDS = {
-    Why.ASKED: "an operator unloads it",
-    Why.IDLE: "it has had nothing to do, and is unloaded",
-    Why.ROOM: "it is unloaded, because its memory is needed for another one",
+    Why.ASKED: "it is {}, as an operator asks",
+    Why.IDLE: "it has had nothing to do, and is {}",
+    Why.ROOM: "it is {}, because its memory is needed for another one",
 }

@@ -32,7 +32,6 @@ from server.engine.vllm.wire import (
     cache_tokens,
     decode,
     encode,
-    signs,
 )
 from server.errors import InternalError, InvalidRequest, ServiceUnavailable
 
@@ -235,7 +234,7 @@ def test_a_question_and_its_answer_arrive() -> None:
         core.post_step(model_executed)
     answer = UtilityOutput(call_id=0, result=UtilityResult(getattr(core, method)()))
     read = decode(MsgpackEncoder().encode(EngineCoreOutputs(utility_output=answer)))
-    assert (signs(read.utility_output), read.outputs) == (Signs(2, has_work=True), [])
+    assert (read.utility_output.signs, read.outputs) == (Signs(2, has_work=True), [])
 
 
 def test_the_state_of_an_engine_arrives() -> None:

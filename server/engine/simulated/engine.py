@@ -49,6 +49,12 @@ class SimulatedEngine:
     def memory(self) -> int:
         return 0
 
+    async def sleep(self) -> None:
+        self._stop()
+
+    async def wake(self) -> None:
+        pass
+
     async def died(self) -> Death:
         await self.death.wait()
         self._stop()

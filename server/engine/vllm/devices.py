@@ -85,3 +85,12 @@ def _visible(model: ModelSettings, environ: Mapping[str, str]) -> list[int]:
             f"model {model.id}: {VISIBLE} has other names than numbers, which are not dealt out to replicas;"
             " name each replica's GPUs in devices."
         ) from None
+
+
+def check_sleep_level(model: ModelSettings) -> None:
+    """Raise ConfigurationError for an engine of the CPU that is to sleep: vLLM would do nothing."""
+    if model.sleep_level and model.engine != "simulated" and installed(CPU_BUILD):
+        raise ConfigurationError(
+            f"model {model.id}: sleep_level is for GPUs; on the CPU an engine that sleeps would keep the"
+            " memory that it is to give up. Leave sleep_level out: its engine ends instead."
+        )

@@ -17,10 +17,11 @@ from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
 from server.engine.vllm.processes import BEAT, KILLED_S, EngineProcess, News, Order, num_threads
 from server.engine.vllm.pulse import Processes, Pulse, Vitals
-from server.engine.vllm.size import held_bytes
+from server.engine.vllm.size import held_bytes, host_memory_lacks
 from server.engine.vllm.standby import Standby
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
+from server.engine.vllm.wire import SLEEP, WAKE
 from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
 from server.observe.versions import CPU_BUILD, installed
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # How long an engine may take to end by itself, then its processes are killed; vLLM's own default.
 SHUTDOWN_S = 5.0
+# How long it may take to fall asleep, or to wake: its weights are copied, and may be a hundred GiB.
+MOVE_S = 300.0
 LAST_WORDS_S = 1.0  # from its message that it has failed to its reason
 
 
@@ -120,6 +123,14 @@ class VLLMEngine:
         pid = self._process.pid if installed(CPU_BUILD) else None
         return held_bytes(pid) if pid else 0
 
+    async def sleep(self) -> None:
+        if lacks := host_memory_lacks(self.settings):
+            raise EngineFailed(lacks)
+        await self._move(SLEEP, self.settings.sleep_level, "abort")
+
+    async def wake(self) -> None:
+        await self._move(WAKE)
+
     async def died(self) -> Death:
         assert self._watching is not None, "started"
         assert self._feeling is not None, "started"
@@ -141,6 +152,19 @@ class VLLMEngine:
             self._watching.cancel()
         if self._client is not None:
             self._client.close()
+
+    async def _move(self, method: str, *arguments: object) -> None:
+        """Its weights, by a method of vLLM's engine, which does not answer while it is at it. Raises
+        EngineFailed where it could not, or has ended."""
+        assert self._client is not None, "started"
+        assert self._watching is not None, "started"
+        self._pulse.is_up = False
+        try:
+            async with asyncio.timeout(MOVE_S):
+                await self._unless_it_ends(self._client.link.call(method, *arguments), self._watching)
+        except TimeoutError:
+            raise EngineFailed(f"vLLM's {method} did not end within {MOVE_S:.0f} s") from None
+        self._pulse.is_up = True
 
     async def _connected(self, link: Link, watching: asyncio.Task[str]) -> None:
         """Until the engine has started. Raises ConfigurationError or EngineFailed where it ends instead."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -16,16 +17,18 @@ from server.engine.vllm.wire import (
     DEAD,
     QUESTION,
     UTILITY,
+    Answer,
     CoreOutputs,
     CoreRequest,
     Signs,
     decode,
     encode,
-    signs,
 )
+from server.errors import EngineFailed
 
 log = logging.getLogger(__name__)
 
+QUESTION_NUMBER = 0  # other calls have others
 SEND_TOGETHER = 16  # more would let the engine wait for the first of them
 
 
@@ -41,6 +44,8 @@ class Exchange(ABC):
         self._outputs = outputs
         self._number = number
         self._unsent: list[tuple[bytes, bytes]] = []
+        self._calls: dict[int, asyncio.Future[None]] = {}
+        self._num_calls = QUESTION_NUMBER
         self._loop = asyncio.get_running_loop()
         self._read: Callable[[], None] = lambda: None
 
@@ -93,7 +98,7 @@ class Exchange(ABC):
                     if outputs.utility_output is None:
                         steps.append(outputs)
                     else:
-                        self.is_answered, self.signs = True, signs(outputs.utility_output)
+                        self._answered(outputs.utility_output)
         finally:
             if steps:
                 take(steps)
@@ -114,7 +119,31 @@ class Exchange(ABC):
     def ask(self) -> None:
         """For a sign of life, between two steps. To be called when the last question is answered."""
         self.is_answered = False
-        self._send(UTILITY, encode((self._number, 0, QUESTION, ())))
+        self._send(UTILITY, encode((self._number, QUESTION_NUMBER, QUESTION, ())))
+
+    async def call(self, method: str, *arguments: Any) -> None:
+        """Return when the engine has done what a method of it is for, between two steps. Raises EngineFailed
+        where it could not. Where the engine ends, this never returns."""
+        self._num_calls += 1
+        number = self._num_calls
+        done = self._calls[number] = self._loop.create_future()
+        try:
+            self._send(UTILITY, encode((self._number, number, method, arguments)))
+            await done
+        finally:
+            del self._calls[number]
+
+    def _answered(self, answer: Answer) -> None:
+        if answer.number == QUESTION_NUMBER:
+            self.is_answered, self.signs = True, answer.signs
+            return
+        done = self._calls.get(answer.number)
+        if done is None or done.done():
+            return
+        if answer.failure is None:
+            done.set_result(None)
+        else:
+            done.set_exception(EngineFailed(answer.failure))
 
     def _stop_listening(self) -> None:
         self._loop.remove_reader(self._outputs.FD)

@@ -201,6 +201,8 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         "config_format": "hf",  # config.json, as the server itself; Mistral's params.json may lie beside it
         "enable_log_requests": False,
     }
+    if settings.sleep_level:
+        arguments["enable_sleep_mode"] = True
     if on_cpu:
         # Compiling takes 45 s and gains a tenth (engine-facts); reserving memory by share would take the
         # whole machine's.

@@ -15,6 +15,7 @@ from server.weights.checkpoint import check_checkpoint
 from server.weights.sizes import GIB, bytes_of_weights, running_dtype
 
 ENGINE_BYTES = 2 * GIB  # an engine's process without weights and KV cache
+ASLEEP_BYTES = GIB  # of each of its GPUs
 # Of a GPU's memory, for all engines together: each process takes a little that vLLM does not count.
 SHARED = 0.97
 
@@ -37,6 +38,31 @@ def engine_bytes(model: ModelSettings) -> int:
         return 0
     weights = bytes_of_weights(checkpoint, running_dtype(checkpoint.directory, model.dtype))
     return int(weights + model.kv_cache_gib * GIB + ENGINE_BYTES)
+
+
+def host_memory_lacks(model: ModelSettings) -> str:
+    """What the machine's memory lacks for a model's weights while it sleeps; empty: nothing, or it is not
+    known."""
+    try:
+        checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
+    except ConfigurationError:
+        return ""
+    weights = bytes_of_weights(checkpoint, running_dtype(checkpoint.directory, model.dtype))
+    free = psutil.virtual_memory().available
+    if weights <= free:
+        return ""
+    return (
+        f"its weights take {weights / GIB:.1f} GiB of the machine's memory while it sleeps, of which"
+        f" {free / GIB:.1f} are free"
+    )
+
+
+def asleep_bytes(model: ModelSettings) -> float:
+    """Of its GPUs, that the engines of a model keep while they sleep: what CUDA and its libraries take, and
+    CUDA graphs. A guess where nobody has said so."""
+    if model.asleep_gib is not None:
+        return model.asleep_gib * GIB
+    return 0.0 if model.engine == "simulated" else model.replicas.max * model.num_gpus * ASLEEP_BYTES
 
 
 def held_bytes(pid: int) -> int:

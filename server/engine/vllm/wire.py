@@ -15,6 +15,7 @@ from server.engine.base import TopLogprobs
 
 ADD, ABORT, UTILITY = b"\x00", b"\x01", b"\x03"  # vLLM's EngineCoreRequestType
 QUESTION = "signs_of_life"  # a method that vLLM's engine is given (host.py)
+SLEEP, WAKE = "sleep", "wake_up"  # its own
 DEAD = b"ENGINE_CORE_DEAD"  # what an engine says last when it fails
 RAW_VIEW = 3  # the msgpack extension that holds an array's bytes
 FORMATS = {"<i4": "i", "<i8": "q", "<f4": "f", "int32": "i", "int64": "q", "float32": "f"}
@@ -86,16 +87,6 @@ class CoreOutput(msgspec.Struct, array_like=True, gc=False):
         return self.finish_reason is None and self.events is None and not self.num_nans_in_logits
 
 
-class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
-    """One step of the engine, or an answer: the first fields of vLLM's EngineCoreOutputs, in its order."""
-
-    engine_index: int = 0
-    outputs: list[CoreOutput] = []
-    scheduler_stats: Any = None
-    timestamp: float = 0.0  # time.monotonic
-    utility_output: Any = None  # the answer to a question
-
-
 class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What an engine answers. num_steps: that have run the model so far, for whichever of its clients.
     has_work: whether there is more to do."""
@@ -104,9 +95,30 @@ class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     has_work: bool = False
 
 
-def signs(answer: Any) -> Signs:
-    """Of CoreOutputs.utility_output: vLLM's UtilityOutput, whose last field is its UtilityResult."""
-    return msgspec.convert(answer[2][1], Signs)
+class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """CoreOutputs.utility_output: vLLM's UtilityOutput, whose last field is its UtilityResult.
+
+    number: of the call. failure: why it has failed; None: it has not.
+    """
+
+    number: int
+    failure: str | None
+    result: Any = None
+
+    @property
+    def signs(self) -> Signs:
+        """Where the call was a question."""
+        return msgspec.convert(self.result[1], Signs)
+
+
+class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
+    """One step of the engine, or an answer: the first fields of vLLM's EngineCoreOutputs, in its order."""
+
+    engine_index: int = 0
+    outputs: list[CoreOutput] = []
+    scheduler_stats: Any = None
+    timestamp: float = 0.0  # time.monotonic
+    utility_output: Answer | None = None  # to a call
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False):

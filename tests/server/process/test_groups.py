@@ -16,7 +16,7 @@ from server.access.keys import digest
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.engine import residence
-from server.engine.base import Report
+from server.engine.base import Job, Report, Sink
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel, tune
 from server.engine.supervisor import Patience
@@ -43,25 +43,50 @@ ON_DEMAND = {"load": "on_demand", "size_gib": 4}
 
 
 class Slow(Engine):
-    """Takes a moment to start, and is counted while it runs. error: what it does not start with, once."""
+    """Takes a moment to start, to fall asleep and to wake, and is counted while it runs or sleeps."""
 
     def __init__(self, house: House, name: str) -> None:
         super().__init__(step_s=0.002)
         self._house, self._name = house, name
 
     async def start(self, report: Report) -> None:
-        self._house.alive.append(self._name)
-        self._house.most = max(self._house.most, len(self._house.alive))
+        self._begin()
         self._house.starts.append(self._name)
         await asyncio.sleep(self._house.start_s)
         if self._house.errors:
             raise self._house.errors.pop()
         await super().start(report)
 
+    async def sleep(self) -> None:
+        assert not self.running, "it has jobs"
+        await asyncio.sleep(self._house.start_s)
+        if self._house.errors:
+            raise self._house.errors.pop()
+        await super().sleep()
+        self._house.alive.remove(self._name)
+        self._house.asleep.append(self._name)
+
+    async def wake(self) -> None:
+        self._house.asleep.remove(self._name)
+        self._begin()
+        await asyncio.sleep(self._house.start_s)
+        if self._house.errors:
+            raise self._house.errors.pop()
+        self._house.wakes.append(self._name)
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        assert self._name in self._house.alive, "it sleeps"
+        super().submit(job, sink)
+
     async def close(self) -> None:
         await super().close()
-        if self._name in self._house.alive:
-            self._house.alive.remove(self._name)
+        for there in (self._house.alive, self._house.asleep):
+            if self._name in there:
+                there.remove(self._name)
+
+    def _begin(self) -> None:
+        self._house.alive.append(self._name)
+        self._house.most = max(self._house.most, len(self._house.alive))
 
 
 class House:
@@ -70,7 +95,9 @@ class House:
     def __init__(self, path: Path, settings: dict[str, Any], **models: dict[str, Any]) -> None:
         self.start_s = 0.02
         self.starts: list[str] = []
+        self.wakes: list[str] = []
         self.alive: list[str] = []
+        self.asleep: list[str] = []
         self.engines: dict[str, Slow] = {}
         self.errors: list[Exception] = []
         self.most = 0
@@ -118,7 +145,7 @@ class House:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            assert not self.alive, "an engine is left"
+            assert not self.alive + self.asleep, "an engine is left"
 
     def stream(self, name: str, **fields: Any) -> Connection:
         return Connection(self.app, {"model": name, **BODY, "stream": True, **fields})
@@ -311,7 +338,7 @@ async def test_one_that_is_loaded_at_the_start_stays_away(path: Path, admin: Pat
         await until(lambda: house.states()["a"] == "unloaded")
         response = await client.post(URL, json={"model": "a", **BODY})
         assert (response.status_code, response.headers["retry-after"]) == (503, "60")
-        assert "was unloaded by an operator" in response.json()["message"]
+        assert "was taken out of memory by an operator" in response.json()["message"]
         assert (await client.get("/ready")).status_code == 200
         await put(client, "a", "loaded")
         await until(lambda: house.states()["a"] == "loaded")
@@ -322,7 +349,7 @@ async def test_one_that_is_loaded_at_the_start_stays_away(path: Path, admin: Pat
     ("name", "state", "status", "message"),
     [
         ("a", "gone", 400, 'state (current value: "gone") must be "loaded", "asleep" or "unloaded"'),
-        ("a", "asleep", 400, "model a ends its own instead"),
+        ("a", "asleep", 400, "model a ends its engine instead"),
         ("nobody", "loaded", 404, "nobody not found"),
     ],
 )

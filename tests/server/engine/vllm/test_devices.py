@@ -10,7 +10,7 @@ import pytest
 from server.config.model import ModelSettings
 from server.config.replication import flat
 from server.engine.vllm import devices
-from server.engine.vllm.devices import check_devices, dealt
+from server.engine.vllm.devices import check_devices, check_sleep_level, dealt
 from server.engine.vllm.processes import environment
 from server.errors import ConfigurationError
 
@@ -86,3 +86,12 @@ def test_a_cpu_is_not_dealt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     one = model(replicas=9)
     check_devices(one, {})
     assert dealt(one, 3, {}).devices == ()
+
+
+def test_engines_that_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are for GPUs: on the CPU vLLM ignores it, and the memory would be in use still."""
+    check_sleep_level(model(sleep_level=1))
+    monkeypatch.setattr(devices, "installed", lambda build: True)
+    check_sleep_level(model(sleep_level=1, engine="simulated"))
+    with pytest.raises(ConfigurationError, match="Leave sleep_level out"):
+        check_sleep_level(model(sleep_level=1))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -195,6 +198,66 @@ async def test_an_engine_that_loads_may_stand_still() -> None:
     async with engine(program, hang_timeout_s=0.2) as (made, seen):
         await made.start(seen.append)
     assert seen[-1].phase is Phase.READY
+
+
+# Answers questions, and a call of vLLM's own when it has done it; {answer} is of it.
+MOVES = """if kind == UTILITY:
+        client, number, method, arguments = msgspec.msgpack.decode(data)
+        if number:
+            print(json.dumps([method, arguments]), file=sys.stderr, flush=True)
+            {act}
+        outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=
+            {answer} if number else [0, None, [None, [7, has_work]]])))"""
+
+
+@pytest.mark.usefixtures("ready_at_once")
+async def test_an_engine_that_sleeps(capfd: pytest.CaptureFixture[str]) -> None:
+    """It may take longer to fall asleep, and to wake, than it may otherwise be silent; and it is watched
+    while it sleeps."""
+    then = MOVES.format(act="time.sleep(1.5)", answer="[number, None, [None, None]]")
+    async with engine(THEN.format(before=BEATS, then=then), hang_timeout_s=0.5) as (made, seen):
+        made.settings = MODEL.model_copy(update={"sleep_level": 1})
+        await made.start(seen.append)
+        await made.sleep()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(made.died(), 1.5)
+        await made.wake()
+        assert made._process.pid is not None
+        os.kill(made._process.pid, signal.SIGKILL)
+        death = await asyncio.wait_for(made.died(), 30)
+    assert (death.is_hang, "signal 9" in death.how) == (False, True)
+    told = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("[")]
+    assert told == [["sleep", [1, "abort"]], ["wake_up", []]]
+
+
+@pytest.mark.usefixtures("ready_at_once")
+@pytest.mark.parametrize(
+    ("act", "answer", "how"),
+    [
+        ("pass", '[number, "out of memory", None]', "out of memory"),
+        ("os.kill(os.getpid(), 9)", "[]", "the engine process ended, by signal 9"),
+        ("time.sleep(60)", "[]", "vLLM's sleep did not end within 1 s"),
+    ],
+    ids=["fails", "dies", "hangs"],
+)
+async def test_an_engine_that_cannot_sleep(
+    act: str, answer: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Says why, whatever it is, within a time."""
+    monkeypatch.setattr(engine_module, "MOVE_S", 1.0)
+    program = THEN.format(before=BEATS, then=MOVES.format(act=act, answer=answer))
+    async with engine(program) as (made, seen):
+        await made.start(seen.append)
+        with pytest.raises(EngineFailed, match=how):
+            await made.sleep()
+
+
+async def test_weights_that_are_larger_than_the_machines_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are not even begun with: the machine would end any of its processes."""
+    monkeypatch.setattr(engine_module, "host_memory_lacks", lambda settings: "its weights take 15.0 GiB")
+    async with engine("") as (made, _):
+        with pytest.raises(EngineFailed, match="its weights take"):
+            await made.sleep()
 
 
 async def test_one_that_follows_another_does_not_warm_up() -> None:

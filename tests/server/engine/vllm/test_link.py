@@ -27,6 +27,7 @@ from server.engine.vllm.wire import (
     CoreRequest,
     Signs,
 )
+from server.errors import EngineFailed
 from tests.helpers import until
 
 
@@ -186,6 +187,29 @@ async def test_a_question_is_open_until_it_is_answered() -> None:
         outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, [3, True]]])))
         await until(lambda: link.is_answered)
         assert (link.signs, len(calls)) == (Signs(3, has_work=True), 1)
+    link.close()
+
+
+async def test_a_call_is_answered_by_its_number() -> None:
+    """Whatever else the engine says meanwhile; a failure is raised with the engine's words."""
+    link = Link()
+    with engine(link) as (inputs, outputs):
+        await link.connected()
+        link.listen(lambda steps: None, lambda: None)
+        calls = [asyncio.create_task(link.call(name, 1)) for name in ("sleep", "wake_up")]
+        link.ask()
+        await asyncio.sleep(0)
+        sent = [msgspec.msgpack.decode(data) for _, data in await received(inputs, 3)]
+        assert sorted(sent) == [[0, 0, QUESTION, []], [0, 1, "sleep", [1]], [0, 2, "wake_up", [1]]]
+        for answer in ([2, "Call to wake_up method failed: no memory", None], [1, None, [None, None]]):
+            outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=answer)))
+        with pytest.raises(EngineFailed, match="no memory"):
+            await calls[1]
+        await calls[0]
+        assert not link.is_answered
+        outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[9, None, [None, None]])))  # nobody's
+        outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, [3, True]]])))
+        await until(lambda: link.is_answered)
     link.close()
 
 
