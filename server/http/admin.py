@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from server.access.keys import authorize
 from server.contract.admin import StateRequest
 from server.contract.request import parse_body
 from server.engine.group import Place
-from server.errors import InvalidRequest, ModelNotFound, NotFound
+from server.errors import InvalidRequest, NotFound
 from server.http.body import read_body
 from server.http.openapi import STATE_EXTRA, STATE_RESPONSES
 from server.http.routes import Plain, state_of
@@ -42,9 +43,14 @@ async def put_state(request: Request) -> Response:
     """Load a model, or have it leave memory when its requests have ended."""
     state = state_of(request)
     model_id: str = request.path_params["model_id"]
-    model = state.models.get(model_id)
-    if model is None:
-        raise ModelNotFound(model_id)
+    model = state.find(model_id)
+    authorize(exchange_of(request.scope).key, model.parent or model.id, ())
+    if model.parent:
+        raise InvalidRequest(
+            f"{model_id} is an adapter of the model {model.parent}, and goes where that goes: use PUT"
+            f" /v1/models/{model.parent}/state. In its engine an adapter makes room by itself",
+            "model",
+        )
     wanted = parse_body(await read_body(request, state.settings.max_body_bytes), StateRequest).state
     if state.place is None:
         raise InvalidRequest(

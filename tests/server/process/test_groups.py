@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from server.access.keys import digest
+from server.config.adapters import AdapterSettings
 from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.engine import residence
@@ -351,13 +352,21 @@ async def test_one_that_is_loaded_at_the_start_stays_away(path: Path, admin: Pat
         ("a", "gone", 400, 'state (current value: "gone") must be "loaded", "asleep" or "unloaded"'),
         ("a", "asleep", 400, "model a ends its engine instead"),
         ("nobody", "loaded", 404, "nobody not found"),
+        ("tuned", "loaded", 400, "tuned is an adapter of the model a, and goes where that goes: use PUT"),
+        ("b", "loaded", 403, "the API key boss may not use the model b"),
     ],
 )
 async def test_what_cannot_be_done(
-    path: Path, admin: Path, name: str, state: str, status: int, message: str
+    path: Path, tmp_path: Path, name: str, state: str, status: int, message: str
 ) -> None:
-    """Is refused with what is wrong."""
+    """Is refused with what is wrong. The key is for some of the models."""
+    admin = tmp_path / "keys"
+    admin.write_text(f"boss {digest('key')} roles=infer,admin models=a,tuned\n")
     house = sharing(path, 4, api_keys_file=admin)
+    a = house.models["a"].settings
+    tuned = AdapterSettings(id="tuned", path=path)
+    a = a.model_copy(update={"adapters": (tuned,)})
+    house.app.state.server.models["a"] = house.models["a"].with_settings(a, {})
     async with house.open() as client:
         response = await put(client, name, state)
         assert (response.status_code, message in response.json()["message"]) == (status, True), response.text
