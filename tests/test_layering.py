@@ -54,7 +54,7 @@ ROOMS = {
     ),
     "server.process": (
         "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling"
-        " groups models reload cluster node serve"
+        " shares groups models reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
     "server.commands": "progress check checksums init models",

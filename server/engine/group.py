@@ -163,8 +163,10 @@ class Group:
                 del self._line[head.name]
                 moves.append(Move(head, Place.LOADED, Why.ASKED))
             else:
-                goes = self._room(head, lacks, now)
-                leaving |= {one: Move(one, place, Why.ROOM) for one, place in goes.items()}
+                others = [one for one in self.members.values() if one is not head]
+                leaving |= self._room(others, lacks, now)
+        elif self.free < 0:  # there is less than there was, or one takes more than was known
+            leaving |= self._room([one for one in self.members.values() if one.is_idle], -self.free, now)
         for member in self.members.values():
             is_empty = not member.running if member.is_leaving and not member.stays else member.is_idle
             member.is_leaving = member in leaving and member.place is Place.LOADED
@@ -196,16 +198,17 @@ class Group:
             return False
         return self._is_ripe(member, now) and now - max(member.used_at, member.loaded_at) >= after_s
 
-    def _room(self, head: Member, lacks: float, now: float) -> dict[Member, Place]:
-        """Who makes room, and where each goes; nobody where all of them together are not enough yet."""
-        leaving: dict[Member, Place] = {}
-        others = [one for one in self.members.values() if one is not head]
+    def _room(self, others: list[Member], lacks: float, now: float) -> dict[Member, Move]:
+        """Who of these makes room, and where each goes; nobody where all of them together are not enough
+        yet."""
+        leaving: dict[Member, Move] = {}
         lacks -= sum(one.held - one.takes(one.going) for one in others if one.going is not None)
         for member, place in self._steps(others, now):
             if lacks <= 0:
                 return leaving
-            lacks -= member.takes(leaving.get(member, member.place)) - member.takes(place)
-            leaving[member] = place
+            at = leaving[member].place if member in leaving else member.place
+            lacks -= member.takes(at) - member.takes(place)
+            leaving[member] = Move(member, place, Why.ROOM)
         return leaving if lacks <= 0 else {}
 
     def _steps(self, others: list[Member], now: float) -> Steps:

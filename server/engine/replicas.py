@@ -12,7 +12,7 @@ from server.engine.base import Engine, Job, Phase, Sink, Status, stopped
 from server.engine.losses import Losses
 from server.engine.residence import Residence
 from server.engine.sleepers import Sleepers
-from server.engine.supervisor import Patience, Supervisor
+from server.engine.supervisor import ALIKE, Patience, Supervisor
 from server.engine.work import Work
 from server.errors import ConfigurationError, EngineFailed, ServiceUnavailable
 
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 AGAIN_S = 60.0  # until one that failed in the same way each time is tried again, while others are served
 POLL_S = 0.02
-PROGRESS = (*Phase,)
 
 
 class Replicas:
@@ -185,9 +184,13 @@ class Replicas:
             self._begin(number)
 
     async def loaded(self) -> None:
-        """Return when it is. Raises ConfigurationError or EngineFailed where it will not be."""
+        """Return when it is; of a model that is loaded at the start, also when one engine has failed so often
+        that others need not wait for it. Raises ConfigurationError or EngineFailed where it will not be."""
         assert self._over is not None, "runs"
+        before = self.restarts
         while self.num_ready < self._enough:
+            if not self.residence.on_demand and self.restarts - before >= ALIKE:
+                return
             if self._over.done():
                 self._over.result()
             if self.is_given_up:
@@ -267,14 +270,11 @@ class Replicas:
 
     def _supervisor(self, number: int, *, is_alone: bool = False) -> Supervisor:
         name = f"model {self.name}" if is_alone else f"model {self.name}, replica {number}"
-        one = Supervisor(name, partial(self._make, number), self.work, number, self.patience)
+        one = Supervisor(name, lambda: self.make(number), self.work, number, self.patience)
         one.on_status = partial(self._tell, number)
         one.losses_of = partial(self._losses, number)
         one.sleeper = partial(self.sleepers.take, number)
         return one
-
-    def _make(self, number: int) -> Engine:
-        return self.make(number)
 
     def _tell(self, number: int, status: Status) -> None:
         if status.ready:
@@ -316,4 +316,4 @@ class Replicas:
         """The one that the model's being ready depends on, or has made it so."""
         is_ready = self.num_ready >= self._enough
         ones = [one for one in self.supervisors.values() if is_ready or not one.status.ready]
-        return max(ones, key=lambda one: PROGRESS.index(one.status.phase))
+        return max(ones, key=lambda one: [*Phase].index(one.status.phase))

@@ -8,47 +8,20 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from server.config.settings import Settings
 from server.engine.base import Phase, Status
 from server.engine.group import Group, Member, Move, Place, Why
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
-from server.engine.vllm.size import asleep_bytes, estimated_bytes, memory_bytes
 from server.errors import ConfigurationError, Failure, InvalidRequest, ServiceUnavailable
 from server.http.metrics import Metrics
-from server.weights.sizes import GIB
+from server.process.shares import Resident, Shares
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.25  # when nothing happens of which it is told
-
-
-@dataclass(slots=True, eq=False)
-class Resident:
-    """A model that is run, in its group. move: what happens to it now. num_submitted: of its jobs, when they
-    were last looked at. is_verified: its checksums are right."""
-
-    model: ServedModel
-    member: Member
-    group: Group
-    move: asyncio.Task[None] | None = None
-    num_submitted: int = 0
-    is_verified: bool = False
-
-    @property
-    def engine(self) -> Replicas:
-        return self.model.engine
-
-
-@dataclass(slots=True)
-class Shared:
-    """A group of the configuration, and its models' ids."""
-
-    group: Group
-    models: tuple[str, ...] = ()
 
 
 class Groups:
@@ -60,38 +33,24 @@ class Groups:
     def __init__(self, metrics: Metrics, verify: Callable[[ServedModel], Awaitable[None]]) -> None:
         self._metrics = metrics.loads
         self._verify = verify
-        self._shared: dict[str, Shared] = {}
         self._residents: dict[Replicas, Resident] = {}
+        self._shares = Shares(self._residents.values())
         self._numbers = itertools.count()
         self._changed = asyncio.Event()
 
     def adopt(self, settings: Settings, served: Iterable[ServedModel] = ()) -> None:
-        """The groups are these from now on. served: the models that run, some with other settings."""
-        for model in served:
-            if (known := self._residents.get(model.engine)) is not None:
-                known.member.size = 0.0
-                known.model = model
-        models = {model.id: model for model in settings.models}
-        for name in self._shared.keys() - settings.groups.keys():
-            del self._shared[name]
-        for name, asked in settings.groups.items():
-            if name not in self._shared:
-                self._shared[name] = Shared(Group())
-            shared = self._shared[name]
-            shared.models, shared.group.min_loaded_s = asked.models, asked.min_loaded_s
-            memory = asked.memory_gib * GIB if asked.memory_gib else 0.0
-            if not memory and shared.group.memory == math.inf:
-                memory = memory_bytes(models[one] for one in asked.models)
-            shared.group.memory = memory or shared.group.memory
-        for resident in self._residents.values():
-            self._settle(resident)
+        """The groups are these from now on. served: the models that run, some with other settings. The others
+        that run are served no more, and have a share of their group's memory to their end."""
+        self._shares.adopt(settings, {model.engine: model for model in served})
+        self._changed.set()
 
     def add(self, model: ServedModel) -> None:
         """It is run from now on."""
         member = Member(f"{model.id} {next(self._numbers)}")
         resident = self._residents[model.engine] = Resident(model, member, Group())
         resident.group.members[member.name] = member
-        self._settle(resident)
+        self._shares.settle(resident)
+        self._shares.fit()
         residence = model.engine.residence
         residence.on_wanted = self._changed.set
         if model.settings.load == "at_start" and resident.group.memory == math.inf:
@@ -102,18 +61,30 @@ class Groups:
         if model.settings.load == "at_start":
             resident.group.order(member, Place.LOADED)
 
-    async def remove(self, model: ServedModel) -> None:
-        """It is run no more."""
+    @contextlib.asynccontextmanager
+    async def removing(self, model: ServedModel) -> AsyncIterator[None]:
+        """It is run no more, and its memory is free after this."""
         resident = self._residents.pop(model.engine)
-        resident.group.remove(resident.member)
         if resident.move is not None:
             resident.move.cancel()
             await asyncio.gather(resident.move, return_exceptions=True)
-        self._changed.set()
+        resident.member.going = Place.UNLOADED
+        try:
+            yield
+        finally:
+            resident.group.remove(resident.member)
+            self._shares.fit()
+            self._changed.set()
 
     def order(self, model: ServedModel, place: Place) -> None:
-        """An operator's word. Raises InvalidRequest where it cannot be done."""
-        resident, residence = self._residents[model.engine], model.engine.residence
+        """An operator's word. Raises InvalidRequest where it cannot be done, ServiceUnavailable where it can
+        later."""
+        resident, residence = self._residents.get(model.engine), model.engine.residence
+        if resident is None:
+            raise ServiceUnavailable(
+                f"a reload has model {model.id} take the place of another one, whose requests end first",
+                retry_after_s=10,
+            )
         if model.engine.status.phase is Phase.FAILED:
             raise InvalidRequest(
                 f"model {model.id} has failed for good: {model.engine.status.detail} Correct that, and reload"
@@ -190,46 +161,6 @@ class Groups:
         elif member.is_settled:
             engine.work.go_on()
 
-    def _settle(self, resident: Resident) -> None:
-        """In its group, by its settings."""
-        settings, member = resident.model.settings, resident.member
-        shared = next((one for one in self._shared.values() if settings.id in one.models), None)
-        group = shared.group if shared is not None else resident.group
-        if shared is None and resident.group.memory != math.inf:
-            group = Group()
-        if group is not resident.group:
-            resident.group.remove(member)
-            resident.group = group
-        group.members[member.name] = member
-        residence = resident.engine.residence
-        residence.on_demand = settings.load == "on_demand"
-        residence.is_refused &= not residence.on_demand
-        member.stays = not residence.on_demand
-        member.unload_after_s = settings.unload_after_s
-        member.sleeps = settings.sleep_level > 0
-        member.asleep_size = asleep_bytes(settings)
-        if settings.size_gib:
-            member.size = settings.size_gib * GIB
-        elif not member.size:
-            member.size = float(estimated_bytes(settings))
-        member.size = self._fitting(resident, member.size)
-
-    def _fitting(self, resident: Resident, size: float) -> float:
-        """Not more than there is for it, or it would wait for ever."""
-        others = resident.group.members.values()
-        room = resident.group.memory - sum(
-            one.size for one in others if one.stays and one is not resident.member
-        )
-        if size > room:
-            log.warning(
-                "model %s: it takes %.1f GiB, as far as is known, and its group has %.1f for it; it is loaded"
-                " when that is free, and may fail",
-                resident.model.id,
-                size / GIB,
-                room / GIB,
-            )
-        return min(size, max(room, 0.0))
-
     async def _go(self, resident: Resident, move: Move) -> None:
         """One move, to its end."""
         name, began = resident.model.id, time.monotonic()
@@ -237,8 +168,9 @@ class Groups:
         try:
             if move.place is Place.LOADED:
                 await self._load(resident)
-                resident.engine.residence.load_s = time.monotonic() - began
-                self._metrics.loaded(name, resident.engine.residence.load_s, source)
+                if resident.engine.status.ready:
+                    resident.engine.residence.load_s = time.monotonic() - began
+                    self._metrics.loaded(name, resident.engine.residence.load_s, source)
             else:
                 asleep = move.place is Place.ASLEEP
                 if resident.member.place is Place.LOADED:
@@ -263,7 +195,8 @@ class Groups:
         self._changed.set()
 
     async def _load(self, resident: Resident) -> None:
-        """Raises ConfigurationError or EngineFailed."""
+        """Returns too where it has failed, and goes on trying in memory that is its own. Raises
+        ConfigurationError or EngineFailed."""
         engine = resident.engine
         while not engine.is_running:  # noqa: ASYNC110  # it is about to be
             await asyncio.sleep(LOOK_S)
@@ -283,7 +216,8 @@ class Groups:
             return
         measured = await asyncio.to_thread(lambda: resident.engine.memory)
         if measured:
-            resident.member.size = self._fitting(resident, measured)
+            resident.size = measured
+            self._shares.fit()
 
     async def _give_up(self, resident: Resident, why: str) -> None:
         """It could not be loaded, or started again, and leaves its memory to others."""

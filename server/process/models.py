@@ -17,6 +17,7 @@ from server.engine.base import Engine, Phase, Status
 from server.engine.handover import hand_over
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel, load_models
+from server.engine.supervisor import ALIKE
 from server.engine.vllm.devices import check_devices, check_sleep_level, dealt
 from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.standby import Standby
@@ -127,9 +128,11 @@ class RunningModels:
         self._keep_reserve(model.engine)
 
     async def ready(self, model: ServedModel) -> None:
-        """Return when it is, or is rightly not loaded. Raises ConfigurationError or EngineFailed where it
-        never will be."""
+        """Return when one that has just begun is, or is rightly not loaded. Raises ConfigurationError or
+        EngineFailed where it never will be, or its engine has failed again and again."""
         while not model.engine.is_available:
+            if model.engine.restarts >= ALIKE:
+                raise EngineFailed(f"model {model.id}: {model.engine.status.detail}")
             if model.engine.status.phase is Phase.FAILED:
                 raise ConfigurationError(model.engine.status.detail)
             task = self._running[model.engine]
@@ -140,10 +143,10 @@ class RunningModels:
 
     async def end(self, model: ServedModel) -> None:
         """At once, with what it works on."""
-        await self.groups.remove(model)
-        task = self._running.pop(model.engine)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with self.groups.removing(model):
+            task = self._running.pop(model.engine)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         del self._numbers[model.engine]
         await self._end_reserve(model.engine)
 

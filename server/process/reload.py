@@ -133,7 +133,7 @@ class Reload:
         model = newcomer.model
         if newcomer.change is Change.ENGINE and self._stays(newcomer):
             return
-        if any(model.id in group.models for group in new.groups.values()):
+        if _shares(model, new):
             return  # its turn comes when the groups are the new ones
         if newcomer.former is not None and not self._has_room(newcomer):
             log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
@@ -196,6 +196,10 @@ class Reload:
         ]
         adopt(state, new, models)
         await running.adopt(new)
+        for newcomer in newcomers.values():
+            if newcomer.change is Change.MODEL and _shares(newcomer.model, new):
+                newcomer.runs = True  # its requests wait in line, also while the former's end
+                running.begin(newcomer.model)
         leaving = [
             model
             for model in former.values()
@@ -226,7 +230,7 @@ class Reload:
             await self._retire(former, within_s)
         if not newcomer.runs:
             self._running.begin(model)
-            await self._running.ready(model)
+        await self._running.ready(model)
 
     async def _retire(self, model: ServedModel, within_s: float) -> None:
         if cut_off := await self._running.retire(model, within_s):
@@ -246,6 +250,11 @@ def has_room(model: ModelSettings, others: Iterable[ModelSettings]) -> bool:
         return bool(psutil.virtual_memory().available >= engine_bytes(model))
     beside = [other for other in others if _share_a_device(model, other)]
     return sum(one.gpu_memory_utilization for one in (model, *beside)) <= 1
+
+
+def _shares(model: ServedModel, settings: Settings) -> bool:
+    """Whether it is one of a group's."""
+    return any(model.id in group.models for group in settings.groups.values())
 
 
 def _share_a_device(one: ModelSettings, other: ModelSettings) -> bool:

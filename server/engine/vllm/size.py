@@ -80,10 +80,10 @@ def gpu_bytes(numbers: Sequence[int], count: int) -> list[int]:
     return [totals[number] for number in numbers or range(count) if number < len(totals)]
 
 
-def memory_bytes(models: Iterable[ModelSettings]) -> float:
-    """What models that share their devices can have, all together: what is free at the moment, or their GPUs'
-    memory; 0: not known."""
+def memory_bytes(models: Iterable[ModelSettings], held: float = 0.0) -> float:
+    """What models that share their devices can have, all together: what is free at the moment, and what they
+    hold already, or their GPUs' memory; 0: not known."""
     if installed(CPU_BUILD):
-        return psutil.virtual_memory().available
+        return psutil.virtual_memory().available + held
     totals = (gpu_bytes(flat(one.devices), one.replicas.max * one.num_gpus) for one in models)
     return SHARED * max((sum(total) for total in totals), default=0)

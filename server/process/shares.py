@@ -1,0 +1,136 @@
+"""Whose memory is whose: the groups of a configuration, the models in them, and what each takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from server.config.changes import Change, change_of
+from server.config.model import ModelSettings
+from server.config.sections import MemoryGroup
+from server.config.settings import Settings
+from server.engine.group import Group, Member, Place
+from server.engine.replicas import Replicas
+from server.engine.served import ServedModel
+from server.engine.vllm.size import asleep_bytes, estimated_bytes, memory_bytes
+from server.weights.sizes import GIB
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A model that is run, in its group. size: bytes that it takes, as far as is known. move: what happens
+    to it now. num_submitted: of its jobs, when they were last looked at. is_verified: its checksums are so.
+    """
+
+    model: ServedModel
+    member: Member
+    group: Group
+    size: float = 0.0
+    move: asyncio.Task[None] | None = None
+    num_submitted: int = 0
+    is_verified: bool = False
+
+    @property
+    def engine(self) -> Replicas:
+        return self.model.engine
+
+
+@dataclass(slots=True)
+class Shared:
+    """A group of the configuration, and its models' ids. is_stated: the configuration says what memory."""
+
+    group: Group
+    models: tuple[str, ...] = ()
+    is_stated: bool = False
+
+
+class Shares:
+    """residents: the models that run, whoever comes and goes there."""
+
+    def __init__(self, residents: Collection[Resident]) -> None:
+        self._residents = residents
+        self._shared: dict[str, Shared] = {}
+
+    def adopt(self, settings: Settings, served: Mapping[Replicas, ServedModel]) -> None:
+        """The groups are these from now on. served: the models that run, by their engines, some with other
+        settings. The others that run are served no more, and stay in their group, to make room."""
+        for name in self._shared.keys() - settings.groups.keys():
+            del self._shared[name]
+        for name, asked in settings.groups.items():
+            shared = self._shared.setdefault(name, Shared(Group()))
+            shared.models, shared.group.min_loaded_s = asked.models, asked.min_loaded_s
+        for resident in self._residents:
+            if resident.engine in served:
+                self._change(resident, served[resident.engine])
+            else:
+                resident.member.stays = False
+        models = {model.id: model for model in settings.models}
+        for name, asked in settings.groups.items():
+            measure(self._shared[name], asked, models)
+        self.fit()
+
+    def _change(self, resident: Resident, model: ServedModel) -> None:
+        """It has these settings from now on."""
+        old, was_late = resident.model.settings, resident.engine.residence.on_demand
+        resident.model = model
+        if old.size_gib or change_of(old, model.settings) not in (Change.NONE, Change.FRONT):
+            resident.size = 0.0
+        self.settle(resident)
+        if was_late and resident.member.stays:
+            resident.engine.residence.failure = ""
+            resident.group.order(resident.member, Place.LOADED)
+
+    def settle(self, resident: Resident) -> None:
+        """In its group, by its settings."""
+        settings, member = resident.model.settings, resident.member
+        shared = next((one for one in self._shared.values() if settings.id in one.models), None)
+        group = shared.group if shared is not None else resident.group
+        if shared is None and resident.group.memory != math.inf:
+            group = Group()
+        if group is not resident.group:
+            resident.group.remove(member)
+            resident.group = group
+        group.members[member.name] = member
+        residence = resident.engine.residence
+        residence.on_demand = settings.load == "on_demand"
+        residence.is_refused &= not residence.on_demand
+        member.stays = not residence.on_demand
+        member.unload_after_s = settings.unload_after_s
+        member.sleeps = settings.sleep_level > 0
+        member.asleep_size = asleep_bytes(settings)
+        if settings.size_gib:
+            resident.size = settings.size_gib * GIB
+        elif not resident.size:
+            resident.size = float(estimated_bytes(settings))
+
+    def fit(self) -> None:
+        """None takes more than there is for it, or it would wait for ever."""
+        for resident in self._residents:
+            member, size = resident.member, resident.size
+            others = [one for one in resident.group.members.values() if one.stays and one is not member]
+            room = max(resident.group.memory - sum(one.size for one in others), 0.0)
+            if size > room and member.size != room:
+                log.warning(
+                    "model %s: it takes %.1f GiB, as far as is known, and its group has %.1f for it; it is"
+                    " loaded when that is free, and may fail",
+                    resident.model.id,
+                    size / GIB,
+                    room / GIB,
+                )
+            member.size = min(size, room)
+
+
+def measure(shared: Shared, asked: MemoryGroup, models: Mapping[str, ModelSettings]) -> None:
+    """How much memory a group has. What is free is measured once."""
+    group, was_stated = shared.group, shared.is_stated
+    shared.is_stated = asked.memory_gib is not None
+    if asked.memory_gib is not None:
+        group.memory = asked.memory_gib * GIB
+    elif was_stated or group.memory == math.inf:
+        held = sum(member.held for member in group.members.values())
+        group.memory = memory_bytes((models[one] for one in asked.models), held) or math.inf
