@@ -17,7 +17,7 @@ shared() { # NAME OUTPUT SOURCE...
   shift 2
   gcc -O1 -w -shared -fPIC -I"$include" -Wl,-soname,"$name" -o "$output" "$@" -ldl -lpthread
 }
-cuda="$kit/memory.c $kit/runtime.c $kit/driver.c $kit/refused.c $kit/blas.c"
+cuda="$kit/memory.c $kit/runtime.c $kit/driver.c $kit/virtual.c $kit/refused.c $kit/blas.c"
 # shellcheck disable=SC2086  # a word for each file
 shared libfakecuda.so "$fake/lib/libfakecuda.so" $cuda
 # shellcheck disable=SC2086

@@ -1,5 +1,5 @@
-/* CUDA's driver as far as torch, Triton and vLLM call it. Virtual memory, green contexts and multicast are
- * refused, so that nobody takes them for there.
+/* CUDA's driver as far as torch, Triton and vLLM call it. Green contexts and multicast are refused, so that
+ * nobody takes them for there.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

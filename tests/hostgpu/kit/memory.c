@@ -74,6 +74,38 @@ void device_free(void *address) {
     pthread_mutex_unlock(&lock);
 }
 
+void *device_reserve(size_t bytes) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    char *start = mmap(NULL, bytes + PAGE, PROT_NONE, flags, -1, 0);
+    if (start == MAP_FAILED) return NULL;
+    pthread_mutex_lock(&lock);
+    add(&device, start, bytes + PAGE);
+    pthread_mutex_unlock(&lock);
+    return (void *)(((size_t)start + PAGE - 1) / PAGE * PAGE);
+}
+
+void device_unreserve(void *address) {
+    pthread_mutex_lock(&lock);
+    struct range *range = find(&device, address);
+    if (range) {
+        munmap(range->start, range->bytes);
+        drop(&device, range);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+int device_back(void *address, size_t bytes, int is_backed) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    int access = is_backed ? PROT_READ | PROT_WRITE : PROT_NONE;
+    return is_device(address) && mmap(address, bytes, access, flags, -1, 0) == address;
+}
+
+void device_take(long long bytes) {
+    pthread_mutex_lock(&lock);
+    used += bytes;
+    pthread_mutex_unlock(&lock);
+}
+
 size_t device_used(void) { return used; }
 
 int is_device(const void *address) { return has(&device, address); }

@@ -19,6 +19,10 @@ extern char symbols[1 << 20]; /* where every variable of a module is */
 void *
 device_alloc(size_t bytes); /* NULL where the machine gives none; aligned to 2 MiB, as large pages are */
 void device_free(void *address);
+void *device_reserve(size_t bytes); /* addresses without memory: who touches them ends as a fault */
+void device_unreserve(void *address);
+int device_back(void *address, size_t bytes, int is_backed); /* new memory there, or none; 0: no such addresses */
+void device_take(long long bytes); /* counts as used; negative: no more */
 size_t device_used(void);
 int is_device(const void *address);
 

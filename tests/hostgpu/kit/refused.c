@@ -6,14 +6,6 @@
 #define REFUSED(name)                                                                                        \
     int name(void) { return 801; }
 
-REFUSED(cuMemAddressReserve)
-REFUSED(cuMemRelease)
-REFUSED(cuMemMap)
-REFUSED(cuMemAddressFree)
-REFUSED(cuMemSetAccess)
-REFUSED(cuMemUnmap)
-REFUSED(cuMemCreate)
-REFUSED(cuMemGetAllocationGranularity)
 REFUSED(cuMemExportToShareableHandle)
 REFUSED(cuMemRetainAllocationHandle)
 REFUSED(cuCtxFromGreenCtx)

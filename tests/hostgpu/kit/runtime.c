@@ -25,6 +25,7 @@ cudaError_t cudaGetDevice(int *d) {
     return 0;
 }
 cudaError_t cudaSetDevice(int d) { return 0; }
+cudaError_t cudaDeviceReset(void) { return 0; }
 cudaError_t cudaInitDevice(int d, unsigned a, unsigned b) { return 0; }
 cudaError_t cudaDriverGetVersion(int *v) {
     *v = 13000;
