@@ -16,6 +16,7 @@ import msgspec
 
 from server.contract.params import GenerationParams
 from server.errors import RequestFailure, ServiceUnavailable
+from server.observe.trail import Trail
 from server.weights.adapters import Adapter
 
 FinishReason = Literal["stop", "length"]
@@ -79,7 +80,8 @@ class Job:
     prompt of two tokens or more, whose first has none. max_tokens: with prompt_logprobs it may be 0, and the
     prompt as long as the context. num_output_before: how many ids at the prompt's end were generated, by an
     engine that was lost: for penalties and draws they are output. urgency: where the engine itself has jobs
-    wait, the lower ones come first. adapter: None: the model as it is.
+    wait, the lower ones come first. adapter: None: the model as it is. trail: what becomes of it is
+    written there.
     """
 
     id: str
@@ -95,6 +97,7 @@ class Job:
     requester: Requester = NOBODY
     urgency: int = 0
     adapter: Adapter | None = None
+    trail: Trail | None = None
 
 
 Sink = Callable[[EngineOutput | RequestFailure], None]

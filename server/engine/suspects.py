@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from server.engine.replica import Replica
 from server.engine.ticket import Ticket
 from server.engine.trials import Trials
+from server.observe.trail import Step
 
 # Engines that a job may lose in a row, without a token between, before it is suspected of killing them.
 SUSPICIOUS = 2
@@ -52,6 +53,7 @@ class Suspects:
         for ticket in lost:
             ticket.num_deaths += 1
             ticket.all_deaths += 1
+            ticket.mark(Step.LOST)
             if ticket.num_deaths >= SUSPICIOUS or ticket.all_deaths >= MANY_DEATHS:
                 self._tickets[ticket.job.id] = ticket
         self.trials.note(has_suspects=bool(self))

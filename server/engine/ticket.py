@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from server.engine.base import EngineOutput, Job, Sink
 from server.errors import RequestFailure
+from server.observe.trail import Step
 
 
 @dataclass(slots=True)
@@ -68,12 +69,25 @@ class Ticket:
             self.delivered += output.token_ids
             if self.is_watched:
                 self.is_watched = False
+                self.mark(Step.BEGAN)
                 self.on_token(self)
             if output.finish_reason is not None:
+                if self.job.trail is not None:
+                    self.job.trail.by_engine = True
                 self.on_end(self)
         else:
             self.on_end(self)
         self.sink(output)
+
+    def mark(self, step: Step, replica: int = 0) -> None:
+        """It is so from now on, for who follows it."""
+        if (trail := self.job.trail) is not None:
+            trail.mark(step, replica)
+            trail.num_tokens = len(self.delivered)
+
+    def recalled(self) -> None:
+        """Its engine is taken from it."""
+        self.mark(Step.RECALLED)
 
     def rest(self, urgency: int) -> Job:
         """What is still to be done, under a name that no output of an earlier engine has. urgency: as
@@ -81,6 +95,9 @@ class Ticket:
         job, num = self.job, len(self.delivered)
         self.engine_id = f"{job.id}.{self.num_lives}" if self.num_lives else job.id
         self.num_lives += 1
+        if job.trail is not None:
+            self.mark(Step.SENT, self.route.replica if self.route is not None else 0)
+            self.is_watched = True
         if not num:
             return replace(job, id=self.engine_id, urgency=urgency)
         return replace(

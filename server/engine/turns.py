@@ -17,6 +17,7 @@ from operator import attrgetter
 
 from server.engine.base import Requester
 from server.engine.ticket import Ticket
+from server.observe.trail import Step
 
 # What a job on the engine counts beyond the tokens it has had: so keys that want the same get as many places.
 # It is also how many tokens a key has to be ahead before it gives another place up.
@@ -82,9 +83,11 @@ class Turns:
             account.had = max(account.had, self._floor(account))
         insort(account.waiting, ticket, key=_PLACE)
         self.num_waiting += 1
+        ticket.mark(Step.QUEUED)
 
     def discard(self, ticket: Ticket) -> None:
         """It has ended, wherever it was."""
+        ticket.mark(Step.ENDED)
         account = self._account(ticket)
         if account.placed.pop(ticket.job.id, None) is None:
             del account.waiting[bisect_left(account.waiting, ticket.place, key=_PLACE)]
@@ -101,6 +104,7 @@ class Turns:
 
     def put_back(self, ticket: Ticket) -> None:
         """It was on the engine, and waits again, before those of its key that came later."""
+        ticket.mark(Step.PUT_BACK)  # after LOST or RECALLED, where that is why
         account = self._account(ticket)
         account.charge(ticket)
         del account.placed[ticket.job.id]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from server.engine.base import not_loaded, took_too_long
 from server.engine.ticket import Ticket
 from server.errors import RequestFailure
+from server.observe.trail import Step
 
 
 class Waits:
@@ -39,6 +40,8 @@ class Waits:
             if ticket.waits_since is None:
                 ticket.waits_since = now
                 self._tickets[ticket] = None
+                if self.is_for_load:
+                    ticket.mark(Step.LOADING)
         self._watch()
 
     def discard(self, ticket: Ticket) -> None:

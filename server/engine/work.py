@@ -128,6 +128,7 @@ class Work:
         for ticket in replica.placed.values():
             replica.engine.abort(ticket.engine_id)
             self.suspects.put_off(ticket)
+            ticket.recalled()
         self._vacate(replica)
 
     def lose(self, number: int = 0) -> int:

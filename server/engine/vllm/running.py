@@ -46,7 +46,9 @@ class RunningJobs:
         return job_id in self._running
 
     def add(self, job: Job, sink: Sink) -> None:
-        self._running[job.id] = Running(job, sink, RequestStats(len(job.prompt_ids)))
+        self._running[job.id] = running = Running(job, sink, RequestStats(len(job.prompt_ids)))
+        if job.trail is not None:
+            job.trail.follow(running.stats)
 
     def discard(self, job_id: str) -> bool:
         """Hand nothing more out to it. Returns whether it was there."""
