@@ -32,6 +32,7 @@ ROOMS = {
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens admin reply unsupported structured values params",
     "server.observe": "logs versions stalls trail attestation",
+    "server.journal": "entry counts files writer",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base ticket turns trials prefixes replica suspects router waits work group loads losses residence"

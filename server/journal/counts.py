@@ -1,0 +1,22 @@
+"""Counters of what came of records."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+
+class JournalMetrics:
+    """Of a registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.written = Counter("verbatim_journal_records", "Records that the journal has", registry=registry)
+        self._dropped = Counter(
+            "verbatim_journal_dropped",
+            "Records that the journal lacks: its disk was full, or slow, and so was memory",
+            registry=registry,
+        )
+        self.num_dropped = 0  # by this process
+
+    def drop(self, count: int = 1) -> None:
+        self.num_dropped += count
+        self._dropped.inc(count)
