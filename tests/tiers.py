@@ -23,6 +23,7 @@ SLOW = {
     "chaos": "vLLM, root, gcc",
     "cluster": "vLLM, Ray",
     "clients": "vLLM, nginx, npm, 3 GB of disk for the clients",
+    "docs/run": "vLLM, npm",
     "engine": "vLLM",
     "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",
@@ -35,7 +36,7 @@ SLOW = {
 }
 # In a run of two processes (`make test`) one at a time has such a folder: its tests wait for engines to start
 # for much of their time, and two engines at once would share the cores.
-ENGINES = ("chaos", "cluster", "engine", "families", "server/process")
+ENGINES = ("chaos", "cluster", "docs/run", "engine", "families", "server/process")
 # Folders of which one process has both, because they share what takes minutes to make: models, a bundle.
 TOGETHER = {"twin/contract": "engine", "packaging": "airgap"}
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.browser.conftest import KEY, complete
-from tests.twin.test_tutorial import install_node_package
+from tests.docs.shell import install_node_package
 
 PROMPT = 'It\'s "true", null $HOME\n\\ é 🦊'
 COMMANDS = {"curl": ["sh"], "Python": [sys.executable], "Node": ["node"]}

@@ -1,0 +1,110 @@
+"""The pages, command by command, as a reader would type them: each says what the page says that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.docs.blocks import ROOT, Step, blocks, pattern
+from tests.docs.shell import Shell, install_node_package
+from tests.helpers import byte_level, model_directory
+
+Prepare = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page takes for granted.
+
+    prepare: writes files into the folder where commands are typed. server: a command that runs before the
+    page's first. environ: variables. elsewhere: words of the page, and what they are here. before: what
+    happens before a command, where the page says it in words.
+    """
+
+    prepare: Prepare = lambda folder: None
+    server: str = ""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, str] = field(default_factory=dict)
+    node: bool = False
+
+
+def changes(folder: Path) -> None:
+    """Two configurations on simulated engines, as docs/deployment.md changes one into the other."""
+    path = model_directory(folder / "model", byte_level(), context_size=4096)
+
+    def model(name: str, **keys: Any) -> dict[str, Any]:
+        return {"id": name, "path": str(path), "engine": "simulated", **keys}
+
+    for name, models in {
+        "models": [model("old"), model("large")],
+        "next": [model("large", max_num_seqs=2), model("small")],
+    }.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"models": models}))
+
+
+SIMULATOR = "verbatim simulate --profile none &"
+# Every page with a console block that has no mark; tests/docs/test_blocks.py holds that.
+PAGES = {
+    "README.md": Page(),
+    "docs/conform.md": Page(server=SIMULATOR),
+    "docs/deployment.md": Page(
+        changes,
+        server="verbatim serve",
+        elsewhere={"/run/verbatim/": "./"},
+        before={
+            "verbatim reload": "cp next.yaml models.yaml",
+            "curl --unix-socket": "verbatim simulate --profile none --host unix:./verbatim.sock &",
+        },
+    ),
+    "docs/faults.md": Page(server=SIMULATOR),
+    "docs/testing-clients.md": Page(node=True),
+    "docs/twin.md": Page(),
+    "docs/verdict.md": Page(server=SIMULATOR),
+    "docs/watch.md": Page(server=SIMULATOR, environ={"KEY": "any"}),
+}
+
+
+@pytest.fixture
+def shell(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Shell]:
+    shell = Shell(tmp_path, PAGES[request.getfixturevalue("page")].environ)
+    yield shell
+    shell.close()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command(page: str, shell: Shell) -> None:
+    """Each ends well and says what the page shows; a block that is a file is written as it stands."""
+    needs = PAGES[page]
+    needs.prepare(shell.folder)
+    has_node = needs.node and install_node_package(shell.folder)
+    if needs.server:
+        shell.type(needs.server)
+    text = (ROOT / page).read_text("utf-8")
+    for words, others in needs.elsewhere.items():
+        text = text.replace(words, others)
+    for block in blocks(text):
+        if block.kind != "console" and block.file:
+            (shell.folder / block.file).write_text(shell.here(block.content))
+        elif block.kind == "console" and not block.runner and not block.reason:
+            for step in block.steps():
+                if has_node or not step.command.startswith("node "):
+                    follow(shell, needs, step, f"{page}, line {block.line}")
+    if needs.node and not has_node:
+        pytest.skip("openai for Node cannot be installed")
+
+
+def follow(shell: Shell, needs: Page, step: Step, where: str) -> None:
+    for command, first in needs.before.items():
+        if step.command.startswith(command):
+            shell.type(first)
+    code, said = shell.type(shell.here(step.command))
+    seen = f"{where}: $ {step.command}\n{said}"
+    assert pattern(shell.here(step.expected)).search(said), f"{seen}\n--- and not\n{step.expected}"
+    assert code == 0, seen
