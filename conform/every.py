@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from conform.rules import (
+    adapters,
     body,
     choices,
     errors,
+    folds,
     http,
     logprobs,
     prompts,
@@ -25,7 +27,22 @@ from conform.subject.ends import ConformError
 from conform.subject.rule import Rule
 
 MODULES = (
-    *(values, body, prompts, reply, logprobs, choices, sampling, structured, stops, stream, errors, http),
+    *(
+        values,
+        body,
+        prompts,
+        reply,
+        logprobs,
+        choices,
+        sampling,
+        structured,
+        stops,
+        stream,
+        folds,
+        errors,
+        http,
+    ),
+    adapters,
     wire,
 )
 

@@ -15,7 +15,7 @@ from conform.subject.client import reply_of
 from conform.subject.ends import require, shown
 from conform.subject.refusal import failed
 from conform.subject.rule import rule
-from conform.subject.server import PROMPT, Subject
+from conform.subject.server import PROMPT, UNKNOWN_ID, Subject
 
 V1_ALONE = {"openai": "everything is under /v1", "vllm": "everything is under /v1"}
 FIELDS = {
@@ -160,6 +160,26 @@ def tokenize(subject: Subject) -> None:
     require(plain["token_strs"] is None and "token_offsets" not in plain, shown(plain))
     text = _post(subject, "/detokenize", tokens=plain["tokens"])
     require(text == {"prompt": PROMPT}, shown(text))
+
+
+WRONG_TOKENS: tuple[tuple[str, str, Any], ...] = (
+    ("/tokenize", "prompt", [5]),
+    ("/tokenize", "add_special_tokens", 1),
+    ("/detokenize", "tokens", "a"),
+    ("/detokenize", "tokens", [-1]),
+    ("/detokenize", "tokens", [UNKNOWN_ID]),
+)
+
+
+@rule("http.tokenize-refuses", requests=len(WRONG_TOKENS), differs=NO_TOKENIZE)
+def tokenize_refuses(subject: Subject) -> None:
+    """What is no prompt or no token of the model is a 400 there too, which names the field."""
+    good: dict[str, dict[str, Any]] = {"/tokenize": {"prompt": PROMPT}, "/detokenize": {"tokens": [300]}}
+    for path, field, value in WRONG_TOKENS:
+        body = {"model": subject.model} | good[path] | {field: value}
+        response = subject.client.send("POST", path, json=body)
+        failure = failed(subject, response, 400, "INVALID_REQUEST_BODY")
+        require(failure["metadata"].get("field") == field, f"{path}, {field}: {shown(failure)}")
 
 
 @rule("http.unknown-model-entry", requests=1, differs=PLAIN_ROUTES)

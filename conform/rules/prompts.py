@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from conform.rules import table
-from conform.rules.reply import NO_ZERO
+from conform.rules.reply import NO_ZERO, special_token
+from conform.subject.client import reply_of
 from conform.subject.ends import Skipped, require, shown
-from conform.subject.refusal import message_of, refuses
+from conform.subject.refusal import failed, message_of, refuses
 from conform.subject.rule import rule
 from conform.subject.server import PROMPT, Subject
 
@@ -153,8 +153,7 @@ def special_tokens_are_added(subject: Subject) -> None:
 @rule("prompts.special-tokens-are-text", requests=3, tokens=60, differs=NOT_PARSED)
 def special_tokens_are_text(subject: Subject) -> None:
     """With `parse_special` off the name of a special token in a prompt is text like any other."""
-    entry = subject.client.get(f"/models/{quote(subject.model)}").json()
-    name, token_id = max(entry["special_tokens"].items(), key=lambda one: len(one[0]))
+    name, token_id = special_token(subject)
     parsed, text = (_ids(subject, f"a{name}b", parse_special=wanted) for wanted in (True, False))
     require(token_id in parsed, f"{name} is {shown(parsed)}, not {token_id}")
     require(token_id not in text and len(text) > len(parsed), f"{name} is {shown(text)} as text")
@@ -165,6 +164,20 @@ def salt_changes_nothing(subject: Subject) -> None:
     """`cache_salt` keeps what was computed for others apart, and the text is the same."""
     texts = [subject.choice(**GREEDY, cache_salt=salt)["text"] for salt in ("a", "another")]
     require(texts[0] == texts[1], f"{shown(texts[1])} is not {shown(texts[0])}")
+
+
+@rule("prompts.suffix", requests=2, tokens=70)
+def suffix(subject: Subject) -> None:
+    """With `suffix` the model fills in what stands between; one that cannot says so with a 400."""
+    between: dict[str, Any] = GREEDY | {"suffix": " and of Italy is Rome."}
+    response = subject.ask(**between)
+    if response.status_code == 400:
+        failed(subject, response, 400, "INVALID_REQUEST_BODY")
+        require("suffix" in message_of(response), f"the message names no suffix: {shown(response.text)}")
+        return
+    seen = reply_of(response)["usage"]["prompt_tokens"]
+    plain = subject.complete(**GREEDY)["usage"]["prompt_tokens"]
+    require(seen > plain, f"prompt_tokens is {seen}, and {plain} without a suffix")
 
 
 def _ids(subject: Subject, prompt: str, **fields: Any) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from typing import Any
+from urllib.parse import quote
 
 from conform.subject.ends import require, shown
 from conform.subject.rule import rule
@@ -14,6 +15,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 KEYS = {"id", "object", "created", "model", "choices", "usage"}
 CHOICE_KEYS = {"index", "text", "logprobs", "finish_reason"}
 OWN_IDS = {"openai": "ids begin with cmpl-", "vllm": "ids begin with cmpl-"}
+NO_NAMES = {"openai": "there is no such field", "vllm": "the model's entry has no special tokens"}
 NO_ZERO = {"vllm": "max_tokens is at least 1; with echo, 0 means 1, which is not shown"}
 MORE_KEYS = {"vllm": "the reply has more keys: service_tier, kv_transfer_params, prompt_logprobs, …"}
 
@@ -106,6 +108,29 @@ def max_tokens_zero_with_echo(subject: Subject) -> None:
     seen = (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"])
     require(seen == (PROMPT, "length"), f"text and finish_reason are {shown(seen)}")
     require(reply["usage"]["completion_tokens"] == 0, f"usage is {reply['usage']}")
+
+
+def special_token(subject: Subject) -> tuple[str, int]:
+    """Name and id of one that the model's entry tells, with one request. Raises Unmet where it tells none."""
+    named = subject.client.get(f"/models/{quote(subject.model)}").json().get("special_tokens")
+    require(named, f"special_tokens of the model's entry is {shown(named)}")
+    name, token_id = max(named.items(), key=lambda one: len(one[0]))
+    return name, token_id
+
+
+@rule("reply.special-tokens", requests=4, tokens=200, differs=NO_NAMES)
+def special_tokens(subject: Subject) -> None:
+    """A special token is no text, or with `skip_special_tokens` off its name, and no space between two of
+    them whatever `spaces_between_special_tokens` says."""
+    name, token_id = special_token(subject)
+    asked = GREEDY | {"ignore_eos": True, "logit_bias": {str(token_id): 100}}
+    hidden = subject.choice(**asked)["text"]
+    require(hidden == "", f"text is {shown(hidden)}")
+    for spaces in (True, False):
+        text = subject.choice(**asked, skip_special_tokens=False, spaces_between_special_tokens=spaces)[
+            "text"
+        ]
+        require(text == name * 4, f"text is {shown(text)}, not 4 times {name}")
 
 
 @rule(

@@ -114,6 +114,14 @@ def bad_words(subject: Subject) -> None:
     require(words[0] not in seen.split(), f"{words[0]} is in {shown(seen)}")
 
 
+@rule("sampling.priority-changes-nothing", requests=2, tokens=80, differs=NOT_OPENAIS)
+def priority_changes_nothing(subject: Subject) -> None:
+    """`priority` says whose turn it is, and the text is the same."""
+    asked: dict[str, Any] = {"temperature": 1, "seed": 3, "max_tokens": 8}
+    texts = [subject.choice(**asked, priority=priority)["text"] for priority in (0, 7)]
+    require(texts[0] == texts[1], f"{shown(texts[1])} is not {shown(texts[0])}")
+
+
 def _generated_only(subject: Subject, penalty: str) -> None:
     duel = subject.duel()
     lead = 1 + (duel.first - duel.second) / 2  # so that a leads by about one at both positions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from conform.rules.reply import NO_ZERO
 from conform.rules.stops import pieces
 from conform.subject.client import reply_of
 from conform.subject.ends import Unmet, require, shown
@@ -15,7 +14,6 @@ from conform.subject.rule import rule
 from conform.subject.server import PLAIN, Subject
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
-NEAR = 0.1  # log-probabilities of one token in two steps
 TWO: dict[str, Any] = {"n": 2, "temperature": 1, "seed": 1, "max_tokens": 6, "ignore_eos": True}
 KEYS = {"id", "object", "created", "model", "choices", "usage"}
 USAGE_NULL = {
@@ -191,72 +189,6 @@ def whole_characters(subject: Subject) -> None:
     texts = [choice["text"] for chunk in chunks for choice in chunk["choices"]]
     whole = reply_of(subject.client.post(subject.body(prompt="🦊" * 8, temperature=0, max_tokens=12)))
     require("".join(texts) == whole["choices"][0]["text"], f"{shown(texts)} are not the reply's text")
-
-
-FOLDED: tuple[dict[str, Any], ...] = (
-    {"temperature": 0, "max_tokens": 6},
-    {"n": 3, "temperature": 1.2, "seed": 7, "logprobs": 1, "max_tokens": 8},
-    {"prompt": [[300], [400, 500], [600]], "n": 2, "temperature": 1, "seed": 2, "max_tokens": 5},
-    {"echo": True, "logprobs": 2, "temperature": 0, "max_tokens": 4},
-    {
-        "prompt": ["naïve 🦊", "日本語"],
-        "echo": True,
-        "logprobs": 3,
-        "temperature": 1,
-        "seed": 1,
-        "max_tokens": 6,
-    },
-)
-NOTHING: tuple[dict[str, Any], ...] = ({"max_tokens": 0}, {"max_tokens": 0, "echo": True, "logprobs": 1})
-
-
-@rule("stream.folds-to-the-reply", requests=2 * len(FOLDED), tokens=600)
-def folds_to_the_reply(subject: Subject) -> None:
-    """The chunks add up to the reply to the same request, field by field."""
-    for asked in FOLDED:
-        _folds(subject, asked)
-
-
-@rule("stream.folds-of-no-tokens", requests=4, tokens=110, differs=NO_ZERO)
-def folds_of_no_tokens(subject: Subject) -> None:
-    """So do those of a request with `max_tokens` 0, with the prompt echoed or without."""
-    for asked in NOTHING:
-        _folds(subject, asked)
-
-
-@rule("stream.stops-as-the-reply", requests=4, tokens=170)
-def stops_as_the_reply(subject: Subject) -> None:
-    """So do those of a text that a stop sequence ends, which is in the text or left out."""
-    _, stop = pieces(subject)
-    _folds(subject, PLAIN | {"stop": [stop]})
-    _folds(subject, PLAIN | {"stop": stop, "include_stop_str_in_output": False})
-
-
-def _folds(subject: Subject, asked: dict[str, Any]) -> None:
-    whole, parts = subject.choices(**asked), fold(subject.chunks(**asked))
-    require(
-        len(whole) == len(parts), f"{shown(asked)}: {len(parts)} choices in the stream, {len(whole)} without"
-    )
-    for one, other in zip(whole, parts, strict=True):
-        for name, value in other.items():
-            seen, wanted = shown(value, 90), shown(one.get(name), 90)
-            message = f"{shown(asked, 90)}: {name} is {seen}, and {wanted} without a stream"
-            require(alike(one.get(name), value), message)
-
-
-def alike(left: Any, right: Any) -> bool:
-    """Equal, log-probabilities but for what else an engine of 16-bit numbers computes in a step: that moves
-    them a little, and may bring another token among the likeliest."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        common = left.keys() & right.keys()
-        likeliest = all(isinstance(value, float) for value in left.values())
-        same = bool(common) if likeliest and left else left.keys() == right.keys()
-        return same and all(alike(left[name], right[name]) for name in common)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(alike, left, right))
-    if isinstance(left, float) and isinstance(right, float):
-        return abs(left - right) < NEAR
-    return bool(left == right)
 
 
 @rule("stream.holds-a-stop-back", requests=1, tokens=45, differs={"openai": "there is no such field"})

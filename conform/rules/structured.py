@@ -51,6 +51,18 @@ def json_schema(subject: Subject) -> None:
     require(text in ('"red"', '"blue"'), f"text is {shown(text)}")
 
 
+@rule("structured.json-object", requests=2, tokens=180, differs={"openai": "not for completions"})
+def json_object(subject: Subject) -> None:
+    """With `response_format` json_object the text is a JSON object, or with `length` the beginning of one."""
+    asked = DRAWN | {"response_format": {"type": "json_object"}}
+    for seed in (5, 6):
+        seen = subject.choice(**asked | {"seed": seed})
+        text = seen["text"].lstrip()
+        require(not text or text.startswith("{"), f"text is {shown(seen['text'])}")
+        if seen["finish_reason"] == "stop":
+            require(isinstance(_read(text), dict), f"text is {shown(text)}")
+
+
 @rule("structured.json", requests=1, tokens=90, differs=NOT_OPENAIS)
 def of_json(subject: Subject) -> None:
     """The text is JSON of the schema in `structured_outputs`, without white space if that is asked for."""

@@ -14,6 +14,8 @@ Row = tuple[str, Any, str]  # field, value, words of the message
 
 BASE: Body = {"prompt": "hello", "max_tokens": 2}
 INT64 = 2**63
+# Of a model that has no fill-in-the-middle template; any other one answers it (rules/prompts.py).
+NO_TEMPLATE: Row = ("suffix", "x", "has no fill-in-the-middle template")
 
 
 def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
@@ -213,7 +215,7 @@ def refused(vocab_size: int) -> list[Row]:
         ),
         *_rows(["stream_options"], [1, True, [], "a"], "must be an object"),
         *_rows(["stream_options"], [{"include_usage": True}, {}], "must be null unless stream is true"),
-        ("suffix", "x", "has no fill-in-the-middle template"),
+        NO_TEMPLATE,
     ]
 
 

@@ -26,7 +26,8 @@ def rows_of(field: str, kind: str, vocab_size: int | None) -> list[tuple[Any, st
     if kind == "range":
         return table.OUT_OF_RANGE.get(field, [])
     ranged = {id(value) for value, _ in table.OUT_OF_RANGE.get(field, [])}
-    rows = [row[1:] for row in table.refused(vocab_size or NO_ID) if row[0] == field]
+    refused = (row for row in table.refused(vocab_size or NO_ID) if row != table.NO_TEMPLATE)
+    rows = [row[1:] for row in refused if row[0] == field]
     return [
         (value, words if vocab_size or str(NO_ID - 1) not in words else "")
         for value, words in rows

@@ -201,6 +201,16 @@ def _other_prompt_ids(part: dict[str, Any], exchange: Exchange) -> None:
     part["prompt_token_ids"] = [exchange.number]
 
 
+def _other_ids(part: dict[str, Any], exchange: Exchange) -> None:
+    part["token_ids"] = [exchange.number]
+
+
+def _own_parents(value: dict[str, Any], _: Exchange) -> None:
+    for entry in value.get("data", ()):
+        if "parent" in entry:
+            entry["parent"] = entry["id"]
+
+
 def _streamed(part: dict[str, Any], exchange: Exchange) -> None:
     if exchange.sent.get("stream"):
         part["text"] += "x"
@@ -236,6 +246,7 @@ MUTANTS: dict[str, Wrong] = {
     "prompts.empty-is-bos": status(500),
     "prompts.context-is-kept": ANSWERED,
     "prompts.too-long": ANSWERED,
+    "prompts.suffix": ignores("suffix"),
     "prompts.*": USAGE,
     "reply.keys": _set("more", 1),
     "reply.no-error-key": _set("error", None),
@@ -246,6 +257,7 @@ MUTANTS: dict[str, Wrong] = {
     "reply.logprobs-null": choice(lambda part, _: part.__setitem__("logprobs", {})),
     "reply.json": header("content-type", "text/plain"),
     "reply.echo": ignores("echo"),
+    "reply.special-tokens": ignores("skip_special_tokens"),
     "reply.token-ids": ignores("return_token_ids"),
     "reply.max-tokens-zero*": MORE_TEXT,
     "logprobs.four-arrays": logprobs(_drop_last),
@@ -270,6 +282,8 @@ MUTANTS: dict[str, Wrong] = {
     "choices.seed-repeats": DRIFT,
     "choices.*": SAME,
     "sampling.bias-*": ignores("logit_bias"),
+    "sampling.priority-changes-nothing": DRIFT,
+    "structured.json-object": ignores("response_format"),
     "structured.json-schema": ignores("response_format"),
     "structured.bad-schemas": ANSWERED,
     "structured.*": ignores("structured_outputs"),
@@ -306,6 +320,7 @@ MUTANTS: dict[str, Wrong] = {
     "stream.null-options": DRIFT,
     "stream.continuous-usage": _set("usage", {"completion_tokens": 6, "total_tokens": 9}),
     "stream.interval": ignores("stream_interval"),
+    "stream.token-ids": choice(_other_ids),
     "stream.finishes-once": choice(lambda part, _: part.__setitem__("finish_reason", "stop")),
     "stream.refusal-has-its-status": ANSWERED,
     "stream.obfuscation-is-accepted": _set("obfuscation", "x"),
@@ -327,6 +342,10 @@ MUTANTS: dict[str, Wrong] = {
     "http.model-entry": status(404),
     "http.models-hosted-fields": body(lambda whole, _: [one.update(more=1) for one in whole.get("data", [])]),
     "http.model-details": _set("vocab_size", 7),
+    "http.tokenize-refuses": ANSWERED,
+    "adapters.listed": body(_own_parents),
+    "adapters.entry": _without("adapters"),
+    "adapters.*": _set("model", "tests/twin"),
     "http.tokenize": _set("max_model_len", 7),
     "http.unknown-model-entry": ANSWERED,
     "http.*": DRIFT,

@@ -19,9 +19,9 @@ OPPOSITE = frozenset({"stops.left-out", "stream.no-usage-unless-asked"})
 
 
 @contextmanager
-def subject_at(url: str, key: str) -> Iterator[Subject]:
-    """What is found and learned there."""
-    subject = connect(url, "hosted", None, key, lambda base: Client(base, key, timeout_s=ANSWER_S))
+def subject_at(url: str, key: str, model: str | None = None) -> Iterator[Subject]:
+    """What is found and learned there, of the first model or this one."""
+    subject = connect(url, "hosted", model, key, lambda base: Client(base, key, timeout_s=ANSWER_S))
     try:
         yield subject
     finally:

@@ -19,8 +19,11 @@ from typing import Any
 
 import pytest
 
+from conform.every import select
+from conform.subject.rule import Rule
 from server.access.keys import digest
 from server.engine.vllm.adapters import load_adapters_first
+from tests.conform.subjects import assert_holds, subject_at
 from tests.engine.reference import Reference
 from tests.engine.test_logprobs_hf import TOLERANCES, differences
 from tests.serving import CAPITAL, TINY, Client, Server, serving, tiny_model, wait_for
@@ -104,6 +107,13 @@ def clients(server: Server, count: int) -> Iterator[list[Client]]:
 
 
 NAMES = (TINY, "plain", "stable", "patterns")
+
+
+@pytest.mark.parametrize("rule", select(["adapters"], hard=False), ids=lambda rule: rule.id)
+def test_rule_of_adapters_holds(server: Server, rule: Rule) -> None:
+    """The contract's rules (conform/), as the twin keeps them too."""
+    with subject_at(server.url(), "any") as subject:
+        assert_holds(subject, rule)
 
 
 @pytest.mark.parametrize("name", NAMES)

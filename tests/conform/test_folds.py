@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conform.rules.stream import alike
+from conform.rules.folds import alike
 
 
 @pytest.mark.parametrize(
