@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -15,6 +16,7 @@ from prometheus_client import (
     multiprocess,
     values,
 )
+from prometheus_client.metrics_core import Metric
 
 from server.engine.loads import LoadMetrics
 from server.engine.losses import LossMetrics
@@ -132,13 +134,40 @@ class Metrics:
             child = self._children[key] = metric.labels(*labels)
         return child  # type: ignore[return-value]  # labels gives the metric's own type
 
-    def render(self) -> bytes:
-        """Everything in Prometheus's text format."""
-        if self._shared is None:
-            return generate_latest(self._registry)
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+    def render(self, served: Mapping[str, Collection[int]] | None = None) -> bytes:
+        """Everything in Prometheus's text format.
+
+        served: the models that there are, and the numbers of their replicas. Gauges of others are left out:
+        what has gone is in no state. None: nothing is left out.
+        """
+        registry = self._registry
+        if self._shared is not None:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]
+        shown: Any = registry if served is None else Present(registry, served)
+        return generate_latest(shown)
+
+
+class Present:
+    """A registry without the gauges of models and replicas that are gone. (prometheus_client cannot remove
+    them where several processes share a folder.)"""
+
+    def __init__(self, registry: CollectorRegistry, served: Mapping[str, Collection[int]]) -> None:
+        self._registry = registry
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            if metric.type == "gauge":
+                metric.samples = [sample for sample in metric.samples if self._is_there(sample.labels)]
+            yield metric
+
+    def _is_there(self, labels: Mapping[str, str]) -> bool:
+        model = labels.get("model", labels.get("model_name"))
+        if model is None:
+            return True
+        replicas, engine = self._served.get(model), labels.get("engine")
+        return replicas is not None and (engine is None or int(engine) in replicas)
 
 
 def forget(shared: Path, pid: int) -> None:

@@ -152,7 +152,8 @@ async def metrics(request: Request) -> Response:
             rests = model.engine.residence.on_demand and status.phase in (Phase.UNLOADED, Phase.ASLEEP)
             state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready or rests)
     state.metrics.keys_file_ok.set(state.keyring.is_whole)
-    return Response(state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    served = {model.id: model.engine.statuses for model in state.models.values()}
+    return Response(state.metrics.render(served), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _requester(key: Key, priority: int | None) -> Requester:

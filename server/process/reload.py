@@ -211,8 +211,6 @@ class Reload:
         for result in await asyncio.gather(*going, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-        for model in apart:
-            state.metrics.ready.labels(model.id).set(0)
         return _summary(former, state.models, newcomers, apart)
 
     async def _go(self, newcomer: Newcomer, within_s: float) -> None:

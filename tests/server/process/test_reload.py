@@ -204,3 +204,26 @@ def test_other_models_in_several_processes(path: Path, tmp_path: Path) -> None:
         server.engines()[0].kill()  # the next worker knows the models of now
         wait_for(lambda: num_listening(server.url()) == 3, 30)
         assert {tuple(configured.models()) for _ in range(20)} == {("m", "comes", "changes")}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_gone_is_in_no_state(path: Path, tmp_path: Path, workers: int) -> None:
+    """An alert for a model that is not ready does not ring for ever for one that is served no more; what it
+    has done stays counted."""
+    models = [{"id": name, "path": str(path), "engine": "simulated"} for name in ("m", "leaves")]
+    with serving(tmp_path, {"models": models, "workers": workers}) as server:
+        server.wait_ready()
+        configured = Configured(server, path)
+        with configured.client("leaves") as client:
+            client.complete(max_tokens=1)
+            text = client.get("/metrics").text
+            assert all(f'verbatim_model_ready{{model="{name}"}} 1.0' in text for name in ("m", "leaves"))
+            configured.write(configured.model("m"), workers=workers)
+            assert configured.reload().returncode == 0
+            lines = [client.get("/metrics").text.splitlines() for _ in range(4)]  # of whichever process
+    for line in lines:
+        assert 'verbatim_model_ready{model="m"} 1.0' in line
+        left = {one.partition("{")[0] for one in line if 'model="leaves"' in one}
+        assert "verbatim_requests_total" in left
+        gauges = ("model_ready", "replica_ready", "model_state", "model_bytes", "candidates_waiting")
+        assert left.isdisjoint(f"verbatim_{name}" for name in gauges)
