@@ -49,9 +49,13 @@ def changes(folder: Path) -> None:
 
 
 SIMULATOR = "verbatim simulate --profile none &"
+AS_SERVED = "verbatim simulate --profile none --model smollm2-135m-instruct &"  # what `make serve` serves
 # Every page with a console block that has no mark; tests/docs/test_blocks.py holds that.
 PAGES = {
     "README.md": Page(),
+    "docs/calling/curl.md": Page(server=AS_SERVED),
+    "docs/calling/node.md": Page(server=AS_SERVED, node=True),
+    "docs/calling/python.md": Page(server=AS_SERVED),
     "docs/conform.md": Page(server=SIMULATOR),
     "docs/deployment.md": Page(
         changes,
