@@ -123,10 +123,10 @@ class ModelSettings(Section):
         description="Memory that it takes of its group's, GiB; null is what it took last time, and before"
         " that what its files and its cache add up to.",
     )
-    sleep_level: Literal[0, 1] = Field(
+    sleep_level: Literal[0, 1, 2] = Field(
         default=0,
-        description="GPUs only: 1: to make room its engines sleep, as vLLM calls it: the weights go to the"
-        " machine's memory, and come back in seconds. 0: its engines end.",
+        description="GPUs only: to make room its engines sleep, as vLLM calls it. 1: the weights go to the"
+        " machine's memory; 2: they are read from the disk again. 0: its engines end.",
     )
     asleep_gib: float | None = Field(
         default=None,
@@ -217,16 +217,6 @@ class ModelSettings(Section):
         if template and any(template.count(mark) != 1 for mark in ("{prefix}", "{suffix}")):
             raise ValueError("suffix_template must contain {prefix} and {suffix} once each")
         return template
-
-    @field_validator("sleep_level", mode="before")
-    @classmethod
-    def _not_deeper(cls, level: Any) -> Any:
-        if level == 2:
-            raise ValueError(
-                "sleep_level 2 throws the weights away, and with them what the samplers of vLLM's V2 runner"
-                " keep, which lies in the same memory: texts would be others after it. Set 1, or 0"
-            )
-        return level
 
     @field_validator("engine_args")
     @classmethod

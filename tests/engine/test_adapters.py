@@ -233,6 +233,9 @@ def test_an_engine_without_room_for_adapters_says_so() -> None:
         def add_request(self, request: Any, request_wave: int = 0) -> None:
             added.append(request.request_id)
 
+        def wake_up(self, tags: list[str] | None = None) -> bool:
+            return True
+
     load_adapters_first(Core)
     for name, asked in (("a", SimpleNamespace(lora_int_id=1, lora_name="my@123")), ("b", None)):
         request = SimpleNamespace(request_id=name, client_index=0, lora_request=asked)
@@ -240,3 +243,33 @@ def test_an_engine_without_room_for_adapters_says_so() -> None:
     assert added == ["b"]
     ((_, outputs),) = ended
     assert "no room for the adapter my;" in outputs.outputs[0].stop_reason
+
+
+def test_a_sleep_takes_the_adapters_with_it() -> None:
+    """Each is loaded before the first request that asks for it after that, as before: at level 2 the engine
+    has none any more."""
+    from types import SimpleNamespace
+
+    loaded: list[int] = []
+
+    class Core:
+        vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_cpu_loras=4))
+
+        def add_request(self, request: Any, request_wave: int = 0) -> None:
+            """It has its turn."""
+
+        def add_lora(self, asked: Any) -> None:
+            loaded.append(asked.lora_int_id)
+
+        def wake_up(self, tags: list[str] | None = None) -> bool:
+            return tags is None
+
+    load_adapters_first(Core)
+    core = Core()
+    request = SimpleNamespace(request_id="r", client_index=0, lora_request=SimpleNamespace(lora_int_id=1))
+    core.add_request(request)
+    core.add_request(request)
+    assert loaded == [1]
+    assert (core.wake_up(["weights"]), core.wake_up()) == (False, True)
+    core.add_request(request)
+    assert loaded == [1, 1]

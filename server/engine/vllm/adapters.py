@@ -11,6 +11,8 @@ from server.engine.vllm.cpu_lora import take_own_products
 from server.engine.vllm.failures import why
 from server.errors import ConfigurationError
 
+SEEN = "adapters_seen"  # of an engine: those that it has loaded
+
 
 def make_ready_for_adapters(core: Any, config: Any, name: str) -> None:
     """Before an engine is made. core: vLLM's engine, a class. config: vLLM's. name: of the model. Raises
@@ -43,6 +45,13 @@ def load_adapters_first(core: Any) -> None:
         add_request(self, request, request_wave)
 
     core.add_request = add
+    wake_up = core.wake_up
+
+    def wake(self: Any, tags: list[str] | None = None) -> Any:
+        self.__dict__.pop(SEEN, None)  # where weights were read again, no adapter is there any more
+        return wake_up(self, tags)
+
+    core.wake_up = wake
 
 
 def _problem(engine: Any, asked: Any) -> str:
@@ -50,7 +59,7 @@ def _problem(engine: Any, asked: Any) -> str:
     time."""
     if engine.vllm_config.lora_config is None:  # it would answer as the base model, without a word
         return f"the engine that runs has no room for the adapter {_id(asked)}; try again"
-    seen: set[int] = engine.__dict__.setdefault("adapters_seen", set())
+    seen: set[int] = engine.__dict__.setdefault(SEEN, set())
     num_kept = engine.vllm_config.lora_config.max_cpu_loras
     try:
         if asked.lora_int_id not in seen or (

@@ -21,7 +21,7 @@ from server.engine.vllm.size import held_bytes, host_memory_lacks
 from server.engine.vllm.standby import Standby
 from server.engine.vllm.stats import EngineStats
 from server.engine.vllm.warmup import warm_up_jobs
-from server.engine.vllm.wire import SLEEP, WAKE
+from server.engine.vllm.wire import IN_WORKERS, SLEEP, WAKE
 from server.errors import ConfigurationError, EngineFailed, Failure, InternalError, RequestFailure
 from server.observe.versions import CPU_BUILD, installed
 
@@ -124,11 +124,16 @@ class VLLMEngine:
         return held_bytes(pid) if pid else 0
 
     async def sleep(self) -> None:
-        if lacks := host_memory_lacks(self.settings):
+        if self.settings.sleep_level == 1 and (lacks := host_memory_lacks(self.settings)):
             raise EngineFailed(lacks)
         await self._move(SLEEP, self.settings.sleep_level, "abort")
 
     async def wake(self) -> None:
+        if self.settings.sleep_level == 1:
+            await self._move(WAKE)
+            return
+        await self._move(WAKE, ["weights"])  # their place, without what was there
+        await self._move(IN_WORKERS, "reload_weights")
         await self._move(WAKE)
 
     async def died(self) -> Death:

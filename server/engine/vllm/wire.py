@@ -15,7 +15,7 @@ from server.engine.base import TopLogprobs
 
 ADD, ABORT, UTILITY = b"\x00", b"\x01", b"\x03"  # vLLM's EngineCoreRequestType
 QUESTION = "signs_of_life"  # a method that vLLM's engine is given (host.py)
-SLEEP, WAKE = "sleep", "wake_up"  # its own
+SLEEP, WAKE, IN_WORKERS = "sleep", "wake_up", "collective_rpc"  # its own
 DEAD = b"ENGINE_CORE_DEAD"  # what an engine says last when it fails
 RAW_VIEW = 3  # the msgpack extension that holds an array's bytes
 FORMATS = {"<i4": "i", "<i8": "q", "<f4": "f", "int32": "i", "int64": "q", "float32": "f"}

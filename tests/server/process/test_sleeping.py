@@ -186,7 +186,7 @@ async def test_the_server_ends_while_one_falls_asleep(path: Path, admin: Path) -
 @pytest.mark.parametrize(
     ("settings", "model", "message"),
     [
-        ({}, {"sleep_level": 2}, "Set 1, or 0"),
+        ({}, {"sleep_level": 3}, "sleep_level"),
         ({}, {"asleep_gib": 1}, "set sleep_level: 1, or leave asleep_gib out"),
         ({}, {"engine_args": {"enable_sleep_mode": True}}, 'set "sleep_level" as a key of the model'),
         ({"workers": 2}, {"sleep_level": 1}, "set workers: 1 and no cluster"),

@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -211,12 +212,19 @@ MOVES = """if kind == UTILITY:
 
 
 @pytest.mark.usefixtures("ready_at_once")
-async def test_an_engine_that_sleeps(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("level", "calls"),
+    [
+        (1, [["wake_up", []]]),
+        (2, [["wake_up", [["weights"]]], ["collective_rpc", ["reload_weights"]], ["wake_up", []]]),
+    ],
+)
+async def test_an_engine_that_sleeps(level: int, calls: list[Any], capfd: pytest.CaptureFixture[str]) -> None:
     """It may take longer to fall asleep, and to wake, than it may otherwise be silent; and it is watched
     while it sleeps."""
-    then = MOVES.format(act="time.sleep(1.5)", answer="[number, None, [None, None]]")
+    then = MOVES.format(act="time.sleep(1)", answer="[number, None, [None, None]]")
     async with engine(THEN.format(before=BEATS, then=then), hang_timeout_s=0.5) as (made, seen):
-        made.settings = MODEL.model_copy(update={"sleep_level": 1})
+        made.settings = MODEL.model_copy(update={"sleep_level": level})
         await made.start(seen.append)
         await made.sleep()
         with pytest.raises(TimeoutError):
@@ -227,7 +235,7 @@ async def test_an_engine_that_sleeps(capfd: pytest.CaptureFixture[str]) -> None:
         death = await asyncio.wait_for(made.died(), 30)
     assert (death.is_hang, "signal 9" in death.how) == (False, True)
     told = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("[")]
-    assert told == [["sleep", [1, "abort"]], ["wake_up", []]]
+    assert told == [["sleep", [level, "abort"]], *calls]
 
 
 @pytest.mark.usefixtures("ready_at_once")
@@ -256,6 +264,7 @@ async def test_weights_that_are_larger_than_the_machines_memory(monkeypatch: pyt
     """Are not even begun with: the machine would end any of its processes."""
     monkeypatch.setattr(engine_module, "host_memory_lacks", lambda settings: "its weights take 15.0 GiB")
     async with engine("") as (made, _):
+        made.settings = MODEL.model_copy(update={"sleep_level": 1})
         with pytest.raises(EngineFailed, match="its weights take"):
             await made.sleep()
 
