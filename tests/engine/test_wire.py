@@ -197,9 +197,9 @@ def test_outputs_arrive(positions: int) -> None:
     assert (len(frames) > 1) == (positions == 200)
     first, second, third = decode(frames).outputs
     flat = TopLogprobs(3, ids.ravel().tolist(), values.ravel().tolist())
-    assert (first.request_id, first.new_token_ids, first.is_quiet) == ("a", [7], True)
+    assert (first.request_id, first.new_token_ids) == ("a", [7])
     assert (second.new_logprobs, second.new_prompt_logprobs_tensors) == (flat, flat)
-    assert (third.finish_reason, third.num_nans_in_logits, third.is_quiet) == (1, 3, False)
+    assert (third.finish_reason, third.num_nans_in_logits) == (1, 3)
 
 
 def test_aborts_arrive() -> None:

@@ -59,23 +59,7 @@ class RunningJobs:
         behind: dict[str, Running] | None = {} if len(steps) > 1 else None
         strangers: dict[str, None] = {}
         for outputs in steps:
-            num_tokens = 0
-            for output in outputs.outputs:
-                running = self._running.get(output.request_id)
-                if running is None:
-                    if output.finish_reason is None:
-                        strangers[output.request_id] = None
-                    continue
-                num_tokens += len(output.new_token_ids)
-                running.stats.num_tokens += len(output.new_token_ids)
-                if not (running.is_quiet and output.is_quiet):  # as by far the most are
-                    self._hand_out(running, output, outputs.timestamp)
-                elif behind is None:
-                    running.sink(EngineOutput(output.new_token_ids))
-                else:
-                    running.held += output.new_token_ids
-                    behind[output.request_id] = running
-            self._stats.record(outputs, num_tokens)
+            self._take_step(outputs, behind, strangers)
         if strangers and self._strangers is not None:
             self._strangers(list(strangers))
         for running in (behind or {}).values():
@@ -86,6 +70,41 @@ class RunningJobs:
     def clear(self) -> None:
         """The engine has stopped: nothing more is handed out to any."""
         self._running.clear()
+
+    def _take_step(
+        self, outputs: CoreOutputs, behind: dict[str, Running] | None, strangers: dict[str, None]
+    ) -> None:
+        """behind: gets the jobs whose tokens are held for later ones; None: none are. strangers: gets ids."""
+        now, num_tokens = outputs.timestamp, 0
+        gaps: list[tuple[float, int]] = []
+        since, num_since = 0.0, 0  # when the last token came, of jobs one after the other; 0.0: none has
+        for output in outputs.outputs:
+            running = self._running.get(output.request_id)
+            if running is None:
+                if output.finish_reason is None:
+                    strangers[output.request_id] = None
+                continue
+            stats = running.stats
+            num_tokens += (count := len(output.new_token_ids))
+            stats.num_tokens += count
+            if stats.last_token != since:
+                if since and num_since:
+                    gaps.append((now - since, num_since))
+                since, num_since = stats.last_token, 0
+            if count:
+                num_since += 1
+                stats.last_token = now
+            is_more = output.finish_reason is not None or output.events is not None
+            if is_more or output.num_nans_in_logits or not running.is_quiet:  # by far the most are no more
+                self._hand_out(running, output, now)
+            elif behind is None:
+                running.sink(EngineOutput(output.new_token_ids))
+            else:
+                running.held += output.new_token_ids
+                behind[output.request_id] = running
+        if since and num_since:
+            gaps.append((now - since, num_since))
+        self._stats.record(outputs, num_tokens, gaps)
 
     def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
         if output.finish_reason == ABORTED:

@@ -1,13 +1,14 @@
 """What an engine does, as Prometheus metrics under vLLM's own names, so that dashboards made for vLLM work.
 
-Recorded once a step and once a request. What would be recorded for each token is left out:
-vllm:inter_token_latency_seconds; how far apart a request's tokens were is in
-vllm:request_time_per_output_token_seconds.
+Recorded once a step and once a request. vllm:inter_token_latency_seconds, which vLLM records for each token,
+is recorded once for all requests of a step whose last token is as old, and most often that is all of them.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,7 @@ class RequestStats:
     queued: float = 0.0
     scheduled: float = 0.0
     first_token: float = 0.0
+    last_token: float = 0.0
 
 
 class EngineMetrics:
@@ -90,6 +92,12 @@ class EngineMetrics:
             "Between a request's tokens, on average",
             buckets=TOKEN_S,
         )
+        self.gap_s = family(
+            Histogram,
+            "inter_token_latency_seconds",
+            "Between a request's tokens, each of them; those of a step's draft are one",
+            buckets=TOKEN_S,
+        )
         self.request_s = seconds("e2e_request_latency", "From a request's arrival to its last token")
         self.queue_s = seconds("request_queue_time", "From a request's queueing until it was scheduled")
         self.prefill_s = seconds("request_prefill_time", "From a request's scheduling to its first token")
@@ -130,6 +138,7 @@ class EngineStats:
         self._ended = [metrics.ended.labels(*labels, reason) for reason in REASONS]
         self._step_tokens = metrics.step_tokens.labels(*labels)
         self._first_s, self._token_s = metrics.first_s.labels(*labels), metrics.token_s.labels(*labels)
+        self._gap_s = metrics.gap_s.labels(*labels)
         self._request_s, self._queue_s = metrics.request_s.labels(*labels), metrics.queue_s.labels(*labels)
         self._prefill_s, self._decode_s = metrics.prefill_s.labels(*labels), metrics.decode_s.labels(*labels)
         self._inference_s = metrics.inference_s.labels(*labels)
@@ -155,11 +164,14 @@ class EngineStats:
         if output.finish_reason is not None:
             self._finish(request, output.finish_reason, timestamp)
 
-    def record(self, outputs: CoreOutputs, num_tokens: int) -> None:
-        """The end of a step that generated so many tokens."""
+    def record(self, outputs: CoreOutputs, num_tokens: int, gaps: Sequence[tuple[float, int]]) -> None:
+        """The end of a step that generated so many tokens. gaps: seconds since requests' tokens before, and
+        how many requests' it was."""
         if num_tokens:
             self._tokens.inc(num_tokens)
             self._step_tokens.observe(num_tokens)
+        for gap_s, count in gaps:
+            observe(self._gap_s, gap_s, count)
         stats = outputs.scheduler_stats
         if stats is not None:
             self._running.set(stats["num_running_reqs"])
@@ -191,3 +203,9 @@ class EngineStats:
             self._queue_s.observe(request.scheduled - request.queued)
             self._prefill_s.observe(request.first_token - request.scheduled)
             self._inference_s.observe(last - request.scheduled)
+
+
+def observe(histogram: Histogram, value: float, count: int) -> None:
+    """As the histogram's own method, so many times at once, for which prometheus_client has no way."""
+    histogram._sum.inc(value * count)
+    histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(count)

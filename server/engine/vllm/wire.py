@@ -81,11 +81,6 @@ class CoreOutput(msgspec.Struct, array_like=True, gc=False):
     routed_experts: Any = None
     num_nans_in_logits: int = 0
 
-    @property
-    def is_quiet(self) -> bool:
-        """Tokens, and nothing else to be said."""
-        return self.finish_reason is None and self.events is None and not self.num_nans_in_logits
-
 
 class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What an engine answers. num_steps: that have run the model so far, for whichever of its clients.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from hypothesis import given, strategies
 from prometheus_client import CollectorRegistry
 
 from server.contract.params import GenerationParams
@@ -23,7 +25,8 @@ class Bench:
     def __init__(self, *ids: str) -> None:
         self.registry = CollectorRegistry()
         self.aborted: list[str] = []
-        self.jobs = RunningJobs(EngineMetrics(self.registry).of("m"), self._abort)
+        self.metrics = EngineMetrics(self.registry)
+        self.jobs = RunningJobs(self.metrics.of("m"), self._abort)
         self.got: dict[str, list[EngineOutput | RequestFailure]] = {name: [] for name in ids}
         for name in ids:
             self.jobs.add(job(name), self.got[name].append)
@@ -40,13 +43,13 @@ def job(name: str) -> Job:
     return Job(name, name, [5], GenerationParams(), (2,), max_tokens=7, seed=9, num_logprobs=None)
 
 
-def step(**tokens: Any) -> CoreOutputs:
+def step(at: float = 1.0, **tokens: Any) -> CoreOutputs:
     """One step: ids, or ids and why the job ends."""
     outputs = []
     for name, what in tokens.items():
         ids, reason = what if isinstance(what, tuple) else (what, None)
         outputs.append(CoreOutput(name, ids, finish_reason=reason))
-    return CoreOutputs(outputs=outputs, timestamp=1.0)
+    return CoreOutputs(outputs=outputs, timestamp=at)
 
 
 def test_each_step_is_handed_out_at_once() -> None:
@@ -121,6 +124,32 @@ def test_tokens_are_counted_however_they_come() -> None:
     bench.jobs.take([step(a=[2]), step(a=([3], STOP))])
     labels = {"model_name": "m", "engine": "0"}
     assert bench.registry.get_sample_value("vllm:generation_tokens_total", labels) == 3
+
+
+@given(strategies.lists(strategies.lists(strategies.integers(0, 3), min_size=4, max_size=4), max_size=12))
+def test_how_far_apart_tokens_are_is_counted_for_each(steps: list[list[int]]) -> None:
+    """As if every output of a job but its first were observed by itself, whichever jobs a step leaves out."""
+    names = "abcd"
+    bench, one_by_one, last = Bench(*names), EngineMetrics(CollectorRegistry()), dict[str, float]()
+    counted, expected = bench.metrics.gap_s.labels("m", "0"), one_by_one.gap_s.labels("m", "0")
+    for number, counts in enumerate(steps, 1):
+        now = number * number * 0.025
+        tokens = {name: [7] * count for name, count in zip(names, counts, strict=True) if count}
+        bench.jobs.take([step(**tokens, at=now)])
+        for name in tokens:
+            if name in last:
+                expected.observe(now - last[name])
+            last[name] = now
+    assert [bucket.get() for bucket in counted._buckets] == [bucket.get() for bucket in expected._buckets]
+    assert counted._sum.get() == pytest.approx(expected._sum.get())
+
+
+def test_an_end_without_a_token_is_no_gap() -> None:
+    """Of a job that the engine gives up."""
+    bench = Bench("a")
+    bench.jobs.take([step(a=[1]), step(a=[2], at=2.0), step(a=([], ABORTED), at=9.0)])
+    labels = {"model_name": "m", "engine": "0"}
+    assert bench.registry.get_sample_value("vllm:inter_token_latency_seconds_sum", labels) == 1.0
 
 
 def test_strangers() -> None:
