@@ -184,12 +184,13 @@ class Replicas:
             self._begin(number)
 
     async def loaded(self) -> None:
-        """Return when it is; of a model that is loaded at the start, also when one engine has failed so often
-        that others need not wait for it. Raises ConfigurationError or EngineFailed where it will not be."""
+        """Return when it is, or all of it that can be; of one that is loaded at the start, also when an
+        engine has failed so often that others need not wait for it. Raises where it will not be, as run."""
         assert self._over is not None, "runs"
         before = self.restarts
         while self.num_ready < self._enough:
-            if not self.residence.on_demand and self.restarts - before >= ALIKE:
+            is_tried = self.restarts - before >= ALIKE and not self.residence.on_demand
+            if is_tried or 0 < self.num_ready >= len(self.supervisors) - len(self._hopeless):
                 return
             if self._over.done():
                 self._over.result()

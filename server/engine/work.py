@@ -110,13 +110,13 @@ class Work:
         self._forget(ticket)
 
     def begin(self, engine: Engine, number: int = 0) -> int:
-        """A replica's engine is ready. Returns how many jobs go on there that have waited for one."""
+        """A replica's engine is ready. Returns how many jobs that waited for one, and are not held, go on."""
         self._replica(number).engine = engine
         if engine.cache_tokens:
             self.router.prefixes.set_capacity(number, engine.cache_tokens // BLOCK)
         num_resuming = self.num_resuming
-        self.waits.is_for_load = False
-        self.waits.clear()
+        if not self.is_held:
+            self.waits.clear()
         self._send_waiting()
         return num_resuming
 
@@ -150,13 +150,13 @@ class Work:
         return len(lost) if self._open() else 0
 
     def hold(self) -> None:
-        """What runs ends where it is; what comes waits for an engine that is begun with after this."""
+        """What runs ends where it is; what comes waits until it is to go on."""
         if not self.is_held:
             self.waits.is_for_load = True
             self.waits.add(ticket for ticket in self._tickets.values() if ticket.route is None)
 
     def go_on(self) -> None:
-        """With the engine that is there, after all."""
+        """With the engines that are there."""
         if self.is_held and self._open():
             self.waits.is_for_load = False
             self.waits.clear()

@@ -85,7 +85,7 @@ class Groups:
                 f"a reload has model {model.id} take the place of another one, whose requests end first",
                 retry_after_s=10,
             )
-        if model.engine.status.phase is Phase.FAILED:
+        if model.engine.status.phase is Phase.FAILED and not model.engine.is_running:
             raise InvalidRequest(
                 f"model {model.id} has failed for good: {model.engine.status.detail} Correct that, and reload"
                 " the configuration",
@@ -207,6 +207,7 @@ class Groups:
         engine.residence.failure = ""
         engine.load()
         await engine.loaded()
+        engine.work.go_on()
         engine.residence.is_refused = False
         await self._measure(resident)
 

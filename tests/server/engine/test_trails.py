@@ -96,6 +96,8 @@ async def test_it_waits_for_its_model(work: Work, trail: Trail) -> None:
     work.hold()
     submit(work, trail)
     work.begin(Hand())
+    assert steps(trail) == [Step.QUEUED, Step.LOADING]
+    work.go_on()
     assert steps(trail) == [Step.QUEUED, Step.LOADING, Step.SENT]
 
 
