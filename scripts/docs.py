@@ -26,7 +26,7 @@ from server.config.adapters import AdapterSettings
 from server.config.loading import ENVIRONMENT
 from server.config.model import BestOf, Defaults, Limits, ModelSettings
 from server.config.replication import Replication
-from server.config.sections import TLS, AdminPort, KeyGroup, MemoryGroup, RateLimits
+from server.config.sections import TLS, AdminPort, Journal, KeyGroup, MemoryGroup, RateLimits
 from server.config.settings import Settings
 from twin.faults import catalog
 from twin.faults.rules import Match, Rule, RuleSet
@@ -54,6 +54,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "The server": Settings,
     "tls": TLS,
     "admin": AdminPort,
+    "journal": Journal,
     "rate_limits": RateLimits,
     "A group, under key_groups": KeyGroup,
     "A group, under groups": MemoryGroup,

@@ -26,13 +26,12 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint sizes adapters",
     "server.config": (
-        "values yamlfile engine_args sections replication adapters model groups settings loading directories"
-        " changes"
+        "values patterns yamlfile engine_args sections replication adapters model groups settings loading"
+        " directories changes"
     ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens admin reply unsupported structured values params",
     "server.observe": "logs versions stalls trail attestation",
-    "server.journal": "entry counts files writer",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base ticket turns trials prefixes replica suspects router waits work group loads losses residence"
@@ -47,11 +46,12 @@ ROOMS = {
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.engine.fit": "",  # a file too: whether a model has room
     "server.generation": "outputs prompts grammars contest candidates",
+    "server.journal": "entry redaction scrubber counts files writer",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
-        "eager sse metricsfile metrics state failures ratelimits disconnect body connections"
+        "eager sse metricsfile metrics journaling state failures ratelimits disconnect body connections"
         " certificates handshake protocol"
-        " gathering streaming cors page border openapi routes tokens admin adapters app"
+        " gathering streaming cors page records border openapi routes tokens admin adapters app"
     ),
     "server.process": (
         "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling"

@@ -39,7 +39,17 @@ ENVIRONMENT = {
     f"VERBATIM_{name.upper()}": name
     for name, field in Settings.model_fields.items()
     if name
-    not in ("admin", "api_keys", "cors_origins", "groups", "key_groups", "models", "rate_limits", "tls")
+    not in (
+        "admin",
+        "api_keys",
+        "cors_origins",
+        "groups",
+        "journal",
+        "key_groups",
+        "models",
+        "rate_limits",
+        "tls",
+    )
 }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from server.config.patterns import Redacted
 from server.config.values import UNIX, Host, Name, socket_path
 
 # infer: completions and what belongs to them. admin: what changes a running server.
@@ -126,6 +127,40 @@ def host_from_base(host: str, info: ValidationInfo) -> str:
     """The path of a Unix socket starts where others do."""
     path = socket_path(host)
     return host if path is None else f"{UNIX}{from_base(path, info)}"
+
+
+class Journal(Section):
+    """A record of each completion request."""
+
+    where = "in journal"
+
+    path: Path = Field(
+        strict=False, description="Folder of its files, made where it is not there; relative to this file."
+    )
+    max_file_mib: int = Field(default=64, ge=1, description="Largest size of a file, MiB.")
+    max_files: int = Field(
+        default=16,
+        ge=1,
+        description="Files that are kept, the one that is written included; the oldest goes.",
+    )
+    prompts: bool = Field(
+        default=False,
+        description="Keep each request as the client wrote it, with its prompt, which"
+        " `verbatim journal replay` needs.",
+    )
+    texts: bool = Field(default=False, description="Keep the text of each choice.")
+    redact: tuple[Redacted, ...] = Field(
+        default=(),
+        strict=False,
+        description="Regular expressions, Python's: what they find in prompts, texts and other strings of a"
+        " client is `[redacted]` in the journal. Token ids are not kept then, since no pattern sees them.",
+    )
+    client_address: bool = Field(default=False, description="Keep the address that a request came from.")
+
+    @field_validator("path")
+    @classmethod
+    def _resolve(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return from_base(path, info)
 
 
 class MemoryGroup(Section):

@@ -16,6 +16,7 @@ from server.config.model import ModelSettings
 from server.config.sections import (
     TLS,
     AdminPort,
+    Journal,
     KeyGroup,
     MemoryGroup,
     RateLimits,
@@ -128,6 +129,9 @@ class Settings(Section):
     )
     groups: dict[GroupName, MemoryGroup] = Field(
         default={}, description="Models that share memory, of which as many are loaded as fit, by its name."
+    )
+    journal: Journal | None = Field(
+        default=None, description="Keep a record of each completion request (docs/journal.md); null: none."
     )
     attest: bool = Field(
         default=False, description="Verify every weight file at start; show digests on `GET /attestation`."

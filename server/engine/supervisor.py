@@ -257,7 +257,7 @@ class Supervisor:
         losses = self.losses_of()
         if losses is not None:
             losses.died(is_hang=death.is_hang)
-        num_resumed = self.work.lose(self.number)
+        num_resumed = self.work.lose(self.number, death.how)
         if num_resumed:
             log.info("%s: %d candidates go on elsewhere", self.name, num_resumed)
             if losses is not None:

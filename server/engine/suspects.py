@@ -47,13 +47,13 @@ class Suspects:
         self.on_trial = next(iter(self._tickets.values()))
         return self.on_trial
 
-    def died(self, lost: list[Ticket], *, is_shared: bool = False) -> Ticket | None:
+    def died(self, lost: list[Ticket], *, is_shared: bool = False, cause: str = "") -> Ticket | None:
         """An engine has died that worked on these. Returns the one that it had alone: it is guilty.
-        is_shared: other processes may have had jobs there."""
+        is_shared: other processes may have had jobs there. cause: how it has ended."""
         for ticket in lost:
             ticket.num_deaths += 1
             ticket.all_deaths += 1
-            ticket.mark(Step.LOST)
+            ticket.mark(Step.LOST, cause=cause)
             if ticket.num_deaths >= SUSPICIOUS or ticket.all_deaths >= MANY_DEATHS:
                 self._tickets[ticket.job.id] = ticket
         self.trials.note(has_suspects=bool(self))

@@ -79,10 +79,10 @@ class Ticket:
             self.on_end(self)
         self.sink(output)
 
-    def mark(self, step: Step, replica: int = 0) -> None:
+    def mark(self, step: Step, replica: int = 0, cause: str = "") -> None:
         """It is so from now on, for who follows it."""
         if (trail := self.job.trail) is not None:
-            trail.mark(step, replica)
+            trail.mark(step, replica, cause)
             trail.num_tokens = len(self.delivered)
 
     def recalled(self) -> None:

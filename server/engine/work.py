@@ -131,14 +131,14 @@ class Work:
             ticket.recalled()
         self._vacate(replica)
 
-    def lose(self, number: int = 0) -> int:
-        """A replica's engine is lost, and with it what it was working on. Returns how many jobs of it go on
-        elsewhere at once."""
+    def lose(self, number: int = 0, cause: str = "") -> int:
+        """A replica's engine is lost; cause: how. Returns how many of its jobs go on elsewhere at once."""
         replica = self._replica(number)
         if replica.engine is None:
             return 0
         lost = [*replica.placed.values()]
-        guilty = self.suspects.died(lost, is_shared=self.num_senders > 1 and not replica.has_lost)
+        is_shared = self.num_senders > 1 and not replica.has_lost
+        guilty = self.suspects.died(lost, is_shared=is_shared, cause=cause)
         replica.has_lost = True
         self.router.prefixes.forget(number)
         self._vacate(replica)

@@ -17,8 +17,9 @@ from server.contract.params import GenerationParams, candidate_seed
 from server.engine.base import NOBODY, EngineOutput, Job, Requester, Sink, TopLogprobs
 from server.engine.replicas import Replicas
 from server.errors import InternalError, RequestFailure
-from server.generation.contest import Contest
+from server.generation.contest import Contest, Outcome
 from server.generation.outputs import CandidateText, Delta, PromptText
+from server.observe.trail import Trail
 from server.text.tokenizer import Tokenizer
 from server.weights.adapters import Adapter
 
@@ -49,6 +50,13 @@ class Candidate:
     text: CandidateText | None = None
     contest: Contest | None = None
 
+    @property
+    def outcome(self) -> Outcome:
+        if self.contest is not None:
+            return self.contest.outcome(self.number)
+        assert self.text is not None, "one of them is there"
+        return Outcome(self.text.num_tokens, self.text.finish_reason, self.text.index)
+
 
 class PromptScores:
     """A prompt's log-probabilities. The first of its candidates alone asks for them, since all have the same;
@@ -77,7 +85,11 @@ class PromptScores:
 
 
 class Generation:
-    """One request on its way through an engine. Choice index = prompt number × n + rank."""
+    """One request on its way through an engine. Choice index = prompt number × n + rank.
+
+    trails: what becomes of each candidate is written there, if it is a list when they begin. also: gets each
+    batch of deltas, before `start`'s.
+    """
 
     def __init__(
         self,
@@ -94,6 +106,10 @@ class Generation:
         self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
         # Of the prompts and of every candidate, if each is as long as it may be.
         self.most_tokens = self.usage.prompt_tokens + len(prompts) * params.best_of * params.max_tokens
+        # Of those who follow it.
+        self.trails: list[Trail] | None = None
+        self.also: Take | None = None
+        self._candidates_made: list[Candidate] = []
         self._id = request_id
         self._unique = secrets.token_hex(16)  # a client may send the same x-request-id twice at once
         # Ours where none is asked for, so that a candidate can go on in another engine as in the first.
@@ -122,13 +138,26 @@ class Generation:
         """How far what it waits for is."""
         return self._engine.progress
 
+    @property
+    def seed(self) -> int:
+        """The one that was asked for, or the one that was chosen."""
+        return self._seed
+
+    @property
+    def prompts(self) -> list[PromptText]:
+        return self._prompts
+
+    def outcomes(self) -> list[Outcome]:
+        """What has become of each candidate so far: of the first prompt's, then of the next one's."""
+        return [candidate.outcome for candidate in self._candidates_made]
+
     def start(self, take: Take) -> asyncio.Future[None]:
         """Begin. `take` is called with each batch of deltas.
 
         Returns a future: done after the last batch, or with the RequestFailure that ended a candidate, and so
         all of them.
         """
-        self._take = take
+        self._take = take if self.also is None else partial(_both, self.also, take)
         jobs = [started for k, prompt in enumerate(self._prompts) for started in self._candidates(k, prompt)]
         self._running = {job.id for job, _ in jobs}
         for job, sink in jobs:
@@ -153,7 +182,9 @@ class Generation:
         for number in range(params.best_of):
             text = None if contest else CandidateText(first_index + number, prompt, params, tokenizer)
             job = self._job(prompt_index, number)
-            yield job, partial(take, Candidate(job.id, prompt_index, number, text, contest))
+            candidate = Candidate(job.id, prompt_index, number, text, contest)
+            self._candidates_made.append(candidate)
+            yield job, partial(take, candidate)
 
     def _scores_prompt(self, prompt_index: int) -> bool:
         """Whether the prompt's log-probabilities are needed; its first token has none."""
@@ -182,7 +213,13 @@ class Generation:
             prompt_logprobs=number == 0 and self._scores_prompt(prompt_index),
             requester=self._requester,
             adapter=self._adapter,
+            trail=self._trail(prompt_index, number) if self.trails is not None else None,
         )
+
+    def _trail(self, prompt_index: int, number: int) -> Trail:
+        assert self.trails is not None, "asked before"
+        self.trails.append(trail := Trail(prompt_index, number))
+        return trail
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
         """A candidate's sink. A candidate that is alone waits for no other's output of the same step."""
@@ -249,3 +286,8 @@ class Generation:
             self._ended.set_result(None)
         else:
             self._ended.set_exception(failure)
+
+
+def _both(first: Take, second: Take, deltas: list[Delta]) -> None:
+    first(deltas)
+    second(deltas)

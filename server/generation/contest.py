@@ -8,6 +8,7 @@ A candidate that cannot win any more is given up, which changes nothing but the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from sampling.best_of import Ranking, best_mean, mean_logprob
 from server.contract.params import GenerationParams
@@ -51,6 +52,15 @@ class Contestant:
         return num_tokens, ends
 
 
+class Outcome(NamedTuple):
+    """What has become of a candidate. num_tokens: generated, as the usage counts them. finish: None: it has
+    not ended. choice: the index of the choice that it is."""
+
+    num_tokens: int
+    finish: FinishReason | Literal["given_up"] | None = None
+    choice: int | None = None
+
+
 class Contest:
     """best_of candidates, of which n win. first_index: of the choices that the winners become."""
 
@@ -63,6 +73,7 @@ class Contest:
         self._tokenizer = tokenizer
         self._ranking = Ranking(params.n)
         self._finished: dict[int, Contestant] = {}  # those that lead
+        self._outcomes: dict[int, Outcome] = {}  # of those that have ended
         self._running = {number: Contestant(self._scanner()) for number in range(params.best_of)}
 
     @property
@@ -84,8 +95,17 @@ class Contest:
         else:
             hopeless = [number] if self._is_hopeless(number) else []
         for loser in hopeless:
-            del self._running[loser]
+            self._outcomes[loser] = Outcome(len(self._running.pop(loser).token_ids), "given_up")
         return num_tokens, [number, *hopeless] if ends else hopeless
+
+    def outcome(self, number: int) -> Outcome:
+        """Of one candidate, so far."""
+        if (running := self._running.get(number)) is not None:
+            return Outcome(len(running.token_ids))
+        outcome, winners = self._outcomes[number], self._ranking.winners
+        if self._running or number not in winners:
+            return outcome
+        return outcome._replace(choice=self._first_index + winners.index(number))
 
     def winners(self) -> list[Delta]:
         """Whole choices, best first. To be called once, when the contest is over."""
@@ -96,6 +116,7 @@ class Contest:
 
     def _finish(self, number: int, candidate: Contestant) -> None:
         self._finished[number] = candidate
+        self._outcomes[number] = Outcome(len(candidate.token_ids), candidate.finish_reason or "stop")
         loser = self._ranking.finish(number, mean_logprob(candidate.logprob_sum, len(candidate.token_ids)))
         if loser is not None:
             del self._finished[loser]

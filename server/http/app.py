@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Thread
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -16,6 +17,7 @@ from server.config.settings import Settings
 from server.engine.served import ServedModel, tune
 from server.http import adapters, routes, tokens
 from server.http.border import API, Border
+from server.http.journaling import Journal
 from server.http.metrics import Metrics
 from server.http.openapi import describe
 from server.http.page import add_pages
@@ -37,9 +39,17 @@ def keyring_of(settings: Settings) -> Keyring:
     return Keyring(settings.api_keys, settings.api_keys_file, rules)
 
 
+def journal_of(settings: Settings, metrics: Metrics) -> Journal | None:
+    """Raises ConfigurationError for one that cannot be written."""
+    return None if settings.journal is None else Journal(settings.journal, metrics.journal)
+
+
 def adopt(state: State, settings: Settings, models: Sequence[ServedModel]) -> None:
     """Go on with these settings and models, from the next request on. Raises as keyring_of."""
-    old, keyring = state.settings, keyring_of(settings)
+    old, keyring, journal = state.settings, keyring_of(settings), journal_of(settings, state.metrics)
+    former, state.journal = state.journal, journal
+    if former is not None:
+        Thread(target=former.close, name="journal-end").start()
     if (old.api_keys_file, old.key_groups, old.rate_limits) != (
         settings.api_keys_file,
         settings.key_groups,
@@ -65,13 +75,15 @@ def build_app(
 
     tallies: that other processes share.
     """
+    metrics = metrics or Metrics()
     state = State(
         settings=settings,
         models={model.id: model for model in models},
         keyring=keyring_of(settings),
         limits=RateLimits(tallies or Tallies()),
-        metrics=metrics or Metrics(),
+        metrics=metrics,
         attestation=attestation,
+        journal=journal_of(settings, metrics),
     )
     app = Application(
         title="Verbatim", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False

@@ -30,6 +30,7 @@ from server.http.disconnect import ClientLeft
 from server.http.failures import response_to
 from server.http.page import FILES
 from server.http.ratelimits import headers_of
+from server.http.records import CLIENT_LEFT, note
 from server.http.state import ADMIN_PORT, Exchange, State, exchange_of
 from server.observe.logs import log_request
 
@@ -44,7 +45,6 @@ FOR_OPERATORS = ("/metrics", "/status")
 BARE = ("/tokenize", "/detokenize")  # where vLLM has them
 
 MAX_REQUEST_ID_CHARS = 128
-CLIENT_LEFT = 499  # nginx's number, for the log alone: nobody is there to read it
 
 
 class Border:
@@ -116,6 +116,8 @@ class Border:
         path = exchange.path
         if path.endswith("/completions"):
             self.state.record(exchange)
+            if self.state.journal is not None:
+                note(self.state.journal, exchange, scope)
         elif path in ("/health", "/ready", "/metrics") or path.startswith(FILES):
             return  # probes would fill the log, and a page that is opened would be twenty lines
         usage = exchange.usage

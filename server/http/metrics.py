@@ -23,6 +23,7 @@ from server.engine.losses import LossMetrics
 from server.engine.vllm.processes import SHARED_METRICS
 from server.engine.vllm.stats import EngineMetrics
 from server.http.metricsfile import MetricsFile
+from server.journal.counts import JournalMetrics
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -46,6 +47,7 @@ class Metrics:
         self.engines = EngineMetrics(registry)
         self.losses = LossMetrics(registry)
         self.loads = LoadMetrics(registry)
+        self.journal = JournalMetrics(registry)
         by_key = ("model", "key")
         self.requests = Counter(
             "verbatim_requests", "Completion requests, by HTTP status", (*by_key, "status"), registry=registry

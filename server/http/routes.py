@@ -80,12 +80,15 @@ async def create_completion(request: Request) -> ASGIApp:
     state.check_accepting()
     exchange.allowance.begin()
     wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
+    notes = exchange.notes = state.journal.follow(wanted) if state.journal is not None else None
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""
     requester = _requester(exchange.key, wanted.priority)
     generation, how = await _generation(wanted, model, exchange.request_id, requester, state.settings)
     exchange.allowance.reserve(generation.most_tokens)
     exchange.usage = generation.usage
+    if notes is not None:
+        notes.begin(generation, how, model.parent)
     reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
     deadline = _deadline(state.settings.request_timeout_s)
     if how.stream:

@@ -18,6 +18,7 @@ from server.engine.group import Place
 from server.engine.served import ServedModel
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
+from server.http.journaling import Journal, Notes
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation, AttestedElsewhere
 from server.observe.stalls import LoopWatch
@@ -42,6 +43,7 @@ class Exchange:
     model: str = ""
     user: str = ""
     usage: Usage | None = None
+    notes: Notes | None = None  # for the journal
 
 
 ADMIN_PORT = "verbatim.admin_port"  # in the scope of a request that came on it
@@ -56,6 +58,7 @@ def exchange_of(scope: Scope) -> Exchange:
 class State:
     """The server. draining: no new completions, running ones finish. loop: whether this process's runs.
     change: has another adapter served, or one no more; raises a Failure. None: this server cannot.
+    journal: None: there is none.
     place: has a model loaded or unloaded. None: its engines are not this process's alone.
     """
 
@@ -67,6 +70,7 @@ class State:
     attestation: Attestation | AttestedElsewhere | None = None
     change: Callable[[AdapterChange], Awaitable[str]] | None = None
     place: Callable[[ServedModel, Place], None] | None = None
+    journal: Journal | None = None
     draining: bool = False
     in_flight: int = 0
     loop: LoopWatch = field(init=False)

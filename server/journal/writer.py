@@ -37,14 +37,20 @@ class Waiting:
 
 
 class Writer:
-    """redact: changes a record, in the thread. The thread begins with the first record."""
+    """line: makes one of a record, without its end; in the thread, which begins with the first record. end:
+    called when there are no more."""
 
     def __init__(
-        self, files: Files, metrics: JournalMetrics, redact: Callable[[Entry], Entry] | None = None
+        self,
+        files: Files,
+        metrics: JournalMetrics,
+        line: Callable[[Entry], bytes] = encode,
+        end: Callable[[], None] = lambda: None,
     ) -> None:
         self._files = files
         self._metrics = metrics
-        self._redact = redact
+        self._make = line
+        self._end = end
         self._waiting: deque[Waiting] = deque()
         # Each is one thread's to change, so that neither waits for the other.
         self._chars_added = self._chars_taken = 0
@@ -97,6 +103,7 @@ class Writer:
             self._recover()
             if self._closing.is_set():
                 self._files.close()
+                self._end()
                 return
 
     def _write(self) -> bool:
@@ -133,7 +140,7 @@ class Writer:
     def _line(self, entry: Entry) -> bytes:
         """Empty where it cannot be made, which is a fault of ours, and none of the records after it."""
         try:
-            return encode(self._redact(entry) if self._redact is not None else entry) + b"\n"
+            return self._make(entry) + b"\n"
         except Exception:
             log.exception("request %s is not in the journal", entry.id)
             self._metrics.drop()

@@ -1,4 +1,4 @@
-"""When what happened to a candidate, for whoever asked to be told (tracing.py).
+"""When what happened to a candidate, for whoever asked to be told, such as the journal.
 
 It is written down once for each change of where the candidate is, never for a token.
 """
@@ -28,19 +28,24 @@ class Step(StrEnum):
 
 
 class Scheduled(Protocol):
-    """What an engine says of a job. scheduled: when it took it up, of time.monotonic; 0: not known."""
+    """What an engine says of a job. queued, scheduled: when it came, and was taken up, of time.monotonic; 0:
+    not known. cached_tokens: of its prompt, in the prefix cache then; None: not known."""
 
+    queued: float
     scheduled: float
+    cached_tokens: int | None
 
 
 @dataclass(slots=True)
 class Mark:
-    """at: of time.monotonic, seconds. replica: of SENT, where to. engine: of SENT, what that engine says."""
+    """at: of time.monotonic, seconds. replica: of SENT, where to. engine: of SENT, what that engine says.
+    cause: of LOST, how the engine has ended."""
 
     step: Step
     at: float
     replica: int = 0
     engine: Scheduled | None = None
+    cause: str = ""
 
 
 @dataclass(slots=True)
@@ -57,9 +62,9 @@ class Trail:
     num_tokens: int = 0
     by_engine: bool = False
 
-    def mark(self, step: Step, replica: int = 0) -> None:
+    def mark(self, step: Step, replica: int = 0, cause: str = "") -> None:
         """It is so from now on."""
-        self.marks.append(Mark(step, time.monotonic(), replica))
+        self.marks.append(Mark(step, time.monotonic(), replica, None, cause))
 
     def follow(self, engine: Scheduled) -> None:
         """It was just sent to an engine, which says more of it later."""

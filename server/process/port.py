@@ -179,6 +179,8 @@ async def live(
         await serving
         if closing is not None:
             await closing
+        if state.journal is not None:
+            await asyncio.to_thread(state.journal.close)
     log.info("stopped")
 
 

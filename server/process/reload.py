@@ -23,6 +23,7 @@ from server.engine.vllm.size import engine_bytes
 from server.errors import Failure, NotFound
 from server.http.app import adopt, keyring_of
 from server.http.certificates import read_context
+from server.http.journaling import files_of
 from server.http.state import State
 from server.observe.versions import CPU_BUILD, installed
 from server.process.models import RunningModels
@@ -75,6 +76,8 @@ class Reload:
         """Go over to these."""
         check_changes(self._state.settings, new)
         keyring_of(new)  # before anything starts
+        if new.journal is not None:
+            files_of(new.journal).close()
         if new.tls is not None:  # whose files the next connection reads
             read_context(new.tls)
         adapters = await self._adapters(new)

@@ -39,7 +39,8 @@ STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 @dataclass(slots=True)
 class RequestStats:
-    """One request as the metrics see it. Times of time.monotonic, seconds; 0: not yet."""
+    """One request as the metrics see it. Times of time.monotonic, seconds; 0: not yet. cached_tokens: of its
+    prompt, that the engine did not have to compute; None: not known yet."""
 
     num_prompt_tokens: int
     num_tokens: int = 0
@@ -48,6 +49,7 @@ class RequestStats:
     scheduled: float = 0.0
     first_token: float = 0.0
     last_token: float = 0.0
+    cached_tokens: int | None = None
 
 
 class EngineMetrics:
@@ -159,6 +161,8 @@ class EngineStats:
                 self._preemptions.inc()
         if not request.first_token:
             request.first_token = timestamp
+            if output.prefill_stats is not None:
+                request.cached_tokens = output.prefill_stats["num_cached_tokens"]
             self._first_s.observe(time.monotonic() - request.arrived)
             self._prompt_tokens.inc(request.num_prompt_tokens)
         if output.finish_reason is not None:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from server.journal import writer as writers
 from server.journal.counts import JournalMetrics
-from server.journal.entry import Entry, decode
+from server.journal.entry import Entry, decode, encode
 from server.journal.files import CURRENT, Files
 from server.journal.writer import Writer
 from tests.serving import wait_for
@@ -150,10 +150,10 @@ def test_one_that_cannot_be_written_costs_no_other(
 ) -> None:
     """A fault of ours is in the log, and counted."""
 
-    def redact(one: Entry) -> Entry:
-        return {}[0] if one.id == "id-1" else one  # type: ignore[index]
+    def line(one: Entry) -> bytes:
+        return {}[0] if one.id == "id-1" else encode(one)  # type: ignore[index]
 
-    writer = Writer(disk, metrics, redact)
+    writer = Writer(disk, metrics, line)
     for number in range(3):
         writer.add(entry(number))
     writer.close()
