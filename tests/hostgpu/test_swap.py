@@ -15,7 +15,7 @@ from tests.serving import SMOL_MODEL, START_S, Client, Server, serving, wait_for
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
     pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
-pytestmark = pytest.mark.hostgpu
+pytestmark = [pytest.mark.hostgpu, pytest.mark.timeout(900)]  # two starts, on any machine
 
 LEVELS = {"a": 1, "b": 2}
 

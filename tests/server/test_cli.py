@@ -13,7 +13,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from server.cli import OneParagraph, cli
+from server.commands import check as check_module
 from server.contract.request import CompletionRequest
+from server.engine.vllm import devices
 
 OTHER = """
 import typer
@@ -140,6 +142,16 @@ def test_check_fails(tmp_path: Path, directory: Path, more: str, words: str) -> 
     assert "failed  a: " in result.stdout
     assert words in result.stdout
     assert "ok      b: " in result.stdout
+
+
+def test_check_of_the_machine(tmp_path: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this one's engines cannot do fails the check, unless it is for a machine with GPUs."""
+    for module in (devices, check_module):
+        monkeypatch.setattr(module, "installed", lambda build: True)
+    file = config(tmp_path, f"models: [{{id: a, path: {directory}, sleep_level: 1}}]")
+    result = verbatim("check", "--config", file)
+    assert (result.exit_code, "Leave sleep_level out" in result.stdout) == (1, True)
+    assert verbatim("check", "--config", file, "--gpu-memory", "80GiB").exit_code == 0
 
 
 def test_check_of_made_up_weights(tmp_path: Path, directory: Path) -> None:
