@@ -1,4 +1,4 @@
-# make serve | test | test-fast | test-hostgpu | test-clients | check | setup | requirements | clean     (docs/installation.md)
+# make serve | test | test-fast | test-hostgpu | test-clients | check | docs | setup | requirements | clean     (docs/installation.md)
 
 HOST   = 127.0.0.1
 PORT   = 8000
@@ -13,7 +13,7 @@ SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command envi
 BIN   = .venv/bin
 CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks)
 
-.PHONY: help serve test test-fast test-hostgpu test-clients check setup requirements clean
+.PHONY: help serve test test-fast test-hostgpu test-clients check docs setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (9 GB; gcc)'
 	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (3 GB; nginx, npm)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
+	@echo 'make docs          the documents as a site, for /docs/ of the server and for bundles'
 	@echo 'make setup         installation and weights alone'
 	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
 	@echo 'make clean         remove .venv, .venv-hostgpu, .venv-clients and what tools leave behind'
@@ -60,6 +61,11 @@ check:
 	@$(BIN)/mypy $(CODE)
 	@$(BIN)/hadolint Dockerfile.cuda deploy/twin/Dockerfile
 	@$(BIN)/python -m pytest -q tests/test_layering.py
+
+docs:
+	@$(SETUP) runtime
+	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[docs]'
+	@$(BIN)/python -m scripts.site
 
 requirements:
 	@$(PYTHON) -m scripts.requirements

@@ -43,6 +43,7 @@ from sealed.signature import key_id, read_sealed
 from server.errors import ConfigurationError
 
 WORK = ".work"
+DOCUMENTS = "server/page/documents"  # the site that `make docs` makes: the wheel has it if it is there
 SHOWN = 8  # the largest packages are named
 
 Bars = Callable[
@@ -227,6 +228,8 @@ def largest(wheels: Iterable[Wheel]) -> list[Wheel]:
 
 
 def remarks(order: Order, contents: Contents, total: int) -> Iterator[str]:
+    if not (ROOT / DOCUMENTS).is_dir():
+        yield "without the documents: `make docs` first puts them in, for /docs/ of the server"
     if order.profile.packages:
         yield saved(order, contents, total)
     if there := order.there:

@@ -164,7 +164,8 @@ class Order:
 def sources() -> list[Path]:
     """Every file of ours that a bundle holds, in one form or another."""
     found = [path for package in OUR_SOURCES for path in (ROOT / package).rglob("*")]
-    return [*sorted(path for path in found if path.suffix in (".py", ".sh")), ROOT / "pyproject.toml"]
+    ours = (path for path in found if path.is_file() and path.parent.name != "__pycache__")
+    return [*sorted(ours), ROOT / "pyproject.toml"]
 
 
 def name_of(pin: str) -> str:

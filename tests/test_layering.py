@@ -51,7 +51,7 @@ ROOMS = {
     "server.http": (
         "eager sse metricsfile metrics journaling state failures ratelimits disconnect body connections"
         " certificates handshake protocol"
-        " gathering streaming cors page records border openapi routes tokens admin adapters app"
+        " gathering streaming cors page documents records border openapi routes tokens admin adapters app"
     ),
     "server.process": (
         "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling"

@@ -17,6 +17,7 @@ from server.config.settings import Settings
 from server.engine.served import ServedModel, tune
 from server.http import adapters, routes, tokens
 from server.http.border import API, Border
+from server.http.documents import add_documents
 from server.http.journaling import Journal
 from server.http.metrics import Metrics
 from server.http.openapi import describe
@@ -95,4 +96,5 @@ def build_app(
     app.include_router(routes.operations)
     describe(app)
     add_pages(app)
+    add_documents(app)
     return app

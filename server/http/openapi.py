@@ -124,15 +124,15 @@ def describe(app: FastAPI) -> None:
     """Give the application its /openapi.json and /docs."""
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     assets = files("fastapi_offline") / "static"
-    app.mount("/docs/assets", StaticFiles(directory=str(assets)), name="docs-assets")
+    app.mount("/openapi/assets", StaticFiles(directory=str(assets)), name="openapi-assets")
 
     async def docs(_: Request) -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url="/openapi.json",
             title="Verbatim",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon.png",
+            swagger_js_url="/openapi/assets/swagger-ui-bundle.js",
+            swagger_css_url="/openapi/assets/swagger-ui.css",
+            swagger_favicon_url="/openapi/assets/favicon.png",
         )
 
     app.add_route("/docs", docs, include_in_schema=False)

@@ -32,16 +32,9 @@ POLICY = (
 def add_pages(app: FastAPI) -> None:
     """Give the application its pages. They need no key: what they show, they ask for with the reader's."""
     for name, content in _files():
-        headers = {
-            "content-type": TYPES[PurePath(name).suffix],
-            "content-security-policy": POLICY,
-            "x-content-type-options": "nosniff",
-            "referrer-policy": "no-referrer",
-            "cache-control": "no-cache",  # ask each time whether it is still this one
-            "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
-        }
+        headers = headers_of(content, TYPES[PurePath(name).suffix], POLICY)
         path = PAGES.get(name, FILES + name)
-        app.add_route(path, partial(_answer, content, headers), methods=["GET"], include_in_schema=False)
+        app.add_route(path, partial(_page, content, headers), methods=["GET"], include_in_schema=False)
 
 
 def _files() -> Iterator[tuple[str, bytes]]:
@@ -50,8 +43,25 @@ def _files() -> Iterator[tuple[str, bytes]]:
             yield file.name, file.read_bytes()
 
 
-async def _answer(content: bytes, headers: dict[str, str], request: Request) -> Response:
+def headers_of(content: bytes, kind: str, policy: str) -> dict[str, str]:
+    """Of a file that a browser gets. kind: its media type. policy: the Content-Security-Policy."""
+    return {
+        "content-type": kind,
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",  # ask each time whether it is still this one
+        "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+    }
+
+
+def answer(content: bytes, headers: dict[str, str], request: Request) -> Response:
+    """The file, or a 304 where the browser has it."""
     known = request.headers.get("if-none-match", "")
     if headers["etag"] in (tag.strip().removeprefix("W/") for tag in known.split(",")):
         return Response(status_code=304, headers=headers)
     return Response(content, headers=headers)
+
+
+async def _page(content: bytes, headers: dict[str, str], request: Request) -> Response:
+    return answer(content, headers, request)

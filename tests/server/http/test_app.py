@@ -240,7 +240,7 @@ async def test_docs_without_a_network(client: httpx.AsyncClient) -> None:
     page = (await client.get("/docs")).text
     links = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
     assert len(links) >= 3
-    assert all(link.startswith("/docs/assets/") for link in links)
+    assert all(link.startswith("/openapi/assets/") for link in links)
     assert [(await client.get(link)).status_code for link in links] == [200] * len(links)
 
 
