@@ -28,6 +28,7 @@ from server.config.model import BestOf, Defaults, Limits, ModelSettings
 from server.config.replication import Replication
 from server.config.sections import TLS, AdminPort, Journal, KeyGroup, MemoryGroup, RateLimits
 from server.config.settings import Settings
+from server.config.tracing import Tracing
 from twin.faults import catalog
 from twin.faults.rules import Match, Rule, RuleSet
 from twin.verdict.rules import RULES as VERDICT_RULES
@@ -55,6 +56,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "tls": TLS,
     "admin": AdminPort,
     "journal": Journal,
+    "tracing": Tracing,
     "rate_limits": RateLimits,
     "A group, under key_groups": KeyGroup,
     "A group, under groups": MemoryGroup,

@@ -26,12 +26,12 @@ ROOMS = {
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint sizes adapters",
     "server.config": (
-        "values patterns yamlfile engine_args sections replication adapters model groups settings loading"
-        " directories changes"
+        "values patterns yamlfile engine_args sections replication adapters tracing model groups settings"
+        " loading directories changes"
     ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens admin reply unsupported structured values params",
-    "server.observe": "logs versions stalls trail attestation",
+    "server.observe": "logs versions stalls trail spans exporting tracing attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base ticket turns trials prefixes replica suspects router waits work group loads losses residence"
@@ -49,7 +49,8 @@ ROOMS = {
     "server.journal": "entry redaction scrubber counts files writer",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
-        "eager sse metricsfile metrics journaling state failures ratelimits disconnect body connections"
+        "eager sse metricsfile metrics following journaling state spans failures ratelimits disconnect body"
+        " connections"
         " certificates handshake protocol"
         " gathering streaming cors page documents records border openapi routes tokens admin adapters app"
     ),
@@ -87,6 +88,7 @@ LATE = {
     ("sampling.runner_v2", "sampling.draw_kernels"),
     ("sampling.runner_v2", "sampling.ban_kernels"),
     ("sampling.runner_v2", "sampling.slots"),
+    ("server.http.app", "server.observe.tracing"),  # OpenTelemetry's SDK, which is an extra
     ("server.cli", "server.process.node"),  # the same
     ("server.cli", "server.process.serve"),  # half a second of imports that no other command needs
     ("twin.cli", "twin.serve"),  # the same

@@ -14,7 +14,7 @@ from server.errors import ConfigurationError
 # What processes, sockets and connections have from their beginning.
 FIXED = (
     *("host", "port", "socket_mode", "tls", "admin", "workers", "cors_origins", "error_format", "attest"),
-    *("max_body_bytes", "receive_timeout_s", "slow_reader_timeout_s"),
+    *("max_body_bytes", "receive_timeout_s", "slow_reader_timeout_s", "tracing"),
 )
 # Keys of a model that its engine knows nothing of.
 FRONT = frozenset(

@@ -40,15 +40,18 @@ ENVIRONMENT = {
     for name, field in Settings.model_fields.items()
     if name
     not in (
-        "admin",
-        "api_keys",
-        "cors_origins",
-        "groups",
-        "journal",
-        "key_groups",
-        "models",
-        "rate_limits",
-        "tls",
+        *(
+            "admin",
+            "api_keys",
+            "cors_origins",
+            "groups",
+            "journal",
+            "key_groups",
+            "models",
+            "rate_limits",
+            "tls",
+        ),
+        "tracing",
     )
 }
 

@@ -24,6 +24,7 @@ from server.config.sections import (
     from_base,
     host_from_base,
 )
+from server.config.tracing import Tracing
 from server.config.values import (
     ClusterAddress,
     FileMode,
@@ -135,6 +136,9 @@ class Settings(Section):
     )
     attest: bool = Field(
         default=False, description="Verify every weight file at start; show digests on `GET /attestation`."
+    )
+    tracing: Tracing | None = Field(
+        default=None, description="Traces of requests, for an OpenTelemetry collector; null: none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."

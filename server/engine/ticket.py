@@ -83,7 +83,7 @@ class Ticket:
         """It is so from now on, for who follows it."""
         if (trail := self.job.trail) is not None:
             trail.mark(step, replica, cause)
-            trail.num_tokens = len(self.delivered)
+            trail.token_ids = self.delivered
 
     def recalled(self) -> None:
         """Its engine is taken from it."""

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from server.contract.params import GenerationParams, candidate_seed
-from server.engine.base import NOBODY, EngineOutput, Job, Requester, Sink, TopLogprobs
+from server.engine.base import NOBODY, EngineOutput, FinishReason, Job, Requester, Sink, TopLogprobs
 from server.engine.replicas import Replicas
 from server.errors import InternalError, RequestFailure
 from server.generation.contest import Contest, Outcome
 from server.generation.outputs import CandidateText, Delta, PromptText
 from server.observe.trail import Trail
+from server.text.detokenizer import Detokenizer
 from server.text.tokenizer import Tokenizer
 from server.weights.adapters import Adapter
 
 log = logging.getLogger(__name__)
+
 
 Take = Callable[[list[Delta]], None]
 
@@ -87,8 +89,8 @@ class PromptScores:
 class Generation:
     """One request on its way through an engine. Choice index = prompt number × n + rank.
 
-    trails: what becomes of each candidate is written there, if it is a list when they begin. also: gets each
-    batch of deltas, before `start`'s.
+    finish_reasons: of the choices that have ended, by their indices. trails: what becomes of each candidate
+    is written there, if it is a list when they begin. also: gets each batch of deltas, before `start`'s.
     """
 
     def __init__(
@@ -103,6 +105,8 @@ class Generation:
     ) -> None:
         self.params = params
         self.num_choices = len(prompts) * params.n
+        self.num_prompts, self.num_candidates = len(prompts), len(prompts) * params.best_of
+        self.finish_reasons: dict[int, FinishReason] = {}
         self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
         # Of the prompts and of every candidate, if each is as long as it may be.
         self.most_tokens = self.usage.prompt_tokens + len(prompts) * params.best_of * params.max_tokens
@@ -150,6 +154,14 @@ class Generation:
     def outcomes(self) -> list[Outcome]:
         """What has become of each candidate so far: of the first prompt's, then of the next one's."""
         return [candidate.outcome for candidate in self._candidates_made]
+
+    def prompt_texts(self) -> list[str]:
+        """As they were written, or as their ids read."""
+        return [self.text_of(one.ids) if one.text is None else one.text for one in self._prompts]
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        detokenizer = Detokenizer(self._tokenizer, skip_special=self.params.skip_special_tokens)
+        return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
 
     def start(self, take: Take) -> asyncio.Future[None]:
         """Begin. `take` is called with each batch of deltas.
@@ -261,6 +273,7 @@ class Generation:
             self.usage.completion_tokens += delta.num_tokens
             deltas.append(delta)
             if delta.finish_reason is not None:
+                self.finish_reasons[delta.index] = delta.finish_reason
                 self._unfinished -= 1
                 self._end(candidate.job_id)
             return
@@ -271,7 +284,8 @@ class Generation:
             self._end(self._job_id(candidate.prompt_index, number))
         if ended and candidate.contest.is_over:
             self._unfinished -= self.params.n
-            deltas += candidate.contest.winners()
+            deltas += (winners := candidate.contest.winners())
+            self.finish_reasons |= {one.index: one.finish_reason for one in winners if one.finish_reason}
 
     def _end(self, job_id: str) -> None:
         """A candidate has ended, whether or not the engine knows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -15,6 +16,7 @@ from server.access.tallies import Tallies
 from server.access.terms import Rules
 from server.config.settings import Settings
 from server.engine.served import ServedModel, tune
+from server.errors import ConfigurationError
 from server.http import adapters, routes, tokens
 from server.http.border import API, Border
 from server.http.documents import add_documents
@@ -26,12 +28,29 @@ from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, AttestedElsewhere
 
+if TYPE_CHECKING:
+    from server.observe.tracing import Tracer
+
 
 class Application(FastAPI):
     """FastAPI with one layer around its routes: each costs every request, and every chunk of a stream."""
 
     def build_middleware_stack(self) -> ASGIApp:
         return Border(self.router, self.state.server)
+
+
+def tracer_of(settings: Settings, metrics: Metrics) -> Tracer | None:
+    """What traces requests, where that is wanted. Raises ConfigurationError where it cannot be."""
+    if settings.tracing is None:
+        return None
+    try:
+        # Late: an extra, and a quarter of a second.
+        from server.observe.tracing import Tracer
+    except ImportError:
+        raise ConfigurationError(
+            "tracing needs OpenTelemetry's SDK: pip install 'verbatim[otel]', or take tracing out."
+        ) from None
+    return Tracer(settings.tracing, lambda result, num: metrics.spans.labels(result).inc(num))
 
 
 def keyring_of(settings: Settings) -> Keyring:
@@ -85,6 +104,7 @@ def build_app(
         metrics=metrics,
         attestation=attestation,
         journal=journal_of(settings, metrics),
+        tracer=tracer_of(settings, metrics),
     )
     app = Application(
         title="Verbatim", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False

@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -28,11 +29,16 @@ from server.errors import (
 from server.http.cors import CrossOrigin
 from server.http.disconnect import ClientLeft
 from server.http.failures import response_to
+from server.http.following import Following
 from server.http.page import FILES
 from server.http.ratelimits import headers_of
 from server.http.records import CLIENT_LEFT, note
+from server.http.spans import span_of
 from server.http.state import ADMIN_PORT, Exchange, State, exchange_of
 from server.observe.logs import log_request
+
+if TYPE_CHECKING:
+    from server.observe.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +70,16 @@ class Border:
             return
         exchange = Exchange(request_id_of(scope), scope["path"], send)
         scope["exchange"] = exchange
+        if self.state.tracer is not None:
+            exchange.following = self._follow(scope)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status, exchange.first_byte = message["status"], time.monotonic()
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = exchange.request_id
+                if exchange.following is not None:
+                    headers["traceresponse"] = exchange.following.trace.response
                 for name, value in headers_of(exchange.allowance):
                     headers[name] = value
             await send(message)
@@ -81,6 +91,29 @@ class Border:
             self.state.count(-1)
             exchange.allowance.end()
             self._note(scope, exchange)
+            if exchange.following is not None and self.state.tracer is not None:
+                self._trace(scope, exchange, exchange.following, self.state.tracer)
+
+    def _follow(self, scope: Scope) -> Following | None:
+        """What has routes of the API is traced, if its turn to be is; probes and pages are not."""
+        assert self.state.tracer is not None, "asked for"
+        path = _routed(scope)["path"]
+        match = PREFIX.match(path)
+        trace = self.state.tracer.begin(scope["headers"]) if match else None
+        if match is None or trace is None:
+            return None
+        return Following(trace, API + "/" + path[match.end() :].split("/")[1])
+
+    @staticmethod
+    def _trace(scope: Scope, exchange: Exchange, following: Following, tracer: Tracer) -> None:
+        """Send what was written down of a request that has ended. The border where a bug of ours costs a
+        trace, and no reply."""
+        try:
+            with_text = tracer.settings.record_text
+            span = span_of(exchange, following, scope, time.monotonic(), with_text=with_text)
+            tracer.end(following.trace, span)
+        except Exception:
+            log.exception("request %s has no trace", exchange.request_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Has the application answer, or answers where it has failed to."""
@@ -133,6 +166,7 @@ class Border:
             prompt_tokens=usage and usage.prompt_tokens,
             completion_tokens=usage and usage.completion_tokens,
             seconds=time.monotonic() - exchange.started,
+            trace=exchange.following and exchange.following.trace.id,
         )
 
 

@@ -13,7 +13,7 @@ from server.errors import InvalidRequest
 from server.http.failures import response_to
 from server.http.ratelimits import NAMES
 
-EXPOSED = ("x-request-id", "retry-after", *NAMES)  # what a page may read beside the body
+EXPOSED = ("x-request-id", "retry-after", "traceresponse", *NAMES)  # what a page may read beside the body
 
 
 class CrossOrigin(CORSMiddleware):

@@ -87,6 +87,12 @@ class Metrics:
             "Times that a process's event loop stood still for more than five seconds",
             registry=registry,
         )
+        self.spans = Counter(
+            "verbatim_spans",
+            "Spans of traces: sent, failed (the collector did not take them), dropped (too many waited)",
+            ("result",),
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "verbatim_requests_in_flight",
             "Requests being answered",

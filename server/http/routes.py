@@ -87,9 +87,12 @@ async def create_completion(request: Request) -> ASGIApp:
     generation, how = await _generation(wanted, model, exchange.request_id, requester, state.settings)
     exchange.allowance.reserve(generation.most_tokens)
     exchange.usage = generation.usage
+    reply_id = secrets.token_hex(16)
+    if exchange.following is not None:
+        exchange.following.admit(generation, how, reply_id)
     if notes is not None:
         notes.begin(generation, how, model.parent)
-    reply = Reply(secrets.token_hex(16), int(time.time()), wanted.model)
+    reply = Reply(reply_id, int(time.time()), wanted.model)
     deadline = _deadline(state.settings.request_timeout_s)
     if how.stream:
         stream = _stream(generation, reply, how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.types import Scope, Send
 
@@ -18,10 +19,14 @@ from server.engine.group import Place
 from server.engine.served import ServedModel
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.candidates import Usage
+from server.http.following import Following
 from server.http.journaling import Journal, Notes
 from server.http.metrics import Metrics
 from server.observe.attestation import Attestation, AttestedElsewhere
 from server.observe.stalls import LoopWatch
+
+if TYPE_CHECKING:
+    from server.observe.tracing import Tracer
 
 
 @dataclass(slots=True)
@@ -44,6 +49,7 @@ class Exchange:
     user: str = ""
     usage: Usage | None = None
     notes: Notes | None = None  # for the journal
+    following: Following | None = None  # where it is traced
 
 
 ADMIN_PORT = "verbatim.admin_port"  # in the scope of a request that came on it
@@ -59,7 +65,8 @@ class State:
     """The server. draining: no new completions, running ones finish. loop: whether this process's runs.
     change: has another adapter served, or one no more; raises a Failure. None: this server cannot.
     journal: None: there is none.
-    place: has a model loaded or unloaded. None: its engines are not this process's alone.
+    place: has a model loaded or unloaded. None: its engines are not this process's alone. tracer: None: no
+    request is traced.
     """
 
     settings: Settings
@@ -71,6 +78,7 @@ class State:
     change: Callable[[AdapterChange], Awaitable[str]] | None = None
     place: Callable[[ServedModel, Place], None] | None = None
     journal: Journal | None = None
+    tracer: Tracer | None = None
     draining: bool = False
     in_flight: int = 0
     loop: LoopWatch = field(init=False)

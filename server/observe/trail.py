@@ -52,14 +52,14 @@ class Mark:
 class Trail:
     """Of one candidate. prompt: the number of its prompt; number: its own among the prompt's candidates.
 
-    num_tokens: generated, once it has ended. by_engine: whether the engine has ended it, rather than this
+    token_ids: all that were generated for it. by_engine: whether the engine has ended it, rather than this
     server: for a stop sequence, say, or because its client has left.
     """
 
     prompt: int
     number: int
     marks: list[Mark] = field(default_factory=list)
-    num_tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     by_engine: bool = False
 
     def mark(self, step: Step, replica: int = 0, cause: str = "") -> None:

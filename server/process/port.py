@@ -177,6 +177,8 @@ async def live(
         await asyncio.gather(*running, *aside, stop, return_exceptions=True)
         server.should_exit = True
         await serving
+        if state.tracer is not None:
+            await asyncio.to_thread(state.tracer.close)
         if closing is not None:
             await closing
         if state.journal is not None:

@@ -16,7 +16,7 @@ from server.observe.versions import CPU_BUILD, installed
 OWN = frozenset(
     {
         *("host", "port", "api_keys_file", "cors_origins", "workers", "cluster", "attest", "log_level"),
-        *("max_body_bytes", "drain_timeout_s", "receive_timeout_s", "slow_reader_timeout_s"),
+        *("max_body_bytes", "drain_timeout_s", "receive_timeout_s", "slow_reader_timeout_s", "tracing"),
     }
 )
 SHOWN = 3  # differences that are named

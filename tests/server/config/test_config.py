@@ -18,6 +18,7 @@ from server.config.loading import (
 )
 from server.config.replication import Replication
 from server.config.sections import TLS, AdminPort
+from server.config.tracing import Tracing
 from server.errors import ConfigurationError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -307,7 +308,7 @@ def test_engine_args_are_passed_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Settings, TLS, AdminPort, RateLimits, ModelSettings, BestOf, Defaults, Limits]
+    "model", [Settings, TLS, AdminPort, Tracing, RateLimits, ModelSettings, BestOf, Defaults, Limits]
 )
 def test_shipped_file_explains_every_key(model: type[BaseModel]) -> None:
     """Each key stands in the shipped models.yaml, and one that is commented out shows its default."""

@@ -56,7 +56,7 @@ async def test_a_way_without_events(work: Work, trail: Trail) -> None:
         engine.say(3)
     engine.say(3, end=True)
     assert steps(trail) == [Step.QUEUED, Step.SENT, Step.BEGAN, Step.ENDED]
-    assert (trail.num_tokens, trail.by_engine) == (6, True)
+    assert (len(trail.token_ids), trail.by_engine) == (6, True)
     times = [mark.at for mark in trail.marks]
     assert times == sorted(times)
 
@@ -67,7 +67,7 @@ async def test_this_server_ends_it(work: Work, trail: Trail) -> None:
     engine.say(3)
     work.abort("a")
     assert steps(trail)[-1] is Step.ENDED
-    assert (trail.num_tokens, trail.by_engine) == (1, False)
+    assert (len(trail.token_ids), trail.by_engine) == (1, False)
 
 
 async def test_an_engine_is_lost_and_the_next_goes_on(work: Work, trail: Trail) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from prometheus_client import CollectorRegistry
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job
 from server.engine.vllm.running import RunningJobs
-from server.engine.vllm.stats import EngineMetrics
+from server.engine.vllm.stats import QUEUED, SCHEDULED, EngineMetrics
 from server.engine.vllm.translate import ABORTED
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
 from server.errors import InternalError, RequestFailure
+from server.observe.trail import Step, Trail
 
 STOP, LENGTH = 0, 1  # vLLM's FinishReason
 
@@ -161,3 +163,16 @@ def test_strangers() -> None:
     jobs.take([step(ours=[3], a=[3], ended=([3], STOP)), step(a=[3], b=[4])])
     jobs.take([step(ours=[3])])
     assert told == [["a", "b"]]
+
+
+def test_a_followed_job_is_told_when_the_engine_took_it_up() -> None:
+    """With the engine's own time, on the sending that it is of."""
+    trail = Trail(0, 0)
+    trail.mark(Step.SENT)
+    jobs = RunningJobs(EngineMetrics(CollectorRegistry()).of("m"), lambda _: None)
+    jobs.add(replace(job("a"), trail=trail), lambda _: None)
+    events = [{"type": QUEUED, "timestamp": 1.0}, {"type": SCHEDULED, "timestamp": 2.0}]
+    jobs.take([CoreOutputs(outputs=[CoreOutput("a", [1], events=events)], timestamp=3.0)])
+    (mark,) = trail.marks
+    assert mark.engine is not None
+    assert mark.engine.scheduled == 2.0
