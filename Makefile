@@ -63,8 +63,7 @@ check:
 	@$(BIN)/python -m pytest -q tests/test_layering.py
 
 docs:
-	@$(SETUP) runtime
-	@$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet '.[docs]'
+	@$(SETUP) dev
 	@$(BIN)/python -m scripts.site
 
 requirements:

@@ -17,7 +17,6 @@ EXPECTED = (
     r"(buildah|chromium|debootstrap|promtool) is not installed",
     r"debootstrap failed",  # it needs a mirror of Debian
     r"openai for Node cannot be installed",  # it needs npm, and a registry
-    r"mkdocs-material is not installed",  # the extra docs
     r"kubernetes-validate is not installed",  # 108 MB of schemas
     r"neither the plugin `docker compose` nor docker-compose is installed",
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if find_spec("material") is None:
-        pytest.skip("mkdocs-material is not installed")
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "scripts.site", "--site-dir", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True)
