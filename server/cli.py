@@ -20,7 +20,9 @@ from server.client.complete import complete
 from server.commands.check import check
 from server.commands.checksums import checksums
 from server.commands.init import init
+from server.commands.journal import journal
 from server.commands.models import models
+from server.commands.replay import replay
 from server.config.directories import models_of, sharing_memory
 from server.config.loading import Settings, config_file, load_settings, settings_of
 from server.config.values import socket_path
@@ -196,6 +198,8 @@ cli.command()(init)
 
 cli.command()(models)
 cli.command()(complete)
+journal.command()(replay)
+cli.add_typer(journal, name="journal")
 
 
 @keys.command("new")

@@ -46,7 +46,7 @@ ROOMS = {
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.engine.fit": "",  # a file too: whether a model has room
     "server.generation": "outputs prompts grammars contest candidates",
-    "server.journal": "entry redaction scrubber counts files writer",
+    "server.journal": "entry redaction scrubber counts files writer reading filters usage",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
         "eager sse metricsfile metrics following journaling state spans failures ratelimits disconnect body"
@@ -59,7 +59,7 @@ ROOMS = {
         " shares groups models reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
-    "server.commands": "progress check checksums init models",
+    "server.commands": "progress check checksums init models journal replay",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",
