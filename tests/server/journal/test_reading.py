@@ -36,7 +36,7 @@ def test_in_the_order_of_time(tmp_path: Path) -> None:
 
 
 def test_what_is_damaged_is_left_out(tmp_path: Path) -> None:
-    """Lines cut by a kill, holes, a compressed file without its end; the rest is read, and they are counted."""
+    """Lines cut by a kill, holes, a compressed file without its end: the rest is read, they are counted."""
     whole = gzip.compress(b"".join(map(line, range(2000))), 0)
     (tmp_path / "journal.jsonl.1.gz").write_bytes(whole[: len(whole) // 2])
     data = (
