@@ -8,7 +8,7 @@ from tests.docs.blocks import ROOT, Block, blocks, pages, pattern
 from tests.docs.run.test_pages import PAGES
 
 # Languages of blocks in which nothing is typed. Commands are console, each after a $.
-CONTENT = {"", "js", "json", "nginx", "python", "yaml"}
+CONTENT = {"", "caddyfile", "js", "json", "nginx", "python", "yaml"}
 
 
 # docs/models.md takes three models on real engines; its runner is not here yet.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from server.weights.builtin import builtin_path
 from tests.docs.blocks import ROOT, Step, blocks, pattern
 from tests.docs.shell import Shell, install_node_package
 from tests.helpers import byte_level, model_directory
+from tests.serving import SMOL
 
 Prepare = Callable[[Path], None]
 
@@ -32,6 +37,12 @@ class Page:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     before: Mapping[str, str] = field(default_factory=dict)
     node: bool = False
+
+
+def built_in(folder: Path) -> None:
+    """The built-in model as one of the reader's own, models/my-model."""
+    subprocess.run([sys.executable, "-m", "server.weights.builtin"], check=True)
+    shutil.copytree(builtin_path(SMOL), folder / "models/my-model")
 
 
 def changes(folder: Path) -> None:
@@ -67,6 +78,7 @@ PAGES = {
         },
     ),
     "docs/faults.md": Page(server=SIMULATOR),
+    "docs/running/first-hour.md": Page(built_in),
     "docs/testing-clients.md": Page(node=True),
     "docs/twin.md": Page(),
     "docs/verdict.md": Page(server=SIMULATOR),
