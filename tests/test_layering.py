@@ -59,7 +59,7 @@ ROOMS = {
         " shares groups models reload cluster node serve"
     ),
     "server.client": "endpoint printer complete",
-    "server.commands": "progress check checksums init models journal replay",
+    "server.commands": "progress check checksums matching init models journal replay",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",

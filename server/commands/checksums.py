@@ -1,4 +1,4 @@
-"""`verbatim checksums`: what a model's files are, for others to see that theirs are the same."""
+"""`verbatim checksums`: what the files of a model or an adapter are, to see later that they are the same."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Annotated
 import typer
 
 from server.commands.progress import bars, progress
+from server.config.directories import ADAPTER_MARK, MARK, found_below, is_adapter, is_model
 from server.errors import ConfigurationError
+from server.weights.adapters import weights_of
 from server.weights.checkpoint import CHECKSUMS, digest_of, verify_checksums
 
 
 def checksums(
-    directory: Annotated[Path, typer.Argument(help="Of the model.")],
+    directory: Annotated[Path, typer.Argument(help="Of the model or adapter.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with the checksums.json that is there.")
     ] = False,
 ) -> None:
-    """Write checksums.json beside a model's weights: the SHA-256 of each of its files.
+    """Write checksums.json beside the weights: the SHA-256 of a model's files, or of an adapter's two.
 
-    `verbatim serve` compares the files with it before an engine starts, and `verbatim check` does.
+    `verbatim serve` compares the files with it before it serves them, and `verbatim check` does.
     """
     if not directory.is_dir():
         raise ConfigurationError(f"the model directory {directory} does not exist.")
@@ -35,15 +37,26 @@ def checksums(
                 )
             print(f"{verify_checksums(directory, {}, report)} checksums match")
             return
-        paths = sorted(path for path in directory.rglob("*") if path.is_file() and is_ours(path, directory))
-        if not paths:
-            raise ConfigurationError(f"{directory} has no files.")
+        paths = files_of(directory)
         digests = {path.relative_to(directory).as_posix(): digest_of(path, report) for path in paths}
     try:
         file.write_text(json.dumps(digests, indent=2) + "\n", "utf-8")
     except OSError as error:
         raise ConfigurationError(f"cannot write {file}: {error.strerror or error}.") from error
     print(f"{file}: {len(digests)} files")
+
+
+def files_of(directory: Path) -> list[Path]:
+    """Raises ConfigurationError for a folder that is neither: nobody would compare its files."""
+    if is_adapter(directory):  # a training leaves much beside the two, that no server reads
+        return [directory / ADAPTER_MARK, weights_of(directory)]
+    if not is_model(directory):
+        below = [name for looks in (is_model, is_adapter) for name, _ in found_below(directory, looks)]
+        inside = f"; it has {', '.join(below[:3])} in it: name each by itself." if below else "."
+        raise ConfigurationError(
+            f"{directory} has no {MARK} and no {ADAPTER_MARK}: it is neither a model nor an adapter{inside}"
+        )
+    return sorted(path for path in directory.rglob("*") if path.is_file() and is_ours(path, directory))
 
 
 def is_ours(path: Path, directory: Path) -> bool:

@@ -12,11 +12,13 @@ import psutil
 import typer
 
 from server.commands.check import gpu_memory_of, stated
-from server.config.directories import MARK, models_of
+from server.commands.matching import adapters_of, models_named, placed
+from server.config.directories import found_below, is_adapter, is_model, models_of
 from server.config.loading import DEFAULT_FILE, ModelSettings, settings_of
 from server.engine.fit import Fit, fit, in_words
 from server.engine.served import inspect, problem_of
 from server.errors import ConfigurationError
+from server.weights.adapters import Adapter, Base, base_of
 from server.weights.sizes import GIB
 
 HEAD = """\
@@ -34,7 +36,8 @@ USUAL_TOKENS, MOST_SEQUENCES = 2048, 256
 
 def init(
     directories: Annotated[
-        list[Path], typer.Argument(metavar="DIRECTORY...", help="Models, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="DIRECTORY...", help="Models and their LoRA adapters, or folders of them."),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path(DEFAULT_FILE),
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
@@ -45,26 +48,35 @@ def init(
 ) -> None:
     """Write a models.yaml for model directories, with sizes that fit this machine.
 
-    Exit code 2 where a model cannot be served, or the file is there already.
+    An adapter is written under the model that it was trained on, by its own words or by the shapes. Exit
+    code 2 where a model or an adapter cannot be served, or the file is there already.
     """
     said = stated(gpu_memory)
     if out.exists() and not force:
         raise ConfigurationError(
             f"{out} is there; name another file with --out, or write over it with --force."
         )
-    parents = [path for path in directories if path.is_dir() and not (path / MARK).is_file()]
-    keys = models_of([path for path in directories if path not in parents], parents, problem_of)
-    models = settings_of(keys, {}, {}).models
+    adapted = [path for path in directories if is_adapter(path)]
+    parents = [path for path in directories if path.is_dir() and not is_model(path) and path not in adapted]
+    alone = [path for path in directories if path not in parents and path not in adapted]
+    adapters = adapters_of(adapted, parents)
+    if adapters and not alone and not any(pair for parent in parents for pair in found_below(parent)):
+        alone, parents = models_named(adapters.values()), []
+    models = settings_of(models_of(alone, parents, problem_of), {}, {}).models
+    places = placed(adapters, {model.id: _base(model) for model in models} if adapters else {})
     text = HEAD + "".join(
         line + "\n"
         for model in models
-        for line in _entry(model, len(models), gpu_memory_of(model, said), out.resolve().parent)
+        for line in (
+            *_entry(model, len(models), gpu_memory_of(model, said), out.resolve().parent),
+            *_adapters(places.get(model.id, []), out.resolve().parent),
+        )
     )
     try:
         out.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigurationError(f"cannot write {out}: {error.strerror or error}.") from error
-    print(f"{out}: {', '.join(model.id for model in models)}")
+    print(f"{out}: {', '.join([*(model.id for model in models), *adapters])}")
 
 
 def _entry(model: ModelSettings, count: int, memory: float | None, base: Path) -> Iterator[str]:
@@ -93,6 +105,22 @@ def _entry(model: ModelSettings, count: int, memory: float | None, base: Path) -
     yield f"    max_model_len: {found.context_size}  # tokens of prompt and completion; {own}"
     yield f"    max_num_seqs: {_sequences(found)}  # candidates that are computed at the same time"
     yield f"    {share}" + (f"  # of {in_words(memory)}" if memory else "  # memory for the KV cache")
+
+
+def _base(model: ModelSettings) -> Base:
+    checkpoint, _ = inspect(model)
+    return base_of(checkpoint.directory, (model.id, model.directory.name), checkpoint.weights)
+
+
+def _adapters(adapters: list[Adapter], base: Path) -> Iterator[str]:
+    """The lines of one model's."""
+    if adapters:
+        yield "    adapters:"
+    for one in adapters:
+        name, path = (
+            json.dumps(text, ensure_ascii=False) for text in (one.id, os.path.relpath(one.directory, base))
+        )
+        yield f"      - {{id: {name}, path: {path}}}  # rank {one.rank}, {one.num_bytes / 1e6:.1f} MB"
 
 
 def _cut(found: Fit) -> Fit:

@@ -13,6 +13,15 @@ log = logging.getLogger(__name__)
 
 GROUP = "all"
 MARK = "config.json"  # what makes a folder a model
+ADAPTER_MARK = "adapter_config.json"  # what makes one that is no model a LoRA adapter
+
+
+def is_model(directory: Path) -> bool:
+    return (directory / MARK).is_file()
+
+
+def is_adapter(directory: Path) -> bool:
+    return (directory / ADAPTER_MARK).is_file() and not (directory / MARK).is_file()
 
 
 def models_of(
@@ -26,7 +35,7 @@ def models_of(
     """
     models: dict[str, Path] = {}
     for directory in directories:
-        if not (directory / MARK).is_file():
+        if not is_model(directory):
             raise ConfigurationError(_no_model(directory))
         name = directory.resolve().name
         if name in models:
@@ -57,16 +66,16 @@ def sharing_memory(keys: dict[str, Any]) -> dict[str, Any]:
     return keys | {"models": models, "groups": {GROUP: {"models": [model["id"] for model in models]}}}
 
 
-def found_below(parent: Path) -> Iterator[tuple[str, Path]]:
+def found_below(parent: Path, looks: Callable[[Path], bool] = is_model) -> Iterator[tuple[str, Path]]:
     """Ids and folders of what has the looks of a model, also one folder deeper, as ORGANIZATION/MODEL."""
     if not parent.is_dir():
         raise ConfigurationError(f"the folder of models {parent} does not exist.")
     for folder in _folders(parent):
-        if (folder / MARK).is_file():
+        if looks(folder):
             yield folder.name, folder
         else:
             for inner in _folders(folder):
-                if (inner / MARK).is_file():
+                if looks(inner):
                     yield f"{folder.name}/{inner.name}", inner
 
 
@@ -77,6 +86,11 @@ def _folders(parent: Path) -> list[Path]:
 def _no_model(directory: Path) -> str:
     if not directory.is_dir():
         return f"the model directory {directory} does not exist."
+    if is_adapter(directory):
+        return (
+            f"{directory} is a LoRA adapter, which is served beside its model: name it under `adapters` of"
+            f" that model in models.yaml, or have `verbatim init MODEL_DIRECTORY {directory}` write it there."
+        )
     below = [name for name, _ in found_below(directory)]
     if below:
         return f"{directory} is no model, but has {', '.join(below[:3])} in it: use --model-dir {directory}."

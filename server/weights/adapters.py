@@ -81,30 +81,38 @@ def base_of(directory: Path, names: tuple[str, ...], weights: tuple[Path, ...]) 
     return Base(directory, names, shapes)
 
 
-def check_adapter(name: str, directory: Path, base: Base, sha256: Mapping[str, str]) -> Adapter:
-    """Raises ConfigurationError for one that cannot be served with that model, with what to do."""
+def check_adapter(
+    name: str, directory: Path, base: Base, sha256: Mapping[str, str], *, warns: bool = True
+) -> Adapter:
+    """Raises ConfigurationError for one that cannot be served with that model, with what to do.
+
+    warns: the log says what fits and is odd.
+    """
     try:
-        return _checked(name, directory, base, sha256)
+        adapter = _checked(name, directory, base, sha256)
     except ConfigurationError as error:
         raise ConfigurationError(f"adapter {name}: {error.message}") from error
+    if warns:
+        _warn(name, directory, read_json(directory / CONFIG), base)
+    return adapter
 
 
 def _checked(name: str, directory: Path, base: Base, sha256: Mapping[str, str]) -> Adapter:
     if not directory.is_dir():
         raise ConfigurationError(f"the directory {directory} does not exist.")
     config = read_json(directory / CONFIG)
-    weights = _weights_of(directory)
+    weights = weights_of(directory)
     _check_features(config)
     shapes = {name: tensor.shape for name, tensor in check_safetensors(weights).items()}
     ranks = _check_parts(config, shapes, base)
     digests = _check_digests(directory, sha256)
-    _warn(name, directory, config, base)
     digest = hashlib.sha256("".join(digests).encode()).digest()
     number = int.from_bytes(hashlib.sha256(name.encode() + digest).digest()[:4]) % (2**31 - 1) + 1
     return Adapter(name, directory, f"{name}@{digest.hex()}", number, max(ranks), weights.stat().st_size)
 
 
-def _weights_of(directory: Path) -> Path:
+def weights_of(directory: Path) -> Path:
+    """Its file. Raises ConfigurationError where there is none that is safe to read."""
     weights = directory / WEIGHTS
     if weights.is_file():
         return weights
@@ -232,13 +240,24 @@ def _digest(path: Path, mark: tuple[int, ...]) -> str:
     return digest_of(path)
 
 
+def trained_on(directory: Path) -> str:
+    """The model, as its configuration names it; empty: it does not."""
+    name = read_json(directory / CONFIG).get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
+
+
+def names_it(name: str, base: Base) -> bool:
+    """Whether a name of a model, with its organization or path or without, is one of the base's."""
+    return _short(name) in map(_short, base.names)
+
+
 def _warn(name: str, directory: Path, config: Mapping[str, Any], base: Base) -> None:
-    trained_on = config.get("base_model_name_or_path")
-    if isinstance(trained_on, str) and _short(trained_on) not in map(_short, base.names):
+    told = config.get("base_model_name_or_path")
+    if isinstance(told, str) and not names_it(told, base):
         log.warning(
             "adapter %s: it was trained on %s, by its %s, and is served on %s, whose shapes fit",
             name,
-            trained_on,
+            told,
             CONFIG,
             base.names[0],
         )

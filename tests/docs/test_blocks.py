@@ -11,11 +11,7 @@ from tests.docs.run.test_pages import PAGES
 CONTENT = {"", "caddyfile", "js", "json", "nginx", "python", "yaml"}
 
 
-# docs/models.md takes three models on real engines; its runner is not here yet.
-LATER = {"docs/models.md"}
-
-
-@pytest.mark.parametrize("page", [page for page in pages() if page not in LATER])
+@pytest.mark.parametrize("page", pages())
 def test_each_console_block_is_run(page: str) -> None:
     """By tests/docs/run, by the test that its mark names, or it has a mark that says why not."""
     for block in blocks((ROOT / page).read_text("utf-8")):

@@ -59,6 +59,27 @@ def changes(folder: Path) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"models": models}))
 
 
+def models(folder: Path) -> None:
+    """The folders of docs/models.md: two models, three that are large there, and adapters of one of these."""
+
+    def run(code: str) -> None:  # in a process of its own, which imports torch
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+    smol, tiny = folder / "models" / "smollm2-135m", folder / "models" / "tiny-llama"
+    run("from server.weights.builtin import main; main()")
+    shutil.copytree(builtin_path(SMOL), smol, ignore=shutil.ignore_patterns("checksums.json"))
+    run(f"from tests.tiny_llama import *; make_tiny_llama(Path({str(tiny)!r}), Path({str(smol)!r}))")
+    for name in ("llama-3.1-8b", "qwen-3-8b", "mistral-7b"):
+        shutil.copytree(tiny, folder / "large" / name)
+    run(
+        "from tests.engine.test_adapters import *\n"
+        "for seed, name in enumerate(('support-tone', 'legal', 'support-tone-2')):\n"
+        f"    path = Path({str(folder)!r}) / 'adapters' / name\n"
+        f"    base = Path({str(folder)!r}) / 'large' / 'llama-3.1-8b'\n"
+        "    make_adapter(path, base, seed, r=4, lora_alpha=8, target_modules=ATTENTION)"
+    )
+
+
 SIMULATOR = "verbatim simulate --profile none &"
 AS_SERVED = "verbatim simulate --profile none --model smollm2-135m-instruct &"  # what `make serve` serves
 # Every page with a console block that has no mark; tests/docs/test_blocks.py holds that.
@@ -79,6 +100,13 @@ PAGES = {
     ),
     "docs/faults.md": Page(server=SIMULATOR),
     "docs/running/first-hour.md": Page(built_in),
+    "docs/models.md": Page(
+        models,
+        elsewhere={  # a CPU for the GPU, and a second for the minute
+            "    min_loaded_s: 60\n": "    min_loaded_s: 1\n    memory_gib: 2\n",
+            "    gpu_memory_utilization: 0.45\n": "    size_gib: 1\n    kv_cache_gib: 0.25\n",
+        },
+    ),
     "docs/testing-clients.md": Page(node=True),
     "docs/twin.md": Page(),
     "docs/verdict.md": Page(server=SIMULATOR),
@@ -93,7 +121,7 @@ def shell(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Shell]:
     shell.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)  # docs/models.md starts six engines one after the other
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command(page: str, shell: Shell) -> None:
     """Each ends well and says what the page shows; a block that is a file is written as it stands."""

@@ -6,7 +6,12 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
+from server.errors import ConfigurationError
+from server.weights.adapters import CONFIG, WEIGHTS, Base, check_adapter
 from server.weights.checkpoint import verify_checksums
+from tests.adapters import SHAPES, write_adapter
 from tests.server.test_cli import directory, verbatim
 
 __all__ = ["directory"]
@@ -34,6 +39,41 @@ def test_a_changed_file_is_named(directory: Path) -> None:
     result = verbatim("checksums", "--verify", str(directory))
     assert result.exit_code == 2
     assert "config.json is not the expected file" in result.stderr
+
+
+def test_an_adapter_has_two(tmp_path: Path) -> None:
+    """Not what its training has left beside them. What is served later is compared with them."""
+    path = write_adapter(tmp_path / "tone")
+    (path / "optimizer.pt").write_bytes(b"o")
+    (path / "checkpoint-1").mkdir()
+    (path / "checkpoint-1" / "adapter_config.json").write_bytes(b"c")
+    assert verbatim("checksums", str(path)).stdout.endswith("checksums.json: 2 files\n")
+    assert set(json.loads((path / "checksums.json").read_text())) == {CONFIG, WEIGHTS}
+    base = Base(tmp_path, ("base",), {f"{name}.weight": shape for name, shape in SHAPES.items()})
+    check_adapter("a", path, base, {})
+    config = json.loads((path / CONFIG).read_text())
+    (path / CONFIG).write_text(json.dumps(config | {"lora_alpha": 99}))
+    with pytest.raises(ConfigurationError, match=r"adapter_config\.json is not the expected file"):
+        check_adapter("a", path, base, {})
+
+
+def test_an_adapter_of_pickles(tmp_path: Path) -> None:
+    """What has no safetensors is not served, and gets no checksums."""
+    path = write_adapter(tmp_path / "tone")
+    (path / WEIGHTS).rename(path / "adapter_model.bin")
+    result = verbatim("checksums", str(path))
+    assert (result.exit_code, (path / "checksums.json").exists()) == (2, False)
+    assert "pickle weights only" in result.stderr
+
+
+def test_a_folder_that_is_neither(directory: Path, tmp_path: Path) -> None:
+    """Nobody would read the list; what is in it is named."""
+    (tmp_path / "all").mkdir()
+    result = verbatim("checksums", str(tmp_path / "all"))
+    assert (result.exit_code, list((tmp_path / "all").iterdir())) == (2, [])
+    assert "neither a model nor an adapter." in result.stderr
+    write_adapter(tmp_path / "all" / "tone")
+    assert "it has tone in it" in verbatim("checksums", str(tmp_path / "all")).stderr
 
 
 def test_nothing_to_compare_with(directory: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from server.config.directories import models_of, sharing_memory
 from server.errors import ConfigurationError
+from tests.adapters import write_adapter
 
 
 def model(path: Path) -> Path:
@@ -71,6 +72,13 @@ def test_two_of_a_name(tmp_path: Path) -> None:
     """Clients could not tell them apart."""
     with pytest.raises(ConfigurationError, match="would both be the model one"):
         models_of([model(tmp_path / "a" / "one"), model(tmp_path / "b" / "one")], [], fine)
+
+
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    """Where it goes instead is said."""
+    path = write_adapter(tmp_path / "tone")
+    with pytest.raises(ConfigurationError, match=r"is a LoRA adapter.*`verbatim init MODEL_DIRECTORY"):
+        models_of([path], [], fine)
 
 
 def test_no_model_in_a_folder(tmp_path: Path) -> None:
