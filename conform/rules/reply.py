@@ -15,7 +15,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 KEYS = {"id", "object", "created", "model", "choices", "usage"}
 CHOICE_KEYS = {"index", "text", "logprobs", "finish_reason"}
 OWN_IDS = {"openai": "ids begin with cmpl-", "vllm": "ids begin with cmpl-"}
-NO_NAMES = {"openai": "there is no such field", "vllm": "the model's entry has no special tokens"}
+NO_NAMES = {"openai": "there is no such field", "vllm": "nothing of the vocabulary"}
 NO_ZERO = {"vllm": "max_tokens is at least 1; with echo, 0 means 1, which is not shown"}
 MORE_KEYS = {"vllm": "the reply has more keys: service_tier, kv_transfer_params, prompt_logprobs, …"}
 
