@@ -12,11 +12,14 @@ from typing import Any
 import yaml
 
 from sealed.manifest import MODELS, is_safe
+from server.config.directories import ADAPTER_MARK, is_adapter
 from server.config.loading import DEFAULT_MODEL, config_file, load_settings
 from server.config.model import ModelSettings
 from server.config.yamlfile import read_yaml
+from server.engine.adapters import read_adapters
 from server.engine.served import inspect
 from server.errors import ConfigurationError
+from server.weights.adapters import WEIGHTS as ADAPTER_WEIGHTS
 from server.weights.architecture import read_config
 from server.weights.checkpoint import PICKLES, expected_checksums
 
@@ -30,9 +33,9 @@ Hash = Callable[[Path], str]  # a file's SHA-256
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """text: models.yaml for the site. directories: of each model, here, by its place in the bundle.
+    """text: models.yaml for the site. directories: of models and adapters, here, by their places there.
 
-    digests: by the same place, SHA-256 by file name, as far as the configuration itself names them.
+    digests: by the same places, SHA-256 by file name, as far as the configuration itself names them.
     """
 
     text: str
@@ -40,9 +43,14 @@ class Configuration:
     digests: Mapping[str, Mapping[str, str]]
 
     @property
+    def models(self) -> list[Path]:
+        """The directories of models alone."""
+        return [directory for directory in self.directories.values() if not is_adapter(directory)]
+
+    @property
     def model_keys(self) -> set[str]:
         """The keys of every model's config.json, and of the text part of those that have one."""
-        configs = [read_config(directory) for directory in self.directories.values()]
+        configs = [read_config(directory) for directory in self.models]
         inner = [config["text_config"] for config in configs if isinstance(config.get("text_config"), dict)]
         return {key for config in (*configs, *inner) for key in config}
 
@@ -55,21 +63,21 @@ def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Config
     path = config_file(given, environ)
     text = path.read_text("utf-8-sig") if path and path.is_file() else ""
     settings = load_settings(path, {}, ANYTHING)
+    adapters = [one for model in settings.models for one in model.adapters]
     places = {model.id: place_of(model) for model in settings.models}
+    places |= {one.id: f"{MODELS}/{_safe(one.id)}" for one in adapters}
     if len({place.casefold() for place in places.values()}) < len(places):
         raise ConfigurationError(
-            f"two models would be in one directory of the bundle, of {', '.join(places.values())}: give them"
-            " ids that differ in more than letter case and signs."
+            f"two models or adapters would be in one directory of the bundle, of {', '.join(places.values())}"
+            ": give them ids that differ in more than letter case and signs."
         )
     for model in settings.models:
-        if model.adapters:
-            raise ConfigurationError(
-                f"model {model.id} has adapters, which a bundle does not carry: make it of a configuration"
-                " without them, carry their folders beside it, and name them in models.yaml at the site."
-            )
-        inspect(model)
+        checkpoint, _ = inspect(model)
+        read_adapters(model, checkpoint)
     directories = {places[model.id]: model.directory for model in settings.models}
+    directories |= {places[one.id]: one.path for one in adapters}
     digests = {places[model.id]: model.sha256 for model in settings.models}
+    digests |= {places[one.id]: one.sha256 for one in adapters}
     text = (
         at_site(path, text, places)
         if path
@@ -82,12 +90,16 @@ def place_of(model: ModelSettings) -> str:
     """The model's directory in the bundle. Built-in ones keep theirs, looked for under VERBATIM_CACHE."""
     if model.builtin is not None:
         return f"{MODELS}/{model.directory.name}"
-    return f"{MODELS}/{re.sub(r'[^A-Za-z0-9._-]+', '--', model.id).strip('.') or 'model'}"
+    return f"{MODELS}/{_safe(model.id)}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".") or "model"
 
 
 def refuse_senses(configuration: Configuration) -> None:
     """Raises ConfigurationError for a model that a text profile cannot serve."""
-    for directory in configuration.directories.values():
+    for directory in configuration.models:
         found = [key for key in SENSES if key in read_config(directory)]
         if found:
             raise ConfigurationError(
@@ -105,25 +117,30 @@ def at_site(path: Path, text: str, places: Mapping[str, str]) -> str:
             changes[_span(node)] = f"{KEYS_FILE}/{Path(node.value).name}"
         for model in node.value if key == "models" else []:
             fields = dict(_entries(model))
-            if "path" in fields and fields["path"].value not in ("null", "~", ""):
-                changes[_span(fields["path"])] = places[fields["id"].value]
+            adapters = (
+                fields["adapters"].value if isinstance(fields.get("adapters"), yaml.SequenceNode) else ()
+            )
+            for one in (fields, *(dict(_entries(adapter)) for adapter in adapters)):
+                if "path" in one and one["path"].value not in ("null", "~", ""):
+                    changes[_span(one["path"])] = places[one["id"].value]
     for (start, end), value in sorted(changes.items(), reverse=True):
         text = text[:start] + json.dumps(value, ensure_ascii=False) + text[end:]
     if not _leads(text, places):
         raise ConfigurationError(
-            f"{path.name}: the `path` of a model is written with a YAML anchor, alias or merge, and would"
-            " lead to another model's place; write the path out in each."
+            f"{path.name}: the `path` of a model or adapter is written with a YAML anchor, alias or merge, and"
+            " would lead to another one's place; write the path out in each."
         )
     return text
 
 
 def _leads(text: str, places: Mapping[str, str]) -> bool:
-    """Whether the path of each model, where it has one, is its place."""
+    """Whether the path of each model and adapter, where it has one, is its place."""
     try:
         models = yaml.safe_load(text)["models"]
     except yaml.YAMLError:
         return False
-    return all(model.get("path") in (None, places[model["id"]]) for model in models)
+    every = [one for model in models for one in (model, *(model.get("adapters") or ()))]
+    return all(one.get("path") in (None, places[one["id"]]) for one in every)
 
 
 def _entries(node: yaml.Node) -> Iterator[tuple[str, Any]]:
@@ -136,7 +153,16 @@ def _span(node: Any) -> tuple[int, int]:
 
 
 def model_files(directory: Path) -> Iterator[str]:
-    """What a model's directory brings: all but hidden files, and pickles, which this server never reads."""
+    """What a model's directory brings: all but hidden files, and pickles, which this server never reads.
+
+    Of an adapter's, which may have all that a training leaves, what is served, and what a checksums.json there
+    names.
+    """
+    if is_adapter(directory):
+        names = {ADAPTER_MARK, ADAPTER_WEIGHTS, *expected_checksums(directory, {})}
+        listed = {CHECKSUMS} if (directory / CHECKSUMS).is_file() else set()
+        yield from sorted(names | listed)
+        return
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         hidden = any(part.startswith(".") for part in name.parts)

@@ -10,7 +10,10 @@ import pytest
 from bundle.models import checksums, model_files, read_configuration, refuse_senses
 from bundle.wheels import sha256_of
 from server.config.loading import load_settings
+from server.engine.adapters import read_adapters
+from server.engine.served import inspect
 from server.errors import ConfigurationError
+from tests.adapters import SHAPES, write_adapter, write_safetensors
 
 
 @pytest.fixture
@@ -85,6 +88,64 @@ def test_two_models_need_two_places(tmp_path: Path, weights: Path) -> None:
         text = f"models:\n  - {{id: a/b, path: {weights}}}\n  - {{id: {other}, path: {weights}}}\n"
         with pytest.raises(ConfigurationError, match="would be in one directory"):
             read_configuration(config(tmp_path, text), {})
+
+
+@pytest.fixture
+def base(weights: Path) -> Path:
+    """A model that adapters fit."""
+    write_safetensors(weights / "model.safetensors", {f"{name}.weight": SHAPES[name] for name in SHAPES})
+    return weights
+
+
+def test_adapters_travel_with_their_model(tmp_path: Path, base: Path) -> None:
+    """Their paths become those of the site, where they load and are compared with what was bundled."""
+    adapter = write_adapter(tmp_path / "tone")
+    (adapter / "optimizer.pt").write_bytes(b"of the training")
+    text = f"models:\n  - id: m\n    path: {base}\n    adapters:\n      - {{id: o/tone, path: tone}} # mine\n"
+    found = read_configuration(config(tmp_path, text), {})
+    assert '- {id: o/tone, path: "models/o--tone"} # mine' in found.text
+    assert found.directories == {"models/m": base, "models/o--tone": adapter}
+    refuse_senses(found)
+    sums = checksums(adapter, {}, sha256_of)
+    assert set(sums) == {"adapter_config.json", "adapter_model.safetensors"}
+    for place, directory in found.directories.items():
+        for name in model_files(directory):
+            (tmp_path / "site" / place / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "site" / place / name).write_bytes((directory / name).read_bytes())
+    (tmp_path / "site/models/o--tone/checksums.json").write_text(json.dumps(sums))
+    (tmp_path / "site/models.yaml").write_text(found.text)
+    (model,) = load_settings(tmp_path / "site/models.yaml", {}, {}).models
+    assert [*read_adapters(model, inspect(model)[0])] == ["o/tone"]
+
+
+def test_an_adapter_brings_what_its_checksums_name(tmp_path: Path, base: Path) -> None:
+    """Nothing that is compared at the site is missing there; an altered file gets into no bundle."""
+    adapter = write_adapter(tmp_path / "tone")
+    (adapter / "README.md").write_text("a")
+    listed = {path.name: sha256_of(path) for path in adapter.iterdir()}
+    (adapter / "checksums.json").write_text(json.dumps(listed))
+    assert set(checksums(adapter, {}, sha256_of)) == {*listed, "checksums.json"}
+    text = f"models: [{{id: m, path: {base}, adapters: [{{id: tone, path: tone}}]}}]\n"
+    (adapter / "README.md").write_text("b")
+    with pytest.raises(ConfigurationError, match=r"adapter tone: .*README\.md is not the expected file"):
+        read_configuration(config(tmp_path, text), {})
+
+
+def test_an_adapter_of_another_model(tmp_path: Path, weights: Path) -> None:
+    """Is refused where the bundle is made, not at the site."""
+    write_adapter(tmp_path / "tone")
+    text = f"models: [{{id: m, path: {weights}, adapters: [{{id: tone, path: tone}}]}}]\n"
+    write_safetensors(weights / "model.safetensors", {"another.weight": (1, 1)})
+    with pytest.raises(ConfigurationError, match="the model has no such module"):
+        read_configuration(config(tmp_path, text), {})
+
+
+def test_an_adapter_needs_a_place_of_its_own(tmp_path: Path, base: Path) -> None:
+    """As a model does."""
+    write_adapter(tmp_path / "tone")
+    text = f"models: [{{id: m, path: {base}, adapters: [{{id: M, path: tone}}]}}]\n"
+    with pytest.raises(ConfigurationError, match="would be in one directory"):
+        read_configuration(config(tmp_path, text), {})
 
 
 def test_a_model_that_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
