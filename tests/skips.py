@@ -14,7 +14,7 @@ EXPECTED = (
     r"there is no NVIDIA GPU",
     r"on a GPU a test of its own has that much memory",
     r"FAKE_GPU names no pretended GPU",
-    r"(buildah|chromium|debootstrap|promtool) is not installed",
+    r"(buildah|chromium|debootstrap|prometheus|promtool) is not installed",
     r"debootstrap failed",  # it needs a mirror of Debian
     r"openai for Node cannot be installed",  # it needs npm, and a registry
     r"kubernetes-validate is not installed",  # 108 MB of schemas

@@ -28,6 +28,7 @@ SLOW = {
     "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",
     "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 9 GB of disk",
+    "monitoring": "vLLM, Prometheus",
     "packaging": "vLLM, root, buildah, debootstrap",
     "sealed": "cryptography",
     "server/process": "time: servers in processes of their own",
@@ -36,7 +37,7 @@ SLOW = {
 }
 # In a run of two processes (`make test`) one at a time has such a folder: its tests wait for engines to start
 # for much of their time, and two engines at once would share the cores.
-ENGINES = ("chaos", "cluster", "docs/run", "engine", "families", "server/process")
+ENGINES = ("chaos", "cluster", "docs/run", "engine", "families", "monitoring", "server/process")
 # Folders of which one process has both, because they share what takes minutes to make: models, a bundle.
 TOGETHER = {"twin/contract": "engine", "packaging": "airgap"}
 
