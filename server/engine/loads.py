@@ -42,6 +42,13 @@ class LoadMetrics:
             registry=registry,
         )
 
+        self.failures = Counter(
+            "verbatim_model_load_failures",
+            "Times that a model could not be loaded, and that its requests were told so",
+            ("model",),
+            registry=registry,
+        )
+
     def tell(self, model: str, state: str, size: int) -> None:
         """It is so at the moment."""
         for one in STATES:
@@ -51,6 +58,9 @@ class LoadMetrics:
     def loaded(self, model: str, seconds: float, source: str = "disk") -> None:
         """It took so long. source: where its weights were: disk, or memory, where it has slept."""
         self.seconds.labels(model, source).observe(seconds)
+
+    def failed(self, model: str) -> None:
+        self.failures.labels(model).inc()
 
     def left(self, model: str, why: Why) -> None:
         self.unloads.labels(model, why).inc()

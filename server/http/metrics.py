@@ -108,7 +108,7 @@ class Metrics:
         )
         self.ready = Gauge(
             "verbatim_model_ready",
-            "1 when the model can answer, perhaps after it is loaded",
+            "1 when the model can answer at once; 0 also when it is not in memory on purpose",
             ("model",),
             registry=registry,
             multiprocess_mode="livemostrecent",

@@ -19,7 +19,7 @@ from server.contract.params import StreamParams, resolve, resolve_stream
 from server.contract.reply import ModelDetails, ModelList
 from server.contract.request import CompletionRequest, parse_request
 from server.engine.admission import check_room
-from server.engine.base import Phase, Requester, Status
+from server.engine.base import Requester, Status
 from server.engine.served import ServedModel
 from server.errors import InvalidRequest
 from server.generation.candidates import Generation
@@ -151,12 +151,11 @@ async def attestation(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     state = state_of(request)
     for model in state.models.values():
-        state.metrics.ready.labels(model.id).set(model.engine.can_answer)
+        state.metrics.ready.labels(model.id).set(model.engine.status.ready)
         state.metrics.loads.tell(model.id, model.engine.state, model.engine.residence.size)
         state.metrics.restarts.labels(model.id).set(model.engine.restarts)
         for number, status in model.engine.statuses.items():
-            rests = model.engine.residence.on_demand and status.phase in (Phase.UNLOADED, Phase.ASLEEP)
-            state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready or rests)
+            state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready)
     state.metrics.keys_file_ok.set(state.keyring.is_whole)
     served = {model.id: model.engine.statuses for model in state.models.values()}
     return Response(state.metrics.render(served), media_type="text/plain; version=0.0.4; charset=utf-8")

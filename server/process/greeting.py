@@ -33,7 +33,9 @@ async def greet(
         while not state.ready:
             status.update(" · ".join(_where(model) for model in state.models.values()))
             await asyncio.sleep(POLL_S)
-    console.print(f"Ready after {time.monotonic() - started:.1f} s. Try:\n", markup=False)
+    late = [name for name, model in state.models.items() if model.engine.residence.on_demand]
+    told = f" Loaded when asked for: {', '.join(late)}." if late else ""
+    console.print(f"Ready after {time.monotonic() - started:.1f} s.{told} Try:\n", markup=False)
     console.print(_curl(url, _ready_id(state), with_tls=with_tls) + "\n", markup=False)
     await asyncio.Event().wait()
 
@@ -47,9 +49,11 @@ def url_of(listener: socket.socket, *, with_tls: bool = False) -> str:
 
 
 def _ready_id(state: State) -> str:
-    """A model that answers, if one is loaded: another one may have failed for good."""
-    ready = (name for name, model in state.models.items() if model.engine.status.ready)
-    return next(ready, next(iter(state.models)))
+    """A model that answers, one that is loaded if there is one: others may have failed for good."""
+    engines = {name: model.engine for name, model in state.models.items()}
+    ready = [name for name, engine in engines.items() if engine.status.ready]
+    able = [name for name, engine in engines.items() if engine.can_answer]
+    return (ready or able or [*engines])[0]
 
 
 def _where(model: ServedModel) -> str:

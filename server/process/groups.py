@@ -226,6 +226,7 @@ class Groups:
             "model %s: %s; it is unloaded, and loaded when it is asked for again", resident.model.id, why
         )
         resident.engine.residence.fail(why)
+        self._metrics.failed(resident.model.id)
         await resident.engine.unload()
         message = f"model {resident.model.id} could not be loaded: {why}"
         resident.engine.work.fail(ServiceUnavailable(message, retry_after_s=30))

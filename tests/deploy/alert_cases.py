@@ -43,6 +43,7 @@ INTERNAL = 'verbatim_errors_total{model="m",key="k",reason="INTERNAL_ERROR"}'
 KEY = TARGET | {"model": "m", "key": "k"}
 WAITING = 'verbatim_candidates_waiting{model="m"}'
 PREEMPTED = 'vllm:num_preemptions_total{model_name="m",engine="0"}'
+LOADS = 'verbatim_model_load_failures_total{model="m"}'
 ROOM = 'verbatim_model_unloads_total{model="m",why="room"}'
 FULL = 'verbatim_connections_dropped_total{reason="full"}'
 OTHER = ',instance="b"}'  # the same series of another front end
@@ -65,8 +66,11 @@ CASES = (
     Case("VerbatimModelNotReady", "comes back", _model("0+0x4 1+0x9", loading="1+0x4 0+0x9"), 8),
     Case("VerbatimModelNotReady", "unloaded by an operator", _model("0+0x9", unloaded="1+0x9"), 8),
     Case("VerbatimModelNotReady", "put to sleep", _model("0+0x9", asleep="1+0x9"), 8),
-    Case("VerbatimModelNotReady", "on demand, and not asked for", _model("1+0x9", unloaded="1+0x9"), 8),
+    Case("VerbatimModelNotReady", "on demand, and not asked for", _model("0+0x9", unloaded="1+0x9"), 8),
     Case("VerbatimModelNotReady", "has an alert of its own", _model("0+0x9", failed="1+0x9"), 8),
+    Case("VerbatimModelLoadFails", "the first", {LOADS: "_x5 1+0x20"}, 10, TARGET | M),
+    Case("VerbatimModelLoadFails", "one more", {LOADS: "2+0x70 3+0x20"}, 80, TARGET | M),
+    Case("VerbatimModelLoadFails", "none since", {LOADS: "2+0x70"}, 65),
     Case(
         "VerbatimReplicaNotReady",
         "one of two",
