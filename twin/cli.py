@@ -39,6 +39,10 @@ def simulate(
     faults: Annotated[
         Path | None, typer.Option(help="Which requests go wrong, and how, a YAML file (docs/faults.md).")
     ] = None,
+    load_s: Annotated[
+        float,
+        typer.Option("--load-s", min=0, help="Seconds that a model takes to load when it is asked for."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
     log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged. [info]")] = None,
 ) -> None:
@@ -58,6 +62,7 @@ def simulate(
         latency,
         replies,
         Faults(read_rules(faults) if faults else None),
+        load_s,
     )
 
 

@@ -59,11 +59,14 @@ class TwinEngine:
         latency: Latency,
         reply: Reply | None = None,
         grammars: Grammars | None = None,
+        load_s: float = 0.0,
     ) -> None:
+        """load_s: from its start until it is ready."""
         self._sampler = sampler
         self._grammars = grammars
         self._latency = latency
         self._reply = reply
+        self._load_s = load_s
         self._running: dict[str, Running] = {}
         self._stepping: asyncio.Task[None] | None = None
         self._died = asyncio.Event()
@@ -72,6 +75,9 @@ class TwinEngine:
 
     async def start(self, report: Report) -> None:
         self._sampler.warm_up()
+        if self._load_s:
+            report(Status(Phase.LOADING))
+            await asyncio.sleep(self._load_s)
         report(Status(Phase.READY))
 
     def submit(self, job: Job, sink: Sink) -> None:

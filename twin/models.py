@@ -21,16 +21,20 @@ from twin.scripted import Script
 log = logging.getLogger(__name__)
 
 
-def load_models(settings: Settings, latency: Latency, script: Script | None) -> list[ServedModel]:
+def load_models(
+    settings: Settings, latency: Latency, script: Script | None, load_s: float = 0.0
+) -> list[ServedModel]:
     """Of each model its name, limits and defaults, and its tokens if its directory has a tokenizer.json.
 
-    latency: the engines take turns with it, which is how fast it is for each. Raises ConfigurationError for a
-    directory that cannot be served.
+    latency: the engines take turns with it, which is how fast it is for each. load_s: that a model takes to
+    load which is loaded on demand. Raises ConfigurationError for a directory that cannot be served.
     """
-    return [_load(model, settings, latency, script) for model in settings.models]
+    return [_load(model, settings, latency, script, load_s) for model in settings.models]
 
 
-def _load(model: ModelSettings, settings: Settings, latency: Latency, script: Script | None) -> ServedModel:
+def _load(
+    model: ModelSettings, settings: Settings, latency: Latency, script: Script | None, load_s: float
+) -> ServedModel:
     directory, chosen = model.directory, model.max_model_len
     is_own = directory == DATA or not (directory / "tokenizer.json").is_file()
     if is_own and directory != DATA:  # a model of production's, whose files are not here
@@ -40,13 +44,18 @@ def _load(model: ModelSettings, settings: Settings, latency: Latency, script: Sc
     tokenizer = load_tokenizer(directory, architecture.vocab_size)
     language = own_language() if is_own else _language(tokenizer, architecture.vocab_size)
     sampler, reply = Sampler(language), _reply(script, tokenizer)
+    seconds = load_s if model.load == "on_demand" else 0.0
+
+    def make(number: int) -> TwinEngine:
+        return TwinEngine(sampler, latency, reply, tokenizer.grammars, seconds)
+
     served = ServedModel(
         settings=model,
         tokenizer=tokenizer,
         # There are no positions to run out of.
         context_size=chosen or context_size(architecture, None, extended=True),
         vocab_size=architecture.vocab_size,
-        engine=Replicas(model.id, lambda number: TwinEngine(sampler, latency, reply, tokenizer.grammars)),
+        engine=Replicas(model.id, make),
     )
     tune(served.engine, settings, model)
     return served.with_settings(model, {})  # its adapters too, with the same words

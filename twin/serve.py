@@ -8,6 +8,7 @@ from functools import partial
 import uvloop
 
 from server.config.settings import Settings
+from server.engine.served import ServedModel
 from server.http.app import build_app
 from server.http.border import Border
 from server.http.state import State
@@ -15,6 +16,7 @@ from server.observe import logs
 from server.process.adminport import open_admin_port, serve_admin
 from server.process.descriptors import raise_limit
 from server.process.greeting import greet
+from server.process.groups import Groups
 from server.process.port import live, open_port
 from twin.faults.app import FaultyApp
 from twin.faults.connection import FaultyConnection
@@ -33,9 +35,14 @@ class TwinConnection(WatchedConnection, FaultyConnection):
 
 
 def serve(
-    settings: Settings, latency: Latency, script: Script | None = None, faults: Faults | None = None
+    settings: Settings,
+    latency: Latency,
+    script: Script | None = None,
+    faults: Faults | None = None,
+    load_s: float = 0.0,
 ) -> None:
-    """Serve until a signal. Raises ConfigurationError for a port or a model that cannot be had."""
+    """Serve until a signal. load_s: as load_models'. Raises ConfigurationError for a port or a model that
+    cannot be had."""
     logs.outlast_a_full_disk()
     logs.configure(settings.log_level)
     raise_limit()
@@ -43,11 +50,13 @@ def serve(
     with open_port(
         settings.host, settings.port, settings.slow_reader_timeout_s, mode=int(settings.socket_mode, 8)
     ) as port:
-        models = load_models(settings, latency, script)
+        models = load_models(settings, latency, script, load_s)
         app = build_app(settings, models)
         state: State = app.state.server
+        groups = Groups(state.metrics, _nothing_to_verify)
+        state.place = groups.order
         admin = open_admin_port(settings)
-        beside = [*(model.engine.run() for model in models), greet(state, port, "Verbatim's twin", admin)]
+        beside = [_run(settings, groups, models), greet(state, port, "Verbatim's twin", admin)]
         if admin is not None:
             beside.append(serve_admin(app, state, admin))
         eyes = Eyes()
@@ -63,3 +72,15 @@ def serve(
                     server_of=partial(FaultyServer, faults=faults),
                 )
             )
+
+
+async def _run(settings: Settings, groups: Groups, models: list[ServedModel]) -> None:
+    """Load them and unload them as in production, until cancelled."""
+    groups.adopt(settings)
+    for model in models:
+        groups.add(model)
+    await asyncio.gather(groups.run(), *(model.engine.run() for model in models))
+
+
+async def _nothing_to_verify(model: ServedModel) -> None:
+    """There are no weights."""

@@ -40,7 +40,9 @@ def models(
             context, weights = str(size), f"{checkpoint.num_bytes / 1e6:.0f} MB"
             state, adapters = _state(model, there.get(model.id)), read_adapters(model, checkpoint)
         except ConfigurationError as error:
-            context, weights, state, adapters = "?", "?", error.message, {}
+            known = there.get(model.id)  # by a server that runs without its files, the twin
+            context, weights, adapters = "?", "?", {}
+            state = error.message if known is None else _state(model, known)
         table.add_row(model.id, model.engine, context, weights, state)
         for one in adapters.values():
             weights, state = f"{one.num_bytes / 1e6:.0f} MB", f"adapter of {model.id}, rank {one.rank}"
