@@ -1,0 +1,5 @@
+"""Writes deploy/grafana/verbatim.json anew: `python -m scripts.dashboard`."""
+
+from scripts.dashboard.file import FILE, text
+
+FILE.write_text(text(), encoding="utf-8")

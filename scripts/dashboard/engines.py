@@ -1,0 +1,167 @@
+"""Rows about what requests need: places and memory, engines that live, keys, and models that are loaded."""
+
+from __future__ import annotations
+
+from scripts.dashboard.panel import ENGINES, OURS, RATE, Kind, Panel, Row, in_an_hour, largest, rate, state
+
+EACH = "job, model_name, engine"
+QUEUE = Row(
+    "Queue and KV cache",
+    (
+        Panel(
+            "Running and waiting",
+            "Candidates: in the engines' batches, waiting in the engines, and waiting for their turn.",
+            {
+                "running": f"sum({largest('vllm:num_requests_running', ENGINES, EACH)})",
+                "wait in engines": f"sum({largest('vllm:num_requests_waiting', ENGINES, EACH)})",
+                "wait for their turn": f"sum(verbatim_candidates_waiting{{{OURS}}})",
+            },
+        ),
+        Panel(
+            "KV cache in use",
+            "By engine.",
+            {"{{model_name}} {{engine}}": largest("vllm:kv_cache_usage_perc", ENGINES, EACH)},
+            unit="percentunit",
+            most=1,
+        ),
+        Panel(
+            "Prefix cache",
+            "The share of prompts' tokens that were not computed again.",
+            {
+                "hits": f"{rate('vllm:prefix_cache_hits_total', ENGINES, 'model_name')}"
+                f" / {rate('vllm:prefix_cache_queries_total', ENGINES, 'model_name')}"
+            },
+            unit="percentunit",
+            most=1,
+        ),
+        Panel(
+            "Requests put off",
+            "For lack of KV cache, each second: their prompts are computed a second time.",
+            {"{{model_name}} {{engine}}": rate("vllm:num_preemptions_total", ENGINES, "model_name, engine")},
+            unit="ops",
+        ),
+        Panel(
+            "Drafts accepted",
+            "With speculative decoding: the share of drafted tokens, and tokens accepted a draft.",
+            {
+                "share": f"sum(rate(vllm:spec_decode_num_accepted_tokens_total{{{ENGINES}}}[{RATE}]))"
+                f" / sum(rate(vllm:spec_decode_num_draft_tokens_total{{{ENGINES}}}[{RATE}]))",
+                "a draft": f"sum(rate(vllm:spec_decode_num_accepted_tokens_total{{{ENGINES}}}[{RATE}]))"
+                f" / sum(rate(vllm:spec_decode_num_drafts_total{{{ENGINES}}}[{RATE}]))",
+            },
+        ),
+    ),
+)
+FAULTS = Row(
+    "Engines and faults",
+    (
+        Panel(
+            "Models",
+            "Of several front ends, the worst state that one tells.",
+            {"{{job}} {{model}}": state()},
+            kind=Kind.STATES,
+        ),
+        Panel(
+            "Replicas",
+            "Each engine of each model.",
+            {"{{model}} {{engine}}": (f"min by (job, model, engine) (verbatim_replica_ready{{{OURS}}})")},
+            kind=Kind.STATES,
+            most=1,
+        ),
+        Panel(
+            "Lost and resumed",
+            "In an hour: engines that died, those of them that hung, and candidates that went on.",
+            {
+                "died": f"sum({in_an_hour('verbatim_engine_deaths_total')})",
+                "hung": f"sum({in_an_hour('verbatim_engine_hangs_total')})",
+                "candidates resumed": f"sum(increase(verbatim_resumed_total{{{OURS}}}[1h]))",
+            },
+        ),
+        Panel(
+            "Time without an engine",
+            "In an hour: from an engine's end until the next was ready.",
+            {"{{model}} {{engine}}": in_an_hour("verbatim_lost_seconds_total")},
+            unit="s",
+        ),
+        Panel(
+            "Errors",
+            "Requests that failed, each second, by reason.",
+            {"{{reason}}": f'sum by (reason) (rate(verbatim_errors_total{{job=~"$job"}}[{RATE}]))'},
+            unit="reqps",
+            is_stacked=True,
+        ),
+        Panel(
+            "The server's own",
+            "In an hour: processes that stood still, and connections without room.",
+            {
+                "stalls {{instance}}": 'increase(verbatim_loop_stalls_total{job=~"$job"}[1h])',
+                "connections dropped, {{reason}}": (
+                    'sum by (reason) (increase(verbatim_connections_dropped_total{job=~"$job"}[1h]))'
+                ),
+                "keys file wrong {{instance}}": '1 - verbatim_keys_file_ok{job=~"$job"}',
+            },
+        ),
+    ),
+)
+KEYS = Row(
+    "Keys",
+    (
+        Panel(
+            "Tokens generated, by key",
+            "Each second, of the ten that have most; candidates that were not returned too.",
+            {"{{key}}": f"topk(10, {rate('verbatim_completion_tokens_total', OURS, 'key')})"},
+            is_stacked=True,
+        ),
+        Panel(
+            "Tokens of prompts, by key",
+            "Each second, of the ten that have most.",
+            {"{{key}}": f"topk(10, {rate('verbatim_prompt_tokens_total', OURS, 'key')})"},
+            is_stacked=True,
+        ),
+        Panel(
+            "Requests, by key",
+            "Each second, of the ten that have most.",
+            {"{{key}}": f"topk(10, {rate('verbatim_requests_total', OURS, 'key')})"},
+            unit="reqps",
+            is_stacked=True,
+        ),
+    ),
+)
+LOADED = Row(
+    "Models in memory",
+    (
+        Panel(
+            "Memory of loaded models",
+            "As far as is known; 0 for a model in no group.",
+            {
+                "{{model}}": (
+                    f"max by (job, model) (verbatim_model_bytes{{{OURS}}}"
+                    f' and on (job, instance, model) verbatim_model_state{{{OURS}, state="loaded"}} == 1)'
+                )
+            },
+            unit="bytes",
+            is_stacked=True,
+        ),
+        Panel(
+            "Loads",
+            "The mean time of a load, by where the weights were.",
+            {
+                "{{source}}": (
+                    f"sum by (source) (increase(verbatim_model_load_seconds_sum{{{OURS}}}[1h]))"
+                    f" / sum by (source) (increase(verbatim_model_load_seconds_count{{{OURS}}}[1h]))"
+                )
+            },
+            unit="s",
+        ),
+        Panel(
+            "Unloads",
+            "In an hour, by why; many for room: the models chase each other.",
+            {
+                "{{model}}, {{why}}": (
+                    f"sum by (model, why) (increase(verbatim_model_unloads_total{{{OURS}}}[1h]))"
+                )
+            },
+        ),
+    ),
+)
+ROWS = (QUEUE, FAULTS, KEYS, LOADED)

@@ -1,0 +1,143 @@
+"""Rows about requests: how it is now, how long they take, how many there are."""
+
+from __future__ import annotations
+
+from scripts.dashboard.panel import ENGINES, OURS, RATE, Kind, Panel, Row, mean, quantiles, rate
+
+NOW = Row(
+    "Now",
+    columns=6,
+    panels=(
+        Panel(
+            "Alerts firing",
+            "Rules of deploy/prometheus.",
+            {"": 'count(ALERTS{alertname=~"Verbatim.*", alertstate="firing", job=~"$job"}) or vector(0)'},
+            kind=Kind.STAT,
+            is_bad=True,
+        ),
+        Panel(
+            "Models that cannot answer",
+            "Those that an operator has unloaded too.",
+            {"": f"count(max by (job, model) (verbatim_model_ready{{{OURS}}}) == 0) or vector(0)"},
+            kind=Kind.STAT,
+            is_bad=True,
+        ),
+        Panel(
+            "Requests in flight",
+            "Being answered, whichever their model.",
+            {"": 'sum(verbatim_requests_in_flight{job=~"$job"})'},
+            kind=Kind.STAT,
+        ),
+        Panel(
+            "Tokens generated",
+            "Each second, by all engines.",
+            {"": f"sum(rate(vllm:generation_tokens_total{{{ENGINES}}}[{RATE}]))"},
+            kind=Kind.STAT,
+        ),
+        Panel(
+            "First token, p95",
+            "One request in twenty waits longer.",
+            {"": quantiles("vllm:time_to_first_token_seconds", ENGINES)["p95"]},
+            unit="s",
+            kind=Kind.STAT,
+        ),
+        Panel(
+            "KV cache, fullest engine",
+            "At 100 % requests are put off.",
+            {"": f"max(vllm:kv_cache_usage_perc{{{ENGINES}}})"},
+            unit="percentunit",
+            kind=Kind.STAT,
+        ),
+    ),
+)
+LATENCY = Row(
+    "Latency",
+    (
+        Panel(
+            "Time to the first token",
+            "From a request's arrival until its engine has its first token.",
+            quantiles("vllm:time_to_first_token_seconds", ENGINES),
+            unit="s",
+        ),
+        Panel(
+            "Between tokens",
+            "Of one request; what a reader sees as speed.",
+            quantiles("vllm:inter_token_latency_seconds", ENGINES),
+            unit="s",
+        ),
+        Panel(
+            "Between tokens, by request",
+            "The mean of each request: one slow token in a long answer does not show.",
+            quantiles("vllm:request_time_per_output_token_seconds", ENGINES),
+            unit="s",
+        ),
+        Panel(
+            "Whole requests",
+            "From a request until its reply's last byte, whichever its status.",
+            quantiles("verbatim_request_seconds", OURS),
+            unit="s",
+        ),
+        Panel(
+            "First byte",
+            "From a request until its reply's first byte. A reply that is no stream has it at its end.",
+            quantiles("verbatim_first_byte_seconds", OURS),
+            unit="s",
+        ),
+        Panel(
+            "Where a request's time goes",
+            "Means: waiting in the engine, reading the prompt, generating.",
+            {
+                "queue": mean("vllm:request_queue_time_seconds", ENGINES),
+                "prefill": mean("vllm:request_prefill_time_seconds", ENGINES),
+                "decode": mean("vllm:request_decode_time_seconds", ENGINES),
+            },
+            unit="s",
+            is_stacked=True,
+        ),
+    ),
+)
+THROUGHPUT = Row(
+    "Throughput",
+    (
+        Panel(
+            "Tokens generated",
+            "Each second.",
+            {"{{model_name}}": rate("vllm:generation_tokens_total", ENGINES, "model_name")},
+            is_stacked=True,
+        ),
+        Panel(
+            "Tokens of prompts",
+            "Each second. What the prefix cache had is counted too.",
+            {"{{model_name}}": rate("vllm:prompt_tokens_total", ENGINES, "model_name")},
+            is_stacked=True,
+        ),
+        Panel(
+            "Requests",
+            "Each second, by HTTP status; 499: the client has left.",
+            {"{{status}}": rate("verbatim_requests_total", OURS, "status")},
+            unit="reqps",
+            is_stacked=True,
+        ),
+        Panel(
+            "Tokens a step",
+            "How many requests an engine works on at once, seen by what comes out of it.",
+            {"mean": mean("vllm:iteration_tokens_total", ENGINES)},
+        ),
+        Panel(
+            "Tokens a request",
+            "Means.",
+            {
+                "prompt": mean("vllm:request_prompt_tokens", ENGINES),
+                "generated": mean("vllm:request_generation_tokens", ENGINES),
+            },
+        ),
+        Panel(
+            "How candidates end",
+            "Each second: by a stop, at their length, given up.",
+            {"{{finished_reason}}": rate("vllm:request_success_total", ENGINES, "finished_reason")},
+            unit="ops",
+            is_stacked=True,
+        ),
+    ),
+)
+ROWS = (NOW, LATENCY, THROUGHPUT)

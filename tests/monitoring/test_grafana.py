@@ -1,0 +1,18 @@
+"""What the dashboard of deploy/grafana shows of servers that run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.deploy.configuration import queries
+from tests.monitoring.conftest import Watched
+
+pytestmark = pytest.mark.timeout(900)  # its servers start one after the other
+# What has not happened: nothing was dropped.
+EMPTY = {"The server's own B"}
+
+
+def test_each_panel_has_something_to_show(watched: Watched) -> None:
+    """Prometheus takes all of its queries, and each has series."""
+    found = {where: watched.prometheus.query(expression) for where, expression in queries()}
+    assert {where for where, series in found.items() if not series} == EMPTY
