@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -41,9 +41,9 @@ NUM_CONNECTIONS = 200
 WIRES = ("tcp", "tls", "unix")
 
 
-async def behind(folder: Path) -> None:
+async def behind(folder: Path, names: Sequence[str]) -> None:
     """The engine, with a folder of sockets for each front end, until standard input ends."""
-    model, folders = ModelSettings.model_validate(MODELS[0]), [folder / wire for wire in WIRES]
+    model, folders = ModelSettings.model_validate(MODELS[0]), [folder / name for name in names]
     for one in folders:
         one.mkdir()
     stats = EngineMetrics(CollectorRegistry()).of(MODEL)
@@ -57,8 +57,8 @@ async def behind(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def engine_in(folder: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "benchmarks.wire", "behind", str(folder)]
+def engine_in(folder: Path, names: Sequence[str] = WIRES) -> Iterator[None]:
+    command = [sys.executable, "-m", "benchmarks.wire", "behind", str(folder), *names]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -73,14 +73,16 @@ def engine_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def front_end(wire: str, number: int, settings: dict[str, Any], folder: Path) -> Iterator[Server]:
+def front_end(
+    wire: str, number: int, settings: dict[str, Any], folder: Path, environ: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Its admin port says when it is ready, in plain HTTP."""
     port, admin, file = free_port(), free_port(), folder / f"{wire}.yaml"
     config = {"port": port, "models": MODELS, "log_level": "warning", **settings}
     file.write_text(yaml.safe_dump(config | {"admin": {"port": admin, "tls": False}}))
     way = json.dumps({"folder": str(folder / wire), "number": number})
     command = [sys.executable, "-m", "benchmarks.elsewhere", "front", way, "serve", "--config", str(file)]
-    with running(wire, command, admin, "/ready", folder) as server:
+    with running(wire, command, admin, "/ready", folder, environ) as server:
         yield replace(server, port=port)
 
 
@@ -144,7 +146,7 @@ def _cell(values: list[float]) -> str:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["behind", folder]:
-            asyncio.run(behind(Path(folder)))
+        case ["behind", folder, *names]:
+            asyncio.run(behind(Path(folder), names))
         case _:
             main()

@@ -240,7 +240,7 @@ def test_a_question_and_its_answer_arrive() -> None:
 def test_the_state_of_an_engine_arrives() -> None:
     """What the metrics read of a step's statistics has the names that vLLM gives it."""
     from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreOutputs
-    from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
+    from vllm.v1.metrics.stats import PrefillStats, PrefixCacheStats, SchedulerStats
     from vllm.v1.serial_utils import MsgpackEncoder
     from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
@@ -256,7 +256,10 @@ def test_the_state_of_an_engine_arrives() -> None:
         EngineCoreEvent(EngineCoreEventType.SCHEDULED, 2.0),
         EngineCoreEvent(EngineCoreEventType.PREEMPTED, 2.5),
     ]
-    sent = EngineCoreOutputs(outputs=[EngineCoreOutput("a", [7], events=events)], scheduler_stats=state)
+    prefill = PrefillStats(num_prompt_tokens=5)
+    prefill.set(num_prompt_tokens=5, num_local_cached_tokens=3, num_external_cached_tokens=1)
+    output = EngineCoreOutput("a", [7], events=events, prefill_stats=prefill)
+    sent = EngineCoreOutputs(outputs=[output], scheduler_stats=state)
     read = decode(MsgpackEncoder().encode(sent))
     request = stats.RequestStats(5)
     metrics.note(request, read.outputs[0], 3.0)
@@ -266,6 +269,7 @@ def test_the_state_of_an_engine_arrives() -> None:
         return registry.get_sample_value(f"vllm:{name}", {"model_name": "m", "engine": "0"})
 
     assert (request.queued, request.scheduled, request.first_token) == (1.0, 2.0, 3.0)
+    assert request.cached_tokens == 4
     assert (value("num_requests_running"), value("num_requests_waiting")) == (3, 3)
     assert (value("kv_cache_usage_perc"), value("num_preemptions_total")) == (0.5, 1)
     assert (value("prefix_cache_queries_total"), value("prefix_cache_hits_total")) == (10, 4)

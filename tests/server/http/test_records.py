@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from server.engine.base import Job, Sink
 from server.engine.served import ServedModel
 from server.http.state import State
 from server.journal.entry import Entry, decode
@@ -195,6 +197,40 @@ async def test_an_engine_that_dies(directory: Path, tmp_path: Path) -> None:
         assert 0 < fault.at_s < one.total_s
     assert [(c.tokens, c.finish) for c in one.candidates] == [(40, "length")] * 2
     assert one.status == 200
+
+
+@dataclass
+class Seen:
+    """What an engine says of a job."""
+
+    cached_tokens: int | None
+    queued: float = 10.0
+    scheduled: float = 10.5
+
+
+class Caching(Engine):
+    """An engine that had so many tokens of each candidate's prompt, one after another."""
+
+    def __init__(self, *cached: int) -> None:
+        super().__init__()
+        self._cached = iter(cached)
+
+    def submit(self, job: Job, sink: Sink) -> None:
+        assert job.trail is not None
+        job.trail.follow(Seen(next(self._cached)))
+        super().submit(job, sink)
+
+
+async def test_what_was_cached_and_how_long_it_waited(directory: Path, tmp_path: Path) -> None:
+    """Of each prompt the least that a candidate of it found; the engine's own queue is part of the wait."""
+    app = app_with(tmp_path, served(directory, Caching(4, 2, 0, 5)))
+    async with running(app) as client:
+        await client.post(URL, json=ASK | {"prompt": ["hello", "world"], "n": 2})
+    (one,) = records(app, tmp_path)
+    assert one.cached_tokens == 2
+    assert [c.cached for c in one.candidates] == [4, 2, 0, 5]
+    assert one.queue_s is not None
+    assert 0.5 <= one.queue_s < 0.5 + one.total_s
 
 
 async def test_prompts_as_ids_are_not_kept_with_patterns(directory: Path, tmp_path: Path) -> None:

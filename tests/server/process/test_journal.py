@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -319,6 +320,27 @@ def test_a_full_disk(tmp_path: Path, model: dict[str, Any]) -> None:
         assert len(re.findall("journal cannot be written", server.said())) == 1
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_that_stands_still(tmp_path: Path, model: dict[str, Any]) -> None:
+    """No request waits for it, neither does the end for long. Here another process has the file's lock."""
+    with started(tmp_path, model) as server, connect(server) as client:
+        client.complete(max_tokens=2)
+        wait_for(lambda: lines(tmp_path) == 1, 30)
+        with (tmp_path / "journal" / CURRENT).open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            for _ in range(10):
+                assert client.complete(max_tokens=5, ignore_eos=True)["usage"]["completion_tokens"] == 5
+                assert client.chunks(max_tokens=5, ignore_eos=True)
+            assert lines(tmp_path) == 1
+        wait_for(lambda: lines(tmp_path) == 21, 30)
+        assert client.metric("verbatim_journal_records_total") == 21
+        with (tmp_path / "journal" / CURRENT).open("rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            client.complete(max_tokens=2)
+            end(server)
+    assert server.process.returncode == 0
+    assert "the journal lacks its last 1 records" in server.said()
 
 
 def test_a_request_once_more(tmp_path: Path, model: dict[str, Any]) -> None:
