@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import ROOT
+from tests.test_layering import ROOMS
 
 PAGES = sorted((ROOT / "docs/changing").glob("*.md"))
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]+|[\w-]+\.(?:yaml|md|toml))`")
@@ -19,6 +20,16 @@ def test_every_file_is_there(page: Path) -> None:
     named = set(PATH.findall(page.read_text("utf-8"))) - {"/openapi.json"}
     assert len(named) > 15
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_room_is_in_the_table() -> None:
+    """docs/changing/architecture.md has each room of the layering test."""
+    page = (ROOT / "docs/changing/architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/]+?)/?`", page))
+    rooms = [room.replace(".", "/") for room in ROOMS if room.count(".") < 2]
+    folders = [room for room in rooms if (ROOT / room).is_dir() and room != "server"]
+    tops = [room for room in folders if "/" not in room or room.startswith(("server/", "bundle/"))]
+    assert [room for room in tops if room not in named] == []
 
 
 def test_the_picture_has_an_alternative() -> None:

@@ -56,4 +56,5 @@ def test_each_page_is_in_the_index() -> None:
     named = {(DOCS / link.partition("#")[0]).resolve() for link in links(index)}
     missing = {page for page in DOCS.rglob("*.md") if page.resolve() not in named}
     assert missing == {DOCS / "README.md"}
-    assert "docs/README.md" in links((ROOT / "README.md").read_text("utf-8"))
+    first = links((ROOT / "README.md").read_text("utf-8"))
+    assert "docs/README.md" in {link.partition("#")[0] for link in first}
