@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from scripts.dashboard.panel import ENGINES, OURS, RATE, Kind, Panel, Row, in_an_hour, largest, rate, state
+from scripts.dashboard.panel import (
+    ENGINES,
+    OURS,
+    RATE,
+    Kind,
+    Panel,
+    Row,
+    in_an_hour,
+    in_use,
+    largest,
+    rate,
+    state,
+)
 
 EACH = "job, model_name, engine"
 QUEUE = Row(
@@ -63,8 +75,8 @@ FAULTS = Row(
         ),
         Panel(
             "Replicas",
-            "Each engine of each model.",
-            {"{{model}} {{engine}}": (f"min by (job, model, engine) (verbatim_replica_ready{{{OURS}}})")},
+            "Each engine of each model that is not out of memory on purpose.",
+            {"{{model}} {{engine}}": f"min by (job, model, engine) ({in_use('verbatim_replica_ready')})"},
             kind=Kind.STATES,
             most=1,
         ),
@@ -129,7 +141,8 @@ KEYS = Row(
 )
 LOADED = Row(
     "Models in memory",
-    (
+    columns=4,
+    panels=(
         Panel(
             "Memory of loaded models",
             "As far as is known; 0 for a model in no group.",
@@ -154,6 +167,11 @@ LOADED = Row(
             unit="s",
         ),
         Panel(
+            "Loads that failed",
+            "In an hour: requests got a 503 with the engine's reason.",
+            {"{{model}}": f"sum by (model) (increase(verbatim_model_load_failures_total{{{OURS}}}[1h]))"},
+        ),
+        Panel(
             "Unloads",
             "In an hour, by why; many for room: the models chase each other.",
             {
@@ -164,4 +182,24 @@ LOADED = Row(
         ),
     ),
 )
-ROWS = (QUEUE, FAULTS, KEYS, LOADED)
+RECORDS = Row(
+    "Journal and traces",
+    (
+        Panel(
+            "Journal",
+            "Records each second, and in an hour those that it lacks: its disk was full or slow.",
+            {
+                "written": f'sum(rate(verbatim_journal_records_total{{job=~"$job"}}[{RATE}]))',
+                "dropped in an hour": 'sum(increase(verbatim_journal_dropped_total{job=~"$job"}[1h]))',
+            },
+        ),
+        Panel(
+            "Spans of traces",
+            "Each second: sent, not taken by the collector, and dropped because too many waited.",
+            {"{{result}}": f'sum by (result) (rate(verbatim_spans_total{{job=~"$job"}}[{RATE}]))'},
+            is_stacked=True,
+        ),
+    ),
+    columns=2,
+)
+ROWS = (QUEUE, FAULTS, KEYS, LOADED, RECORDS)

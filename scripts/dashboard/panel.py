@@ -69,6 +69,12 @@ def in_an_hour(name: str) -> str:
     return f"max by (job, model, engine) (increase({name}{{{OURS}}}[1h]))"
 
 
+def in_use(name: str) -> str:
+    """Of the models that are not out of memory on purpose."""
+    told = f'verbatim_model_state{{{OURS}, state=~"unloaded|asleep"}}'
+    return f"{name}{{{OURS}}} unless on (job, instance, model) {told} == 1"
+
+
 def state() -> str:
     """A number for each model: 1, failed, to 5, loaded; of several front ends the worst."""
     told = f"max by (job, model) (verbatim_model_state{{{OURS}, state="

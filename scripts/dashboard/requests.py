@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.dashboard.panel import ENGINES, OURS, RATE, Kind, Panel, Row, mean, quantiles, rate
+from scripts.dashboard.panel import ENGINES, OURS, RATE, Kind, Panel, Row, in_use, mean, quantiles, rate
 
 NOW = Row(
     "Now",
@@ -17,8 +17,8 @@ NOW = Row(
         ),
         Panel(
             "Models that cannot answer",
-            "Those that an operator has unloaded too.",
-            {"": f"count(max by (job, model) (verbatim_model_ready{{{OURS}}}) == 0) or vector(0)"},
+            "Without those that are out of memory on purpose.",
+            {"": f"count(max by (job, model) ({in_use('verbatim_model_ready')}) == 0) or vector(0)"},
             kind=Kind.STAT,
             is_bad=True,
         ),

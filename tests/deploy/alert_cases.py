@@ -45,6 +45,7 @@ WAITING = 'verbatim_candidates_waiting{model="m"}'
 PREEMPTED = 'vllm:num_preemptions_total{model_name="m",engine="0"}'
 LOADS = 'verbatim_model_load_failures_total{model="m"}'
 ROOM = 'verbatim_model_unloads_total{model="m",why="room"}'
+DROPPED = "verbatim_journal_dropped_total"
 FULL = 'verbatim_connections_dropped_total{reason="full"}'
 OTHER = ',instance="b"}'  # the same series of another front end
 IN_JOB = {"job": "verbatim", "model": "m"}
@@ -151,6 +152,8 @@ CASES = (
     Case("VerbatimConnectionsDropped", "more", {FULL: "7+0x40 9+0x20"}, 45, TARGET),
     Case("VerbatimConnectionsDropped", "none since", {FULL: "_x5 1+0x40"}, 40),
     Case("VerbatimConnectionsDropped", "no handshake", {FULL.replace("full", "handshake"): "_x5 1+3x20"}, 10),
+    Case("VerbatimJournalDrops", "some", {DROPPED: "0+0x5 40+0x20"}, 20, TARGET),
+    Case("VerbatimJournalDrops", "none since", {DROPPED: "40+0x20"}, 20),
     Case("VerbatimKeysFile", "for a minute", {"verbatim_keys_file_ok": "1 0+0x5"}, 3, TARGET),
     Case("VerbatimKeysFile", "an editor writes it", {"verbatim_keys_file_ok": "1 0 1+0x5"}, 3),
 )
