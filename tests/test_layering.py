@@ -21,7 +21,7 @@ ROOMS = {
     "sampling": (
         "noise reference params batch draws staging asked_logprobs bans transforms choice kernels"
         " draw_kernels ban_kernels launcher slots best_of"
-        " runner_v1 speculative_v1 runner_v2"
+        " runner_v1 speculative_v1 runner_v2 speculative_v2"
     ),
     "server": "errors pip",
     "server.weights": "builtin architecture checkpoint sizes adapters",
@@ -113,6 +113,7 @@ VLLM_IN = {
     "sampling.runner_v1",
     "sampling.runner_v2",
     "sampling.speculative_v1",
+    "sampling.speculative_v2",
     "server.engine.vllm.adapters",
     "server.engine.vllm.grammars",
     "server.engine.vllm.host",

@@ -164,9 +164,9 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
     is_v2 = config.use_v2_model_runner
     if config.speculative_config is not None:
         check_speculation(settings.id, config, on_cpu=current_platform.is_cpu())
-    if config.speculative_config is not None and not is_v2:  # vLLM refuses it beside a processor
-        config.parallel_config.worker_cls = "sampling.speculative_v1.Worker"
-    else:
+    if config.speculative_config is not None:
+        config.parallel_config.worker_cls = f"sampling.speculative_{'v2' if is_v2 else 'v1'}.Worker"
+    if config.speculative_config is None or is_v2:  # on V1 vLLM refuses both together
         runner = "runner_v2" if is_v2 else "runner_v1"
         config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
     return config, Executor.get_class(config)

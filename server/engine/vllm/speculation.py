@@ -25,6 +25,10 @@ def _problem(config: Any, *, on_cpu: bool) -> str | None:
     if method in NO_DRAFTS:
         return f"by the method {method}, which is none; take ngram"
     if config.use_v2_model_runner:
+        if config.lora_config is not None and speculation.enable_adaptive_verification:
+            return (
+                "with enable_adaptive_verification and adapters, which vLLM cannot tell apart; leave it out"
+            )
         return None
     if not on_cpu:
         return (

@@ -12,7 +12,7 @@ from sampling.reference import GREEDY
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
 from server.engine.vllm.wire import CoreAdapter, CoreOutput, CoreParams, CoreRequest
-from server.errors import InternalError, InvalidRequest, ServiceUnavailable
+from server.errors import InternalError, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -101,8 +101,6 @@ def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
             raise ServiceUnavailable(str(output.stop_reason), retry_after_s=30)
         raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)
     logprobs = _narrowed(output.new_logprobs, job)
-    if logprobs is not None and job.params.logprob_token_ids:
-        _check_named(logprobs, job.params.logprob_token_ids)
     prompt_logprobs = _narrowed(output.new_prompt_logprobs_tensors, job)
     if not job.max_tokens:
         return EngineOutput([], None, _scored(job, prompt_logprobs, logprobs), "length")
@@ -122,18 +120,6 @@ def _scored(job: Job, before: TopLogprobs | None, last: TopLogprobs | None) -> T
     scored = before or TopLogprobs(last.width)
     scored.extend(last)
     return scored
-
-
-def _check_named(told: TopLogprobs, named: tuple[int, ...]) -> None:
-    """Raises InvalidRequest where the values are of other tokens: vLLM's V2 runner tells the likeliest ones'
-    where it has verified drafts (0.32.0, RejectionSampler._get_logprobs_tensors)."""
-    for start in range(0, len(told.token_ids), told.width):
-        if not set(named) <= set(told.token_ids[start : start + told.width]):
-            raise InvalidRequest(
-                "logprob_token_ids must be left out: the model has speculative decoding on vLLM's V2 model"
-                " runner, which cannot tell them",
-                "logprob_token_ids",
-            )
 
 
 def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:

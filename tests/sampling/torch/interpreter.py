@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -26,6 +27,19 @@ def interpreted(request: pytest.FixtureRequest) -> None:
         outcomes = _run(Path(request.path))
         said = outcomes.get(request.node.name, outcomes.get("", "it did not run in the child process"))
         request.node.obj = lambda **_: pytest.fail(said, pytrace=False) if said else None
+
+
+def interpret_vllms_kernels() -> None:
+    """Before the first import of vLLM's, in the child: vLLM's CPU build takes Triton for missing, and its
+    buffers for both sides would want a device."""
+    from triton.backends import backends
+
+    backends.setdefault("cpu", SimpleNamespace(driver=None))
+    import vllm.triton_utils
+    from vllm.v1.worker.gpu import buffer_utils
+
+    assert vllm.triton_utils.HAS_TRITON, "imported before"
+    buffer_utils.is_uva_available = lambda: False
 
 
 @functools.cache

@@ -17,11 +17,16 @@ def check(
     v2: bool = False,
     on_cpu: bool = True,
     stages: int = 1,
+    has_adapters: bool = False,
+    adaptive: bool = False,
 ) -> None:
-    speculation = SimpleNamespace(method=method, rejection_sample_method=verified)
+    speculation = SimpleNamespace(
+        method=method, rejection_sample_method=verified, enable_adaptive_verification=adaptive
+    )
     config = SimpleNamespace(
         speculative_config=speculation,
         use_v2_model_runner=v2,
+        lora_config=SimpleNamespace() if has_adapters else None,
         parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
     )
     check_speculation("m", config, on_cpu=on_cpu)
@@ -48,6 +53,14 @@ def test_methods() -> None:
         check("suffix")
     with pytest.raises(ConfigurationError, match="method extract_hidden_states, which is none"):
         check("extract_hidden_states", v2=True, on_cpu=False)
+
+
+def test_adapters() -> None:
+    """On V2 as well, unless how many drafts a request has is known to the device alone."""
+    check(v2=True, on_cpu=False, has_adapters=True)
+    check("dspark", v2=True, on_cpu=False, adaptive=True)
+    with pytest.raises(ConfigurationError, match="enable_adaptive_verification and adapters"):
+        check("dspark", v2=True, on_cpu=False, adaptive=True, has_adapters=True)
 
 
 def test_runners() -> None:
