@@ -16,21 +16,32 @@ SEEN = "adapters_seen"  # of an engine: those that it has loaded
 
 def make_ready_for_adapters(core: Any, config: Any, name: str) -> None:
     """Before an engine is made. core: vLLM's engine, a class. config: vLLM's. name: of the model. Raises
-    ConfigurationError for an engine whose adapters would act on others' texts."""
+    ConfigurationError for a model that cannot have adapters here."""
     from vllm.platforms import current_platform
 
     load_adapters_first(core)
     if config.lora_config is None:
         return
+    check_kernels(name, config, on_cpu=current_platform.is_cpu())
     if current_platform.is_cpu():
-        if config.parallel_config.world_size > 1:
-            raise ConfigurationError(
-                f"model {name}: on the CPU adapters are for a model in one process; leave"
-                " tensor_parallel_size and pipeline_parallel_size at 1, or serve it without adapters."
-            )
         from vllm.lora.punica_wrapper import punica_cpu
 
         take_own_products(punica_cpu)
+
+
+def check_kernels(name: str, config: Any, *, on_cpu: bool) -> None:
+    """Raises ConfigurationError where vLLM 0.32.0's products of adapters do not take the model. name: the
+    model's. config: vLLM's configuration."""
+    if on_cpu and config.parallel_config.world_size > 1:
+        raise ConfigurationError(
+            f"model {name}: on the CPU adapters are for a model in one process; leave tensor_parallel_size"
+            " and pipeline_parallel_size at 1, or serve it without adapters."
+        )
+    if not on_cpu and str(config.model_config.dtype) == "torch.float32":
+        raise ConfigurationError(
+            f"model {name}: on a GPU adapters are for a model in bfloat16 or float16, which is what vLLM's"
+            " kernels for them take, and this one is in float32; set its dtype, or serve it without adapters."
+        )
 
 
 def load_adapters_first(core: Any) -> None:
