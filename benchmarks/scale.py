@@ -1,5 +1,5 @@
-"""Where a cluster breaks first, from one replica to a thousand: costs that are measured, a load that is
-simulated.
+"""Where a cluster breaks first, from one replica to a thousand: costs that are measured, a load
+that is simulated.
 
     python -m benchmarks.scale [--json FILE] [--requests 1000000]
 
@@ -41,8 +41,8 @@ NUM_FRONT_ENDS = (1, 4, 16, 32)  # at most: each has a place at every engine (se
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and bytes, for a number of replicas. keeper_s: of a report, by how many front ends there
-    are."""
+    """Seconds and bytes, for a number of replicas. keeper_s: of a report, by how many front
+    ends there are."""
 
     routed_s: float
     block_bytes: float

@@ -35,8 +35,8 @@ SMALLEST_PART = 1 << 20  # manifest.json, which is not cut, has to fit beside th
 class FileRule:
     """Files that a profile leaves out of one package's wheel.
 
-    paths: patterns. gpus: compute capabilities that need them. keys: of a config.json of a model that needs
-    them.
+    paths: patterns. gpus: compute capabilities that need them. keys: of a config.json of a model
+    that needs them.
     """
 
     package: str
@@ -79,8 +79,8 @@ class Order:
     """One bundle to be made.
 
     part_bytes: 0 for a bundle whose files keep their names. gpu: compute capability, empty for any.
-    checksums: SHA-256 of every model file, by the model's directory in the bundle. ray: for nodes of a
-    cluster.
+    checksums: SHA-256 of every model file, by the model's directory in the bundle. ray: for nodes
+    of a cluster.
     """
 
     device: Device

@@ -78,8 +78,8 @@ class Bans:
         self.put(source, replaced if swap else None)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """The first of the transforms. logits: [num_rows, vocab_size] float32, changed in place and
-        returned."""
+        """The first of the transforms. logits: [num_rows, vocab_size] float32, changed in
+        place and returned."""
         for number, row in self._rows.items():
             if row.allowed:
                 ids = self._sent(row.allowed)

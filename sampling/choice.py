@@ -53,8 +53,8 @@ class Choice:
         return logits
 
     def _winners(self, logits: torch.Tensor, part: slice) -> torch.Tensor:
-        """[num] int64. logits: [num, vocab_size] float32, changed in place. part: which of the draws they are
-        for."""
+        """[num] int64. logits: [num, vocab_size] float32, changed in place. part: which of the draws
+        they are for."""
         draws = self._draws
         temperature = draws.temperature[part]
         if (temperature != 1.0).any():

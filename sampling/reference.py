@@ -112,8 +112,8 @@ def presence(logits: Logits, output: Sequence[int], penalty: float) -> Logits:
 
 
 def temperature(logits: Logits, value: float) -> Logits:
-    """logits / value. Neutral: 1. Below GREEDY: only the first of the largest logits stays, the others are
-    banned."""
+    """logits / value. Neutral: 1. Below GREEDY: only the first of the largest logits stays, the
+    others are banned."""
     if value < GREEDY:
         greedy = np.full_like(logits, -np.inf)
         greedy[np.argmax(logits)] = 0.0
@@ -133,8 +133,8 @@ def min_p(logits: Logits, value: float) -> Logits:
 
 
 def top_k(logits: Logits, k: int) -> Logits:
-    """Keeps the k largest logits, and no more: of equal ones the lower ids come first. Neutral: 0, and k ≥
-    vocab_size.
+    """Keeps the k largest logits, and no more: of equal ones the lower ids come first. Neutral: 0, and
+    k ≥ vocab_size.
 
     So k = 1 is greedy. Source: Fan et al. 2018.
     """
@@ -166,8 +166,8 @@ def _likeliest_first(logits: Logits) -> npt.NDArray[np.int64]:
 
 
 def apply(logits: Logits, params: Transforms, prompt: Sequence[int], output: Sequence[int]) -> Logits:
-    """All transforms in order. prompt, output: token ids so far; a resumed request's earlier output is
-    output."""
+    """All transforms in order. prompt, output: token ids so far; a resumed request's earlier
+    output is output."""
     logits = allowed(logits, params.allowed_token_ids)
     logits = bad_words(logits, params.bad_words, output)
     logits = logit_bias(logits, params.logit_bias)

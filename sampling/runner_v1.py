@@ -1,5 +1,5 @@
-"""Our sampling as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2 is switched
-off."""
+"""Our sampling as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2
+is switched off."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Worker(CPUWorker):  # type: ignore[misc]  # vLLM is not type-checked
 
 
 class Verification:
-    """In the place of vLLM's rejection sampler. A request has a row of logits for each of its drafts and one
-    more.
+    """In the place of vLLM's rejection sampler. A request has a row of logits for each of its drafts
+    and one more.
 
     The first rows of all requests are sampled, then the second ones of those whose first draft was right, and
     so on: each time as in a step of its own, whose history is what has been accepted.

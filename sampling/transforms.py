@@ -66,8 +66,8 @@ class Transforms:
         flat[index] = seen
 
     def _mask_min_p(self, logits: torch.Tensor) -> None:
-        """Ban what is below the row's largest logit + temperature × ln(min_p): the rule's logits, before
-        temperature.
+        """Ban what is below the row's largest logit + temperature × ln(min_p): the rule's
+        logits, before temperature.
 
         logits: [num_rows, vocab_size] float32, changed in place.
         """

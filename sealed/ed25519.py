@@ -3,8 +3,8 @@
 Everywhere else signatures are the library cryptography's. But a site has to know whose bundle it holds before
 any package of it is installed, there is no verifier in Python's standard library, and `openssl` is not on
 every machine, nor able to do Ed25519 on all. Nothing secret passes through here: a public key, a signature
-and a public message, so that time may depend on them. Tested against the RFC's vectors and against
-cryptography.
+and a public message, so that time may depend on them. Tested against the RFC's vectors
+and against cryptography.
 """
 
 from __future__ import annotations

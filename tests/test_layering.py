@@ -99,8 +99,8 @@ LATE = {
     ("bundle.cli", "bundle.keys"),
 }
 
-# Ray is an extra, so a server without it imports none of these: they run in processes that Ray has, or in the
-# agent's.
+# Ray is an extra, so a server without it imports none of these: they run in processes that Ray has, or
+# in the agent's.
 RAY_IN = {
     "server.engine.ray.actor",
     "server.engine.ray.agent",

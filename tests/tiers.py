@@ -58,8 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out the folders that nobody has asked for, and with --fast those that are not; None lets pytest
-    decide."""
+    """Leave out the folders that nobody has asked for, and with --fast those that are not; None
+    lets pytest decide."""
     unasked = [folder for name, folder in ASKED_FOR.items() if not config.getoption(name)]
     left_out = _is_in(collection_path, unasked) or (config.getoption("--fast") and is_slow(collection_path))
     return left_out or None

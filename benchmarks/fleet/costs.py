@@ -52,8 +52,8 @@ class Nowhere(SteppedEngine):
 
 
 def routed_s(num_replicas: int, num_tokens: int, count: int = 100) -> float:
-    """One job from its submission to its end: Work, Turns, Router and Prefixes, for a prompt of so many
-    tokens."""
+    """One job from its submission to its end: Work, Turns, Router and Prefixes, for a prompt of
+    so many tokens."""
     rng = Random(0)
     prompts = [[rng.randrange(1 << 17) for _ in range(num_tokens)] for _ in range(count)]
 

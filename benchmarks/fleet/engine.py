@@ -36,8 +36,8 @@ def linear_s(num_tokens: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An engine's settings. num_blocks: what 40 GB leave beside 16 GB of weights. speed: times as fast as
-    measured."""
+    """An engine's settings. num_blocks: what 40 GB leave beside 16 GB of weights. speed: times as
+    fast as measured."""
 
     num_blocks: int = 9_500
     max_num_seqs: int = 256

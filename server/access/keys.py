@@ -138,8 +138,8 @@ class Keyring:
 
 
 def authorize(key: Key, model: str, allowed: Sequence[str]) -> None:
-    """Refuses a key that may not use the model, or is not in its `allowed_keys`; an empty list allows every
-    key."""
+    """Refuses a key that may not use the model, or is not in its `allowed_keys`; an empty list
+    allows every key."""
     if not key.may_use(model) or (allowed and key.name not in allowed):
         raise AccessDenied(f"the API key {key.name} may not use the model {model}")
 

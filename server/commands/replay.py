@@ -58,8 +58,8 @@ def replay(
 
 
 def found(request_id: str, where: Path | None, config: Path | None) -> Entry:
-    """The only record of that id; the last one, where a client has sent the id several times. Raises
-    ConfigurationError."""
+    """The only record of that id; the last one, where a client has sent the id several
+    times. Raises ConfigurationError."""
     last: dict[str, Entry] = {}
     with records(where, config, Filter(id=request_id)) as entries:
         for entry in entries:

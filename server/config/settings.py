@@ -1,5 +1,5 @@
-"""The shape of the configuration: every key of the server, its type, range and default. model.py has a
-model's.
+"""The shape of the configuration: every key of the server, its type, range and default. model.py
+has a model's.
 
 The text of a key's `description` is its entry in docs/configuration.md. loading.py fills the values in.
 """

@@ -1,8 +1,8 @@
 """The wire: what a request may say, and nothing else.
 
 A field that was not given, or given as null, is None here; what that means is resolved in params.py. Each
-field carries its rule in words (`Rule`), so that a 400 names field, value and allowed range, whatever was
-wrong.
+field carries its rule in words (`Rule`), so that a 400 names field, value and allowed range,
+whatever was wrong.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What form the generated text is to have: response_format and structured_outputs, as OpenAI and vLLM have
-them."""
+"""What form the generated text is to have: response_format and structured_outputs, as OpenAI and
+vLLM have them."""
 
 from __future__ import annotations
 

@@ -113,8 +113,8 @@ def logprob_token_ids(
 def bad_words(
     words: list[str], vocab_size: int, ids_of: Callable[[str], Sequence[int]]
 ) -> tuple[tuple[int, ...], ...]:
-    """As token ids, as vLLM reads them: at a text's beginning, and after a space where that is as many
-    tokens."""
+    """As token ids, as vLLM reads them: at a text's beginning, and after a space where that is
+    as many tokens."""
     if len(words) > MAX_BAD_WORDS:
         raise InvalidRequest(f"bad_words ({len(words)} words) must be at most {MAX_BAD_WORDS}", "bad_words")
     found: dict[tuple[int, ...], None] = {}

@@ -168,8 +168,8 @@ class Engine(Protocol):
         """End a job within one step. Unknown ids are ignored: it may have just ended."""
 
     def memory(self) -> int:
-        """Bytes that its processes hold; 0: that cannot be told. Takes a moment, and may be called from any
-        thread."""
+        """Bytes that its processes hold; 0: that cannot be told. Takes a moment, and may be called
+        from any thread."""
 
     async def died(self) -> Death:
         """Return only when the engine has died by itself."""

@@ -199,8 +199,8 @@ class Group:
         return self._is_ripe(member, now) and now - max(member.used_at, member.loaded_at) >= after_s
 
     def _room(self, others: list[Member], lacks: float, now: float) -> dict[Member, Move]:
-        """Who of these makes room, and where each goes; nobody where all of them together are not enough
-        yet."""
+        """Who of these makes room, and where each goes; nobody where all of them together are
+        not enough yet."""
         leaving: dict[Member, Move] = {}
         lacks -= sum(one.held - one.takes(one.going) for one in others if one.going is not None)
         for member, place in self._steps(others, now):

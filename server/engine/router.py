@@ -24,8 +24,8 @@ RUNNING = 16
 # What a first token costs if the prompt is there already, in tokens of a prompt.
 STEP = 64
 # What is computed anew delays others too, and takes cache from them: it counts so much more than waiting for
-# what is being computed. With less, a long queue makes copies of what others hold, and they a longer one
-# (docs/tried.md).
+# what is being computed. With less, a long queue makes copies of what others hold, and they a
+# longer one (docs/tried.md).
 ANEW = 3
 # Until it is measured: seconds for each token of a prompt, and for a whole job.
 TOKEN_S, JOB_S = 1e-4, 1.0

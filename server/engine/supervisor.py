@@ -176,8 +176,8 @@ class Supervisor:
         return death
 
     def let_go(self) -> Engine | None:
-        """Its engine, if that is ready, which this one does not end any more. To be called before it is
-        cancelled."""
+        """Its engine, if that is ready, which this one does not end any more. To be called before
+        it is cancelled."""
         engine = self._engine if self.status.ready else None
         if engine is not None:
             self._engine = None

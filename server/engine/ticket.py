@@ -90,8 +90,8 @@ class Ticket:
         self.mark(Step.RECALLED)
 
     def rest(self, urgency: int) -> Job:
-        """What is still to be done, under a name that no output of an earlier engine has. urgency: as
-        Job's."""
+        """What is still to be done, under a name that no output of an earlier engine has.
+        urgency: as Job's."""
         job, num = self.job, len(self.delivered)
         self.engine_id = f"{job.id}.{self.num_lives}" if self.num_lives else job.id
         self.num_lives += 1

@@ -133,8 +133,8 @@ class Generation:
 
     @property
     def is_resuming(self) -> bool:
-        """Whether a candidate waits, having lost its engine or its place there, or for its model to be
-        loaded."""
+        """Whether a candidate waits, having lost its engine or its place there, or for its model
+        to be loaded."""
         return any(map(self._engine.work.is_paused, self._running))
 
     @property

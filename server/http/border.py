@@ -1,7 +1,7 @@
 """The border between the application and HTTP: request ids, errors as bodies, log and metrics.
 
-A broad except stands here, for what fails before a generation has begun; once it has, one in
-generation/candidates.py.
+A broad except stands here, for what fails before a generation has begun; once it has,
+one in generation/candidates.py.
 """
 
 from __future__ import annotations

@@ -251,8 +251,8 @@ class Protocol(HttpToolsProtocol):
         self._part = "start"
 
     def _read_on(self) -> None:
-        """While a request waits for its turn uvicorn stops reading; then it does not learn that the client
-        leaves."""
+        """While a request waits for its turn uvicorn stops reading; then it does not learn that
+        the client leaves."""
         if self.pipeline:
             self.flow.resume_reading()
 

@@ -110,8 +110,8 @@ class Stream:
     """The frames of one streamed reply, and its usage so far.
 
     include_usage: True, one more frame with the usage, and "usage": null before it; None, the usage on the
-    last frame that has a choice; False, none. continuous: the usage so far on every frame, with
-    include_usage.
+    last frame that has a choice; False, none. continuous: the usage so far on every
+    frame, with include_usage.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ import msgspec
 from server.errors import ConfigurationError
 from server.journal.entry import Entry, decode
 
-# journal.jsonl, journal-000001.jsonl; and logrotate's journal.jsonl.1, journal.jsonl.2.gz,
-# journal.jsonl-20261127.
+# journal.jsonl, journal-000001.jsonl; and logrotate's
+# journal.jsonl.1, journal.jsonl.2.gz, journal.jsonl-20261127.
 NAME = re.compile(r"journal(-\d+)?\.jsonl([.-][\w.-]+)?")
 GZIP = b"\x1f\x8b"
 REPORT_EVERY = 4096  # lines
@@ -28,8 +28,8 @@ Report = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class File:
-    """One that is open, from before it can be renamed by a server that runs. first: the time of its first
-    record."""
+    """One that is open, from before it can be renamed by a server that runs. first: the time of
+    its first record."""
 
     raw: BinaryIO
     lines: BinaryIO

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 STALL_S = 5.0
 BEAT_S = 0.5
 # How long after a stall the process counts as unwell, so that whoever asks now and then learns of it. One
-# stall is no reason to end a process that goes on: less than a prober's patience, three times ten seconds
-# mostly.
+# stall is no reason to end a process that goes on: less than a prober's patience, three times
+# ten seconds mostly.
 UNWELL_S = 15.0
 
 

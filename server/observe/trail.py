@@ -14,8 +14,8 @@ from typing import Protocol
 class Step(StrEnum):
     """QUEUED: it waits for its turn. LOADING: for its model to be loaded. SENT: to an engine. BEGAN: its
     first output since then has come. LOST: with its engine. RECALLED: from an engine that is replaced, or
-    unloaded. PUT_BACK: it is in line again, after one of these or because another one got its place.
-    ENDED."""
+    unloaded. PUT_BACK: it is in line again, after one of these or because another one got
+    its place. ENDED."""
 
     QUEUED = "queued"
     LOADING = "loading"

@@ -47,8 +47,8 @@ def place_of(listener: socket.socket) -> int | Path:
 
 
 async def answer_reloads(where: int | Path, reload: Reload, change: Change | None = None) -> None:
-    """Until cancelled. reload, change: return what has changed, and raise a Failure where nothing has, or not
-    all."""
+    """Until cancelled. reload, change: return what has changed, and raise a Failure where nothing has,
+    or not all."""
     loop = asyncio.get_running_loop()
     asked: asyncio.Queue[None] = asyncio.Queue()
     loop.add_signal_handler(signal.SIGHUP, asked.put_nowait, None)

@@ -77,8 +77,8 @@ class Groups:
             self._changed.set()
 
     def order(self, model: ServedModel, place: Place) -> None:
-        """An operator's word. Raises InvalidRequest where it cannot be done, ServiceUnavailable where it can
-        later."""
+        """An operator's word. Raises InvalidRequest where it cannot be done, ServiceUnavailable where
+        it can later."""
         resident, residence = self._residents.get(model.engine), model.engine.residence
         if resident is None:
             raise ServiceUnavailable(

@@ -42,8 +42,8 @@ def open_ports(
     host: str, port: int, slow_reader_timeout_s: float, count: int, mode: int = 0o600
 ) -> list[socket.socket]:
     """That many sockets for one port. The kernel spreads connections over those that listen: the first, and
-    each of the others from when its process does; a Unix socket is one, that all of them have. Raises as
-    open_port.
+    each of the others from when its process does; a Unix socket is one, that all of them have.
+    Raises as open_port.
     """
     if count == 1 or socket_path(host) is not None:
         first = open_port(host, port, slow_reader_timeout_s, mode=mode)
@@ -205,8 +205,8 @@ def config_of(app: ASGIApp, http: Callable[..., asyncio.Protocol]) -> uvicorn.Co
 def maker(
     tls: TLS | None, connections: Connections, connection: Callable[..., Connection] = Connection
 ) -> Callable[..., asyncio.Protocol]:
-    """Makes each connection, as uvicorn calls it. Raises ConfigurationError for a certificate that cannot be
-    used."""
+    """Makes each connection, as uvicorn calls it. Raises ConfigurationError for a certificate that
+    cannot be used."""
     make = partial(connection, connections=connections)
     if tls is None:
         return make

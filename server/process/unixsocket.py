@@ -13,8 +13,8 @@ from server.errors import ConfigurationError
 class UnixListener(socket.socket):
     """Bound to this path. Its file goes when it is closed, unless it is another's by then.
 
-    mode: of the file; who may write to it may connect. Raises ConfigurationError where there is none to be
-    had.
+    mode: of the file; who may write to it may connect. Raises ConfigurationError where there is none
+    to be had.
     """
 
     def __init__(self, path: Path, mode: int) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import tokenizers
 
 # What a text stands after, in the order of the prompt; a mark that nothing follows comes last. Of which
-# families: Qwen's coders and CodeGemma; StarCoder and Granite; SantaCoder; DeepSeek's coders; Code Llama;
-# Codestral.
+# families: Qwen's coders and CodeGemma; StarCoder and Granite; SantaCoder; DeepSeek's coders;
+# Code Llama; Codestral.
 PREFIX, SUFFIX, NOTHING = "prefix", "suffix", ""
 KNOWN: tuple[tuple[tuple[str, str], ...], ...] = (
     (("<|fim_prefix|>", PREFIX), ("<|fim_suffix|>", SUFFIX), ("<|fim_middle|>", NOTHING)),
@@ -43,8 +43,8 @@ class FillIn:
     spaces: bool
 
     def ids(self, plain: tokenizers.Tokenizer, prefix: str, suffix: str) -> list[int]:
-        """The prompt. plain: an encoder to which names of special tokens are text: a user's text is not
-        control."""
+        """The prompt. plain: an encoder to which names of special tokens are text: a user's text
+        is not control."""
         another = ANOTHER if self.spaces else ""
         after = plain.encode(another + suffix, add_special_tokens=False)
         texts = {PREFIX: plain.encode(prefix, add_special_tokens=False).ids, NOTHING: []}

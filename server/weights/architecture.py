@@ -85,8 +85,8 @@ def read_architecture(directory: Path) -> Architecture:
 def context_size(architecture: Architecture, chosen: int | None, *, extended: bool) -> int:
     """Most tokens of prompt and completion: what was chosen, or else what the model was made for.
 
-    extended: the engine is told how to reach further. Raises ConfigurationError for more than the model
-    reaches.
+    extended: the engine is told how to reach further. Raises ConfigurationError for more than
+    the model reaches.
     """
     if chosen is None and architecture.longest is None:
         raise ConfigurationError(

@@ -85,8 +85,8 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
 def check_safetensors(path: Path) -> dict[str, Tensor]:
     """What its header says, by name of the tensor.
 
-    The header's lengths must add up to the file's: a copy cut short is found without reading it. Raises
-    ConfigurationError.
+    The header's lengths must add up to the file's: a copy cut short is found without reading
+    it. Raises ConfigurationError.
     """
     size = path.stat().st_size
     damaged = f"{path} is damaged"

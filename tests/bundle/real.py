@@ -16,8 +16,8 @@ VERBATIM = Path(sys.executable).with_name("verbatim")
 
 @functools.cache
 def real_bundle(temporary: Path) -> Path:
-    """The text profile for the CPU, in parts, signed with maker.key beside it; made once for a session's
-    directory."""
+    """The text profile for the CPU, in parts, signed with maker.key beside it; made once for
+    a session's directory."""
     _run(sys.executable, "-m", "server.weights.builtin")
     folder = temporary / "bundle"
     folder.mkdir()

@@ -58,8 +58,8 @@ def complete(url: str, model: str = CODER, **more: Any) -> Any:
 
 
 def test_autocomplete_is_what_suffix_gives(coder: str, findings: Findings) -> None:
-    """Continue writes the marks of the template into its prompt, which gets what `suffix` with the same texts
-    gets."""
+    """Continue writes the marks of the template into its prompt, which gets what `suffix` with the
+    same texts gets."""
     told = complete(coder)
     assert told["errors"] == []
     body = {"model": CODER, "prompt": told["prefix"], "suffix": told["suffix"], "max_tokens": NUM_TOKENS}

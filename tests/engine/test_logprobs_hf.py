@@ -3,8 +3,8 @@
 Measured over the texts below, max (mean) absolute difference to the float32 forward pass, in nats: the tiny
 model in float32 0.000001 (0.0000002), the built-in one in bfloat16 0.23 (0.03). transformers' own bfloat16
 pass of the built-in model differs from its float32 pass by 0.33: so much is the rounding of 8 bits of
-mantissa through 30 layers, not an error of anybody's. (2 cores of a Xeon with AMX, vLLM 0.32.0, torch 2.13.0,
-2026-11-22.)
+mantissa through 30 layers, not an error of anybody's. (2 cores of a Xeon with AMX, vLLM 0.32.0,
+torch 2.13.0, 2026-11-22.)
 
 On a GPU, vLLM's attention for float32 is a Triton kernel whose products are TF32, 10 bits. The tiny model's
 forward pass with such an attention differs from the float32 one by 0.001 (the texts' own tokens: 0.0003, mean

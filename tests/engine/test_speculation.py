@@ -85,8 +85,8 @@ def bodies(num: int) -> list[dict[str, Any]]:
 
 
 def test_replies_are_the_same(client: Client, drafting: Client) -> None:
-    """Of 50 requests with all fields, many at once: text, tokens, ends and usage; log-probabilities within
-    rounding."""
+    """Of 50 requests with all fields, many at once: text, tokens, ends and usage;
+    log-probabilities within rounding."""
     asked = bodies(50)
     with ThreadPoolExecutor(8) as pool:
         without, with_drafts = (

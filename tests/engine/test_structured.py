@@ -38,8 +38,8 @@ def client(server: Server) -> Iterator[Client]:
 
 
 def test_a_grammar_goes_on_in_the_next_engine(server: Server, client: Client) -> None:
-    """When the engine dies in the middle of a text, the next one knows what was said: the stream is the
-    same."""
+    """When the engine dies in the middle of a text, the next one knows what was said: the stream
+    is the same."""
     (whole,) = fold(client.chunks(**GRAMMAR))
     assert re.fullmatch(WORDS, whole["text"])
     body = {"model": TINY, "prompt": "The capital of France is", "stream": True, **GRAMMAR}

@@ -40,8 +40,8 @@ def used_bytes() -> int:
 
 
 def pids() -> set[int]:
-    """The processes that compute on it, by the numbers that the driver knows them by: in a container, another
-    machine's."""
+    """The processes that compute on it, by the numbers that the driver knows them by: in a
+    container, another machine's."""
     found, count = (_Process * MOST_PROCESSES)(), ctypes.c_uint(MOST_PROCESSES)
     _ask("nvmlDeviceGetComputeRunningProcesses_v3", ctypes.byref(count), found)
     return {process.pid for process in found[: count.value]}

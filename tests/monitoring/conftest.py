@@ -29,8 +29,8 @@ NUM_STREAMS, NUM_TOKENS = 16, 100
 
 @dataclass(frozen=True)
 class Watched:
-    """server: has the tiny model on vLLM's engine; invented, on a simulated one; and rare, which is loaded on
-    demand."""
+    """server: has the tiny model on vLLM's engine; invented, on a simulated one; and rare, which is
+    loaded on demand."""
 
     server: Server
     prometheus: Prometheus

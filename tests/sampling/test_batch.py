@@ -100,8 +100,8 @@ def pairs_of(batch: Batch) -> dict[tuple[int, int], tuple[float, ...]]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_batch_is_the_naive_batch(seed: int) -> None:
-    """At each step, after any updates, the pairs, biases and borders are those that each row's own history
-    gives."""
+    """At each step, after any updates, the pairs, biases and borders are those that each row's
+    own history gives."""
     random = Random(seed)
     for _ in range(40):
         batch, model = Batch(), dict[int, Naive]()

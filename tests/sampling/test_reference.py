@@ -187,8 +187,8 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_draws_follow_an_uneven_distribution() -> None:
-    """A token that has nearly everything is drawn nearly always, and one of a thousandth a thousandth of the
-    times."""
+    """A token that has nearly everything is drawn nearly always, and one of a thousandth a thousandth
+    of the times."""
     distribution = of(0.899, 0.001, 0.0, 0.1)
     assert chi_square(drawn(distribution, 10_000), distribution) < 18.4  # as above, 2 degrees
 

@@ -38,8 +38,8 @@ class CutAfterHeaders(Fault):
 
 
 class CutAfterTokens(Fault):
-    """Closes the connection after so many tokens, between two frames; in a whole reply, in the middle of its
-    body."""
+    """Closes the connection after so many tokens, between two frames; in a whole reply, in the middle
+    of its body."""
 
     name = "cut_after_tokens"
     example = "cut_after_tokens=5"

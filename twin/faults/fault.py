@@ -86,8 +86,8 @@ class Part:
         return replace(self, data=data)
 
     def comes_after(self, num_tokens: int) -> bool:
-        """Whether this is the place after so many tokens. A whole reply, whose tokens come at once, is one
-        place."""
+        """Whether this is the place after so many tokens. A whole reply, whose tokens come at once,
+        is one place."""
         return self.is_whole or (self.num_before == num_tokens and self.follows_token)
 
     def halves(self) -> tuple[bytes, bytes]:

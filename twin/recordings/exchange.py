@@ -79,8 +79,8 @@ def json_of(body: bytes) -> Any:
 
 
 def meaning_of(value: Any) -> bytes:
-    """One text for all JSON that says the same: the order of an object's keys and the notation of numbers say
-    nothing."""
+    """One text for all JSON that says the same: the order of an object's keys and the notation of
+    numbers say nothing."""
     return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
 
 

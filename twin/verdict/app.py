@@ -1,5 +1,5 @@
-"""The application with eyes around it, and the routes where their verdict is: /simulator/verdict and
-/simulator/requests."""
+"""The application with eyes around it, and the routes where their verdict is:
+/simulator/verdict and /simulator/requests."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def load_adapters_first(core: Any) -> None:
 
 
 def _problem(engine: Any, asked: Any) -> str:
-    """Why an adapter cannot be had; empty: it is there. What leaves again, for others, is looked for each
-    time."""
+    """Why an adapter cannot be had; empty: it is there. What leaves again, for others, is looked
+    for each time."""
     if engine.vllm_config.lora_config is None:  # it would answer as the base model, without a word
         return f"the engine that runs has no room for the adapter {_id(asked)}; try again"
     seen: set[int] = engine.__dict__.setdefault(SEEN, set())

@@ -122,8 +122,8 @@ def import_vllm() -> None:
 
 
 def check_libraries() -> None:
-    """Raises ConfigurationError where the system lacks what vLLM's CPU build loads, of which vLLM says
-    nothing."""
+    """Raises ConfigurationError where the system lacks what vLLM's CPU build loads, of which
+    vLLM says nothing."""
     if not installed(CPU_BUILD):
         return
     try:

@@ -1,8 +1,8 @@
 """The engine's process as the server sees it: how it is started, what it is told and says, and its end.
 
 No engine process outlives its server, however the server ends: after a kill -9 of the server, vLLM's would
-keep their memory for ever. So each of them runs `follow_server`, as a plugin of vLLM's (an entry point in
-pyproject.toml).
+keep their memory for ever. So each of them runs `follow_server`, as a plugin of vLLM's (an entry
+point in pyproject.toml).
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ class EngineProcess:
         return f"the engine process ended, {f'by signal {-code}' if code < 0 else f'with exit code {code}'}"
 
     async def stop(self, patience_s: float) -> None:
-        """End it, and all that it has started: of itself within that time, or else by force. Safe to call
-        twice."""
+        """End it, and all that it has started: of itself within that time, or else by force. Safe
+        to call twice."""
         if self._process is None or self._ended is None:
             return
         if not self._ended.done():
@@ -220,8 +220,8 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
         chosen["TORCH_COMPILE_DISABLE"] = "1"
     if len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) <= 1:
         # One thread a core, because they wait for each other in each layer; and for a short time only, so
-        # that what else wants a core gets it. On a machine with several memory nodes vLLM places its threads
-        # itself.
+        # that what else wants a core gets it. On a machine with several memory nodes vLLM places
+        # its threads itself.
         cores = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
         cores = max(cores // model.replicas.max, 1)
         chosen |= {THREADS: str(cores), SPIN: "1000"}
@@ -229,8 +229,8 @@ def _on_cpu(model: ModelSettings) -> dict[str, str]:
 
 
 def num_threads(model: ModelSettings) -> int:
-    """Threads of an engine that compute at the same time: those of vLLM's CPU build, or the one that feeds a
-    GPU."""
+    """Threads of an engine that compute at the same time: those of vLLM's CPU build, or the one that
+    feeds a GPU."""
     if not installed(CPU_BUILD):
         return 1
     first = re.match(r"\d+", environment(os.environ, model).get(THREADS, ""))  # of several, for nested loops

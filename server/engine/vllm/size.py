@@ -41,8 +41,8 @@ def engine_bytes(model: ModelSettings) -> int:
 
 
 def host_memory_lacks(model: ModelSettings) -> str:
-    """What the machine's memory lacks for a model's weights while it sleeps; empty: nothing, or it is not
-    known."""
+    """What the machine's memory lacks for a model's weights while it sleeps; empty: nothing, or it
+    is not known."""
     try:
         checkpoint = check_checkpoint(model.directory, weights=model.needs_weights)
     except ConfigurationError:

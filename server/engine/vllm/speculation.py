@@ -11,8 +11,8 @@ NO_DRAFTS = ("custom_class", "extract_hidden_states")
 
 
 def check_speculation(name: str, config: Any, *, on_cpu: bool) -> None:
-    """Raises ConfigurationError. name: the model's. config: vLLM's configuration, which has a
-    speculative_config."""
+    """Raises ConfigurationError. name: the model's. config: vLLM's configuration, which
+    has a speculative_config."""
     if (reason := _problem(config, on_cpu=on_cpu)) is not None:
         raise ConfigurationError(f"model {name}: engine_args asks for speculative decoding {reason}")
 

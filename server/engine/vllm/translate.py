@@ -1,5 +1,5 @@
-"""Our jobs and outputs in vLLM's terms and back. The seam that a new version of vLLM is most likely to
-move."""
+"""Our jobs and outputs in vLLM's terms and back. The seam that a new version of vLLM is most
+likely to move."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def _scoring(job: Job) -> tuple[list[int], CoreParams]:
 
 
 def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
-    """What a step brought for a job. Raises a RequestFailure where the engine has ended it otherwise than
-    well."""
+    """What a step brought for a job. Raises a RequestFailure where the engine has ended it
+    otherwise than well."""
     if output.num_nans_in_logits:
         log.error("request %s: %d of its %s", job.request_id, output.num_nans_in_logits, ARE_NAN)
         raise InternalError(job.request_id, ARE_NAN)

@@ -1,5 +1,5 @@
-"""Jobs that reach every path of an engine which compiles or allocates on first use, so that no user waits for
-it."""
+"""Jobs that reach every path of an engine which compiles or allocates on first use, so that no user
+waits for it."""
 
 from __future__ import annotations
 

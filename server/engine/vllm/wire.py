@@ -117,8 +117,8 @@ class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False):
-    """What an engine says to each of its clients when it has started: some of the fields of vLLM's
-    EngineCoreReadyResponse."""
+    """What an engine says to each of its clients when it has started: some of the fields
+    of vLLM's EngineCoreReadyResponse."""
 
     num_gpu_blocks: int = 0
     block_size: int = 0

@@ -218,8 +218,8 @@ def test_a_slow_replica_is_tried_again() -> None:
 
 
 def test_one_that_says_nothing_is_passed_over() -> None:
-    """The longer a prompt waits there for its first token, the more it costs; when it has that, it is as
-    before."""
+    """The longer a prompt waits there for its first token, the more it costs; when it has that, it
+    is as before."""
     fleet = Fleet(2)
     silent, _ = fleet.send(text(100, 7_000), [0])
     held, _ = fleet.send(text(1000), [0])

@@ -236,8 +236,8 @@ async def test_what_was_put_back_goes_on_where_it_was() -> None:
 
 
 async def test_the_wait_is_foretold() -> None:
-    """From how fast jobs end while others wait, and from the key's share; nothing is said of what is not
-    known."""
+    """From how fast jobs end while others wait, and from the key's share; nothing is said of what
+    is not known."""
     queue = Queue(2)
     queue.submit("a", 30)
     assert queue.turns.wait_s(Requester("a")) == 0

@@ -97,8 +97,8 @@ async def test_sent_ahead_in_pieces(directory: Path, size: int) -> None:
 async def test_leaving_after_sending_ahead(
     directory: Path, caplog: pytest.LogCaptureFixture, stream: bool, ahead: bytes
 ) -> None:
-    """A client that leaves is noticed long before its reply would end, although a further request of it waits
-    unread."""
+    """A client that leaves is noticed long before its reply would end, although a further request of
+    it waits unread."""
     model, engine = slow(directory)
     app = app_of(model)
     sent = request(LONG | {"stream": stream})

@@ -1,5 +1,5 @@
-"""What clients see of an engine that is lost: a pause. On simulated engines, of which the second is slow to
-come."""
+"""What clients see of an engine that is lost: a pause. On simulated engines, of which the second is
+slow to come."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def test_a_line_that_is_larger_than_a_file_is_whole(tmp_path: Path) -> None:
 
 
 def test_logrotate_may_rename_the_file(tmp_path: Path) -> None:
-    """What comes then is in a new one, and nothing is lost; files that are not numbered here are nobody's to
-    remove."""
+    """What comes then is in a new one, and nothing is lost; files that are not numbered here are
+    nobody's to remove."""
     files = files_of(tmp_path, count=1)
     files.append(LINE)
     (tmp_path / CURRENT).rename(tmp_path / "journal.jsonl.1")

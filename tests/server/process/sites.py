@@ -64,8 +64,8 @@ class Engines:
 
 
 class Site:
-    """A server in this process. memory: of its one group, GiB, whose models are those that are named with
-    it."""
+    """A server in this process. memory: of its one group, GiB, whose models are those that are
+    named with it."""
 
     def __init__(self, path: Path, engines: Engines) -> None:
         self.engines = engines

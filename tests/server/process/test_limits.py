@@ -78,8 +78,8 @@ def port_of(response: httpx.Response) -> int:
 
 
 def test_death_of_a_worker(server: Server) -> None:
-    """kill -9: what it had running counts no more, what the other has does; the tokens of this minute stay
-    counted."""
+    """kill -9: what it had running counts no more, what the other has does; the tokens of this
+    minute stay counted."""
     with clients(server, "long", 33) as asking:
         streams = [begun(client) for client in asking[:16]]
         assert {stream.status_code for stream in streams} == {OK}

@@ -105,8 +105,8 @@ def test_a_bad_body_is_a_400(changing: Changing, keys: dict[str, Any], words: st
 
 
 def test_a_reload_reads_the_file(changing: Changing) -> None:
-    """What was changed while the server ran is as the file has it: gone, or there with what its files are
-    now."""
+    """What was changed while the server ran is as the file has it: gone, or there with what its
+    files are now."""
     assert changing.put("runs").status_code == 200
     kept = write_adapter(changing.folder / "kept")
     changing.write(changing.model("m", adapters=[{"id": "kept", "path": str(kept)}]), **changing.keys)

@@ -34,8 +34,8 @@ def allowed(tokenizer: Tokenizer, source: str, said: list[int]) -> set[int]:
 
 
 def test_tokens_are_by_their_bytes(tokenizer: Tokenizer) -> None:
-    """What may come is what the text allows, cut as the vocabulary cuts it; padding and special tokens never
-    may."""
+    """What may come is what the text allows, cut as the vocabulary cuts it; padding and special
+    tokens never may."""
     source = source_of("choice", '["é", "hello"]')
     texts = [tokenizer.table[token_id] for token_id in allowed(tokenizer, source, [])]
     assert {b"\xc3", "é".encode(), b"h"} <= set(texts)

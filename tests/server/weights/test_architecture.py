@@ -57,8 +57,8 @@ def test_what_rope_scaling_describes_is_the_limit(
 
 
 def test_a_context_that_is_chosen() -> None:
-    """It may be as long as the model reaches, longer where the engine is told how, and is the model's own
-    otherwise."""
+    """It may be as long as the model reaches, longer where the engine is told how, and is the
+    model's own otherwise."""
     assert context_size(LLAMA, 64, extended=False) == 64
     assert context_size(LLAMA, 65, extended=True) == 65
     assert context_size(LLAMA, None, extended=False) == 64

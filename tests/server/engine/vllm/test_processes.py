@@ -127,8 +127,8 @@ def test_all_that_is_said_is_heard(runner: asyncio.Runner) -> None:
 
 
 def test_a_death_is_heard_at_once(runner: asyncio.Runner) -> None:
-    """Though a process that it has forked holds its output open; that one is ended, also when it is
-    stopped."""
+    """Though a process that it has forked holds its output open; that one is ended, also when
+    it is stopped."""
 
     async def live() -> int:
         engine = EngineProcess(["-c", FORKS])
