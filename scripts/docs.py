@@ -157,6 +157,8 @@ def _refused() -> Iterator[str]:
         names.setdefault("a key of the model says it", []).append(name if name == key else f"{name} ({key})")
     for (name, value), reason in engine_args.REFUSED_VALUES.items():
         names.setdefault(reason, []).append(f"{name}: {value}")
+    for name, reason in engine_args.REFUSED_ON_CPU.items():
+        names.setdefault(f"{reason} (on a CPU alone)", []).append(name)
     rows = (
         f"| {', '.join(f'`{name}`' for name in sorted(found))} | {cell(why)} |"
         for why, found in names.items()

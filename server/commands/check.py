@@ -20,7 +20,7 @@ from server.config.sections import TLS
 from server.engine.adapters import read_adapters
 from server.engine.fit import fit, shared_out, undivided
 from server.engine.served import inspect
-from server.engine.vllm.devices import check_devices, check_sleep_level, memory
+from server.engine.vllm.devices import check_devices, check_engine_args, check_sleep_level, memory
 from server.errors import ConfigurationError
 from server.http.certificates import read_context
 from server.observe.versions import CPU_BUILD, installed
@@ -104,6 +104,7 @@ def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report)
     if gpu_memory is None:  # else it is for another machine
         check_devices(model)
         check_sleep_level(model)
+        check_engine_args(model)
     names = ", ".join(checkpoint.architecture.names) or "no architecture"
     weights = f"{checkpoint.num_bytes / 1e6:.0f} MB of weights" if checkpoint.weights else "no weights"
     taken = ""

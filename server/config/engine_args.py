@@ -123,6 +123,20 @@ REFUSED_VALUES: Mapping[tuple[str, Any], str] = {
     ("distributed_executor_backend", "external_launcher"): "the processes of an engine are started here",
 }
 
+# What vLLM's CPU build cannot do, and says late, with an error that looks as if another try might help.
+_ONE_MEMORY = "without a GPU, weights and KV cache are in the machine's memory already"
+REFUSED_ON_CPU: Mapping[str, str] = {
+    "kv_offloading_size": _ONE_MEMORY,
+    "kv_transfer_config": _ONE_MEMORY,
+    "offload_group_size": _ONE_MEMORY,
+    "offload_backend": _ONE_MEMORY,
+}
+# The values of those that pass there, besides None and 0; connectors, by their names.
+PASSED_ON_CPU: Mapping[str, tuple[str, ...]] = {
+    "offload_backend": ("auto", "uva"),
+    "kv_transfer_config": ("LMCacheConnectorV1", "LMCacheMPConnector"),
+}
+
 # Connectors that keep what an engine has computed for the same engine. Others carry it between engines.
 OFFLOADING = {
     "OffloadingConnector",
@@ -145,6 +159,15 @@ def refusal(name: str, value: Any) -> str | None:
     elif name == "kv_transfer_config" and isinstance(value, Mapping):
         reason = next(_transfer_problems(value), None)
     return None if reason is None else f'engine_args has "{name}: {value}", which is refused: {reason}'
+
+
+def refusal_on_cpu(name: str, value: Any) -> str | None:
+    """The same, by vLLM's CPU build."""
+    reason = REFUSED_ON_CPU.get(name)
+    said = value.get("kv_connector") if isinstance(value, Mapping) else value
+    if reason is None or not said or said in PASSED_ON_CPU.get(name, ()):
+        return None
+    return f'engine_args has "{name}: {value}", which is refused on a CPU: {reason}'
 
 
 def _transfer_problems(config: Mapping[str, Any]) -> Iterator[str]:

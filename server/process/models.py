@@ -18,7 +18,7 @@ from server.engine.handover import hand_over
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel, load_models
 from server.engine.supervisor import ALIKE
-from server.engine.vllm.devices import check_devices, check_sleep_level, dealt
+from server.engine.vllm.devices import check_devices, check_engine_args, check_sleep_level, dealt
 from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.standby import Standby
 from server.errors import ConfigurationError, EngineFailed
@@ -68,6 +68,7 @@ class RunningModels:
         for one in settings.models:
             check_devices(one)
             check_sleep_level(one)
+            check_engine_args(one)
         standbys = [
             [Standby(dealt(model, k)) for k in range(model.replicas.max)] if model.standby else []
             for model in settings.models

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from server.config.engine_args import OWN_KEYS, REFUSED
 from server.config.model import ModelSettings
+from server.engine.vllm.devices import check_engine_args
+from server.engine.vllm.engine import VLLMEngine
 from server.engine.vllm.host import engine_config
+from server.engine.vllm.stats import EngineMetrics
 from server.errors import ConfigurationError
 from tests.serving import ON_GPU
 
@@ -60,6 +64,21 @@ def test_speculation_that_is_refused(smol_path: Path, arguments: dict[str, Any],
     settings = ModelSettings(id="m", path=smol_path, engine_args={"speculative_config": speculation})
     with pytest.raises(ConfigurationError, match=f"model m: .* speculative decoding {reason}"):
         engine_config(settings, 64)
+
+
+@pytest.mark.skipif(ON_GPU, reason="it is for GPUs")
+async def test_what_the_cpu_build_says_late(tiny_path: Path) -> None:
+    """What is refused before an engine is made would end it, after it has read its weights."""
+    arguments = {"enforce_eager": True, "kv_offloading_size": 1.0}
+    settings = ModelSettings(id="m", path=tiny_path, kv_cache_gib=0.25, engine_args=arguments)
+    with pytest.raises(ConfigurationError, match="refused on a CPU"):
+        check_engine_args(settings)
+    engine = VLLMEngine(settings, 64, EngineMetrics(CollectorRegistry()).of("m"), warms_up=False)
+    try:
+        with pytest.raises(ConfigurationError, match="only supported on CUDA-alike and XPU GPUs"):
+            await engine.start(lambda status: None)
+    finally:
+        await engine.close()
 
 
 @pytest.mark.parametrize(

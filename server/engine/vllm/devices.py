@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar
 
+from server.config.engine_args import refusal_on_cpu
 from server.config.model import ModelSettings
 from server.config.replication import flat
 from server.errors import ConfigurationError
@@ -85,6 +86,15 @@ def _visible(model: ModelSettings, environ: Mapping[str, str]) -> list[int]:
             f"model {model.id}: {VISIBLE} has other names than numbers, which are not dealt out to replicas;"
             " name each replica's GPUs in devices."
         ) from None
+
+
+def check_engine_args(model: ModelSettings) -> None:
+    """Raise ConfigurationError for engine arguments that this machine's build of vLLM cannot do."""
+    if model.engine == "simulated" or not installed(CPU_BUILD):
+        return
+    for name, value in model.engine_args.items():
+        if (problem := refusal_on_cpu(name, value)) is not None:
+            raise ConfigurationError(f"model {model.id}: {problem}. Leave it out.")
 
 
 def check_sleep_level(model: ModelSettings) -> None:

@@ -14,7 +14,9 @@ ELSEWHERE = "root cause"  # vLLM's word for what another process has said
 MAX_CHARS = 400
 
 # What a configuration, or a model that vLLM cannot run, fails with; no other try would help.
-FINAL = (TypeError, ValueError, NotImplementedError)
+FINAL = (TypeError, ValueError, NotImplementedError, ImportError)
+# What vLLM's making of a configuration fails with: that measures nothing and starts nothing.
+CONFIGURING = (*FINAL, RuntimeError, AssertionError, LookupError, AttributeError)
 # But vLLM refuses with a ValueError as well what another program has taken for now.
 PASSING = ("free memory", "available memory", "available kv cache memory", "gpu memory used by other")
 
@@ -66,7 +68,8 @@ def _why(error: BaseException) -> Why:
     else:
         text = str(error)
     text = one_line(text)
-    is_final = isinstance(error, FINAL) and not any(word in text.lower() for word in PASSING)
+    refuses = isinstance(error, FINAL) or type(error) is Exception  # as vLLM says, on a CPU, what is for GPUs
+    is_final = refuses and not any(word in text.lower() for word in PASSING)
     if not is_final or not text:  # a final one is for a person who is to change something
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Why(reason=text, is_final=is_final)

@@ -24,7 +24,7 @@ import zmq
 from server.config.model import ModelSettings
 from server.config.yamlfile import nearest
 from server.engine.vllm.adapters import make_ready_for_adapters
-from server.engine.vllm.failures import FINAL, NOTES, note_failures, why
+from server.engine.vllm.failures import CONFIGURING, NOTES, note_failures, why
 from server.engine.vllm.grammars import make_grammars
 from server.engine.vllm.processes import THREADS, News, Order, follow_server
 from server.engine.vllm.speculation import check_speculation
@@ -156,7 +156,7 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
     try:
         # vLLM's defaults depend on who asks: without a context a step has 2048 tokens, on any GPU.
         config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    except FINAL as error:
+    except CONFIGURING as error:
         raise ConfigurationError(
             f"model {settings.id}: vLLM refuses it, or its engine_args: {why(error).reason}"
         ) from error

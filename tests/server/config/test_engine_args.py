@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from server.config.engine_args import NEUTRAL, OFFLOADING, OWN_KEYS, REFUSED, refusal
+from server.config.engine_args import (
+    NEUTRAL,
+    OFFLOADING,
+    OWN_KEYS,
+    PASSED_ON_CPU,
+    REFUSED,
+    REFUSED_ON_CPU,
+    refusal,
+    refusal_on_cpu,
+)
 from server.config.model import ModelSettings
+from server.engine.vllm import devices
+from server.engine.vllm.devices import check_engine_args
+from server.errors import ConfigurationError
 
 # A value that is no neutral one, for those that have another type than a string.
 VALUES: dict[str, Any] = {
@@ -49,6 +61,39 @@ def test_neutral_values_pass(name: str) -> None:
 def test_what_a_key_says(name: str) -> None:
     """It is not said twice."""
     assert f'set "{OWN_KEYS[name]}" as a key of the model' in str(refusal(name, 1))
+
+
+def connector(name: str) -> dict[str, str]:
+    return {"kv_connector": name, "kv_role": "kv_both"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kv_offloading_size", 4.0),
+        ("kv_transfer_config", connector("OffloadingConnector")),
+        ("kv_transfer_config", connector("SimpleCPUOffloadConnector")),
+        ("offload_group_size", 2),
+        ("offload_backend", "prefetch"),
+    ],
+)
+def test_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """What its build of vLLM says late, or as if another try might help; on a GPU it is passed on."""
+    model = ModelSettings(id="m", path=Path("m"), engine_args={name: value})
+    monkeypatch.setattr(devices, "installed", lambda package: None)
+    check_engine_args(model)
+    monkeypatch.setattr(devices, "installed", lambda package: "0.32.0")
+    with pytest.raises(ConfigurationError, match=f'model m: engine_args has "{name}: .* on a CPU: .* GPU'):
+        check_engine_args(model)
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_ON_CPU))
+def test_what_passes_on_a_cpu(name: str) -> None:
+    """What changes nothing, and what is not known to fail."""
+    nothing: tuple[Any, ...] = (None, 0, 0.0, {})
+    assert [refusal_on_cpu(name, value) for value in nothing] == [None] * 4
+    for value in PASSED_ON_CPU.get(name, ()):
+        assert refusal_on_cpu(name, connector(value) if name == "kv_transfer_config" else value) is None
 
 
 @pytest.mark.parametrize(

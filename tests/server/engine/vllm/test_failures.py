@@ -52,6 +52,12 @@ class Model(BaseModel):
         ),
         (TypeError("not a list"), Why(reason="not a list", is_final=True)),
         (NotImplementedError(), Why(reason="NotImplementedError", is_final=True)),
+        (
+            ModuleNotFoundError("No module named 'lmcache'"),
+            Why(reason="No module named 'lmcache'", is_final=True),
+        ),
+        (Exception("for GPUs alone"), Why(reason="for GPUs alone", is_final=True)),
+        (AttributeError("no stream"), Why(reason="AttributeError: no stream")),
         (OSError(98, "Address in use"), Why(reason="OSError: [Errno 98] Address in use")),
         (
             ValueError("Free memory on device (1/80 GiB) is less than desired"),
