@@ -99,6 +99,9 @@ PAGES = {
         },
     ),
     "docs/faults.md": Page(server=SIMULATOR),
+    "docs/journal.md": Page(
+        before={"verbatim journal": "sleep 1"}
+    ),  # a record comes a moment after its reply
     "docs/running/first-hour.md": Page(built_in),
     "docs/models.md": Page(
         models,
