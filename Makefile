@@ -18,7 +18,7 @@ help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
 	@echo 'make test          install what is missing and run every test'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
-	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a pretended GPU, in an environment of its own (9 GB; gcc)'
+	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a simulated GPU, in an environment of its own (9 GB; gcc)'
 	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (3 GB; nginx, npm)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
 	@echo 'make docs          the documents as a site, for /docs/ of the server and for bundles'
@@ -42,8 +42,8 @@ test-fast:
 	@$(BIN)/python -m pytest --fast $(ARGS)
 
 test-hostgpu:
-	@echo 'vLLM'\''s CUDA build on a pretended GPU, in $(HOSTGPU): about 4 GB to download and 9 GB on disk the first time'
-	@command -v gcc >/dev/null || { echo 'error: gcc is missing, which compiles the pretended GPU'; exit 2; }
+	@echo 'vLLM'\''s CUDA build on a simulated GPU, in $(HOSTGPU): about 4 GB to download and 9 GB on disk the first time'
+	@command -v gcc >/dev/null || { echo 'error: gcc is missing, which compiles the simulated GPU'; exit 2; }
 	@VERBATIM_VENV=$(HOSTGPU) $(PYTHON) -m scripts.setup --device cuda runtime
 	@sh tests/hostgpu/kit/build.sh $(HOSTGPU)
 	@$(SETUP) runtime dev model

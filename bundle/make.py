@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bundle.contents import Contents, check_space, gather, model_bytes, plan
 from bundle.keys import MOST_KEYS, Passphrase, allowed_signer, raw_public, read_private_key
-from bundle.models import checksums, read_configuration, refuse_senses
+from bundle.models import checksums, read_configuration, refuse_multimodal
 from bundle.order import (
     ROOT,
     Device,
@@ -94,7 +94,7 @@ def read_order(options: Options, environ: Mapping[str, str], console: Console) -
     have = parse_have(options.have)
     configuration = read_configuration(options.config, environ)
     if profile.packages:
-        refuse_senses(configuration)
+        refuse_multimodal(configuration)
     console.print("reading the models")
     sums = {
         place: checksums(directory, configuration.digests[place], sha256_of)

@@ -24,7 +24,7 @@ from server.weights.architecture import read_config
 from server.weights.checkpoint import PICKLES, expected_checksums
 
 CHECKSUMS = "checksums.json"
-SENSES = ("vision_config", "audio_config")  # of models that also see or hear
+MULTIMODAL = ("vision_config", "audio_config")  # of models that also see or hear
 KEYS_FILE = "../.."  # from versions/ID: the place of the API keys, which stay when the version changes
 ANYTHING = {"VERBATIM_API_KEYS": "given-at-the-site"}  # a host other than loopback is only valid with a key
 
@@ -97,10 +97,10 @@ def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".") or "model"
 
 
-def refuse_senses(configuration: Configuration) -> None:
+def refuse_multimodal(configuration: Configuration) -> None:
     """Raises ConfigurationError for a model that a text profile cannot serve."""
     for directory in configuration.models:
-        found = [key for key in SENSES if key in read_config(directory)]
+        found = [key for key in MULTIMODAL if key in read_config(directory)]
         if found:
             raise ConfigurationError(
                 f"the model in {directory} has a {found[0]}: it does more than text, and the profile text"
@@ -127,8 +127,8 @@ def at_site(path: Path, text: str, places: Mapping[str, str]) -> str:
         text = text[:start] + json.dumps(value, ensure_ascii=False) + text[end:]
     if not _leads(text, places):
         raise ConfigurationError(
-            f"{path.name}: the `path` of a model or adapter is written with a YAML anchor, alias or merge, and"
-            " would lead to another one's place; write the path out in each."
+            f"{path.name}: the `path` of a model or adapter is written with a YAML anchor, alias or merge,"
+            " and would lead to another one's place; write the path out in each."
         )
     return text
 
@@ -168,7 +168,7 @@ def model_files(directory: Path) -> Iterator[str]:
         hidden = any(part.startswith(".") for part in name.parts)
         if not hidden and path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
             if not is_safe(name.as_posix()):
-                raise ConfigurationError(f"{path} has a name that not every carrier can hold; rename it.")
+                raise ConfigurationError(f"{path} has a name that not every file system can hold; rename it.")
             yield name.as_posix()
 
 

@@ -179,7 +179,7 @@ def _read(item: Item) -> Iterator[bytes]:
 
 
 def part_sizes(part_bytes: int, head_bytes: int) -> Iterator[int]:
-    """The first part leaves room for what lies beside it on the first carrier."""
+    """The first part leaves room for what lies beside it on the first disk."""
     if head_bytes >= part_bytes:
         raise ConfigurationError(
             f"--part-size: the installer and the manifest alone take {head_bytes} bytes; choose at least"

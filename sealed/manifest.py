@@ -91,7 +91,7 @@ class Target:
 class Manifest:
     """What a bundle holds.
 
-    version: of Verbatim. created: UTC. recipe: digest of all that the maker was told. installed_bytes: what
+    version: of Verbatim. created: UTC. recipe: digest of what decides what is in it. installed_bytes: what
     packages and models take at the site. environment: variables that the command is to run with. loose: the
     installer, beside manifest.json. files: the payload, in order; parts: what it is cut into, empty when its
     files lie beside manifest.json too.
@@ -246,7 +246,7 @@ def has_place(path: str) -> bool:
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path leads nowhere else and every carrier can hold it."""
+    """Whether a path leads nowhere else and every file system can hold it."""
     return (
         path.isprintable()
         and unicodedata.normalize("NFC", path) == path

@@ -128,6 +128,6 @@ def require_signature(manifest: bytes, text: str, keys: Iterable[PublicKey]) -> 
     found = ", ".join(key for key, _ in named)
     raise BundleError(
         f"{SIGNATURE}: signed by {found}, and a signature of {wanted} is required. Either the bundle is"
-        " another maker's, or its maker has a new key: ask for the public key, on a way that the bundle did"
-        " not take."
+        " somebody else's, or whoever makes it has a new key: ask for the public key, on another way than"
+        " the bundle's."
     )

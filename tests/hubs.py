@@ -1,4 +1,4 @@
-"""A pretended engine behind a hub, front ends on channels to it, and a way between that one can watch."""
+"""A fake engine behind a hub, front ends on channels to it, and a way between that one can watch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def job(name: str, num_tokens: int = 1) -> Job:
     return Job(name, name, [SECRET] * num_tokens, GenerationParams(), (), 10)
 
 
-class Pretended:
+class FakeEngine:
     """What vLLM's engine is to its clients, for all slots: a thread that answers questions, and notes what it
     hears. folders: of the slots. heard: of each of them, by kinds of message."""
 

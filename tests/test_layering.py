@@ -221,7 +221,7 @@ def test_the_installer_needs_nothing() -> None:
 
 
 def test_what_is_sealed_stands_on_nothing() -> None:
-    """sealed/ is the ground: the server, the installer and the maker of bundles all stand on it."""
+    """sealed/ is the ground: the server, the installer and what makes bundles all import it."""
     for module in (name for name in ORDER if ROOM_OF[name] == "sealed"):
         assert {name.split(".")[0] for name in imports_of(tree_of(module))} <= {*STANDARD, "sealed"}
 

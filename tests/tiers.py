@@ -27,7 +27,7 @@ SLOW = {
     "engine": "vLLM",
     "families": "vLLM, transformers",
     "gpu": "an NVIDIA GPU",
-    "hostgpu": "vLLM for CUDA on a pretended GPU: gcc, 9 GB of disk",
+    "hostgpu": "vLLM for CUDA on a simulated GPU: gcc, 9 GB of disk",
     "monitoring": "vLLM, Prometheus",
     "packaging": "vLLM, root, buildah, debootstrap",
     "sealed": "cryptography",

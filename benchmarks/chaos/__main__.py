@@ -74,8 +74,8 @@ def main() -> None:
         folder = Path(name)
         temporary = folder / "tmp"
         temporary.mkdir()
-        maker = Path(__file__).parents[2] / "tests" / "tiny_llama.py"
-        subprocess.run([sys.executable, maker, folder / "model"], check=True)
+        script = Path(__file__).parents[2] / "tests" / "tiny_llama.py"
+        subprocess.run([sys.executable, script, folder / "model"], check=True)
         settings = {"workers": options.workers, "receive_timeout_s": 10, "slow_reader_timeout_s": 20}
         environ = {"TMPDIR": str(temporary)}
         with verbatim(

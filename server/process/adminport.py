@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.config.settings import Settings
 from server.http.connections import Connections
 from server.http.state import ADMIN_PORT, State
-from server.process.port import Server, config_of, maker, open_port
+from server.process.port import Server, config_of, open_port, protocol_factory
 
 MOST_CONNECTIONS = 64  # beside those of the port
 
@@ -29,7 +29,7 @@ async def serve_admin(app: ASGIApp, state: State, listener: socket.socket) -> No
     connections = Connections(state.settings, state.metrics, MOST_CONNECTIONS)
     admin = state.settings.admin
     tls = state.settings.tls if admin is not None and admin.tls else None
-    server = Server(config_of(_Marked(app), maker(tls, connections)))
+    server = Server(config_of(_Marked(app), protocol_factory(tls, connections)))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = asyncio.create_task(connections.watch())
     try:

@@ -155,7 +155,7 @@ async def live(
     server_of: makes what takes them.
     """
     connections = Connections(state.settings, state.metrics, most_connections())
-    server = server_of(config_of(app, maker(state.settings.tls, connections, connection)))
+    server = server_of(config_of(app, protocol_factory(state.settings.tls, connections, connection)))
     signals: asyncio.Queue[str] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
@@ -202,7 +202,7 @@ def config_of(app: ASGIApp, http: Callable[..., asyncio.Protocol]) -> uvicorn.Co
     )
 
 
-def maker(
+def protocol_factory(
     tls: TLS | None, connections: Connections, connection: Callable[..., Connection] = Connection
 ) -> Callable[..., asyncio.Protocol]:
     """Makes each connection, as uvicorn calls it. Raises ConfigurationError for a certificate that

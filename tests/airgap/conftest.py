@@ -80,7 +80,7 @@ def visit(bundle: Path, namespace: Namespace | None, folder: Path) -> Site:
 
     environ = clean(folder / "home")
     install = ["sh", str(bundle / "install.sh"), "--prefix", str(folder / "verbatim")]
-    install += ["--python", sys.executable, "--require-signature", str(bundle.parent / "maker.pub")]
+    install += ["--python", sys.executable, "--require-signature", str(bundle.parent / "release.pub")]
     ran = subprocess.run(inside(*install), env=environ, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     command, log = str(folder / "verbatim/current/bin/verbatim"), folder / "log"

@@ -16,16 +16,16 @@ VERBATIM = Path(sys.executable).with_name("verbatim")
 
 @functools.cache
 def real_bundle(temporary: Path) -> Path:
-    """The text profile for the CPU, in parts, signed with maker.key beside it; made once for
+    """The text profile for the CPU, in parts, signed with release.key beside it; made once for
     a session's directory."""
     _run(sys.executable, "-m", "server.weights.builtin")
     folder = temporary / "bundle"
     folder.mkdir()
-    _run(VERBATIM, "bundle", "keygen", folder / "maker")
+    _run(VERBATIM, "bundle", "keygen", folder / "release")
     config = {"port": 0, "attest": True, "models": [SMOL_MODEL]}
     (folder / "models.yaml").write_text(yaml.safe_dump(config))
     command = [VERBATIM, "bundle", "--config", folder / "models.yaml", "--device", "cpu", "--profile", "text"]
-    _run(*command, "--out", folder / "bundle", "--part-size", "60MiB", "--sign", folder / "maker.key")
+    _run(*command, "--out", folder / "bundle", "--part-size", "60MiB", "--sign", folder / "release.key")
     return folder / "bundle"
 
 

@@ -145,10 +145,10 @@ def test_a_key_that_openssl_encrypted_signs(keys: Path) -> None:
 
 @pytest.fixture
 def received(tmp_path: Path) -> Path:
-    """A folder with a signed bundle, and beside it what came on another way: maker.pub, maker.allowed."""
-    make_keys(tmp_path / "maker")
+    """A folder with a signed bundle, and beside it what came on another way: release.pub, release.allowed."""
+    make_keys(tmp_path / "release")
     (tmp_path / "work").mkdir()
-    bundle = tiny_bundle(tmp_path / "work", keys=[read_private_key(tmp_path / "maker.key", str)])
+    bundle = tiny_bundle(tmp_path / "work", keys=[read_private_key(tmp_path / "release.key", str)])
     bundle.rename(tmp_path / "bundle")
     return tmp_path
 
@@ -162,7 +162,7 @@ def first_step(tool: str) -> str:
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_sites_own_tools_check_the_installer(received: Path, tool: str) -> None:
-    """The first commands of docs/airgap.md: good for the maker's bundle, and nothing of it has run."""
+    """The first commands of docs/airgap.md: good for the bundle as signed, and nothing of it has run."""
     needs(tool)
     ran = subprocess.run(
         ["sh", "-c", first_step(tool)], cwd=received, capture_output=True, text=True, check=False
@@ -174,7 +174,7 @@ def test_the_sites_own_tools_check_the_installer(received: Path, tool: str) -> N
 def test_a_forgers_installer_is_caught_by_the_sites_own_tools(received: Path, tool: str) -> None:
     """One that checks nothing and says that all is well; and one that is signed with another key."""
     needs(tool)
-    (received / "bundle/install.sh").write_text("echo 'signed by the maker'\n")
+    (received / "bundle/install.sh").write_text("echo 'signed'\n")
     assert subprocess.run(["sh", "-c", first_step(tool)], cwd=received, check=False).returncode != 0
     make_keys(received / "forger")
     (received / "forged").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bundle.models import checksums, model_files, read_configuration, refuse_senses
+from bundle.models import checksums, model_files, read_configuration, refuse_multimodal
 from bundle.wheels import sha256_of
 from server.config.loading import load_settings
 from server.engine.adapters import read_adapters
@@ -105,7 +105,7 @@ def test_adapters_travel_with_their_model(tmp_path: Path, base: Path) -> None:
     found = read_configuration(config(tmp_path, text), {})
     assert '- {id: o/tone, path: "models/o--tone"} # mine' in found.text
     assert found.directories == {"models/m": base, "models/o--tone": adapter}
-    refuse_senses(found)
+    refuse_multimodal(found)
     sums = checksums(adapter, {}, sha256_of)
     assert set(sums) == {"adapter_config.json", "adapter_model.safetensors"}
     for place, directory in found.directories.items():
@@ -155,13 +155,13 @@ def test_a_model_that_is_not_prepared_is_told(tmp_path: Path, monkeypatch: pytes
         read_configuration(config(tmp_path, "models: [{id: a, builtin: smollm2-135m-instruct}]"), {})
 
 
-def test_a_model_with_more_senses_needs_the_full_profile(tmp_path: Path, weights: Path) -> None:
+def test_a_model_that_sees_or_hears_needs_the_full_profile(tmp_path: Path, weights: Path) -> None:
     """Text leaves out what pictures need."""
     found = read_configuration(config(tmp_path, f"models: [{{id: a, path: {weights}}}]"), {})
-    refuse_senses(found)
+    refuse_multimodal(found)
     (weights / "config.json").write_text('{"vision_config": {}, "text_config": {"kv_lora_rank": 1}}')
     with pytest.raises(ConfigurationError, match="--profile full"):
-        refuse_senses(found)
+        refuse_multimodal(found)
     assert {"vision_config", "kv_lora_rank"} <= found.model_keys
 
 

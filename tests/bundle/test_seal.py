@@ -21,7 +21,7 @@ def signatures(bundle: Path) -> set[str]:
 
 
 def test_the_first_part_leaves_room_for_the_installer() -> None:
-    """The first carrier takes what lies beside the parts as well; a size that has no room is refused."""
+    """The first disk takes what lies beside the parts as well; a size that has no room is refused."""
     sizes = part_sizes(1000, 300)
     assert [next(sizes) for _ in range(3)] == [700, 1000, 1000]
     with pytest.raises(ConfigurationError, match="--part-size"):

@@ -171,8 +171,8 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, made in a process of its own: it imports torch."""
     path = tmp_path_factory.mktemp("tiny-llama")
-    maker = Path(__file__).parents[1] / "tiny_llama.py"
-    subprocess.run([sys.executable, maker, path], check=True, stdout=subprocess.DEVNULL)
+    script = Path(__file__).parents[1] / "tiny_llama.py"
+    subprocess.run([sys.executable, script, path], check=True, stdout=subprocess.DEVNULL)
     return path
 
 

@@ -26,8 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    maker = Path(__file__).parents[1] / "tiny_llama.py"
-    subprocess.run([sys.executable, maker, folder], check=True)
+    script = Path(__file__).parents[1] / "tiny_llama.py"
+    subprocess.run([sys.executable, script, folder], check=True)
     return folder
 
 

@@ -43,8 +43,8 @@ def test_the_file_is_current() -> None:
 
 
 def test_grafana_knows_every_key() -> None:
-    """Read into Grafana's own types and written again, nothing is missing: they leave out what they do not
-    know."""
+    """Read into Grafana's own types and written again, nothing is missing: they leave out what they
+    do not know."""
     models = pytest.importorskip(
         "grafana_foundation_sdk.models.dashboard", reason="grafana-foundation-sdk is not installed"
     )

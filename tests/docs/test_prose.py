@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from tests.docs.blocks import ROOT
-from tests.docs.prose import files, mended, orphans
-
-ROOMS = ("benchmarks", "bundle", "conform", "sampling", "scripts", "sealed", "server", "tests", "twin")
+from tests.docs.blocks import ROOT, pages
+from tests.docs.prose import ROOMS, files, mended, orphans
 
 
 def test_no_word_is_alone_on_its_line() -> None:
-    """A line of a docstring or comment is not the last word of a sentence alone."""
+    """No line of a docstring or comment is one last word: `python -m tests.docs.prose` mends."""
     found = {
         f"{file.relative_to(ROOT)}:{line}": word
         for file in files(ROOT, ROOMS)
@@ -34,3 +35,23 @@ def test_what_is_found(text: str, better: str | None) -> None:
     assert bool(list(orphans(text))) is (better is not None)
     assert mended(text) == (better or text)
     assert list(orphans(mended(text))) == []
+
+
+# Words of our own, or used in a way of our own, and what they are called elsewhere.
+INSTEAD = {
+    r"\bcarriers?\b": "disk, part",
+    r"\bmakers?\b": "whoever made it; the key",
+    r"\bpretended\b": "simulated, fake",
+    r"\bmore senses\b": "multimodal",
+    r"Again: forth": "a whole sentence",
+    r"whoever does not think of it": "a whole sentence",
+    r"missed there\s+as they must be": "a whole sentence",
+}
+READ = [ROOT / page for page in (*pages(), "Makefile", "Dockerfile.cuda")]
+
+
+@pytest.mark.parametrize("file", READ, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_vocabulary_of_our_own(file: Path) -> None:
+    """Words that only we use in that sense are not in what people read."""
+    text = file.read_text("utf-8")
+    assert {word: better for word, better in INSTEAD.items() if re.search(word, text)} == {}

@@ -42,7 +42,7 @@ def test_a_signature_of_a_trusted_key_is_enough(keys: Path) -> None:
     ("signed", "manifest", "words"),
     [
         ((), MANIFEST, "not signed"),
-        (("old",), MANIFEST, "another maker's"),
+        (("old",), MANIFEST, "somebody else's"),
         (("new",), MANIFEST + b" ", "is not one of this manifest"),
     ],
 )

@@ -1,7 +1,7 @@
 """A node that speaks to the cluster alone: python -m server.engine.ray.node OPTIONS OF `ray start`
 
-`ray start`, less what would leave the cluster or let others in. Ray's head tells its makers that it does not
-report to them, and asks the cloud's addresses where it is, whatever is said on its command line: both are
+`ray start`, less what would leave the cluster or let others in. Ray's head tells its developers that it does
+not report to them, and asks the cloud's addresses where it is, whatever is said on its command line: both are
 done by the process of the dashboard, which is not started here. Nor is the port for Ray's remote clients.
 """
 

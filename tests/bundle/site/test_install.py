@@ -156,7 +156,7 @@ def test_a_required_signature(install: Install, tmp_path: Path) -> None:
         make_keys(tmp_path / name)
     signed = tiny_bundle(tmp_path / "a", keys=[read_private_key(tmp_path / "right.key", no_passphrase)])
     wrong = install(signed, "--require-signature", str(tmp_path / "wrong.pub"))
-    assert (wrong.returncode, "another maker" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "somebody else" in wrong.stderr) == (1, True)
     unsigned = tiny_bundle(tmp_path / "b")
     none = install(unsigned, "--require-signature", str(tmp_path / "right.pub"))
     assert (none.returncode, "not signed" in none.stderr) == (1, True)
@@ -182,7 +182,7 @@ def test_an_update_and_the_way_back(made: Path, install: Install, tmp_path: Path
     install(tiny_bundle(tmp_path / "newer", created="2027-01-01T00:00:00+00:00"))
     second = (tmp_path / "site/current").resolve()
     assert second != first
-    # from the installation itself: the carrier may be gone
+    # from the installation itself: the bundle may be gone
     script = tmp_path / "site/current/install.sh"
     for expected in (first, second):
         command = ["sh", str(script), "--prefix", str(tmp_path / "site"), "--rollback"]
@@ -337,7 +337,7 @@ def test_a_full_disk_is_told_before_anything_is_written(install: Install, tmp_pa
 
 
 def change(bundle: Path, **fields: object) -> None:
-    """Another manifest, sealed as it should be: what a maker gone bad, or anybody without a key, can do."""
+    """Another manifest, sealed as it should be: what somebody can do with the key, or without one."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     reseal(bundle, json.dumps({**manifest, **fields}).encode())
 
@@ -350,12 +350,12 @@ def trap(folder: Path, name: str, mark: Path) -> None:
 
 def test_a_pip_that_the_manifest_does_not_list_never_runs(install: Install, tmp_path: Path) -> None:
     """Added to a signed bundle it was the one that a look at the folder found first."""
-    make_keys(tmp_path / "maker")
-    bundle = tiny_bundle(tmp_path / "b", keys=[read_private_key(tmp_path / "maker.key", no_passphrase)])
+    make_keys(tmp_path / "release")
+    bundle = tiny_bundle(tmp_path / "b", keys=[read_private_key(tmp_path / "release.key", no_passphrase)])
     for path in (bundle / "wheels").glob("pip-*"):
         path.touch()
     trap(bundle / "wheels", "pip-0x-py3-none-any.whl", tmp_path / "mark")
-    done = install(bundle, "--require-signature", str(tmp_path / "maker.pub"))
+    done = install(bundle, "--require-signature", str(tmp_path / "release.pub"))
     assert done.returncode == 1
     assert "wheels/pip-0x-py3-none-any.whl: not part of the bundle" in done.stderr
     assert not (tmp_path / "mark").exists()
@@ -363,7 +363,7 @@ def test_a_pip_that_the_manifest_does_not_list_never_runs(install: Install, tmp_
 
 
 def test_a_wheel_that_is_exchanged_after_the_check_is_not_used(whole: Path, tmp_path: Path) -> None:
-    """pip reads the copy that was written while it was checked, and the carrier no more."""
+    """pip reads the copy that was written while it was checked, and the bundle no more."""
     site = tmp_path / "site"
     command = ["sh", str(whole / "install.sh"), "--prefix", str(site)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -378,7 +378,7 @@ def test_a_wheel_that_is_exchanged_after_the_check_is_not_used(whole: Path, tmp_
 def test_an_installer_that_is_exchanged_after_the_check_is_not_used(
     whole: Path, install: Install, tmp_path: Path
 ) -> None:
-    """install.sh reads install.pyz once: what a carrier says the second time does not matter."""
+    """install.sh reads install.pyz once: what a disk says the second time does not matter."""
     program = (whole / "install.pyz").read_bytes()
     (whole / "install.pyz").unlink()
     os.mkfifo(whole / "install.pyz")  # can be read once only

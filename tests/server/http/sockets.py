@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from server.http.connections import Connections
 from server.process.control import place_of
-from server.process.port import maker, open_port
+from server.process.port import open_port, protocol_factory
 from tests.helpers import URL, until
 
 
@@ -38,7 +38,7 @@ async def listening(
     """
     state = app.state.server
     connections = app.state.connections = Connections(state.settings, state.metrics, most)
-    kind: Any = http or maker(state.settings.tls, connections)
+    kind: Any = http or protocol_factory(state.settings.tls, connections)
     config = uvicorn.Config(app, http=kind, ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
     server_state = ServerState()

@@ -1,4 +1,4 @@
-"""A hub on loopback, with a pretended engine."""
+"""A hub on loopback, with a fake engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.engine.vllm.hub import Hub
-from tests.hubs import Pretended
+from tests.hubs import FakeEngine
 
 NUM_SLOTS = 3
 
@@ -21,7 +21,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def engine(hub: Hub) -> Iterator[Pretended]:
-    engine = Pretended(hub.folders)
+def engine(hub: Hub) -> Iterator[FakeEngine]:
+    engine = FakeEngine(hub.folders)
     yield engine
     engine.close()

@@ -14,7 +14,7 @@ from server.engine.vllm.hub import Hub
 from server.engine.vllm.wire import ADD, DEAD
 from server.errors import EngineFailed
 from tests.helpers import until
-from tests.hubs import FrontEnd, Pretended, between, front_end, job
+from tests.hubs import FakeEngine, FrontEnd, between, front_end, job
 
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
@@ -23,7 +23,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": request.param}
 
 
-async def test_a_hub_that_ends_is_noticed(hub: Hub, engine: Pretended) -> None:
+async def test_a_hub_that_ends_is_noticed(hub: Hub, engine: FakeEngine) -> None:
     """Its front ends lose the way at once."""
     async with front_end(hub.admit()) as one:
         await asyncio.to_thread(hub.close)
@@ -32,7 +32,7 @@ async def test_a_hub_that_ends_is_noticed(hub: Hub, engine: Pretended) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_an_end_that_came_before_listening(hub: Hub, engine: Pretended) -> None:
+async def test_an_end_that_came_before_listening(hub: Hub, engine: FakeEngine) -> None:
     """The engine said that it is dead, and the hub has gone: the way is lost once."""
     one = FrontEnd(hub.admit())
     await one.reach()
@@ -47,7 +47,7 @@ async def test_an_end_that_came_before_listening(hub: Hub, engine: Pretended) ->
     one.client.close()
 
 
-async def test_a_lost_connection_is_not_made_again(hub: Hub, engine: Pretended) -> None:
+async def test_a_lost_connection_is_not_made_again(hub: Hub, engine: FakeEngine) -> None:
     """Steps may be missing between the two: the way is lost, once, and the hub hears no more from it."""
     admission = hub.admit()
     async with between(admission) as way, front_end(way.admission) as one:
@@ -64,7 +64,7 @@ async def test_a_silent_connection_is_lost(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr(module, "HEARTBEAT_MS", 100)
         monkeypatch.setattr(module, "SILENCE_MS", 400)
     hub = Hub("127.0.0.1", tmp_path, 1)
-    engine = Pretended(hub.folders)
+    engine = FakeEngine(hub.folders)
     admission = hub.admit()
     try:
         async with between(admission) as way, front_end(way.admission) as one:
@@ -82,7 +82,7 @@ async def test_a_silent_connection_is_lost(tmp_path: Path, monkeypatch: pytest.M
         engine.close()
 
 
-async def test_keys_of_before(hub: Hub, engine: Pretended) -> None:
+async def test_keys_of_before(hub: Hub, engine: FakeEngine) -> None:
     """Whoever was released is told so, and does not wait for ever."""
     admission = hub.admit()
     hub.release(admission)

@@ -1,4 +1,4 @@
-"""Front ends on other machines, and the hub of an engine, which is pretended."""
+"""Front ends on other machines, and the hub of an engine, which is a fake."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.engine.base import EngineOutput
 from server.engine.vllm.hub import Hub
 from server.engine.vllm.wire import ABORT, ADD, DEAD, CoreOutput, CoreOutputs, Signs, encode
 from tests.helpers import until
-from tests.hubs import FrontEnd, Pretended, front_end, job
+from tests.hubs import FakeEngine, FrontEnd, front_end, job
 
 NUM_STEPS = 500
 
 
-async def test_each_has_its_own(hub: Hub, engine: Pretended) -> None:
+async def test_each_has_its_own(hub: Hub, engine: FakeEngine) -> None:
     """Two front ends at once: requests arrive at the engine under their slots, and outputs at who asked."""
     async with front_end(hub.admit()) as first, front_end(hub.admit()) as second:
         first.submit(job("a"))
@@ -35,7 +35,7 @@ async def test_each_has_its_own(hub: Hub, engine: Pretended) -> None:
         assert engine.names(1, ABORT) == []
 
 
-async def test_all_steps_in_their_order(hub: Hub, engine: Pretended) -> None:
+async def test_all_steps_in_their_order(hub: Hub, engine: FakeEngine) -> None:
     """None is lost, doubled or overtaken, while requests go the other way."""
     async with front_end(hub.admit()) as one:
         one.submit(job("a"))
@@ -50,7 +50,7 @@ async def test_all_steps_in_their_order(hub: Hub, engine: Pretended) -> None:
         await until(lambda: len(engine.names(0, ADD)) == 1 + NUM_STEPS // 10)
 
 
-async def test_a_question_is_answered(hub: Hub, engine: Pretended) -> None:
+async def test_a_question_is_answered(hub: Hub, engine: FakeEngine) -> None:
     """As over a link: the engine is asked under the slot's number among its clients."""
     async with front_end(hub.admit()) as one:
         one.channel.ask()
@@ -60,7 +60,7 @@ async def test_a_question_is_answered(hub: Hub, engine: Pretended) -> None:
         assert {msgspec.msgpack.decode(payload)[0] for _, payload in engine.heard[0]} == {1}
 
 
-async def test_whoever_is_gone_is_given_up(hub: Hub, engine: Pretended) -> None:
+async def test_whoever_is_gone_is_given_up(hub: Hub, engine: FakeEngine) -> None:
     """What the engine still works on for a front end that has gone is aborted, and the next one that has its
     slot gets nothing of it."""
     admission = hub.admit()
@@ -81,7 +81,7 @@ async def test_whoever_is_gone_is_given_up(hub: Hub, engine: Pretended) -> None:
         assert list(second.got) == ["b"]
 
 
-async def test_one_that_vanishes_is_noticed(hub: Hub, engine: Pretended) -> None:
+async def test_one_that_vanishes_is_noticed(hub: Hub, engine: FakeEngine) -> None:
     """Without a word, at the next thing that is said to it."""
     admission = hub.admit()
     async with front_end(admission) as first:
@@ -98,7 +98,7 @@ async def test_one_that_vanishes_is_noticed(hub: Hub, engine: Pretended) -> None
     await until(lambda: engine.names(0, ABORT))
 
 
-async def test_one_that_is_released_hears_of_it(hub: Hub, engine: Pretended) -> None:
+async def test_one_that_is_released_hears_of_it(hub: Hub, engine: FakeEngine) -> None:
     """It was there after all: it is not left to wait for what does not come."""
     admission = hub.admit()
     async with front_end(admission) as one:
@@ -116,7 +116,7 @@ def test_a_slot_that_another_has_by_now(hub: Hub) -> None:
     assert hub.keeps(second)
 
 
-async def test_another_connection_with_the_same_keys(hub: Hub, engine: Pretended) -> None:
+async def test_another_connection_with_the_same_keys(hub: Hub, engine: FakeEngine) -> None:
     """A front end that has lost the first has the second, and the end of the first does not cost it that."""
     admission = hub.admit()
     async with front_end(admission) as first:
@@ -131,7 +131,7 @@ async def test_another_connection_with_the_same_keys(hub: Hub, engine: Pretended
 async def test_another_engine_behind_the_hub(hub: Hub) -> None:
     """An engine is started again: a new channel reaches it, with the same keys as before."""
     admission = hub.admit()
-    engine = Pretended(hub.folders)
+    engine = FakeEngine(hub.folders)
     async with front_end(admission) as one:
         engine.say(0, DEAD)
         await until(lambda: one.num_lost == 1)
@@ -140,7 +140,7 @@ async def test_another_engine_behind_the_hub(hub: Hub) -> None:
     reached = asyncio.create_task(waiting.reach())
     await asyncio.sleep(0.3)
     assert not reached.done()
-    engine = Pretended(hub.folders)
+    engine = FakeEngine(hub.folders)
     try:
         await reached
         waiting.listen()
@@ -152,7 +152,7 @@ async def test_another_engine_behind_the_hub(hub: Hub) -> None:
         engine.close()
 
 
-async def test_an_engine_that_fails_says_so(hub: Hub, engine: Pretended) -> None:
+async def test_an_engine_that_fails_says_so(hub: Hub, engine: FakeEngine) -> None:
     """To all of its front ends, once."""
     async with front_end(hub.admit()) as first, front_end(hub.admit()) as second:
         engine.say(0, DEAD)
@@ -163,7 +163,7 @@ async def test_an_engine_that_fails_says_so(hub: Hub, engine: Pretended) -> None
         assert (first.num_lost, second.num_lost) == (1, 1)
 
 
-async def test_large_messages(hub: Hub, engine: Pretended) -> None:
+async def test_large_messages(hub: Hub, engine: FakeEngine) -> None:
     """A prompt of 100,000 tokens one way, a megabyte in one frame the other."""
     async with front_end(hub.admit()) as one:
         one.submit(job("a", 100_000))
@@ -172,7 +172,7 @@ async def test_large_messages(hub: Hub, engine: Pretended) -> None:
         await until(lambda: len(one.tokens("a")) == 300_000)
 
 
-async def test_arrays_of_log_probabilities(hub: Hub, engine: Pretended) -> None:
+async def test_arrays_of_log_probabilities(hub: Hub, engine: FakeEngine) -> None:
     """Travel in frames of their own, as vLLM sends them."""
     count, width = 2000, 21
     ids, values = array.array("i", range(count * width)), array.array("f", [-0.5] * count * width)
@@ -193,7 +193,7 @@ async def test_one_that_does_not_read_is_cut_off(tmp_path: Path, monkeypatch: py
     """It holds nobody up, takes a bounded number of messages, and hears of it when it reads again."""
     monkeypatch.setattr(hub_module, "MOST_WAITING", 50)
     hub = Hub("127.0.0.1", tmp_path, 2)
-    engine = Pretended(hub.folders)
+    engine = FakeEngine(hub.folders)
     admission = hub.admit()
     slow = FrontEnd(admission)
     slow.channel._socket.rcvhwm = 1

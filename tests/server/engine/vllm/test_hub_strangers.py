@@ -20,7 +20,7 @@ from server.engine.vllm.hub import Admission, Hub
 from server.engine.vllm.wire import ADD, encode
 from server.errors import EngineFailed
 from tests.helpers import until
-from tests.hubs import SECRET, FrontEnd, Pretended, between, front_end, job
+from tests.hubs import SECRET, FakeEngine, FrontEnd, between, front_end, job
 
 # ZeroMQ's own, of a client with CURVE, whole: version, mechanism, and room for what comes later.
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
@@ -44,7 +44,7 @@ def told_by(one: socket.socket) -> bytes:
     return b""
 
 
-async def works(one: FrontEnd, engine: Pretended, name: str) -> None:
+async def works(one: FrontEnd, engine: FakeEngine, name: str) -> None:
     """A job of that name reaches the engine, and its token who has asked."""
     slot = one.admission.slot
     one.submit(job(name))
@@ -56,7 +56,7 @@ async def works(one: FrontEnd, engine: Pretended, name: str) -> None:
 @pytest.mark.parametrize(
     "keys", ["none", "of its own making", "for another server", "of one that was released"]
 )
-async def test_strangers_get_nothing(hub: Hub, engine: Pretended, keys: str) -> None:
+async def test_strangers_get_nothing(hub: Hub, engine: FakeEngine, keys: str) -> None:
     """Whoever has not been given keys by this hub reaches neither the engine nor what it says."""
     async with front_end(hub.admit()) as one:
         context = zmq.Context[zmq.Socket[bytes]]()
@@ -89,7 +89,7 @@ async def test_strangers_get_nothing(hub: Hub, engine: Pretended, keys: str) -> 
         await works(one, engine, "a")
 
 
-async def test_a_public_key_alone(hub: Hub, engine: Pretended) -> None:
+async def test_a_public_key_alone(hub: Hub, engine: FakeEngine) -> None:
     """A front end's public key, with another's secret one, opens nothing."""
     admission = hub.admit()
     async with front_end(admission) as one:
@@ -107,7 +107,7 @@ async def test_a_public_key_alone(hub: Hub, engine: Pretended) -> None:
         await works(one, engine, "a")
 
 
-async def test_nobody_answers_for_the_keys(hub: Hub, engine: Pretended) -> None:
+async def test_nobody_answers_for_the_keys(hub: Hub, engine: FakeEngine) -> None:
     """With the part that knows them gone, those with keys are kept out too, not everybody let in."""
     async with front_end(hub.admit()) as one:
         hub._guard.stop()
@@ -131,7 +131,7 @@ async def test_nobody_answers_for_the_keys(hub: Hub, engine: Pretended) -> None:
         pytest.param(b"", id="nothing"),
     ],
 )
-async def test_noise_disturbs_nobody(hub: Hub, engine: Pretended, sent: bytes) -> None:
+async def test_noise_disturbs_nobody(hub: Hub, engine: FakeEngine, sent: bytes) -> None:
     """Other protocols, garbage, half handshakes, held open by the hundred, while front ends come and work."""
     async with front_end(hub.admit()) as one:
         with contextlib.ExitStack() as stack:
@@ -157,7 +157,7 @@ def test_half_a_handshake_is_not_waited_for(
         hub.close()
 
 
-async def test_what_was_sniffed_is_of_no_use(hub: Hub, engine: Pretended) -> None:
+async def test_what_was_sniffed_is_of_no_use(hub: Hub, engine: FakeEngine) -> None:
     """All bytes that a front end has sent, sent once more, add no job."""
     admission = hub.admit()
     async with between(admission) as way, front_end(way.admission) as one:
@@ -168,7 +168,7 @@ async def test_what_was_sniffed_is_of_no_use(hub: Hub, engine: Pretended) -> Non
         await works(one, engine, "b")
 
 
-async def test_nothing_goes_in_clear(hub: Hub, engine: Pretended) -> None:
+async def test_nothing_goes_in_clear(hub: Hub, engine: FakeEngine) -> None:
     """Whoever reads along between the machines sees no token of a prompt or a text, and no name."""
     async with between(hub.admit()) as way, front_end(way.admission) as one:
         one.submit(job("name-of-the-job", 1000))
@@ -214,7 +214,7 @@ async def test_more_connections_than_it_can_have(tmp_path: Path) -> None:
     """Strangers take all of them: who is in goes on, and who comes gets in when they have been cut off."""
     with process(tmp_path) as (first, second), contextlib.ExitStack() as stack:
         folders = [tmp_path / "0", tmp_path / "1"]
-        engine = Pretended(folders)
+        engine = FakeEngine(folders)
         stack.callback(engine.close)
         async with front_end(first) as one:
             for _ in range(300):
