@@ -155,8 +155,8 @@ def _span(node: Any) -> tuple[int, int]:
 def model_files(directory: Path) -> Iterator[str]:
     """What a model's directory brings: all but hidden files, and pickles, which this server never reads.
 
-    Of an adapter's, which may have all that a training leaves, what is served, and what a
-    checksums.json there names.
+    Of an adapter's, which may have all that a training leaves, what is served, and what a checksums.json
+    there names.
     """
     if is_adapter(directory):
         names = {ADAPTER_MARK, ADAPTER_WEIGHTS, *expected_checksums(directory, {})}

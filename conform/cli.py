@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,7 +17,7 @@ from conform import difference, report
 from conform.every import select
 from conform.runner import Outcome, Result, Run, connect, planned, run
 from conform.subject.budget import MOST_RETRIES
-from conform.subject.client import Client
+from conform.subject.client import Client, trusted
 from conform.subject.ends import ConformError
 from conform.subject.rule import Rule
 
@@ -31,6 +32,16 @@ def conform(
     key: Annotated[
         str | None,
         typer.Option(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False),
+    ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--cert", help="A certificate to show the server, PEM.", show_default=False)
+    ] = None,
+    cert_key: Annotated[
+        Path | None, typer.Option(help="Its key, PEM; without, in the same file.", show_default=False)
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", help="Certificates to trust, PEM, instead of the system's.", show_default=False),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Default: the first that the server lists.")] = None,
     only: Annotated[
@@ -60,8 +71,11 @@ def conform(
     console = Console(highlight=False)
     try:
         rules = select(only or [], hard)
-        first = _put(console, url, key, model, profile, rules, timeout)
-        second = _put(console, against, against_key, None, profile, rules, timeout) if against else None
+        put = partial(
+            _put, console, tls=(ca, cert, cert_key), profile=profile, rules=rules, timeout_s=timeout
+        )
+        first = put(url, key, model)
+        second = put(against, against_key, None) if against else None
         _write(first, second, json, junit, markdown)
     except ConformError as error:
         print(f"verbatim: {error}", file=sys.stderr)
@@ -78,11 +92,18 @@ def _put(
     url: str,
     key: str | None,
     model: str | None,
+    *,
+    tls: tuple[Path | None, ...],
     profile: str,
     rules: Sequence[Rule],
     timeout_s: float,
 ) -> Run:
-    """The rules to one server, with what they may cost before and what came of them after."""
+    """The rules to one server, with what they may cost before and what came of them after.
+
+    tls: files of whom to trust, and of a certificate to show and its key. Of a Unix socket, any of them says
+    that it has TLS.
+    """
+    context = trusted(*(str(file or "") for file in tls))
     console.print(
         f"{len(rules)} rules, at most {planned(rules)}"
         f" (and {MOST_RETRIES} requests more, where a 429 asks to repeat them)",
@@ -91,10 +112,11 @@ def _put(
 
     socket_path = url.removeprefix(UNIX) if url.startswith(UNIX) else ""
     if socket_path:
-        url = "http://localhost"
+        url = "https://localhost" if any(tls) else "http://localhost"
 
     def connecting(base: str) -> Client:
-        return Client(base, key or NO_KEY, timeout_s=timeout_s, socket_path=socket_path, waits=console.print)
+        options: dict[str, Any] = {"timeout_s": timeout_s, "socket_path": socket_path, "context": context}
+        return Client(base, key or NO_KEY, **options, waits=console.print)
 
     subject = connect(url, profile, model, key, connecting)
     try:

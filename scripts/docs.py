@@ -50,6 +50,9 @@ OTHER_VARIABLES = {
     "VERBATIM_PASSPHRASE": "`verbatim bundle`: the passphrase of private keys.",
     "VERBATIM_URL": "`verbatim complete`: the server's address.",
     "VERBATIM_API_KEY": "`verbatim complete`: the key to send.",
+    "VERBATIM_CA": "Commands that ask a server with TLS: certificates to trust, as `--ca`.",
+    "VERBATIM_CLIENT_CERT": "The same: a certificate to show the server, as `--cert`.",
+    "VERBATIM_CLIENT_KEY": "The same: its key, as `--cert-key`.",
 }
 TABLES: dict[str, type[BaseModel]] = {
     "The server": Settings,

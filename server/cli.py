@@ -19,6 +19,7 @@ from server.access.terms import parse_day
 from server.client.complete import complete
 from server.commands.check import check
 from server.commands.checksums import checksums
+from server.commands.health import health
 from server.commands.init import init
 from server.commands.journal import journal
 from server.commands.models import models
@@ -198,6 +199,7 @@ cli.command()(init)
 
 cli.command()(models)
 cli.command()(complete)
+cli.command()(health)
 journal.command()(replay)
 cli.add_typer(journal, name="journal")
 

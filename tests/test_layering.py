@@ -58,8 +58,8 @@ ROOMS = {
         "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling"
         " shares groups models reload cluster node serve"
     ),
-    "server.client": "endpoint printer complete",
-    "server.commands": "progress check checksums matching init models journal replay",
+    "server.client": "failure trust endpoint printer complete",
+    "server.commands": "progress check checksums matching init here models health journal replay",
     "server.cli": "",  # a file, above all of the server
     "twin.language": "ngrams model store",
     "twin.faults": "fault answers cuts pace edits ports catalog rules wire transport connection listener app",

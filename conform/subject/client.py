@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from conform.subject.budget import Budget, most_tokens
-from conform.subject.ends import require, shown
+from conform.subject.ends import ConformError, require, shown
 from conform.subject.frames import DONE, Json, chunks_of, data_of, object_of
 
 MOST_WAIT_S = 60
@@ -20,16 +20,30 @@ HEADERS = {"accept": "application/json", "user-agent": "verbatim-conform"}
 
 
 @cache
-def trusted() -> ssl.SSLContext:
-    """The system's authorities, or those of SSL_CERT_FILE, as for OpenSSL's own programs."""
-    return ssl.create_default_context()
+def trusted(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
+    """ca: certificates to trust; empty: the system's authorities, or those of SSL_CERT_FILE, as for OpenSSL's
+    own programs. cert, key: shown to the server. Raises ConformError that names the file."""
+    said = f"--ca {ca}"
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        said = f"--cert {cert}" + (f", --cert-key {key}" if key else "")
+        if cert:
+            context.load_cert_chain(cert, key or None, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise ConformError(f"{said}: {getattr(error, 'strerror', None) or error}") from None
+    return context
+
+
+def _no_password() -> str:
+    """OpenSSL would ask for it at the terminal."""
+    raise ValueError("the key is encrypted; decrypt it")
 
 
 class Client:
     """base: the URL up to /completions, without a slash at its end. key: sent as the bearer token.
 
     socket_path: of the Unix socket that the server listens on; empty: base says where it does.
-    waits: is told of each wait that a 429 has asked for.
+    context: of TLS. waits: is told of each wait that a 429 has asked for.
     """
 
     def __init__(
@@ -40,6 +54,7 @@ class Client:
         timeout_s: float = 60,
         transport: httpx.BaseTransport | None = None,
         socket_path: str = "",
+        context: ssl.SSLContext | None = None,
         waits: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.base = base
@@ -48,10 +63,11 @@ class Client:
         self.budget = Budget()
         self._waits = waits
         self.socket_path = socket_path
+        self.context = context or trusted()
         if socket_path:
-            transport = httpx.HTTPTransport(uds=socket_path)
+            transport = httpx.HTTPTransport(uds=socket_path, verify=self.context)
         self._http = httpx.Client(
-            timeout=timeout_s, transport=transport, headers=HEADERS, trust_env=False, verify=trusted()
+            timeout=timeout_s, transport=transport, headers=HEADERS, trust_env=False, verify=self.context
         )
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import httpx
 
-from conform.subject.client import Client, trusted
+from conform.subject.client import Client
 from conform.subject.ends import Unmet, require, shown
 
 MOST_WAIT_S = 10.0
@@ -49,10 +49,10 @@ def _connection(client: Client) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(wait_s)
         connection.connect(client.socket_path)
-        return connection
-    connection = socket.create_connection((url.host, port), timeout=wait_s)
+    else:
+        connection = socket.create_connection((url.host, port), timeout=wait_s)
     if url.scheme == "https":
-        return trusted().wrap_socket(connection, server_hostname=url.host)
+        return client.context.wrap_socket(connection, server_hostname=url.host)
     return connection
 
 

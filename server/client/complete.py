@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from server.client.endpoint import ClientError, Endpoint, events
+from server.client.endpoint import Endpoint, events
+from server.client.failure import ClientError
 from server.client.printer import Printer
+from server.client.trust import CA, Cert, CertKey, Trust
 
 Text = typer.Option
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -34,6 +36,9 @@ def complete(
     api_key: Annotated[
         str, Text(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False)
     ] = "none",
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    ca: CA = None,
     model: Annotated[str | None, Text(help="Default: the server's first model.")] = None,
     max_tokens: Annotated[int | None, Text(help="Tokens to generate.")] = None,
     n: Annotated[int | None, Text("--n", help="Choices to return.")] = None,
@@ -96,14 +101,14 @@ def complete(
     flags = dict(locals())  # every parameter by name, before anything else is defined
     try:
         body = request_body(flags)
-        send(Endpoint(url, api_key), body, raw)
+        send(Endpoint(url, api_key, Trust(cert, cert_key, ca)), body, raw)
     except ClientError as error:
         print(f"verbatim: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 
 # Flags that are no field, or have another name there.
-NO_FIELD = {"prompt", "prompt_json", "url", "api_key", "raw", "stream"}
+NO_FIELD = {"prompt", "prompt_json", "url", "api_key", "cert", "cert_key", "ca", "raw", "stream"}
 REPEATED = {
     "stop_token_id": "stop_token_ids",
     "allowed_token_id": "allowed_token_ids",

@@ -1,35 +1,39 @@
-"""The small HTTP client behind `verbatim complete`: the standard library's, so that it adds no dependency."""
+"""The small HTTP client of `verbatim complete` and others: the standard library's, which is no dependency."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from server.client.failure import ClientError
+from server.client.trust import PLAIN, Trust
+
 CONNECT_TIMEOUT_S = 10.0
 HOSTED_PATH = "/v3/openai"
 UNIX = "unix:"
-
-
-class ClientError(Exception):
-    """What went wrong, for a person at a terminal."""
+CLOSED = (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP on a Unix socket."""
+    """HTTP on a Unix socket. context: of its TLS; None: it has none."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, context: ssl.SSLContext | None = None) -> None:
         super().__init__("localhost")
         self._path = path
+        self._context = context
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(CONNECT_TIMEOUT_S)
         self.sock.connect(self._path)
+        if self._context is not None:
+            self.sock = self._context.wrap_socket(self.sock, server_hostname="localhost")
 
 
 def _unix(url: str) -> tuple[str, str]:
@@ -38,9 +42,10 @@ def _unix(url: str) -> tuple[str, str]:
 
 
 class Endpoint:
-    """A server's address and the key for it."""
+    """A server's address and the key for it. trust: of its TLS. tls: on a Unix socket too, whose address does
+    not say it. Raises ClientError."""
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, trust: Trust = PLAIN, *, tls: bool = False) -> None:
         given = url
         try:
             socket_path, url = _unix(url)
@@ -54,7 +59,9 @@ class Endpoint:
             raise ClientError("the API key has a character that no key has")
         self.url = given
         self.socket_path = socket_path
-        self.tls = parts.scheme == "https"
+        self.tls = parts.scheme == "https" or bool(socket_path and (tls or trust.says_tls))
+        self._shows = trust.cert is not None
+        self._context = trust.context() if self.tls or trust.says_tls else None
         self.path = parts.path.rstrip("/") or HOSTED_PATH
         self.api_key = api_key
 
@@ -75,9 +82,7 @@ class Endpoint:
         except (ConnectionRefusedError, FileNotFoundError):
             raise ClientError(f"no server answers at {self.url}; start one with `verbatim serve`") from None
         except (OSError, http.client.HTTPException) as error:
-            raise ClientError(
-                f"the connection to {self.url} failed: {error or type(error).__name__}"
-            ) from None
+            raise ClientError(f"the connection to {self.url} failed: {self._words(error)}") from None
         finally:
             connection.close()
 
@@ -89,15 +94,28 @@ class Endpoint:
             response = connection.getresponse()
             return response.status, _object(response.read())
         except (OSError, http.client.HTTPException) as error:
-            raise ClientError(f"no server answers at {self.url}: {error}") from None
+            raise ClientError(f"no server answers at {self.url}: {self._words(error)}") from None
         finally:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
         if self.socket_path:
-            return UnixConnection(self.socket_path)
-        kind = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
-        return kind(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
+            return UnixConnection(self.socket_path, self._context)
+        if self.tls:
+            return http.client.HTTPSConnection(
+                self.host, self.port, timeout=CONNECT_TIMEOUT_S, context=self._context
+            )
+        return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
+
+    def _words(self, error: Exception) -> str:
+        """With what to do about a certificate. With TLS 1.3, a server that refuses a client may say so after
+        the handshake, and be gone by then."""
+        said = str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{said}; --ca names the certificates to trust"
+        if self.tls and not self._shows and isinstance(error, CLOSED):
+            return f"{said}; if the server asks for a certificate, name one with --cert and --cert-key"
+        return said
 
     def first_model(self) -> str:
         with self.open("GET", "/models") as response:

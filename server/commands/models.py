@@ -11,15 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.client.endpoint import ClientError, Endpoint
+from server.client.failure import ClientError
+from server.client.trust import CA, Cert, CertKey, Trust
+from server.commands.here import HERE, endpoint_here
 from server.config.loading import ModelSettings, Settings, load_settings
-from server.config.values import socket_path
 from server.engine.adapters import read_adapters
 from server.engine.fit import in_words
 from server.engine.served import inspect
 from server.errors import ConfigurationError
-
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # listened on, and where that is reached
 
 
 def models(
@@ -29,10 +28,13 @@ def models(
             "--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."
         ),
     ] = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    ca: CA = None,
 ) -> None:
     """Show the models that would be served; of a server that runs, which are loaded."""
     settings = load_settings(config, {}, os.environ)
-    there = running(settings)
+    there = running(settings, Trust(cert, cert_key, ca, checks=False))
     table = Table("id", "engine", "context", "weights", "state", box=None)
     for model in settings.models:
         try:
@@ -50,13 +52,10 @@ def models(
     Console(highlight=False, markup=False).print(table)
 
 
-def running(settings: Settings) -> Mapping[str, Any]:
+def running(settings: Settings, trust: Trust = HERE) -> Mapping[str, Any]:
     """What a server of this configuration says here of each of its models; empty: none answers."""
-    scheme = "http" if settings.tls is None else "https"
-    host = ANYWHERE.get(settings.host, settings.host)
-    url = host if socket_path(host) else f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
-        _, answer = Endpoint(url, "").ask_root("/ready")
+        _, answer = endpoint_here(settings, trust).ask_root("/ready")
     except ClientError:
         return {}
     found = answer.get("models")

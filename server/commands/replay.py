@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from server.client.complete import DEFAULT_URL
-from server.client.endpoint import ClientError, Endpoint
+from server.client.endpoint import Endpoint
+from server.client.failure import ClientError
+from server.client.trust import CA, Cert, CertKey, Trust
 from server.commands.journal import Config, Where, records
 from server.errors import ConfigurationError
 from server.journal.entry import Candidate, Entry
@@ -33,6 +35,9 @@ def replay(
             "--key", envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False
         ),
     ] = "none",
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    ca: CA = None,
     model: Annotated[str, typer.Option(metavar="ID", help="Ask this model instead.")] = "",
 ) -> None:
     """Send a request of the journal again, and compare the reply with what was kept.
@@ -44,7 +49,7 @@ def replay(
     entry = found(request_id, where, config)
     body = body_of(entry) | ({"model": model} if model else {})
     try:
-        endpoint = Endpoint(url, api_key)
+        endpoint = Endpoint(url, api_key, Trust(cert, cert_key, ca))
         with endpoint.open("POST", "/completions", body) as response:
             reply = endpoint.read_json(response)
     except ClientError as error:

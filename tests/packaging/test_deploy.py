@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,27 @@ def test_the_service_is_hardened() -> None:
 
 def test_compose_checks_health_as_the_image_does() -> None:
     """One probe, written down twice because each has its own place for it."""
-    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*?\])$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    found = re.search(r"^HEALTHCHECK (.*?) CMD (\[.*?\])$", DOCKERFILE.replace("\\\n   ", ""), re.MULTILINE)
     assert found
-    assert yaml.safe_load(found[1].replace("\\\n", "")) == service()["healthcheck"]["test"][1:]
+    probe = service()["healthcheck"]
+    assert yaml.safe_load(found[2]) == probe["test"][1:] == ["/opt/verbatim/current/bin/verbatim", "health"]
+    options = dict(option.removeprefix("--").split("=") for option in found[1].split())
+    assert options == {name.replace("_", "-"): str(probe[name]) for name in probe if name != "test"}
+
+
+def test_the_probe_is_a_command_of_ours() -> None:
+    """That asks the server of the same configuration, and fails where none answers."""
+    ran = subprocess.run(
+        [sys.executable, "-c", "from server.cli import main; main()", "health"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "VERBATIM_HOST": "unix:/no/such/socket"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "verbatim: no server answers at unix:/no/such/socket: [Errno 2] No such file or directory\n",
+    )
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:

@@ -45,14 +45,6 @@ def built_in(folder: Path) -> None:
     shutil.copytree(builtin_path(SMOL), folder / "models/my-model")
 
 
-def journaled(folder: Path) -> None:
-    """A server on a simulated engine, with a journal that has prompts and texts."""
-    path = model_directory(folder / "model", byte_level(), context_size=4096)
-    model = {"id": "smollm2-135m-instruct", "path": str(path), "engine": "simulated"}
-    journal = {"path": str(folder / "journal"), "prompts": True, "texts": True}
-    (folder / "models.yaml").write_text(yaml.safe_dump({"models": [model], "journal": journal}))
-
-
 def changes(folder: Path) -> None:
     """Two configurations on simulated engines, as docs/deployment.md changes one into the other."""
     path = model_directory(folder / "model", byte_level(), context_size=4096)
