@@ -20,6 +20,15 @@ from server.http.openapi import STATE_EXTRA, STATE_RESPONSES
 from server.http.routes import Plain, state_of
 from server.http.state import ADMIN_PORT, exchange_of
 
+NOT_ALONE = (
+    "the engines are used by several processes here, none of which knows what the others have to do: serve"
+    " with workers: 1, or take the model out of models.yaml and use `verbatim reload`"
+)
+IN_A_CLUSTER = (
+    "the engines are used by all front ends of the cluster: take the model out of models.yaml, and start the"
+    " front ends anew"
+)
+
 
 class Guarded(Plain):
     """A route for admins. exchange.key is the admin's when it is called."""
@@ -53,9 +62,7 @@ async def put_state(request: Request) -> Response:
         )
     wanted = parse_body(await read_body(request, state.settings.max_body_bytes), StateRequest).state
     if state.place is None:
-        raise InvalidRequest(
-            "the engines are not this process's alone: it has workers, or is a front end of a cluster"
-        )
+        raise InvalidRequest(NOT_ALONE if not state.settings.cluster else IN_A_CLUSTER)
     state.place(model, Place(wanted))
     is_there = model.engine.state == wanted
     told = {"id": model.id, "state": model.engine.state, "wanted": wanted}

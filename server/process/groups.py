@@ -61,6 +61,14 @@ class Groups:
         if model.settings.load == "at_start":
             resident.group.order(member, Place.LOADED)
 
+    async def room(self, model: ServedModel, within_s: float) -> None:
+        """Return when its group's models take no more than there is, after a reload has it take more; or when
+        the time is up."""
+        end = time.monotonic() + within_s
+        group = self._residents[model.engine].group
+        while group.free < 0 and time.monotonic() < end:  # noqa: ASYNC110  # others end their requests
+            await asyncio.sleep(LOOK_S)
+
     @contextlib.asynccontextmanager
     async def removing(self, model: ServedModel) -> AsyncIterator[None]:
         """It is run no more, and its memory is free after this."""

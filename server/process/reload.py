@@ -220,6 +220,7 @@ class Reload:
         """From the former to the new."""
         model, former = newcomer.model, newcomer.former
         if newcomer.change is Change.ENGINE and former is not None:
+            await self._running.groups.room(former, within_s)
             try:
                 await self._running.hand_over(former, model, newcomer.engine)
             except Failure:

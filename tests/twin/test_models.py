@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -108,3 +111,16 @@ def test_what_is_not_done_to_an_adapter(twin: Server) -> None:
     url = f"{twin.url()}/v1/models/a/adapters/new"
     refused = httpx.put(url, json={"path": "/new"}, headers=KEY)
     assert (refused.status_code, "by a restart alone" in refused.json()["message"]) == (400, True)
+
+
+def test_a_shutdown_waits_for_a_model_that_is_asked_for(tmp_path: Path) -> None:
+    """Its request was there before, and has its answer."""
+    config = {"models": [{"id": "a", "path": str(tmp_path / "not-here"), "load": "on_demand"}]}
+    flags = ("--profile", "none", "--load-s", "3")
+    with serving(tmp_path, config, *flags, command="simulate") as twin, ThreadPoolExecutor(1) as pool:
+        twin.wait_ready()
+        asked = pool.submit(ask, twin, "a")
+        wait_for(lambda: states(twin)["a"] == "loading", 30)
+        twin.process.send_signal(signal.SIGTERM)
+        assert asked.result().status_code == 200
+        assert twin.process.wait(30) == 0

@@ -71,3 +71,20 @@ async def test_models_of_a_key(directory: Path, keys: Path) -> None:
     assert (await ask(directory, keys, "boss", "GET", "/v1/models")).json()["data"] == []
     assert error_of(await ask(directory, keys, "boss", "GET", "/v1/models/m")) == (403, "ACCESS_DENY")
     assert error_of(await ask(directory, keys, "boss", "POST", URL, json=ASK)) == (403, "ACCESS_DENY")
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [({"workers": 2}, "serve with workers: 1"), ({"cluster": "ray://x"}, "start the front ends anew")],
+)
+async def test_engines_of_several_processes(
+    directory: Path, keys: Path, settings: dict[str, object], word: str
+) -> None:
+    """None of which can unload them: it is said what can be done instead."""
+    app = app_of(served(directory, Engine()), api_keys_file=keys)
+    app.state.server.settings = app.state.server.settings.model_copy(update=settings)
+    async with running(app) as client:
+        headers = {"authorization": "Bearer ops"}
+        reply = await client.put("/v1/models/m/state", json={"state": "unloaded"}, headers=headers)
+        assert error_of(reply)[0] == 400
+        assert word in reply.json()["message"]

@@ -35,7 +35,9 @@ class Engines:
         self.numbers: dict[Any, str] = {}
         self.alive: list[str] = []
         self.starts: list[str] = []
+        self.alive_at_start: list[list[str]] = []  # of each of those
         self.failing: set[str] = set()
+        self.close_s: dict[str, float] = {}  # that a model's engines take to end
         self.most = 0
         start, close, started = SimulatedEngine.start, SimulatedEngine.close, Supervisor._started
 
@@ -47,6 +49,7 @@ class Engines:
         async def starts(engine: SimulatedEngine, report: Report) -> None:
             self.starts.append(self.names[engine])
             self.alive.append(self.names[engine])
+            self.alive_at_start.append([*self.alive])
             self.most = max(self.most, len(self.alive))
             await asyncio.sleep(0.02)
             if self.failing & {self.names[engine], f"{self.names[engine]} {self.numbers[engine]}"}:
@@ -55,6 +58,7 @@ class Engines:
 
         async def closes(engine: SimulatedEngine) -> None:
             await close(engine)
+            await asyncio.sleep(self.close_s.get(self.names.get(engine, ""), 0.0))
             if self.names.get(engine) in self.alive:
                 self.alive.remove(self.names.pop(engine))
 

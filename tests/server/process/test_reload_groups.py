@@ -157,3 +157,17 @@ async def test_one_that_does_not_start_keeps_nobody_out(site: Site) -> None:
             await site.reload({"a": stays, "b": LATE, "c": LATE}, "abc", 8)
         assert await site.text("b") == await site.text("c")
         assert site.states() == {"a": "loading", "b": "unloaded", "c": "loaded"}
+
+
+async def test_one_that_takes_more(site: Site) -> None:
+    """Its next engine starts when another one has made the room for it, and its stream goes on there."""
+    async with site.open({"a": LATE, "b": LATE}, "ab", 8):
+        expected = await site.text("b")
+        stream = await site.begin("a")
+        site.engines.close_s["b"] = 0.5
+        more = LATE | {"size_gib": 8, "max_num_seqs": 9}
+        await site.reload({"a": more, "b": LATE}, "ab", 8)
+        assert site.engines.starts == ["b", "a", "a"]
+        assert site.states() == {"a": "loaded", "b": "unloaded"}
+        assert site.engines.alive_at_start[-1] == ["a"]
+        assert await stream == expected
