@@ -34,12 +34,12 @@ class Authority:
         self.cert = folder / f"{name}.pem"
         self.cert.write_bytes(self._certificate(self._name, self._key.public_key(), is_ca=True))
 
-    def pair(self, name: str) -> Pair:
-        """Files of that name, written anew where there are such."""
+    def pair(self, name: str, days: float = 30) -> Pair:
+        """Files of that name, written anew where there are such. days: until it expires."""
         key = ec.generate_private_key(ec.SECP256R1())
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        pair.cert.write_bytes(self._certificate(subject, key.public_key(), is_ca=False))
+        pair.cert.write_bytes(self._certificate(subject, key.public_key(), is_ca=False, days=days))
         pair.key.touch(0o600)
         pair.key.write_bytes(
             key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -53,7 +53,9 @@ class Authority:
             context.load_cert_chain(client.cert, client.key)
         return context
 
-    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, is_ca: bool) -> bytes:
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, is_ca: bool, days: float = 30
+    ) -> bytes:
         now = datetime.now(UTC)
         names: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
@@ -66,7 +68,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=30))
+            .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(

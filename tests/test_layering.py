@@ -51,7 +51,7 @@ ROOMS = {
     "server.http": (
         "eager sse metricsfile metrics following journaling state spans failures ratelimits disconnect body"
         " connections"
-        " certificates handshake protocol"
+        " expiry certificates handshake protocol"
         " gathering streaming cors page documents records border openapi routes tokens admin adapters app"
     ),
     "server.process": (

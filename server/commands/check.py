@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from server.engine.served import inspect
 from server.engine.vllm.devices import check_devices, check_engine_args, check_sleep_level, memory
 from server.errors import ConfigurationError
 from server.http.certificates import read_context
+from server.http.expiry import end_of, said
 from server.observe.versions import CPU_BUILD, installed
 from server.weights.checkpoint import Report, verify_checksums
 
@@ -95,7 +97,11 @@ def _check_keys(settings: Settings) -> str:
 def _check_tls(tls: TLS) -> str:
     read_context(tls)
     clients = "" if tls.client_ca is None else f", clients need a certificate of {tls.client_ca}"
-    return f"the key fits the certificate in {tls.cert}{clients}"
+    ends = end_of(tls.cert)
+    if ends is not None and ends < datetime.now(UTC):
+        raise ConfigurationError(f"tls: {said(tls.cert, ends)}")
+    until = f", valid until {ends:%Y-%m-%d %H:%M} UTC" if ends is not None else ""
+    return f"the key fits the certificate in {tls.cert}{until}{clients}"
 
 
 def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report) -> str:

@@ -126,6 +126,13 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
+        self.certificate_ends = Gauge(
+            "verbatim_certificate_expiry_timestamp_seconds",
+            "When the port's certificate expires, as Unix time; only with TLS",
+            ("file",),
+            registry=registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.restarts = Gauge(
             "verbatim_engine_restarts",
             "Times the engine was started again",

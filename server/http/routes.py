@@ -28,6 +28,7 @@ from server.generation.outputs import Delta, fold
 from server.generation.prompts import encode_prompts
 from server.http.body import read_body
 from server.http.disconnect import unless_client_leaves
+from server.http.expiry import end_of
 from server.http.openapi import (
     ATTESTATION_RESPONSES,
     COMPLETION_EXTRA,
@@ -156,6 +157,8 @@ async def metrics(request: Request) -> Response:
         state.metrics.restarts.labels(model.id).set(model.engine.restarts)
         for number, status in model.engine.statuses.items():
             state.metrics.replica_ready.labels(model.id, str(number)).set(status.ready)
+    if (tls := state.settings.tls) is not None and (ends := end_of(tls.cert)) is not None:
+        state.metrics.certificate_ends.labels(str(tls.cert)).set(ends.timestamp())
     state.metrics.keys_file_ok.set(state.keyring.is_whole)
     served = {model.id: model.engine.statuses for model in state.models.values()}
     return Response(state.metrics.render(served), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -23,6 +23,7 @@ from server.config.values import socket_path
 from server.errors import ConfigurationError
 from server.http.certificates import Certificates
 from server.http.connections import KEEP_ALIVE_S, Connections
+from server.http.expiry import watch_end
 from server.http.handshake import Handshake
 from server.http.protocol import Protocol as Connection
 from server.http.state import State
@@ -161,7 +162,10 @@ async def live(
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number.name)
     serving = asyncio.create_task(_serve(server, listener, state, patience_s))
     running = [asyncio.create_task(work) for work in beside]
-    aside = [asyncio.create_task(work) for work in (_settle(state), connections.watch(), state.loop.watch())]
+    watches = [_settle(state), connections.watch(), state.loop.watch()]
+    if (tls := state.settings.tls) is not None:
+        watches.append(watch_end(tls.cert))
+    aside = [asyncio.create_task(work) for work in watches]
     stop = asyncio.create_task(signals.get())
     try:
         done, _ = await asyncio.wait({serving, stop, *running}, return_when=asyncio.FIRST_COMPLETED)

@@ -36,6 +36,8 @@ def _fails(good: str, bad: str, status: str = "503") -> dict[str, str]:
 
 M, E = {"model": "m"}, {"job": "verbatim", "model": "m", "engine": "0"}
 DEATHS = 'verbatim_engine_deaths_total{model="m",engine="0"}'
+FILE = {"file": "/tls/cert.pem"}
+CERTIFICATE = 'verbatim_certificate_expiry_timestamp_seconds{file="/tls/cert.pem"}'
 HANGS = 'verbatim_engine_hangs_total{model="m",engine="0"}'
 LOST = 'verbatim_lost_seconds_total{model="m",engine="0"}'
 REPLICA = 'verbatim_replica_ready{model="m",engine="1"}'
@@ -154,6 +156,8 @@ CASES = (
     Case("VerbatimConnectionsDropped", "no handshake", {FULL.replace("full", "handshake"): "_x5 1+3x20"}, 10),
     Case("VerbatimJournalDrops", "some", {DROPPED: "0+0x5 40+0x20"}, 20, TARGET),
     Case("VerbatimJournalDrops", "none since", {DROPPED: "40+0x20"}, 20),
+    Case("VerbatimCertificateExpires", "in a week", {CERTIFICATE: "604800+0x5"}, 3, TARGET | FILE),
+    Case("VerbatimCertificateExpires", "in a month", {CERTIFICATE: "2592000+0x5"}, 3),
     Case("VerbatimKeysFile", "for a minute", {"verbatim_keys_file_ok": "1 0+0x5"}, 3, TARGET),
     Case("VerbatimKeysFile", "an editor writes it", {"verbatim_keys_file_ok": "1 0 1+0x5"}, 3),
 )
