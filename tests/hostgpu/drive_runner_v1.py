@@ -2,7 +2,7 @@
 
 FAKE_GPU/run python tests/hostgpu/drive_runner_v1.py WORK_DIR
 
-The device is pretended: what an operation computes is not looked at, whether it takes its arguments is.
+The device is simulated: what an operation computes is not looked at, whether it takes its arguments is.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 FAKE_GPU/run python tests/hostgpu/drive_runner_v2.py WORK_DIR
 
-The device is pretended: kernels are compiled and launched and do nothing, so no logit is looked at here.
+The device is simulated: kernels are compiled and launched and do nothing, so no logit is looked at here.
 """
 
 from __future__ import annotations

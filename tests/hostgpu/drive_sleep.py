@@ -3,7 +3,7 @@
 FAKE_GPU/run python tests/hostgpu/drive_sleep.py WORK_DIR here|process
 
 here: the engine in this process, where its memory can be looked at. process: in one of its own, which hears
-of it by calls over a socket, as from the server. Copies between host and device are real on the pretended
+of it by calls over a socket, as from the server. Copies between host and device are real on the simulated
 GPU: what the weights hold afterwards is. Kernels are not: no logit is looked at.
 """
 

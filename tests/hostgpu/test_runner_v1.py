@@ -1,4 +1,4 @@
-"""Our processor on vLLM's V1 runner, CUDA build, pretended GPU: devices and ends, no numbers."""
+"""Our processor on vLLM's V1 runner, CUDA build, simulated GPU: devices and ends, no numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.hostgpu.kinds import KINDS
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 

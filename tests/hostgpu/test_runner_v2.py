@@ -1,4 +1,4 @@
-"""Our processor on vLLM's real V2 runner, CUDA build, pretended GPU: calls, arguments and slots, no numbers.
+"""Our processor on vLLM's real V2 runner, CUDA build, simulated GPU: calls, arguments and slots, no numbers.
 
 `make test-hostgpu` runs this; the engine runs in FAKE_GPU's own environment, once for all tests.
 """
@@ -17,7 +17,7 @@ from tests.hostgpu.kinds import KINDS
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 NUM_SLOTS, NUM_STEPS = 8, 4

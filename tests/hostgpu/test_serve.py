@@ -1,4 +1,4 @@
-"""The server on vLLM's CUDA build with a pretended GPU: it starts, answers, recovers. Tokens are noise."""
+"""The server on vLLM's CUDA build with a simulated GPU: it starts, answers, recovers. Tokens are noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.serving import SMOL, SMOL_MODEL, Client, Server, serving, wait_for
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 ALL = {"repetition_penalty": 1.2, "frequency_penalty": 0.5, "min_p": 0.1, "logit_bias": {"7042": 5}}

@@ -1,7 +1,7 @@
-"""vLLM's sleep mode with our processor, CUDA build, pretended GPU: memory that goes and comes back, weights
+"""vLLM's sleep mode with our processor, CUDA build, simulated GPU: memory that goes and comes back, weights
 bit by bit, by calls as the server makes them. No numbers.
 
-What it says of memory is the device's own account: the pretended one knows each byte that is mapped.
+What it says of memory is the device's own account: the simulated one knows each byte that is mapped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 

@@ -1,4 +1,4 @@
-"""Models of one GPU that sleep to make room for each other: the server on vLLM's CUDA build with a pretended
+"""Models of one GPU that sleep to make room for each other: the server on vLLM's CUDA build with a simulated
 GPU. That their engines sleep and wake as they are told; tokens are noise, and times are the host's."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.serving import SMOL_MODEL, START_S, Client, Server, serving, wait_for
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = [pytest.mark.hostgpu, pytest.mark.timeout(900)]  # two starts, on any machine
 
 LEVELS = {"a": 1, "b": 2}

@@ -1,4 +1,4 @@
-"""The tools for a GPU, as far as a pretended one shows anything: that they run. No numbers."""
+"""The tools for a GPU, as far as a simulated one shows anything: that they run. No numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ for name, params in PARAMS.items():
 
 
 def there(code: str) -> str:
-    """What the code prints in the environment of the pretended GPU."""
+    """What the code prints in the environment of the simulated GPU."""
     command = [RUN, "python", "-c", code]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr[-4000:]

@@ -1,7 +1,7 @@
 #!/bin/sh
 # build.sh VENV
 #
-# Makes VENV/fake/run, which runs a command in that environment on a pretended GPU: VENV/fake/run python x.py
+# Makes VENV/fake/run, which runs a command in that environment on a simulated GPU: VENV/fake/run python x.py
 # VENV has the packages of requirements/cuda.txt, with CUDA's headers among them. Needs gcc.
 set -eu
 [ $# -eq 1 ] || { sed -n 2,5p "$0"; exit 2; }

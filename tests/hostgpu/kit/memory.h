@@ -1,4 +1,4 @@
-/* What the pretended runtime and driver share: memory that counts as the device's, and what the device is.
+/* What the fake runtime and driver share: memory that counts as the device's, and what the device is.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -39,7 +39,7 @@ int nvmlDeviceGetMemoryInfo(void *h, mem_t *m) {
     m->used = 0;
     return 0;
 }
-const char *nvmlErrorString(int e) { return "pretended"; }
+const char *nvmlErrorString(int e) { return "simulated"; }
 int nvmlSystemGetDriverVersion(char *v, unsigned l) {
     strcpy(v, "580.159.04");
     return 0;

@@ -1,4 +1,4 @@
-/* What the pretended driver does not have: CUDA_ERROR_NOT_SUPPORTED. Without CUDA's headers, whose arguments
+/* What the fake driver does not have: CUDA_ERROR_NOT_SUPPORTED. Without CUDA's headers, whose arguments
  * differ.
  *
  * SPDX-License-Identifier: Apache-2.0

@@ -1,5 +1,5 @@
 """Gives vLLM plausible token ids, which its grammars take: nothing computed any, so whatever was in memory
-would be taken for them. And has it call the pretended runtime where it goes around what is preloaded.
+would be taken for them. And has it call the fake runtime where it goes around what is preloaded.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def accepted_ids(module: Any) -> None:
     module.StructuredOutputManager.accept_tokens = lambda *_: True
 
 
-def pretended_runtime(module: Any) -> None:
+def fake_runtime(module: Any) -> None:
     """vLLM's sleep mode opens the library of the runtime that torch has loaded, and copies with that."""
     module.find_loaded_library = lambda _: os.environ["LD_PRELOAD"]
 
 
-sys.meta_path.insert(0, Finder("vllm.distributed.device_communicators.cuda_wrapper", pretended_runtime))
+sys.meta_path.insert(0, Finder("vllm.distributed.device_communicators.cuda_wrapper", fake_runtime))
 sys.meta_path.insert(0, Finder("vllm.v1.worker.gpu.async_utils", plausible_ids))
 sys.meta_path.insert(0, Finder("vllm.v1.structured_output", accepted_ids))
