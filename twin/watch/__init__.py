@@ -1,1 +1,1 @@
-"""`verbatim watch`: the eyes of the simulator before another server, or before recordings of one."""
+"""`verbatim watch`: the simulator's verdict before another server, or before recordings of one."""
