@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.deploy.configuration import CONFIG, RULES
 from tests.serving import wait_for
 
 PROGRAM = "prometheus"
-EVERY = "500ms"
+EVERY = "1s"  # as long as a busy server may take to answer
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Prometheus:
             for one in self.get("alerts")["alerts"]
             if one["labels"]["alertname"] == name
         }
+
+
+def becomes(look: Callable[[], object], expected: object, within_s: float = 60) -> object:
+    """What is seen once it is as expected, or at the end: no test fails because one scrape came too late."""
+    end = time.monotonic() + within_s
+    while (seen := look()) != expected and time.monotonic() < end:
+        time.sleep(0.2)
+    return seen
 
 
 def shortened(rules: str) -> str:
