@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.engine.vllm.adapters import check_kernels
+from server.engine.vllm.adapters import check_kernels, load_adapters_first
 from server.errors import ConfigurationError
 
 
@@ -37,3 +37,32 @@ def test_these_are_refused(dtype: str, world_size: int, on_cpu: bool, reason: st
     """With what to do."""
     with pytest.raises(ConfigurationError, match=f"model m: .*{reason}"):
         check_kernels("m", configured(dtype, world_size), on_cpu=on_cpu)
+
+
+def test_after_a_sleep_each_is_loaded_before_its_request() -> None:
+    """An engine that has read its weights again has lost its adapters."""
+
+    class Core:
+        vllm_config = SimpleNamespace(lora_config=SimpleNamespace(max_cpu_loras=4))
+
+        def __init__(self) -> None:
+            self.events: list[str] = []
+
+        def add_lora(self, asked: Any) -> None:
+            self.events.append("load")
+
+        def add_request(self, request: Any, request_wave: int = 0) -> None:
+            self.events.append("request")
+
+        def wake_up(self, tags: Any = None) -> bool:
+            self.events.append("wake")
+            return True
+
+    load_adapters_first(Core)
+    core, asked = Core(), SimpleNamespace(lora_int_id=5, lora_name="a@1")
+    request = SimpleNamespace(lora_request=asked, request_id="r", client_index=0)
+    core.add_request(request)
+    core.add_request(request)
+    assert core.wake_up(["kv_cache"])
+    core.add_request(request)
+    assert core.events == ["load", "request", "request", "wake", "load", "request"]
