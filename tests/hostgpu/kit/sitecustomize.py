@@ -41,7 +41,7 @@ class Finder(importlib.abc.MetaPathFinder):
 
 def plausible_ids(module: Any) -> None:
     """One token a step and request, with an id that every vocabulary here has."""
-    get_output = module.AsyncOutput.get_output
+    get_output = module.AsyncOutput.get_output_of_vllm = module.AsyncOutput.get_output
 
     def plausible(self: Any) -> Any:
         self.num_sampled_tokens_np[...] = 1
@@ -53,7 +53,9 @@ def plausible_ids(module: Any) -> None:
 
 def accepted_ids(module: Any) -> None:
     """Whatever a grammar thinks of it: nothing kept the tokens within it."""
-    module.StructuredOutputManager.accept_tokens = lambda *_: True
+    manager = module.StructuredOutputManager
+    manager.accept_tokens_of_vllm = manager.accept_tokens
+    manager.accept_tokens = lambda *_: True
 
 
 def fake_runtime(module: Any) -> None:
