@@ -58,6 +58,7 @@ async def behind(folder: Path, names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def engine_in(folder: Path, names: Sequence[str] = WIRES) -> Iterator[None]:
+    """names: of the front ends, in the order of their numbers, from 1."""
     command = [sys.executable, "-m", "benchmarks.wire", "behind", str(folder), *names]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None

@@ -33,6 +33,7 @@ from server.observe.versions import versions
 from server.process.control import ask
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."),
@@ -118,6 +119,7 @@ def serve(
         float | None, typer.Option(help="How long running requests may finish after SIGTERM, s.")
     ] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="A line as text, or as JSON.")] = None,
 ) -> None:
     """Start the server."""
     overrides = {
@@ -128,6 +130,7 @@ def serve(
         "api_keys_file": api_keys_file,
         "drain_timeout_s": drain_timeout,
         "log_level": log_level,
+        "log_format": log_format,
     }
 
     if (directories or model_dir) and config:

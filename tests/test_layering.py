@@ -31,7 +31,7 @@ ROOMS = {
     ),
     "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens admin reply unsupported structured values params",
-    "server.observe": "logs versions stalls trail spans exporting tracing attestation",
+    "server.observe": "events logs versions stalls trail spans exporting tracing attestation",
     "server.access": "terms keys memory tallies elsewhere limits",
     "server.engine": (
         "base ticket turns trials prefixes replica suspects router waits work group loads losses residence"

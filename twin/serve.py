@@ -44,7 +44,7 @@ def serve(
     """Serve until a signal. load_s: as load_models'. Raises ConfigurationError for a port or a model that
     cannot be had."""
     logs.outlast_a_full_disk()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     raise_limit()
     faults = faults or Faults()
     with open_port(

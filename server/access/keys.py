@@ -132,7 +132,7 @@ class Keyring:
             self._is_read = False
         if mark != self._mark or problems != self._problems:
             for problem in problems:
-                log.error("%s", problem)
+                log.error("the keys' file: %s", problem)
             log.info("%d keys of %s are valid", len(self._from_file), self._file)
         self._mark, self._problems = mark, problems
 

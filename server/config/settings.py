@@ -143,6 +143,9 @@ class Settings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="`json`: each line is an object, whose `event` docs/events.md lists."
+    )
     models: tuple[ModelSettings, ...] = Field(
         min_length=1, strict=False, description="The models, at least one."
     )

@@ -81,7 +81,7 @@ def adopt(state: State, settings: Settings, models: Sequence[ServedModel]) -> No
     for model in models:
         state.models[model.id] = model
         tune(model.engine, settings, model.settings)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
 
 
 def build_app(

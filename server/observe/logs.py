@@ -1,19 +1,55 @@
-"""One line a request, one format for every log line."""
+"""One line a request, one format for every log line: text, or an object of JSON."""
 
 from __future__ import annotations
 
 import io
+import json
 import logging
+import math
 import sys
+from datetime import UTC, datetime
 from typing import Any
+
+from server.observe.events import EVENTS, OTHER, REQUEST
 
 log = logging.getLogger("verbatim.requests")
 
 
-def configure(level: str) -> None:
-    """Log to standard error. Third parties speak from warning on."""
+class Lines(logging.Formatter):
+    """An event as one object of JSON, in ASCII and on one line: time (UTC), level, event, message, the
+    event's fields, pid. exception: a traceback. logger: of an event that is a library's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        name, *fields = EVENTS.get(record.msg, (OTHER,)) if isinstance(record.msg, str) else (OTHER,)
+        values = record.args if isinstance(record.args, tuple) else ()
+        given: dict[str, Any] = getattr(record, "fields", None) or dict(zip(fields, values, strict=False))
+        if "fields" in record.__dict__:
+            name = REQUEST
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": name,
+            "message": record.getMessage(),
+            **{field: _plain(value) for field, value in given.items()},
+        }
+        if name == OTHER:
+            line["logger"] = record.name
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line | {"pid": record.process})
+
+
+def lines(**_: Any) -> Lines:
+    """For a library's own configuration, which has more to say to a formatter."""
+    return Lines()
+
+
+def configure(level: str, how: str = "text") -> None:
+    """Log to standard error, as `text` or as `json`. Third parties speak from warning on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    handler.setFormatter(Lines() if how == "json" else text)
+    logging.captureWarnings(how == "json")
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING if level != "debug" else logging.DEBUG)
@@ -21,6 +57,18 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(level.upper())
     for name in ("asyncio", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def is_json() -> bool:
+    """Whether this process logs so."""
+    return any(isinstance(one.formatter, Lines) for one in logging.getLogger().handlers)
+
+
+def speak_json(library: str) -> None:
+    """What a library has configured itself is lines of JSON too, from now on."""
+    for handler in logging.getLogger(library).handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setFormatter(Lines())
 
 
 def outlast_a_full_disk() -> None:
@@ -53,9 +101,16 @@ class _LossyFile(io.FileIO):
 def log_request(**fields: Any) -> None:
     """key=value pairs; text from outside is quoted, so that a client cannot forge a line."""
     if log.isEnabledFor(logging.INFO):
-        log.info(
-            " ".join(f"{name}={_value(value)}" for name, value in fields.items() if value not in (None, ""))
-        )
+        said = {name: value for name, value in fields.items() if value not in (None, "")}
+        line = " ".join(f"{name}={_value(value)}" for name, value in said.items())
+        log.info(line, extra={"fields": said})
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else str(value)
+    return value if isinstance(value, str | int) or value is None else str(value)
 
 
 def _value(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import time
 
@@ -13,6 +14,9 @@ from server import __version__
 from server.config.values import UNIX
 from server.engine.served import ServedModel
 from server.http.state import State
+from server.observe import logs
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.05
 
@@ -21,6 +25,8 @@ async def greet(
     state: State, listener: socket.socket, name: str = "Verbatim", admin: socket.socket | None = None
 ) -> None:
     """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
+    if logs.is_json():
+        await _say(state, listener, name, admin)
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
     with_tls = state.settings.tls is not None
     url = url_of(listener, with_tls=with_tls)
@@ -37,6 +43,18 @@ async def greet(
     told = f" Loaded when asked for: {', '.join(late)}." if late else ""
     console.print(f"Ready after {time.monotonic() - started:.1f} s.{told} Try:\n", markup=False)
     console.print(_curl(url, _ready_id(state), with_tls=with_tls) + "\n", markup=False)
+    await asyncio.Event().wait()
+
+
+async def _say(state: State, listener: socket.socket, name: str, admin: socket.socket | None) -> None:
+    """The same as events, for whoever reads the log, which may be the only thing that is read."""
+    started, with_tls = time.monotonic(), state.settings.tls is not None
+    log.info("%s %s listens on %s", name, __version__, url_of(listener, with_tls=with_tls))
+    if admin is not None and (settings := state.settings.admin) is not None:
+        log.info("the admin port is at %s", url_of(admin, with_tls=with_tls and settings.tls))
+    while not state.ready:  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+    log.info("ready after %.1f s", time.monotonic() - started)
     await asyncio.Event().wait()
 
 

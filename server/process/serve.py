@@ -32,7 +32,7 @@ def serve(settings: Settings, file: Path | None = None, load: Callable[[], Setti
     ConfigurationError for what the machine or the configuration does not allow, and EngineFailed where the
     only engine does not start."""
     logs.outlast_a_full_disk()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     raise_limit()
     with contextlib.ExitStack() as stack:
         ports = open_ports(

@@ -43,7 +43,7 @@ def main() -> None:
     pipe = os.fdopen(0, "rb", buffering=0)  # what comes after the order is left there
     order = WorkerOrder.model_validate_json(pipe.readline())
     settings = Settings.model_validate_json(order.settings)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     quiet()
     metrics = Metrics(shared=order.folder)
     models = AttachedModels(order.folder, order.number, metrics)

@@ -41,7 +41,7 @@ def serve(answers: ASGIApp, host: str, port: int, what: str) -> None:
     """what: it does, for who starts it. Raises ConfigurationError for a port that cannot be had."""
     state, eyes = state_of_none(), Eyes()
     logs.outlast_a_full_disk()
-    logs.configure(state.settings.log_level)
+    logs.configure(state.settings.log_level, state.settings.log_format)
     raise_limit()
     with (
         open_port(host, port, state.settings.slow_reader_timeout_s) as listener,

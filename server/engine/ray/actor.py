@@ -40,7 +40,7 @@ class EngineActor:
 
     def __init__(self, order: str, address: str, host: str = "") -> None:
         self._order = EngineOrder.model_validate_json(order)
-        logs.configure(self._order.log_level)
+        logs.configure(self._order.log_level, self._order.log_format)
         os.environ["RAY_ADDRESS"] = address  # for a vLLM that spreads over nodes
         model = self._order.model
         if self._order.over_nodes:
@@ -111,7 +111,7 @@ class EngineActor:
             await asyncio.to_thread(verify_checksums, self._model.directory, self._model.sha256)
             await self._engine.run()
         except ConfigurationError as error:
-            log.error("%s", error.message)
+            log.error("the engine cannot be run: %s", error.message)
             self._engine.report(Status(Phase.FAILED, detail=error.message))
         except Exception:  # a fault of ours, of which nobody else would hear
             log.exception("the engine is not watched any more; the actor ends, and Ray starts it again")

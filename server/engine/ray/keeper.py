@@ -61,7 +61,7 @@ class Keeper:
 
     def __init__(self, site: str, address: str) -> None:
         self._site = Site.model_validate_json(site)
-        logs.configure(self._site.log_level)
+        logs.configure(self._site.log_level, self._site.log_format)
         self._address = address
         self._front_ends: dict[str, FrontEnd] = {}
         self._began_at = self._lonely_since = time.monotonic()
@@ -206,6 +206,7 @@ class Keeper:
             context_size=self._site.context_sizes[number],
             hang_timeout_s=self._site.settings["hang_timeout_s"],
             log_level=self._site.log_level,
+            log_format=self._site.log_format,
             over_nodes=self._over_nodes(model),
         )
         options = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}

@@ -35,6 +35,7 @@ class EngineOrder(BaseModel):
     context_size: int
     hang_timeout_s: float
     log_level: str
+    log_format: str = "text"
     over_nodes: bool = False
 
 

@@ -16,7 +16,14 @@ from server.observe.versions import CPU_BUILD, installed
 OWN = frozenset(
     {
         *("host", "port", "api_keys_file", "cors_origins", "workers", "cluster", "attest", "log_level"),
-        *("max_body_bytes", "drain_timeout_s", "receive_timeout_s", "slow_reader_timeout_s", "tracing"),
+        *(
+            "max_body_bytes",
+            "drain_timeout_s",
+            "receive_timeout_s",
+            "slow_reader_timeout_s",
+            "tracing",
+            "log_format",
+        ),
     }
 )
 SHOWN = 3  # differences that are named
@@ -31,6 +38,7 @@ class Site(BaseModel):
     context_sizes: list[int]
     on_cpu: bool
     log_level: str
+    log_format: str
 
     @property
     def models(self) -> list[ModelSettings]:
@@ -44,6 +52,7 @@ def site_of(settings: Settings, context_sizes: list[int]) -> Site:
         context_sizes=context_sizes,
         on_cpu=installed(CPU_BUILD) is not None,
         log_level=settings.log_level,
+        log_format=settings.log_format,
     )
 
 

@@ -26,7 +26,7 @@ from server.config.yamlfile import nearest
 from server.engine.vllm.adapters import make_ready_for_adapters
 from server.engine.vllm.failures import CONFIGURING, NOTES, note_failures, why
 from server.engine.vllm.grammars import make_grammars
-from server.engine.vllm.processes import THREADS, News, Order, follow_server
+from server.engine.vllm.processes import THREADS, News, Order, follow_server, log_as_server
 from server.engine.vllm.speculation import check_speculation
 from server.engine.vllm.wire import QUESTION
 from server.errors import ConfigurationError
@@ -63,6 +63,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
     # vLLM leaves a file there at each start: it goes with the folder.
     os.environ["TMPDIR"] = tempfile.tempdir = str(order.failures.parent)
     note_failures()
+    log_as_server()
     give_signs_of_life(EngineCoreProc)
     say(News(loading=True))
     is_made = threading.Event()  # the engine, from which on nothing is wrong with its configuration

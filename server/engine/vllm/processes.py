@@ -26,13 +26,14 @@ from pydantic import BaseModel
 from server.config.model import ModelSettings
 from server.config.replication import flat
 from server.engine.vllm.failures import NOTES, note_failures
-from server.observe.logs import outlast_a_full_disk
+from server.observe.logs import is_json, lines, outlast_a_full_disk, speak_json
 from server.observe.versions import CPU_BUILD, installed
 
 log = logging.getLogger(__name__)
 
 SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's
 SERVER_PID = "VERBATIM_SERVER_PID"  # set by the server for the processes of its engines
+LOG_FORMAT = "VERBATIM_LOG_FORMAT"  # as for the server itself
 SERVER_PLACE = "VERBATIM_SERVER_PLACE"  # where that number is its process's
 PR_SET_PDEATHSIG = 1
 HOST = ("-m", "server.engine.vllm.host")
@@ -207,6 +208,7 @@ def environment(server: Mapping[str, str], model: ModelSettings) -> dict[str, st
     on_cpu = _on_cpu(model) if installed(CPU_BUILD) else {}
     chosen = {**OFFLINE, **quiet, **on_cpu, **server, **SAFE_PATH}
     chosen |= {SERVER_PID: str(os.getpid()), SERVER_PLACE: place()}
+    chosen[LOG_FORMAT] = "json" if is_json() else "text"
     chosen.pop(SHARED_METRICS, None)  # ours, not vLLM's
     if model.devices:
         chosen["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, flat(model.devices)))
@@ -243,11 +245,22 @@ def place() -> str:
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
+def log_as_server() -> None:
+    """vLLM's lines are as the server's, once it has been imported: those of now, and those after it has
+    configured its log, which it does with its engine's arguments (0.32.0)."""
+    vllm = sys.modules.get("vllm.logger")
+    if vllm is not None and os.environ.get(LOG_FORMAT) == "json":
+        formatters = vllm.DEFAULT_LOGGING_CONFIG["formatters"]
+        formatters |= {name: {"()": lines} for name in formatters}
+        speak_json("vllm")
+
+
 def follow_server() -> None:
     """Plugin of vLLM's, in each of its processes: end it when the server has ended, or the process that has
-    started it; note what it fails with; show that it still gets a processor; and have no full disk end it
-    that its log is on."""
+    started it; note what it fails with; show that it still gets a processor; log as the server does; and have
+    no full disk end it that its log is on."""
     note_failures()
+    log_as_server()
     server = int(os.environ.get(SERVER_PID, "0"))
     if server == 0:
         return

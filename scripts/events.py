@@ -1,0 +1,57 @@
+"""The table of all events of the log, as docs/events.md has it."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from conform.report import cell
+from server.observe.events import EVENTS, OTHER, REQUEST, REQUEST_FIELDS
+
+ROOT = Path(__file__).parents[1]
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+TITLE = "| event | level | fields | message |"
+
+
+def tables() -> str:
+    levels = defaultdict[str, dict[str, None]](dict)
+    for text, level, _ in calls():
+        levels[text][level] = None
+    about = "; ".join(
+        f"`{name}`" + (f" ({words})" if words else "") for name, words in REQUEST_FIELDS.items()
+    )
+    lines = [TITLE, "|---|---|---|---|"]
+    lines.append(f"| `{REQUEST}` | info | {about} | a line for each request that has ended |")
+    lines.append(f"| `{OTHER}` | | `logger` | what a library says |")
+    for text, (name, *fields) in sorted(EVENTS.items(), key=lambda one: one[1][0]):
+        names = ", ".join(f"`{field}`" for field in fields)
+        message = cell(text.replace("\n", " "))
+        lines.append(f"| `{name}` | {', '.join(levels[text])} | {names} | {message} |")
+    return "## All events\n\n" + "\n".join(lines) + "\n"
+
+
+def calls() -> Iterator[tuple[str, str, int]]:
+    """Of each call of a log in the server: the message's text, the level, how many values it has. Raises
+    ValueError for a message that is put together before."""
+    for file in sorted((ROOT / "server").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            of = node.func.value
+            if not (isinstance(of, ast.Name) and of.id == "log" and node.func.attr in LEVELS):
+                continue
+            if any(keyword.arg == "extra" for keyword in node.keywords):
+                continue  # a request's line
+            text = node.args[0]
+            if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
+                raise ValueError(f"{file}:{node.lineno}: a message is one text, with its values after it")
+            yield text.value, LEVELS[node.func.attr], _count(node.args[1:])
+
+
+def _count(values: list[ast.expr]) -> int:
+    """A tuple that is unpacked has as many as it has."""
+    unpacked = [one.value for one in values if isinstance(one, ast.Starred)]
+    counted = [len(one.elts) for one in unpacked if isinstance(one, ast.Tuple)]
+    return len(values) - len(unpacked) + sum(counted)
