@@ -66,6 +66,23 @@ def test_speculation_that_is_refused(smol_path: Path, arguments: dict[str, Any],
         engine_config(settings, 64)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"log_config_file": "nowhere"}, "File does not exist"),
+        ({"kv_transfer_config": {"kv_connector": "LMCacheMPConnector", "kv_role": "kv_both"}}, "lmcache"),
+    ],
+)
+def test_a_configuration_that_cannot_be_made(tiny_path: Path, arguments: dict[str, Any], reason: str) -> None:
+    """Whatever vLLM fails with, it is not tried again. Of all arguments that are passed on, with 496 values
+    between them, these ended with other errors than a ValueError and its kin (2026-11-27), and so did a
+    speculative model that is nowhere, for which vLLM would ask the network.
+    """
+    settings = ModelSettings(id="m", path=tiny_path, engine_args=arguments)
+    with pytest.raises(ConfigurationError, match=f"model m: vLLM refuses it, or its engine_args: .*{reason}"):
+        engine_config(settings, 64)
+
+
 @pytest.mark.skipif(ON_GPU, reason="it is for GPUs")
 async def test_what_the_cpu_build_says_late(tiny_path: Path) -> None:
     """What is refused before an engine is made would end it, after it has read its weights."""

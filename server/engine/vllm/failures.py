@@ -16,7 +16,7 @@ MAX_CHARS = 400
 # What a configuration, or a model that vLLM cannot run, fails with; no other try would help.
 FINAL = (TypeError, ValueError, NotImplementedError, ImportError)
 # What vLLM's making of a configuration fails with: that measures nothing and starts nothing.
-CONFIGURING = (*FINAL, RuntimeError, AssertionError, LookupError, AttributeError)
+CONFIGURING = (*FINAL, RuntimeError, AssertionError, LookupError, AttributeError, OSError)
 # But vLLM refuses with a ValueError as well what another program has taken for now.
 PASSING = ("free memory", "available memory", "available kv cache memory", "gpu memory used by other")
 

@@ -158,6 +158,8 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
         # vLLM's defaults depend on who asks: without a context a step has 2048 tokens, on any GPU.
         config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except CONFIGURING as error:
+        if isinstance(error, OSError) and error.errno:  # the system's own, which may pass
+            raise
         raise ConfigurationError(
             f"model {settings.id}: vLLM refuses it, or its engine_args: {why(error).reason}"
         ) from error
