@@ -29,6 +29,7 @@ class Files:
         self._max_bytes = max_bytes
         self._count = count
         self._descriptor: int | None = None
+        self._size = 0  # after the last write of this process, which was of whole lines
 
     def open(self) -> None:
         """Raises OSError where it cannot be."""
@@ -36,13 +37,15 @@ class Files:
             pass
 
     def append(self, lines: bytes) -> None:
-        """Whole lines. Raises OSError, and then nothing of them is there."""
+        """Whole lines. Raises OSError, and then nothing of them is there. Where a process was killed in the
+        middle of a line, that line is ended first."""
         with self._locked() as descriptor:
             size = os.fstat(descriptor).st_size
             if size and size + len(lines) > self._max_bytes:
                 self._number()
             else:
-                _append(descriptor, lines, size)
+                is_whole = size in (0, self._size) or os.pread(descriptor, 1, size - 1) == b"\n"
+                self._size = _append(descriptor, lines if is_whole else b"\n" + lines, size)
                 return
         self.append(lines)
 
@@ -50,7 +53,7 @@ class Files:
         """It is opened anew when there is more."""
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor, self._size = None, 0
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -95,10 +98,8 @@ class Files:
                 yield int(match[1]), path
 
 
-def _append(descriptor: int, lines: bytes, size: int) -> None:
-    """size: before it. Where a process was killed in the middle of a line, that line is ended first."""
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        lines = b"\n" + lines
+def _append(descriptor: int, lines: bytes, size: int) -> int:
+    """size: before it. Returns that after it."""
     try:
         if os.write(descriptor, lines) < len(lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -106,3 +107,4 @@ def _append(descriptor: int, lines: bytes, size: int) -> None:
         if os.fstat(descriptor).st_size > size:
             os.ftruncate(descriptor, size)
         raise
+    return size + len(lines)

@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 
 # What may wait: records, and characters of the prompts and texts in them.
 MAX_WAITING, MAX_WAITING_CHARS = 20_000, 32 * 1024 * 1024
-GATHER_S = 0.1  # for more to come, which is written with the first: what a kill -9 may cost
+# Each time that the thread wants the interpreter the event loop gives it up, which lasts where the machine is
+# busy: so it writes seldom, and much at once.
+GATHER_S = 0.25  # for more to come, which is written with the first: what a kill -9 may cost
 RETRY_S = 1.0  # after a write that has failed
 PIECE_BYTES = 256 * 1024  # of one write
-# Records that are made into lines at a time: between two such times the event loop may run.
-AT_A_TIME = 32
+# What is made into lines at a time, about a millisecond: between two such times the event loop may run.
+AT_A_TIME_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -131,8 +133,8 @@ class Writer:
             if line:
                 lines.append(line)
                 num_bytes += len(line)
-            num_since += 1
-            if num_since == AT_A_TIME or one.num_chars:
+            num_since += len(line)
+            if num_since > AT_A_TIME_BYTES:
                 num_since = 0
                 time.sleep(0)
         return b"".join(lines), len(lines)

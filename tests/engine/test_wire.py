@@ -263,7 +263,7 @@ def test_the_state_of_an_engine_arrives() -> None:
     read = decode(MsgpackEncoder().encode(sent))
     request = stats.RequestStats(5)
     metrics.note(request, read.outputs[0], 3.0)
-    metrics.record(read, 1)
+    metrics.record(read, 1, [])
 
     def value(name: str) -> float | None:
         return registry.get_sample_value(f"vllm:{name}", {"model_name": "m", "engine": "0"})
