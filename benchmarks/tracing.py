@@ -84,7 +84,9 @@ def load(server: Server, bodies: list[str]) -> dict[str, Any]:
     spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": bodies})
     before = cpu_seconds(server)
     command = [sys.executable, "-m", "benchmarks.load"]
-    found = json.loads(subprocess.run(command, input=spec, capture_output=True, text=True, check=True).stdout)
+    found: dict[str, Any] = json.loads(
+        subprocess.run(command, input=spec, capture_output=True, text=True, check=True).stdout
+    )
     time.sleep(LAST_S)
     return found | {"cpu_s": cpu_seconds(server) - before}
 

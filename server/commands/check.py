@@ -99,7 +99,7 @@ def _check_tls(tls: TLS) -> str:
     clients = "" if tls.client_ca is None else f", clients need a certificate of {tls.client_ca}"
     ends = end_of(tls.cert)
     if ends is not None and ends < datetime.now(UTC):
-        raise ConfigurationError(f"tls: {said(tls.cert, ends)}")
+        raise ConfigurationError(f"tls: the certificate in {tls.cert} {said(ends)}")
     until = f", valid until {ends:%Y-%m-%d %H:%M} UTC" if ends is not None else ""
     return f"the key fits the certificate in {tls.cert}{until}{clients}"
 

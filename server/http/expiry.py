@@ -32,20 +32,19 @@ async def watch_end(file: Path) -> None:
     while True:
         ends = end_of(file)
         if ends is not None and ends - datetime.now(UTC) < SOON:
-            log.warning("%s", said(file, ends))
+            log.warning("the certificate in %s %s", file, said(ends))
         await asyncio.sleep(EVERY_S)
 
 
-def said(file: Path, ends: datetime) -> str:
-    """What is so, and what to do."""
+def said(ends: datetime) -> str:
+    """Of a certificate: what is so, and what to do."""
     verb = "expires" if ends > datetime.now(UTC) else "has expired, and clients refuse it: it was valid until"
     when = f"{ends:%Y-%m-%d %H:%M} UTC"
-    return f"the certificate in {file} {verb} {when}; put a new one there, which is read at once."
+    return f"{verb} {when}; put a new one there, which is read at once."
 
 
 def _not_after(der: bytes) -> datetime:
-    """RFC 5280. What is signed begins with a version, which may be missing, number, algorithm, issuer and
-    validity."""
+    """RFC 5280. What is signed begins with version (it may be missing), number, algorithm, issuer, validity."""
     inner = _part(_part(der, 0)[1], 0)[1]
     start, count = 0, 0
     while True:

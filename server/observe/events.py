@@ -69,6 +69,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
         "same_file",
     ),
     "the certificate in %s is in use": ("certificate.in_use", "file"),
+    "the certificate in %s %s": ("certificate.expires", "file", "problem"),
     "%s The certificate that was read before stays in use.": ("certificate.refused", "problem"),
     # Models
     "%s is left out: %s": ("model.left_out", "directory", "problem"),

@@ -4,8 +4,7 @@ JSON on the last line.
 FAKE_GPU/run python tests/hostgpu/drive_lora.py WORK_DIR
 
 What vLLM computes on the device to sort the rows of a step by adapter is computed on the host here; it and
-the adapters' weights are then on the device as they would be, and are looked at where the kernels are
-launched.
+the adapters' weights are then on the device as they would be, and are looked at at each kernel's launch.
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_every_message_is_an_event() -> None:
-    """Each call of a log in the server has an entry with a name for each of its values, and there is none
-    else."""
+    """Each call of a log in the server has an entry, with a name for each of its values; no other one is
+    there."""
     found = {text: count for text, _, count in calls()}
     assert found == {text: len(fields) for text, (_, *fields) in EVENTS.items()}
 
