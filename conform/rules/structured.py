@@ -91,6 +91,19 @@ def grammar(subject: Subject) -> None:
     require(is_one, f"text is {shown(text)}")
 
 
+@rule("structured.structural-tag", requests=2, tokens=120, differs=NOT_OPENAIS)
+def structural_tag(subject: Subject) -> None:
+    """What a trigger begins has the form of its schema, and any text may stand before it."""
+    told = subject.choice(prompt="(", max_tokens=1, add_special_tokens=False, return_token_ids=True)
+    tag = {"begin": "(", "schema": {"enum": ["red"]}, "end": ")"}
+    asked = DRAWN | {
+        "logit_bias": {str(told["prompt_token_ids"][-1]): 100},
+        "structured_outputs": {"structural_tag": json.dumps({"structures": [tag], "triggers": ["("]})},
+    }
+    text = subject.choice(**asked)["text"]
+    require(text.lstrip().startswith('("red")'), f"text is {shown(text)}")
+
+
 @rule("structured.bad-schemas", requests=4, tokens=120, differs=NOT_OPENAIS)
 def bad_schemas(subject: Subject) -> None:
     """What is no schema, expression or grammar is a 400 that says why, and the next request is answered."""

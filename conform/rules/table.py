@@ -86,6 +86,7 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"structured_outputs": {"json": '{"type":"integer"}', "disable_any_whitespace": True}}, {}),
         ({"structured_outputs": {"grammar": 'start: "a" | "b"'}}, {}),
         ({"structured_outputs": {"json_object": True}}, {}),
+        ({"structured_outputs": {"json_object": True, "whitespace_pattern": " ?"}}, {}),
         ({"logprob_token_ids": []}, {"logprob_token_ids": ()}),
         ({"logprob_token_ids": [7, 7, last], "logprobs": 1}, {"logprob_token_ids": (7, last)}),
         ({"logprobs": 0}, {"num_logprobs": 0}),
@@ -200,7 +201,17 @@ def refused(vocab_size: int) -> list[Row]:
             ["response_format"], [{"type": "json_schema", "json_schema": 1}], "response_format.json_schema"
         ),
         *_rows(["structured_outputs"], [{}, {"regex": "a", "choice": ["b"]}], "must have exactly one of"),
-        *_rows(["structured_outputs"], [{"structural_tag": "a"}], "structured_outputs.structural_tag"),
+        *_rows(["structured_outputs"], [{"structural_tag": 1}], "structured_outputs.structural_tag"),
+        *_rows(
+            ["structured_outputs"],
+            [{"structural_tag": "a"}, {"structural_tag": {"structures": [], "triggers": ["a"]}}],
+            "structured_outputs has no valid grammar",
+        ),
+        *_rows(
+            ["structured_outputs"],
+            [{"regex": "a", "whitespace_pattern": " "}, {"json": {}, "whitespace_pattern": 1}],
+            "structured_outputs.whitespace_pattern",
+        ),
         *_rows(["structured_outputs"], [{"regex": 1}, {"regex": ""}], "structured_outputs.regex"),
         *_rows(
             ["structured_outputs"],

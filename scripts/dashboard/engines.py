@@ -111,6 +111,9 @@ FAULTS = Row(
                     'sum by (reason) (increase(verbatim_connections_dropped_total{job=~"$job"}[1h]))'
                 ),
                 "keys file wrong {{instance}}": '1 - verbatim_keys_file_ok{job=~"$job"}',
+                "certificate expires in two weeks {{instance}}": (
+                    'verbatim_certificate_expiry_timestamp_seconds{job=~"$job"} - time() < bool 14 * 86400'
+                ),
             },
         ),
     ),

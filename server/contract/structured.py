@@ -12,8 +12,9 @@ from server.errors import InvalidRequest
 from server.text.grammars import Kind, source_of
 
 FORMAT, OUTPUTS = "response_format", "structured_outputs"
-TYPES = ("text", "json_object", "json_schema")
-KINDS = ("json", "regex", "choice", "grammar", "json_object")
+TYPES = ("text", "json_object", "json_schema", "structural_tag")
+KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+OF_JSON = ("json", "json_object", "structural_tag")  # with white space to speak of
 MAX_NESTING = 64  # of a schema, as in vLLM
 ANY_OBJECT = '{"type":"object"}'
 
@@ -34,9 +35,9 @@ def grammar_of(request: CompletionRequest) -> str | None:
     if asked is None:
         return None
     _check_beside(request, field)
-    kind, text, compact = asked
+    kind, text, compact, space = asked
     try:
-        return source_of(kind, text, compact=compact)
+        return source_of(kind, text, compact=compact, space=space)
     except ValueError as error:
         raise refused(field, str(error)) from None
 
@@ -50,7 +51,8 @@ def field_of(request: CompletionRequest) -> str:
     return OUTPUTS if request.structured_outputs is not None else FORMAT
 
 
-Asked = tuple[Kind, str, bool]
+# Kind, its text, whether there is no white space, and otherwise which; empty: any.
+Asked = tuple[Kind, str, bool, str]
 
 
 def _of_format(asked: dict[str, Any]) -> Asked | None:
@@ -61,19 +63,22 @@ def _of_format(asked: dict[str, Any]) -> Asked | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return "json", ANY_OBJECT, False
+        return "json", ANY_OBJECT, False, ""
+    if kind == "structural_tag":
+        return "structural_tag", _tags_text(asked, FORMAT), False, ""
     named = asked.get("json_schema")
     if not isinstance(named, dict) or not isinstance(named.get("schema"), dict):
         raise InvalidRequest(
             f"{FORMAT}.json_schema (current value: {shown(named)}) must be an object with a schema", FORMAT
         )
-    return "json", _schema_text(named["schema"], FORMAT), False
+    return "json", _schema_text(named["schema"], FORMAT), False, ""
 
 
 def _of_outputs(asked: dict[str, Any]) -> Asked:
     compact = asked.get("disable_any_whitespace", False)
     given = {name: value for name, value in asked.items() if value is not None and value is not False}
     given.pop("disable_any_whitespace", None)
+    space = given.pop("whitespace_pattern", "")
     if unknown := [name for name in given if name not in KINDS]:
         raise InvalidRequest(
             f"{OUTPUTS}.{unknown[0]} is not supported: this server has one of {', '.join(KINDS)}",
@@ -84,12 +89,18 @@ def _of_outputs(asked: dict[str, Any]) -> Asked:
             f"{OUTPUTS} (current value: {shown(asked)}) must have exactly one of {', '.join(KINDS)}", OUTPUTS
         )
     ((kind, value),) = given.items()
+    if not isinstance(space, str) or (space and (compact or kind not in OF_JSON)):
+        raise InvalidRequest(
+            f"{OUTPUTS}.whitespace_pattern (current value: {shown(space)}) must be an expression, beside"
+            f" one of {', '.join(OF_JSON)} and without disable_any_whitespace",
+            OUTPUTS,
+        )
     text = _text_of(kind, value)
     if text is None:
         raise InvalidRequest(
             f"{OUTPUTS}.{kind} (current value: {shown(value)}) must be {WORDS[kind]}", OUTPUTS
         )
-    return ("json" if kind == "json_object" else kind), text, compact  # type: ignore[return-value]
+    return ("json" if kind == "json_object" else kind), text, compact, space  # type: ignore[return-value]
 
 
 WORDS = {
@@ -98,6 +109,7 @@ WORDS = {
     "regex": "a regular expression, not empty",
     "choice": "an array of strings, not empty",
     "grammar": "a grammar in Lark's or llama.cpp's notation",
+    "structural_tag": "structures and triggers, as an object or a string of JSON",
 }
 
 
@@ -108,11 +120,13 @@ def _text_of(kind: str, value: Any) -> str | None:
     if kind == "choice":
         is_one = isinstance(value, list) and value and all(isinstance(one, str) and one for one in value)
         return orjson.dumps(value).decode() if is_one else None
-    if kind == "json" and isinstance(value, str):
+    if kind in ("json", "structural_tag") and isinstance(value, str):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            raise refused(OUTPUTS, f"json is not valid JSON: {error}") from None
+            raise refused(OUTPUTS, f"{kind} is not valid JSON: {error}") from None
+    if kind == "structural_tag":
+        return _tags_text(value, OUTPUTS) if isinstance(value, dict) else None
     if kind == "json":
         return _schema_text(value, OUTPUTS) if isinstance(value, dict) else None
     return value if isinstance(value, str) and value else None
@@ -122,6 +136,13 @@ def _schema_text(schema: dict[str, Any], field: str) -> str:
     if _nesting(schema) > MAX_NESTING:
         raise refused(field, f"the schema is nested more than {MAX_NESTING} levels deep")
     return orjson.dumps(schema).decode()
+
+
+def _tags_text(asked: dict[str, Any], field: str) -> str:
+    """Of structural tags; the newer form of xgrammar's own is another backend's."""
+    if "format" in asked:
+        raise refused(field, "structural tags are those with structures and triggers, not with a format")
+    return _schema_text({name: asked.get(name) for name in ("structures", "triggers")}, field)
 
 
 def _nesting(schema: Any) -> int:

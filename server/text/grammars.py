@@ -6,28 +6,58 @@ is no error in the others.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import llguidance
 
-Kind = Literal["json", "regex", "choice", "grammar"]
+Kind = Literal["json", "regex", "choice", "grammar", "structural_tag"]
+
+TAG = ("begin", "end", "schema")
 
 
-def source_of(kind: Kind, text: str, *, compact: bool = False) -> str:
+def source_of(kind: Kind, text: str, *, compact: bool = False, space: str = "") -> str:
     """The grammar in llguidance's own words, not yet checked. text: a JSON schema, a regular expression, a
-    JSON array of strings, or a grammar in Lark's or llama.cpp's notation. compact: JSON without white space.
+    JSON array of strings, a grammar in Lark's or llama.cpp's notation, or structural tags. compact: JSON
+    without white space. space: a regular expression, what may stand between the parts of JSON; empty: any
+    white space.
 
     Raises ValueError for what cannot be put so.
     """
+    options: Any = {"whitespace_flexible": not compact} | ({"whitespace_pattern": space} if space else {})
     if kind == "json":
-        options: Any = {"whitespace_flexible": not compact}
         return llguidance.LLMatcher.grammar_from_json_schema(text, defaults=options)
+    if kind == "structural_tag":
+        return _of_tags(json.loads(text), options)
     try:
         return llguidance.grammar_from(kind, text)
     except (ValueError, RecursionError, IndexError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _of_tags(asked: Any, options: Any) -> str:
+    """Free text in which a trigger begins a tag, whose content is JSON of a schema, as vLLM's backend has it.
+
+    A trigger in pointed brackets is the special token of that name. Raises ValueError for another form.
+    """
+    structures, triggers = asked.get("structures"), asked.get("triggers")
+    if not isinstance(structures, list) or not structures or not isinstance(triggers, list):
+        raise ValueError("structural tags need structures and triggers, each an array, structures not empty")
+    tags = []
+    for one in structures:
+        begin, end, schema = (one.get(name) if isinstance(one, dict) else None for name in TAG)
+        if not isinstance(begin, str) or not isinstance(end, str) or not isinstance(schema, dict):
+            raise ValueError("each of structures needs begin and end, strings, and schema, a JSON schema")
+        trigger = next(
+            (one for one in triggers if isinstance(one, str) and one and begin.startswith(one)), None
+        )
+        if trigger is None:
+            raise ValueError(f"no trigger is what {json.dumps(begin, ensure_ascii=False)} begins with")
+        content = schema | {"x-guidance": options}
+        tags.append(llguidance.StructTag(trigger=trigger, begin=begin, grammar=content, end=end))
+    return llguidance.StructTag.to_grammar(tags)
 
 
 class Grammars:
