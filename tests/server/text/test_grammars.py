@@ -26,6 +26,12 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return load_tokenizer(model_directory(path, STYLES[request.param]()), VOCAB_SIZE)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Whose tokens are the text's bytes, none before them."""
+    return load_tokenizer(model_directory(tmp_path_factory.mktemp("plain"), byte_level()), VOCAB_SIZE)
+
+
 def allowed(tokenizer: Tokenizer, source: str, said: list[int]) -> set[int]:
     """The ids that may come next."""
     bits = np.frombuffer(tokenizer.grammars.begun(source, said).compute_bitmask(), np.uint8)
@@ -85,3 +91,42 @@ def test_a_model_that_ends_no_text_has_none(tmp_path: Path) -> None:
     grammars = load_tokenizer(directory, VOCAB_SIZE).grammars
     assert "no token that ends a text" in grammars.problem(source_of("regex", "a"))
     assert grammars.begun(source_of("regex", "(.|\\n)*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"), [('{"x":1}', True), ('{"x": 1}', True), ('{"x":\n1}', False)], ids=str
+)
+def test_white_space_of_ones_own(plain: Tokenizer, text: str, is_one: bool) -> None:
+    """Nothing else stands between the parts of JSON."""
+    schema = '{"type":"object","properties":{"x":{"type":"integer"}},"required":["x"]}'
+    matcher = plain.grammars.begun(source_of("json", schema, space=" ?"))
+    ids = plain.ids_of(text)
+    assert (matcher.validate_tokens(ids) == len(ids)) is is_one
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [("free text", True), ("so <f=a>7</f> and more", True), ("so <f=b>", False), ("so <f=a>x", False)],
+    ids=str,
+)
+def test_tags_in_free_text(plain: Tokenizer, text: str, is_one: bool) -> None:
+    """What a trigger begins is one of the structures, to its end."""
+    tags = '{"structures":[{"begin":"<f=a>","schema":{"type":"integer"},"end":"</f>"}],"triggers":["<f"]}'
+    matcher = plain.grammars.begun(source_of("structural_tag", tags))
+    ids = plain.ids_of(text)
+    assert (matcher.validate_tokens(ids) == len(ids)) is is_one
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ('{"structures":[],"triggers":["a"]}', "structures not empty"),
+        ('{"structures":[{"begin":"a"}],"triggers":["a"]}', "needs begin and end"),
+        ('{"structures":[{"begin":"a","end":"","schema":{}}],"triggers":["b"]}', "no trigger is what"),
+    ],
+    ids=str,
+)
+def test_tags_that_are_none(tags: str, words: str) -> None:
+    """What is missing is said."""
+    with pytest.raises(ValueError, match=words):
+        source_of("structural_tag", tags)
