@@ -44,7 +44,7 @@ def said(ends: datetime) -> str:
 
 
 def _not_after(der: bytes) -> datetime:
-    """RFC 5280. What is signed begins with version (it may be missing), number, algorithm, issuer, validity."""
+    """RFC 5280. First are the version, which may be missing, number, algorithm, issuer and validity."""
     inner = _part(_part(der, 0)[1], 0)[1]
     start, count = 0, 0
     while True:

@@ -1,11 +1,15 @@
 #!/bin/sh
 # run-all.sh OUT [STEP…]: what a GPU has to show, in one call; what one call does not reach, the next one does.
 #
-#   kernels    the Triton kernels against the reference, and against vLLM's own
-#   memory     kill -9 of the CUDA engine: serving again, memory freed
-#   sampling   benchmarks/sampling.py: ours, vLLM's V2 kernels, a plain copy
-#   contract   tests/engine on the CUDA engine: contract over HTTP, runner, greedy text, log-probabilities
-#   serving    benchmarks/serving.py: our server and vLLM's own, a Llama of 8B random parameters
+#   kernels      the Triton kernels against the reference, and against vLLM's own
+#   memory       kill -9 of the CUDA engine: serving again, memory freed
+#   sampling     benchmarks/sampling.py: ours, vLLM's V2 kernels, a plain copy
+#   speculation  drafts change no token: vLLM's V2 samplers with our processor, with drafts and without
+#   structured   tests/engine/test_structured.py: grammars, their masks on the device
+#   adapters     tests/engine/test_adapters.py: LoRA against PEFT's values, several in one batch
+#   sleep        tests/gpu/test_sleep.py: levels 1 and 2; same weights, same text, memory given back
+#   contract     the rest of tests/engine: contract over HTTP, runner, greedy text, log-probabilities
+#   serving      benchmarks/serving.py: our server and vLLM's own, a Llama of 8B random parameters
 #
 # Needs: a bundle that is installed, and the test tools beside it (docs/development-gpu.md). It starts from the
 # folder that holds tests/, benchmarks/ and pyproject.toml, the GPU to itself.
@@ -19,22 +23,28 @@
 # result is skipped, unless it is named. serving goes on, after an interruption, with the runs that are missing.
 # Exit code: 0 all passed, 1 a step failed, 2 wrong use, 3 steps are left: call again.
 set -u
-ALL="kernels memory sampling contract serving"
-[ $# -ge 1 ] || { sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 2; }
+ALL="kernels memory sampling speculation structured adapters sleep contract serving"
+[ $# -ge 1 ] || { sed -n '2,28s/^# \{0,1\}//p' "$0"; exit 2; }
 
 tests() { # pytest's warnings are for development: other versions of libraries have others
   xml=$1; shift
   "$PYTHON" -m pytest -q -W default -p no:cacheprovider --junit-xml "$xml" "$@"
 }
 
+STRUCTURED=tests/engine/test_structured.py ADAPTERS=tests/engine/test_adapters.py
+
 step() { # in a process of its own, which knows OUT, ON_GPU and PYTHON
+  if [ "$ON_GPU" = True ]; then MARK=gpu; else MARK=engine; fi
   case $1 in
     kernels) tests "$OUT/kernels.xml" tests/gpu/test_kernels_gpu.py tests/gpu/test_draw_kernels_gpu.py ;;
     memory) tests "$OUT/memory.xml" tests/gpu/test_memory.py ;;
     sampling) "$PYTHON" -m benchmarks.sampling --json "$OUT/sampling.json" ${SAMPLING:-} ;;
+    speculation) tests "$OUT/speculation.xml" tests/gpu/test_speculation_gpu.py ;;
+    structured) tests "$OUT/structured.xml" -m "$MARK" $STRUCTURED ;;
+    adapters) tests "$OUT/adapters.xml" -m "$MARK" $ADAPTERS ;;
+    sleep) tests "$OUT/sleep.xml" tests/gpu/test_sleep.py ;;
     contract)
-      if [ "$ON_GPU" = True ]; then mark=gpu; else mark=engine; fi
-      tests "$OUT/contract.xml" -m $mark tests/engine ${CONTRACT:-} ;;
+      tests "$OUT/contract.xml" -m "$MARK" tests/engine --ignore $STRUCTURED --ignore $ADAPTERS ${CONTRACT:-} ;;
     serving)
       "$PYTHON" -m benchmarks.serving --json "$OUT/serving.json" ${SERVING:---dummy-8b --repeats 1} ;;
   esac
@@ -47,6 +57,10 @@ limits() {
     kernels) echo 60 240 ;;
     memory) echo 120 300 ;;
     sampling) echo 60 240 ;;
+    speculation) echo 60 240 ;;
+    structured) echo 90 300 ;;
+    adapters) echo 120 400 ;;
+    sleep) echo 90 300 ;;
     contract) echo 300 560 ;;
     serving) echo 150 3600 ;;
     *) echo "run-all.sh: no step is called $1" >&2; return 1 ;;
@@ -98,15 +112,15 @@ for name in "$@"; do
   if [ -f "$OUT/$name.result" ]; then
     :
   elif [ "$rest" -lt "$least" ]; then
-    printf '%-9s left for the next call\n' "$name"; left=1; continue
+    printf '%-11s left for the next call\n' "$name"; left=1; continue
   else
     run "$name" "$most"
   fi
   if [ -f "$OUT/$name.result" ]; then
-    printf '%-9s %s\n' "$name" "$(cat "$OUT/$name.result")"
+    printf '%-11s %s\n' "$name" "$(cat "$OUT/$name.result")"
     grep -q ^passed "$OUT/$name.result" || failed=1
   else
-    printf '%-9s cut off after %s s: call again\n' "$name" "$most"; left=1
+    printf '%-11s cut off after %s s: call again\n' "$name" "$most"; left=1
   fi
 done
 [ $failed = 0 ] || exit 1
