@@ -43,7 +43,9 @@ HERE = Path(__file__).parents[1]
 
 
 class Sink(BaseHTTPRequestHandler):
-    """A collector that takes everything."""
+    """A collector that takes everything, and keeps its connection."""
+
+    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))

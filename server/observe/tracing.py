@@ -33,6 +33,14 @@ HEADERS = (b"traceparent", b"tracestate")
 FAILED = StatusCode.ERROR
 
 
+class Sender(Resource):
+    """The exporter asks for its hash with each span, which is a third of a span's cost where it is made of a
+    JSON text each time."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
 @dataclass(slots=True)
 class Trace:
     """One request's. context: of its span. parent: what its client has said of its own; None: nothing.
@@ -142,4 +150,5 @@ def _resource(more: Mapping[str, str | bool | int | float]) -> Resource:
     }
     if "OTEL_SERVICE_NAME" not in os.environ:
         own["service.name"] = SCOPE
-    return Resource.create(own | dict(more))
+    found = Resource.create(own | dict(more))
+    return Sender(found.attributes, found.schema_url)
