@@ -59,9 +59,9 @@ async def test_the_log_warns(
     assert all(str(words) in line and str(pair.cert) in line for line in found)
 
 
-def test_words(tmp_path: Path) -> None:
+def test_words() -> None:
     """The date, and what to do."""
-    soon = said(tmp_path, datetime.now(UTC) + timedelta(days=1))
+    soon = said(datetime.now(UTC) + timedelta(days=1))
     assert "UTC; put a new one there, which is read at once." in soon
 
 
