@@ -43,8 +43,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_every_message_is_an_event() -> None:
-    """Each call of a log in the server has an entry, with a name for each of its values; no other one is
-    there."""
+    """Each call of a log in the server has an entry with names for its values; no entry lacks a call."""
     found = {text: count for text, _, count in calls()}
     assert found == {text: len(fields) for text, (_, *fields) in EVENTS.items()}
 
