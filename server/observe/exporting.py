@@ -66,7 +66,7 @@ class Outbox:
         self._exporter.shutdown()
 
 
-class _Told(SpanExporter):
+class _Told(SpanExporter):  # type: ignore[misc]
     """An exporter of which is said how it fares. num_taken: spans that the processor has handed over."""
 
     def __init__(self, exporter: SpanExporter, url: str, words: _Words, count: Count) -> None:

@@ -33,7 +33,7 @@ HEADERS = (b"traceparent", b"tracestate")
 FAILED = StatusCode.ERROR
 
 
-class Sender(Resource):
+class Sender(Resource):  # type: ignore[misc]
     """The exporter asks for its hash with each span, which is a third of a span's cost where it is made of a
     JSON text each time."""
 
