@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -22,6 +24,16 @@ def test_a_line_of_scale_in_a_moment() -> None:
     assert slow["sent_after_s"]["p99"] > 0.5 > few["sent_after_s"]["p99"]
 
 
+@pytest.fixture
+def no_garbage() -> Iterator[None]:
+    """Of other tests, that Python would look for in the middle of a measurement."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage")
 def test_costs_are_those_of_the_servers_code() -> None:
     """A job's way, a step and /metrics cost something, and more where there is more."""
     assert 0 < costs.routed_s(2, 100, 20) < costs.routed_s(200, 100, 20)

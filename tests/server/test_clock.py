@@ -15,9 +15,14 @@ from tests.test_layering import ORDER, tree_of
 # Whoever asks for it, and for what.
 ASKS = {
     "server.access.keys": "the day on which a key expires",
+    "server.commands.check": "whether a certificate has expired",
     "server.engine.served": "`created` of a model",
+    "server.http.expiry": "the day on which a certificate expires",
+    "server.http.records": "when a request came, in the journal",
     "server.http.routes": "`created` of a reply",
+    "server.journal.filters": "since when records are wanted",
     "server.observe.attestation": "when weights were verified",
+    "server.observe.tracing": "when spans were, for a collector",
 }
 JOB = Job("a", "a", [5], GenerationParams(), (2,), max_tokens=7, seed=9, num_logprobs=None)
 WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("date", "today")}
