@@ -22,6 +22,7 @@ from benchmarks.chaos.exchange import Exchange, ask
 from benchmarks.chaos.footprint import Footprint, footprint
 from benchmarks.chaos.kinds import can_stream, drawn, with_stop
 from benchmarks.chaos.replies import Reply
+from tests.disks import small_disk
 from tests.serving import TINY, Client, Server, serving, tiny_model, wait_for
 
 NUM_REQUESTS = 20
@@ -177,14 +178,10 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A disk that is soon full."""
-    path = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(path)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with small_disk(DISK) as path:
+        yield path
 
 
 @pytest.fixture(scope="session")
