@@ -1,4 +1,4 @@
-# make serve | test | test-fast | test-hostgpu | test-clients | check | docs | setup | requirements | clean     (docs/installation.md)
+# make serve | test | test-long | test-fast | test-hostgpu | test-clients | check | docs | setup | requirements | clean  (docs/installation.md)
 
 HOST   = 127.0.0.1
 PORT   = 8000
@@ -13,10 +13,11 @@ SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command envi
 BIN   = .venv/bin
 CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks)
 
-.PHONY: help serve test test-fast test-hostgpu test-clients check docs setup requirements clean
+.PHONY: help serve test test-long test-fast test-hostgpu test-clients check docs setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
-	@echo 'make test          install what is missing and run every test'
+	@echo 'make test          install what is missing and run the tests, in 20 minutes'
+	@echo 'make test-long     the tests that take a minute and more each, in 20 minutes (tests/README.md)'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a simulated GPU, in an environment of its own (9 GB; gcc)'
 	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (3 GB; nginx, npm)'
@@ -36,6 +37,10 @@ serve: setup
 test:
 	@$(SETUP) runtime dev model
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-long:
+	@$(SETUP) runtime dev model
+	@$(BIN)/python -m pytest -n 2 --long -m long $(ARGS)
 
 test-fast:
 	@$(SETUP) dev

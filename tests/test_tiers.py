@@ -45,6 +45,16 @@ def test_some_are_asked_for(folder: pytest.Pytester, options: tuple[str], passed
     folder.runpytest(*options).assert_outcomes(passed=passed)
 
 
+@pytest.mark.parametrize(
+    ("options", "passed"), [((), 1), (("--long",), 2), (("--long", "-m", "long"), 1)], ids=str
+)
+def test_long_ones_are_asked_for(folder: pytest.Pytester, options: tuple[str], passed: int) -> None:
+    """A test by its marker, wherever it is."""
+    folder.makeini("[pytest]\nmarkers = long: takes minutes")
+    make(folder, "server/test_1.py", f"import pytest\n@pytest.mark.long\n{PASSES}def test_short(): pass\n")
+    folder.runpytest(*options).assert_outcomes(passed=passed)
+
+
 def test_fast_ones_come_first(folder: pytest.Pytester) -> None:
     """In a run of all tests, whatever their folders are called."""
     for name in ("airgap", "server"):

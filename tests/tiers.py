@@ -47,6 +47,7 @@ ASKED_FOR = {"clients": "clients", "outages": "cluster/outages"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="only the tests that need neither vLLM nor torch")
+    parser.addoption("--long", action="store_true", help="the tests that are marked as long, too")
     for name, folder in ASKED_FOR.items():
         parser.addoption(f"--{name}", action="store_true", help=f"the tests of tests/{folder} too")
 
@@ -65,8 +66,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return left_out or None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast ones first, so that most mistakes show within a minute."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The fast ones first, so that most mistakes show within a minute. The long ones only if they are asked
+    for: somebody waits for `make test`."""
+    long = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     items.sort(key=lambda item: is_slow(item.path))
 
 

@@ -15,6 +15,7 @@ from tests.serving import CAPITAL, SMOL, SMOL_MODEL
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.long
 def test_text_makes_the_same_sense(tiny_path: Path, short_path: Path) -> None:
     """kill -9 in the middle of a sentence of the built-in model, in float32: it is ended as it would be."""
     body: dict[str, Any] = {"model": SMOL, "max_tokens": 60, "temperature": 0, "ignore_eos": True}

@@ -32,6 +32,7 @@ MOST_MORE_MIB = 60  # of both processes, while that many are waited for
 SOON_S = 30.0
 
 
+@pytest.mark.long
 def test_slow_readers_hold_nobody_up(two: Subject) -> None:
     """64 streams of which each is read at 40 kB a second: all are whole, and replies beside them are at once,
     and as ever."""

@@ -38,6 +38,7 @@ def clock(tmp_path: Path) -> tuple[dict[str, str], Callable[[int], None]]:
     return {"LD_PRELOAD": str(library), "MOVED_CLOCK": str(moved)}, move
 
 
+@pytest.mark.long
 def test_clock_that_is_set(
     tiny_path: Path, short_path: Path, clock: tuple[dict[str, str], Callable[[int], None]]
 ) -> None:

@@ -55,7 +55,14 @@ def _phases(pair: Subject) -> set[str]:
     return {one["phase"] for one in pair.ready()["models"][TINY]["replicas"].values()}
 
 
-@pytest.mark.parametrize("fault", ["kill -9", "SIGSTOP", "SIGSEGV"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "kill -9",
+        pytest.param("SIGSTOP", marks=pytest.mark.long),
+        pytest.param("SIGSEGV", marks=pytest.mark.long),
+    ],
+)
 def test_every_reply_is_as_without_the_fault(pair: Subject, fault: str) -> None:
     """The model is ready all the while, and the replica comes back."""
     before, seen = engines(pair.pid), list[str]()
@@ -73,6 +80,7 @@ def test_every_reply_is_as_without_the_fault(pair: Subject, fault: str) -> None:
         assert [client.metric(READY.format(k)) for k in (0, 1)] == [1, 1]
 
 
+@pytest.mark.long
 def test_both_are_lost(pair: Subject) -> None:
     """Then requests wait for the first that is back."""
 
@@ -84,6 +92,7 @@ def test_both_are_lost(pair: Subject) -> None:
     wait_for(lambda: _phases(pair) == {"ready"}, 60)
 
 
+@pytest.mark.long
 def test_one_after_another_is_reloaded(pair: Subject, reloaded: Reloaded) -> None:
     """A new configuration takes one engine's place at a time: the model is ready all the while, and every
     reply as ever."""
@@ -100,6 +109,7 @@ def test_one_after_another_is_reloaded(pair: Subject, reloaded: Reloaded) -> Non
     assert before.isdisjoint({one.pid for one in engines(pair.pid)})
 
 
+@pytest.mark.long
 def test_fewer_and_more(pair: Subject, reloaded: Reloaded) -> None:
     """What a replica works on that is no more goes on in the others; one that is new takes its share."""
     reloaded()

@@ -43,6 +43,7 @@ def deadly(pid: int, num_deaths: int) -> Iterator[list[psutil.Process]]:
         watching.join()
 
 
+@pytest.mark.long
 def test_five_starts_that_fail(tiny_path: Path, short_path: Path) -> None:
     """With keep_trying, requests wait for the sixth engine, and their replies are as without; new ones are
     told to come back."""

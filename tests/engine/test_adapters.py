@@ -219,6 +219,7 @@ def test_streams_of_adapters_outlive_their_engine(server: Server, client: Client
         assert client.metric(counted) > before
 
 
+@pytest.mark.long
 @of_texts
 def test_a_larger_rank_takes_another_engine(
     server: Server, client: Client, tiny_path: Path, folder: Path

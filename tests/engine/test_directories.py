@@ -14,6 +14,7 @@ from tests.serving import CAPITAL, VERBATIM, Client, serving
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.long
 def test_what_init_has_written_is_served(tiny_path: Path, tmp_path: Path) -> None:
     """With the context and the memory that it has chosen."""
     shutil.copytree(tiny_path, tmp_path / "models" / "mine")

@@ -98,6 +98,7 @@ async def test_what_the_cpu_build_says_late(tiny_path: Path) -> None:
         await engine.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "kind"),
     [

@@ -28,7 +28,7 @@ ALL="kernels memory sampling speculation structured adapters sleep contract serv
 
 tests() { # pytest's warnings are for development: other versions of libraries have others
   xml=$1; shift
-  "$PYTHON" -m pytest -q -W default -p no:cacheprovider --junit-xml "$xml" "$@"
+  "$PYTHON" -m pytest -q --long -W default -p no:cacheprovider --junit-xml "$xml" "$@"
 }
 
 STRUCTURED=tests/engine/test_structured.py ADAPTERS=tests/engine/test_adapters.py

@@ -12,7 +12,7 @@ from server import __version__
 from tests.packaging.conftest import DOCKERFILE, PLACES, VOLUMES, Seen
 from tests.packaging.engine import Buildah, Built
 
-pytestmark = [pytest.mark.engine, pytest.mark.image, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.image, pytest.mark.long, pytest.mark.timeout(900)]
 
 COMPILERS = ("*cc", "*cc-[0-9]*", "*g++*", "clang*", "tcc", "as", "ld", "make", "nvcc")
 

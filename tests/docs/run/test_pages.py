@@ -28,7 +28,7 @@ class Page:
 
     prepare: writes files into the folder where commands are typed. server: a command that runs before the
     page's first. environ: variables. elsewhere: words of the page, and what they are here. before: what
-    happens before a command, where the page says it in words.
+    happens before a command, where the page says it in words. is_long: its test is `long`.
     """
 
     prepare: Prepare = lambda folder: None
@@ -37,6 +37,7 @@ class Page:
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     before: Mapping[str, str] = field(default_factory=dict)
     node: bool = False
+    is_long: bool = False
 
 
 def built_in(folder: Path) -> None:
@@ -109,6 +110,7 @@ PAGES = {
             "    min_loaded_s: 60\n": "    min_loaded_s: 1\n    memory_gib: 2\n",
             "    gpu_memory_utilization: 0.45\n": "    size_gib: 1\n    kv_cache_gib: 0.25\n",
         },
+        is_long=True,
     ),
     "docs/testing-clients.md": Page(node=True),
     "docs/twin.md": Page(),
@@ -125,7 +127,9 @@ def shell(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Shell]:
 
 
 @pytest.mark.timeout(1200)  # docs/models.md starts six engines one after the other
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.long if PAGES[page].is_long else ()) for page in PAGES]
+)
 def test_every_command(page: str, shell: Shell) -> None:
     """Each ends well and says what the page shows; a block that is a file is written as it stands."""
     needs = PAGES[page]

@@ -207,6 +207,7 @@ def assert_same(found: list[Request], plain: list[Request]) -> None:
             assert values == pytest.approx(whole_values, abs=1e-5)
 
 
+@pytest.mark.long
 def test_drafts_change_nothing(device: str) -> None:
     """Texts, log-probabilities and those of named tokens are the same, whatever part of the drafts is right;
     of two largest logits the same one is taken."""
@@ -216,6 +217,7 @@ def test_drafts_change_nothing(device: str) -> None:
     assert {tuple(ids[1:]) for ids, _ in found[-1].logprobs} == {tuple(NAMED["logprob_token_ids"])}
 
 
+@pytest.mark.long
 def test_a_large_batch_is_verified_in_parts(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """vLLM takes some requests after the other where their rows are many: each has its own all the same."""
     plain(device)  # before vLLM's kernels are imported in another way
@@ -226,6 +228,7 @@ def test_a_large_batch_is_verified_in_parts(device: str, monkeypatch: pytest.Mon
     assert_same(found, plain(device))
 
 
+@pytest.mark.long
 def test_only_what_is_accepted_can_be_broken(device: str) -> None:
     """NaN counts against the request in whose text it stands, and not where a wrong draft has led there."""
     runner = Runner(requests([{}, {}, KINDS[1]]), device)

@@ -137,7 +137,7 @@ async def test_ready_tells_what_is_lost(directory: Path) -> None:
 async def test_nobody_waits_for_ever(directory: Path) -> None:
     """After resume_timeout_s: a whole reply is a 503, a stream that has begun one error frame."""
     mortal = Mortal(directory)
-    mortal.model.engine.work.resume_timeout_s = 0.3
+    mortal.model.engine.work.waits.resume_timeout_s = 0.3
     async with running(mortal.app) as client:
         connection = Connection(mortal.app, STREAM)
         streaming_one = asyncio.create_task(connection.run())
