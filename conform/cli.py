@@ -49,10 +49,11 @@ def conform(
         typer.Option(metavar="PATTERN", help="A category, an id or a glob of ids; may be repeated."),
     ] = None,
     profile: Annotated[
-        Literal["hosted", "openai", "vllm"], typer.Option(help="Whose rules, where houses differ.")
+        Literal["hosted", "openai", "vllm"], typer.Option(help="Whose rules to use where they differ.")
     ] = "hosted",
     against: Annotated[
-        str | None, typer.Option(metavar="URL", help="Another server: say which rules end otherwise there.")
+        str | None,
+        typer.Option(metavar="URL", help="Another server: say which rules have another result there."),
     ] = None,
     against_key: Annotated[str | None, typer.Option(help="That server's key.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
@@ -63,10 +64,11 @@ def conform(
     ] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="How long one answer may take, s.")] = 60,
 ) -> None:
-    """Put the contract's rules to a server of any make, and say which hold.
+    """Test any completions server with the contract's rules, and say which hold.
 
-    Says first how many requests and tokens it may take, and takes no more. Exit code 0 when every rule holds,
-    differs by house or was not tried; 1 when one does not hold; 2 when the rules cannot be put at all.
+    Says first how many requests and tokens it may take, and takes no more. Exit code 0 when no rule
+    fails (rules may hold, differ in this profile, or be skipped); 1 when one fails; 2 when the rules
+    cannot be tested at all.
     """
     console = Console(highlight=False)
     try:

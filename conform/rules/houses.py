@@ -17,7 +17,7 @@ OPENAI = {
 }
 
 # vLLM's request is read by pydantic, which converts a value of another type where it can.
-LAX = "values of another type are converted where that is possible"
+LAX = "values of another type are converted if possible"
 NO_BEST_OF = "there is no best_of any more, and the field is ignored"
 VLLM = {
     ("n", "range"): "n is at most 16384 (VLLM_MAX_N_SEQUENCES)",
@@ -26,20 +26,20 @@ VLLM = {
     ("best-of-below-n", "together"): NO_BEST_OF,
     ("best-of-in-a-stream", "together"): NO_BEST_OF,
     ("include-usage-of-another-type", "together"): LAX,
-    ("model-is-missing", "together"): "without a model the server's only one answers",
-    ("too-many-candidates", "together"): "as many as n and the prompts come to",
+    ("model-is-missing", "together"): "without a model the server's first one answers",
+    ("too-many-candidates", "together"): "as many candidates as n × prompts gives",
     ("repetition_penalty", "range"): "repetition_penalty has no upper bound",
     ("top_k", "range"): "top_k has no upper bound",
     ("logprobs", "range"): "logprobs is at most 20 (--max-logprobs)",
     ("priority", "range"): "priority is any integer",
     ("logit_bias", "type"): f"values beyond 100 are clamped, and {LAX}",
     ("temperature", "accepted"): "n is 1 at temperature 0",
-    ("min-tokens-of-a-grammar", "together"): "what the grammar leaves no token for is a broken reply",
-    ("no-end-of-a-grammar", "together"): "after its end anything may come",
-    ("allowed-tokens-of-a-grammar", "together"): "both act, though they may leave no token",
-    ("two-grammars", "together"): "structured_outputs goes first",
+    ("min-tokens-of-a-grammar", "together"): "if the grammar leaves no token, the reply is broken",
+    ("no-end-of-a-grammar", "together"): "after the grammar's end any text may follow",
+    ("allowed-tokens-of-a-grammar", "together"): "both apply, even if they leave no token",
+    ("two-grammars", "together"): "structured_outputs is used",
     ("response_format", "accepted"): "a JSON schema needs a name",
-    ("structured_outputs", "accepted"): "json_object is for the older field",
+    ("structured_outputs", "accepted"): "json_object is refused",
     ("stream_options", "type"): "an empty object is accepted without stream",
 }
 

@@ -73,7 +73,7 @@ def own_request_id(subject: Subject) -> None:
     differs={"openai": "not documented", "vllm": "only with --enable-request-id-headers"},
 )
 def odd_request_id(subject: Subject) -> None:
-    """Any other one is replaced by one of the server's."""
+    """Any other client's id is replaced by one of the server's."""
     for own in ("x" * 129, "tab\there", "ümlaut".encode()):
         seen = subject.client.get("/models", headers={"x-request-id": own}).headers.get("x-request-id", "")
         require(re.fullmatch("[0-9a-f]{32}", seen), f"{shown(own)} is answered with {seen!r}")
@@ -87,7 +87,7 @@ def _post(subject: Subject, path: str, **fields: Any) -> dict[str, Any]:
 
 @rule("http.head", requests=2, differs={"openai": "not documented", "vllm": "HEAD is a 405"})
 def head(subject: Subject) -> None:
-    """HEAD is answered where GET is, with its status and no body."""
+    """HEAD is answered wherever GET is, with the same status and no body."""
     for method in ("GET", "HEAD"):
         response = subject.client.send(method, "/models")
         require(response.status_code == 200, f"{method} is {response.status_code}")
@@ -106,7 +106,7 @@ def models(subject: Subject) -> None:
 
 @rule("http.model-entry", requests=2)
 def model_entry(subject: Subject) -> None:
-    """`GET …/models/{id}` has what the entry of the list has, slashes in its id or not."""
+    """`GET …/models/{id}` equals the entry in the list, also if the id has slashes."""
     listed = subject.client.get("/models").json()["data"]
     entries = [entry for entry in listed if entry["id"] == subject.model]
     require(entries, f"{subject.model} is not in the list")
@@ -124,7 +124,7 @@ def model_entry(subject: Subject) -> None:
     },
 )
 def models_hosted_fields(subject: Subject) -> None:
-    """An entry of the list has the hosted service's fields and OpenAI's, the prices of which are 0."""
+    """A list entry has the fields of the hosted service and of OpenAI; prices are 0."""
     entry = subject.client.get("/models").json()["data"][0]
     require(set(entry) == FIELDS, f"keys {sorted(entry)}")
     prices = (entry["input_token_price_per_m"], entry["output_token_price_per_m"])
@@ -138,7 +138,7 @@ def models_hosted_fields(subject: Subject) -> None:
     differs={"openai": "id, object, created, owned_by", "vllm": "nothing of the vocabulary"},
 )
 def model_details(subject: Subject) -> None:
-    """`GET …/models/{id}` says what ids there are, and which of them are special or end a text."""
+    """`GET …/models/{id}` gives the vocabulary's size, the special tokens, and those that end a text."""
     entry = subject.client.get(f"/models/{quote(subject.model)}").json()
     size, special = entry["vocab_size"], entry["special_tokens"]
     require(subject.vocab_size in (None, size), f"vocab_size is {size}, not {subject.vocab_size}")
@@ -148,7 +148,7 @@ def model_details(subject: Subject) -> None:
 
 @rule("http.tokenize", requests=4, tokens=60, differs=NO_TOKENIZE)
 def tokenize(subject: Subject) -> None:
-    """`POST …/tokenize` says what a prompt is to the model, and `…/detokenize` what its tokens say."""
+    """`POST …/tokenize` returns the tokens of a prompt, and `…/detokenize` their text."""
     told = _post(subject, "/tokenize", prompt=PROMPT, return_token_strs=True, return_token_offsets=True)
     count = subject.complete(max_tokens=1)["usage"]["prompt_tokens"]
     require(told["count"] == len(told["tokens"]) == count, f"{shown(told)} for {count} tokens")
@@ -173,7 +173,7 @@ WRONG_TOKENS: tuple[tuple[str, str, Any], ...] = (
 
 @rule("http.tokenize-refuses", requests=len(WRONG_TOKENS), differs=NO_TOKENIZE)
 def tokenize_refuses(subject: Subject) -> None:
-    """What is no prompt or no token of the model is a 400 there too, which names the field."""
+    """An invalid prompt or token id is a 400 there too, which names the field."""
     good: dict[str, dict[str, Any]] = {"/tokenize": {"prompt": PROMPT}, "/detokenize": {"tokens": [300]}}
     for path, field, value in WRONG_TOKENS:
         body = {"model": subject.model} | good[path] | {field: value}
@@ -184,13 +184,13 @@ def tokenize_refuses(subject: Subject) -> None:
 
 @rule("http.unknown-model-entry", requests=1, differs=PLAIN_ROUTES)
 def unknown_model_entry(subject: Subject) -> None:
-    """The entry of a model that is not there is a 404."""
+    """The entry of an unknown model is a 404."""
     failed(subject, subject.client.get("/models/no-such/model"), 404, "MODEL_NOT_FOUND")
 
 
 @rule("http.goes-on-after-errors", requests=3, tokens=40)
 def goes_on_after_errors(subject: Subject) -> None:
-    """A refusal changes nothing for the next request on the same connection."""
+    """An error does not affect the next request on the same connection."""
     asked: dict[str, Any] = {"temperature": 0, "max_tokens": 2}
     before = subject.choices(**asked)
     subject.ask(top_p=9, max_tokens=0)
@@ -200,7 +200,7 @@ def goes_on_after_errors(subject: Subject) -> None:
 
 @rule("http.many-at-once", requests=MANY + 1, tokens=20 * (MANY + 1), hard=True)
 def many_at_once(subject: Subject) -> None:
-    """Of 64 requests at the same time each gets its own answer, or is told to come again (429, 503)."""
+    """64 simultaneous requests each get their own answer, or are told to retry (429, 503)."""
     asked: dict[str, Any] = {**table.BASE, "temperature": 0, "max_tokens": 4}
     text = subject.choice(**asked)["text"]
     with ThreadPoolExecutor(MANY) as pool:

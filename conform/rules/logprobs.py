@@ -23,7 +23,7 @@ ASKED: tuple[dict[str, Any], ...] = (
 )
 MOST = 300  # tokens that these take together
 NAMES = {"tokens", "token_logprobs", "top_logprobs", "text_offset"}
-SPELLING = {"vllm": "a token that is no text by itself is the replacement character"}
+SPELLING = {"vllm": "a token that is not text by itself becomes the replacement character"}
 
 
 def _each(subject: Subject) -> list[tuple[dict[str, Any], Json]]:
@@ -33,7 +33,7 @@ def _each(subject: Subject) -> list[tuple[dict[str, Any], Json]]:
 
 @rule("logprobs.four-arrays", requests=len(ASKED), tokens=MOST)
 def four_arrays(subject: Subject) -> None:
-    """There are four arrays of one length, an entry for each token."""
+    """There are four arrays of the same length, with an entry for each token."""
     for asked, choice in _each(subject):
         logprobs = choice["logprobs"]
         require(set(logprobs) == NAMES, f"keys {sorted(logprobs)}")
@@ -43,7 +43,7 @@ def four_arrays(subject: Subject) -> None:
 
 @rule("logprobs.one-value", requests=len(ASKED), tokens=MOST)
 def one_value(subject: Subject) -> None:
-    """The sampled token stands in `top_logprobs` with the same float as in `token_logprobs`."""
+    """The sampled token is in `top_logprobs`, with the same float as in `token_logprobs`."""
     for _, choice in _each(subject):
         logprobs = choice["logprobs"]
         for token, value, top in zip(
@@ -67,7 +67,7 @@ def k_or_one_more(subject: Subject) -> None:
 
 @rule("logprobs.zero", requests=1, tokens=50, differs={"openai": "top_logprobs is null"})
 def zero(subject: Subject) -> None:
-    """`logprobs` 0 shows the sampled tokens alone."""
+    """`logprobs: 0` shows only the sampled tokens."""
     logprobs = subject.scored(logprobs=0, **GREEDY)
     wanted = [
         {token: value} for token, value in zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
@@ -77,7 +77,7 @@ def zero(subject: Subject) -> None:
 
 @rule("logprobs.tokens-are-the-text", requests=len(ASKED), tokens=MOST, differs=SPELLING)
 def tokens_are_the_text(subject: Subject) -> None:
-    """The tokens add up to the text, where `bytes:` spells those that are no text by themselves."""
+    """The tokens join to the text; `bytes:` stands for those that are not text by themselves."""
     for asked, choice in _each(subject):
         joined = b"".join(map(as_bytes, choice["logprobs"]["tokens"])).decode("utf-8", "replace")
         ended = choice["finish_reason"] == "stop"  # the token that ends the text has a name and no text
@@ -125,7 +125,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 @rule("logprobs.raw", requests=1 + len(CHANGES), tokens=200, differs={"openai": "not documented"})
 def raw(subject: Subject) -> None:
-    """The values are the raw model's: no field of the sampling changes them."""
+    """The values are the raw model's: no sampling field changes them."""
     asked: dict[str, Any] = {"max_tokens": 1, "logprobs": 5, "temperature": 0}
     plain = subject.scored(**asked)["top_logprobs"][0]
     for change in CHANGES:
@@ -153,7 +153,7 @@ def echo_covers_the_prompt(subject: Subject) -> None:
 
 @rule("logprobs.scores-of-a-prompt", requests=1, tokens=40)
 def scores_of_a_prompt(subject: Subject) -> None:
-    """lm-evaluation-harness's request is answered: ids, one token more, the log-probabilities of all."""
+    """lm-evaluation-harness's request is answered: token ids, one more token, all log-probabilities."""
     subject.need_logprobs()
     asked: dict[str, Any] = {"prompt": [[300, 400, 500], [600, 700]], "max_tokens": 1, "logprobs": 1}
     choices = subject.choices(**asked, echo=True, temperature=0, seed=1234)
@@ -165,7 +165,7 @@ def scores_of_a_prompt(subject: Subject) -> None:
 
 @rule("logprobs.scores-are-the-completions", requests=2, tokens=70)
 def scores_are_the_completions(subject: Subject) -> None:
-    """What a text scores as a prompt is what it had when it was generated."""
+    """A text has the same log-probabilities as a prompt as it had when it was generated."""
     subject.need_logprobs()
     asked: dict[str, Any] = {"prompt": [300, 400, 500], "temperature": 0, "logprobs": 1}
     bias = {"logit_bias": {"600": 100}, "max_tokens": 3}
@@ -186,7 +186,7 @@ def scored_context(subject: Subject) -> None:
 
 @rule("logprobs.prompt-offsets", requests=1, tokens=30, differs={"openai": "not documented"})
 def prompt_offsets(subject: Subject) -> None:
-    """An echoed token stands where its text is in the prompt, its leading space included."""
+    """An echoed token's offset is where its text begins in the prompt, leading space included."""
     logprobs = subject.scored(echo=True, logprobs=0, max_tokens=0)
     for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
         there = PROMPT[offset : offset + len(token)]
@@ -209,7 +209,7 @@ def of_a_left_out_stop(subject: Subject) -> None:
 
 @rule("logprobs.of-named-tokens", requests=2, tokens=20, differs={"openai": "there is no such field"})
 def of_named_tokens(subject: Subject) -> None:
-    """`logprob_token_ids` puts the values of these tokens in the places of the most likely ones."""
+    """With `logprob_token_ids`, `top_logprobs` has these tokens instead of the most likely ones."""
     duel = subject.duel()
     asked: dict[str, Any] = {"prompt": duel.prompt, "temperature": 0, "max_tokens": 1, "logprobs": 2}
     (top,) = subject.scored(**asked, logprob_token_ids=[duel.a, duel.b])["top_logprobs"]

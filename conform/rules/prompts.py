@@ -16,33 +16,33 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 4}
 IDS = [300, 400, 500]
 NOT_OPENAIS = {"openai": "there is no such field"}
 NOT_PARSED = NOT_OPENAIS | {"vllm": "there is no such field"}
-TO_FIT = {"openai": "there is no such field", "vllm": "it keeps all of the context but one token"}
+TO_FIT = {"openai": "there is no such field", "vllm": "it keeps the whole context less one token"}
 
 
 @rule("prompts.text-or-array", requests=2, tokens=70)
 def text_or_array(subject: Subject) -> None:
-    """A text, and an array with it alone, are the same prompt."""
+    """A text and an array of only that text are the same prompt."""
     alone, array = subject.choices(**GREEDY), subject.choices(**GREEDY | {"prompt": [PROMPT]})
     require(alone == array, f"{shown(array)} is not {shown(alone)}")
 
 
 @rule("prompts.ids-or-array", requests=2, tokens=20)
 def ids_or_array(subject: Subject) -> None:
-    """Token ids, and an array with them alone, are the same prompt."""
+    """A list of token ids and an array of only that list are the same prompt."""
     alone, array = subject.choices(**GREEDY, prompt=IDS), subject.choices(**GREEDY, prompt=[IDS])
     require(alone == array, f"{shown(array)} is not {shown(alone)}")
 
 
 @rule("prompts.ids-count-as-they-are", requests=1, tokens=10)
 def ids_count_as_they_are(subject: Subject) -> None:
-    """No token is put before a prompt of ids."""
+    """No token is added to a prompt of token ids."""
     count = subject.complete(prompt=IDS, max_tokens=1)["usage"]["prompt_tokens"]
     require(count == len(IDS), f"prompt_tokens is {count} for {len(IDS)} ids")
 
 
 @rule("prompts.each-is-answered", requests=3, tokens=130)
 def each_is_answered(subject: Subject) -> None:
-    """Of several prompts every one is answered in its place, with what it is answered alone."""
+    """Several prompts are answered in their order, each as it is answered alone."""
     texts = ["One two three", PROMPT]
     alone = [subject.choice(**GREEDY, prompt=text)["text"] for text in texts]
     together = subject.choices(**GREEDY, prompt=texts)
@@ -54,7 +54,7 @@ def each_is_answered(subject: Subject) -> None:
 
 @rule("prompts.mixed-ids-and-lengths", requests=1, tokens=30)
 def of_different_lengths(subject: Subject) -> None:
-    """Prompts of ids may have different lengths, and each counts once."""
+    """Prompts of token ids may differ in length, and each counts once."""
     reply = subject.complete(prompt=[[300], [400, 500, 600], [700, 800]], max_tokens=2, ignore_eos=True)
     usage = reply["usage"]
     require(usage["prompt_tokens"] == 6, f"prompt_tokens is {usage['prompt_tokens']} for 1 + 3 + 2 ids")
@@ -63,7 +63,7 @@ def of_different_lengths(subject: Subject) -> None:
 
 @rule("prompts.empty-is-bos", requests=1, tokens=10)
 def empty_is_bos(subject: Subject) -> None:
-    """An empty text is the model's BOS token, and counts one; a model that has none says so with a 400."""
+    """An empty text becomes the BOS token, and counts as one; it is a 400 if the model has none."""
     response = subject.ask(prompt="", max_tokens=1)
     if response.status_code == 400:
         require("prompt" in message_of(response), f"the message names no prompt: {shown(response.text)}")
@@ -86,7 +86,7 @@ def context_is_kept(subject: Subject) -> None:
 
 @rule("prompts.too-long", requests=4, tokens=2100)
 def too_long(subject: Subject) -> None:
-    """So is a prompt that is longer than the context, alone or with its `max_tokens`."""
+    """A prompt longer than the context, alone or with its `max_tokens`, is a 400."""
     size = subject.small_context()
     for num_prompt, max_tokens, field in table.too_long(size)[:4]:
         words = table.too_long_words(size, num_prompt, max_tokens)
@@ -105,7 +105,7 @@ def context_may_be_filled(subject: Subject) -> None:
 
 @rule("prompts.prompt-may-fill-the-context", requests=1, tokens=520, differs=NO_ZERO)
 def prompt_may_fill_the_context(subject: Subject) -> None:
-    """So may a prompt alone, with `max_tokens` 0."""
+    """A prompt alone may be as long as the context, with `max_tokens` 0."""
     size = subject.small_context()
     usage = subject.complete(prompt=[300] * size, max_tokens=0)["usage"]
     require(usage["total_tokens"] == size, f"usage is {usage}")
@@ -113,7 +113,7 @@ def prompt_may_fill_the_context(subject: Subject) -> None:
 
 @rule("prompts.truncated-ids", requests=2, tokens=60, differs={"openai": "there is no such field"})
 def truncated(subject: Subject) -> None:
-    """`truncate_prompt_tokens` keeps the last so many tokens: the reply is theirs."""
+    """`truncate_prompt_tokens` keeps that many last tokens: the reply is the same as to them alone."""
     asked: dict[str, Any] = GREEDY | {"echo": True}
     reply = subject.complete(**asked, prompt=[600, 700, *IDS], truncate_prompt_tokens=3)
     require(
@@ -125,7 +125,7 @@ def truncated(subject: Subject) -> None:
 
 @rule("prompts.truncated-on-the-right", requests=2, tokens=60, differs={"openai": "there is no such field"})
 def truncated_on_the_right(subject: Subject) -> None:
-    """With `truncation_side` right, `truncate_prompt_tokens` keeps the first so many."""
+    """With `truncation_side: right`, `truncate_prompt_tokens` keeps that many first tokens."""
     asked: dict[str, Any] = GREEDY | {"echo": True}
     cut: dict[str, Any] = {"truncate_prompt_tokens": 3, "truncation_side": "right"}
     seen = subject.choice(**asked, prompt=[*IDS, 600, 700], **cut)["text"]
@@ -143,7 +143,7 @@ def truncated_to_fit(subject: Subject) -> None:
 
 @rule("prompts.special-tokens-are-added", requests=3, tokens=60, differs=NOT_OPENAIS)
 def special_tokens_are_added(subject: Subject) -> None:
-    """`add_special_tokens` off leaves out what the tokenizer puts around a text, and nothing else."""
+    """`add_special_tokens: false` leaves out the special tokens that the tokenizer adds, and no others."""
     added, plain = (_ids(subject, PROMPT, add_special_tokens=wanted) for wanted in (True, False))
     require(_ids(subject, PROMPT) == added, "it is on where nothing is said")
     is_part = any(added[k : k + len(plain)] == plain for k in range(len(added) - len(plain) + 1))
@@ -152,7 +152,7 @@ def special_tokens_are_added(subject: Subject) -> None:
 
 @rule("prompts.special-tokens-are-text", requests=3, tokens=60, differs=NOT_PARSED)
 def special_tokens_are_text(subject: Subject) -> None:
-    """With `parse_special` off the name of a special token in a prompt is text like any other."""
+    """With `parse_special: false` the name of a special token in a prompt is ordinary text."""
     name, token_id = special_token(subject)
     parsed, text = (_ids(subject, f"a{name}b", parse_special=wanted) for wanted in (True, False))
     require(token_id in parsed, f"{name} is {shown(parsed)}, not {token_id}")
@@ -161,14 +161,14 @@ def special_tokens_are_text(subject: Subject) -> None:
 
 @rule("prompts.salt-changes-nothing", requests=2, tokens=60, differs=NOT_OPENAIS)
 def salt_changes_nothing(subject: Subject) -> None:
-    """`cache_salt` keeps what was computed for others apart, and the text is the same."""
+    """`cache_salt` separates the prefix cache from that of others, and does not change the text."""
     texts = [subject.choice(**GREEDY, cache_salt=salt)["text"] for salt in ("a", "another")]
     require(texts[0] == texts[1], f"{shown(texts[1])} is not {shown(texts[0])}")
 
 
 @rule("prompts.suffix", requests=2, tokens=70)
 def suffix(subject: Subject) -> None:
-    """With `suffix` the model fills in what stands between; one that cannot says so with a 400."""
+    """With `suffix` the model fills in the text between; for a model that cannot, it is a 400."""
     between: dict[str, Any] = GREEDY | {"suffix": " and of Italy is Rome."}
     response = subject.ask(**between)
     if response.status_code == 400:

@@ -39,7 +39,8 @@ def no_error_key(subject: Subject) -> None:
 
 @rule("reply.head", requests=1, tokens=50)
 def head(subject: Subject) -> None:
-    """`object` is text_completion, `model` the name that was asked for, `created` now in whole seconds."""
+    """`object` is text_completion, `model` the requested name, `created` the current time in
+    whole seconds."""
     reply = subject.complete(**GREEDY)
     require(reply["object"] == "text_completion", f"object is {reply['object']!r}")
     require(reply["model"] == subject.model, f"model is {reply['model']!r}")
@@ -63,7 +64,7 @@ def ids_differ(subject: Subject) -> None:
 
 @rule("reply.usage-adds-up", requests=1, tokens=50)
 def usage_adds_up(subject: Subject) -> None:
-    """`usage` counts the prompt once and the tokens that were generated, and their sum."""
+    """`usage` has the prompt's tokens, counted once, the generated tokens, and their sum."""
     usage = subject.complete(**GREEDY, ignore_eos=True)["usage"]
     require(usage["completion_tokens"] == 4, f"{usage} for max_tokens 4")
     total = usage["prompt_tokens"] + usage["completion_tokens"]
@@ -72,7 +73,7 @@ def usage_adds_up(subject: Subject) -> None:
 
 @rule("reply.logprobs-null", requests=1, tokens=50)
 def logprobs_null(subject: Subject) -> None:
-    """`logprobs` is null in a reply to a request without."""
+    """`logprobs` is null if the request does not ask for it."""
     logprobs = subject.choice(**GREEDY)["logprobs"]
     require(logprobs is None, f"logprobs is {shown(logprobs)}")
 
@@ -86,7 +87,7 @@ def json_type(subject: Subject) -> None:
 
 @rule("reply.echo", requests=2, tokens=90)
 def echo(subject: Subject) -> None:
-    """`echo` puts the prompt first, as it was written; what follows and the usage are as without."""
+    """`echo` puts the prompt first, as it was written; completion and usage do not change."""
     plain, echoed = subject.complete(**GREEDY), subject.complete(**GREEDY, echo=True)
     text = echoed["choices"][0]["text"]
     require(text == PROMPT + plain["choices"][0]["text"], f"text is {shown(text)}")
@@ -120,8 +121,8 @@ def special_token(subject: Subject) -> tuple[str, int]:
 
 @rule("reply.special-tokens", requests=4, tokens=200, differs=NO_NAMES)
 def special_tokens(subject: Subject) -> None:
-    """A special token is no text, or with `skip_special_tokens` off its name, and no space between two of
-    them whatever `spaces_between_special_tokens` says."""
+    """A special token has no text, or with `skip_special_tokens: false` its name;
+    `spaces_between_special_tokens` adds no space between two of them."""
     name, token_id = special_token(subject)
     asked = GREEDY | {"ignore_eos": True, "logit_bias": {str(token_id): 100}}
     hidden = subject.choice(**asked)["text"]
@@ -137,10 +138,10 @@ def special_tokens(subject: Subject) -> None:
     "reply.token-ids",
     requests=3,
     tokens=150,
-    differs={"openai": "there is no such field", "vllm": "the ids are null where they are not asked for"},
+    differs={"openai": "there is no such field", "vllm": "the ids are null unless requested"},
 )
 def token_ids(subject: Subject) -> None:
-    """`return_token_ids` adds the ids of prompt and completion to each choice, and only if it is asked."""
+    """Each choice has the ids of prompt and completion with `return_token_ids`, and only then."""
     asked = GREEDY | {"ignore_eos": True, "prompt": [300, 400, 500]}
     choice = subject.choice(**asked, return_token_ids=True)
     prompt, ids = choice.pop("prompt_token_ids", None), choice.pop("token_ids", None) or []

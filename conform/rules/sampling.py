@@ -93,7 +93,7 @@ def bias_is_exact(subject: Subject) -> None:
 
 @rule("sampling.allowed-token-ids", requests=2, tokens=80, differs=NOT_OPENAIS)
 def allowed_token_ids(subject: Subject) -> None:
-    """Of `allowed_token_ids` alone is drawn, whatever a bias says, by the same weights as ever."""
+    """Only `allowed_token_ids` are drawn, whatever the bias, with their usual weights."""
     duel = subject.duel()
     allowed: dict[str, Any] = {"allowed_token_ids": [duel.a, duel.b], "ignore_eos": True}
     seen = drawn(subject, duel.prompt, **allowed, temperature=2)
@@ -104,7 +104,7 @@ def allowed_token_ids(subject: Subject) -> None:
 
 @rule("sampling.bad-words", requests=2, tokens=60, differs=NOT_OPENAIS)
 def bad_words(subject: Subject) -> None:
-    """No word of `bad_words` is in the generated text, though it would have been."""
+    """A word in `bad_words` is not generated, although it would have been."""
     asked: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
     text = subject.choice(**asked)["text"]
     words = [word for word in text.split() if word.isalpha()]
@@ -116,7 +116,7 @@ def bad_words(subject: Subject) -> None:
 
 @rule("sampling.priority-changes-nothing", requests=2, tokens=80, differs=NOT_OPENAIS)
 def priority_changes_nothing(subject: Subject) -> None:
-    """`priority` says whose turn it is, and the text is the same."""
+    """`priority` changes the order of requests, and never the text."""
     asked: dict[str, Any] = {"temperature": 1, "seed": 3, "max_tokens": 8}
     texts = [subject.choice(**asked, priority=priority)["text"] for priority in (0, 7)]
     require(texts[0] == texts[1], f"{shown(texts[1])} is not {shown(texts[0])}")
@@ -133,19 +133,19 @@ def _generated_only(subject: Subject, penalty: str) -> None:
 
 @rule("sampling.frequency-penalty", requests=3, tokens=30)
 def frequency_penalty(subject: Subject) -> None:
-    """`frequency_penalty` is taken from the logit of a generated token, and of none of the prompt."""
+    """`frequency_penalty` is subtracted from the logits of generated tokens, not of the prompt's."""
     _generated_only(subject, "frequency_penalty")
 
 
 @rule("sampling.presence-penalty", requests=3, tokens=30)
 def presence_penalty(subject: Subject) -> None:
-    """`presence_penalty` is taken from the logit of a generated token, and of none of the prompt."""
+    """`presence_penalty` is subtracted from the logits of generated tokens, not of the prompt's."""
     _generated_only(subject, "presence_penalty")
 
 
 @rule("sampling.frequency-counts-each", requests=2, tokens=60)
 def frequency_counts_each(subject: Subject) -> None:
-    """`frequency_penalty` counts every time that a token has come, `presence_penalty` one."""
+    """`frequency_penalty` counts each occurrence of a token, `presence_penalty` only the first."""
     duel = subject.duel()
     bias = duel.bias(20)
     seen = said(subject, duel, 16, logit_bias=bias, frequency_penalty=2)
@@ -168,7 +168,7 @@ NARROW: tuple[dict[str, Any], ...] = ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1
 
 @rule("sampling.narrowest-is-greedy", requests=4, tokens=60, differs=NOT_OPENAIS)
 def narrowest_is_greedy(subject: Subject) -> None:
-    """`top_k` 1, `top_p` near 0 and `min_p` 1 leave the likeliest token alone, whatever the temperature."""
+    """`top_k` 1, `top_p` near 0 and `min_p` 1 leave only the likeliest token, whatever the temperature."""
     asked: dict[str, Any] = {"prompt": [320, 300, 330], "max_tokens": 6}
     greedy = subject.choice(**asked, temperature=0)["text"]
     for narrow in NARROW:
@@ -178,7 +178,7 @@ def narrowest_is_greedy(subject: Subject) -> None:
 
 @rule("sampling.top-k", requests=2, tokens=60, differs=NOT_OPENAIS)
 def top_k(subject: Subject) -> None:
-    """`top_k` draws from so many of the likeliest tokens."""
+    """`top_k` draws from that many of the likeliest tokens."""
     ranked = ranking(subject)
     seen = drawn(subject, ranked.prompt, top_k=ranked.cut, temperature=2)
     expect_names(seen, ranked, f"top_k {ranked.cut}")
@@ -186,7 +186,7 @@ def top_k(subject: Subject) -> None:
 
 @rule("sampling.top-p", requests=2, tokens=60)
 def top_p(subject: Subject) -> None:
-    """`top_p` draws from the likeliest tokens that reach it together."""
+    """`top_p` draws from the smallest set of likeliest tokens whose probabilities reach it."""
     ranked = ranking(subject)
     shares = [share for _, share in ranked.shares[: ranked.cut]]
     reaches = sum(shares) - shares[-1] / 2
@@ -195,7 +195,7 @@ def top_p(subject: Subject) -> None:
 
 @rule("sampling.min-p", requests=2, tokens=60, differs=NOT_OPENAIS)
 def min_p(subject: Subject) -> None:
-    """`min_p` leaves out what is less likely than that share of the likeliest token."""
+    """`min_p` leaves out tokens that are less likely than that share of the likeliest one."""
     ranked = ranking(subject)
     share = ranked.shares[ranked.cut - 1][1] / ranked.shares[0][1] * exp(-ranked.gap / 2)
     expect_names(drawn(subject, ranked.prompt, min_p=share), ranked, f"min_p {share:.3g}")
@@ -203,7 +203,7 @@ def min_p(subject: Subject) -> None:
 
 @rule("sampling.min-p-after-temperature", requests=1, tokens=60, differs=NOT_OPENAIS)
 def min_p_after_temperature(subject: Subject) -> None:
-    """`min_p` is a share after the temperature, which brings tokens nearer to each other."""
+    """`min_p` applies after the temperature."""
     duel = subject.duel()
     share = exp(-0.75 * HALF)  # above what b has of a's probability at temperature 1, below it at 2
     seen = drawn(subject, duel.prompt, logit_bias=duel.bias(HALF), min_p=share, temperature=2)
@@ -222,7 +222,7 @@ def temperature_spreads(subject: Subject) -> None:
 
 @rule("sampling.min-tokens", requests=2, tokens=40, differs=NOT_OPENAIS)
 def min_tokens(subject: Subject) -> None:
-    """`min_tokens` keeps the tokens away that would end the text, until there are so many."""
+    """`min_tokens` bans the tokens that would end the text until that many were generated."""
     duel = subject.duel()
     ends: dict[str, Any] = {"logit_bias": duel.bias(20), "stop_token_ids": [duel.a], "max_tokens": 6}
     asked = {"prompt": duel.prompt, "temperature": 0, **ends}

@@ -34,7 +34,7 @@ def expect(choice: dict[str, Any], text: str, reason: str = "stop") -> None:
 
 @rule("stops.included", requests=2, tokens=90, differs=LEFT_OUT)
 def included(subject: Subject) -> None:
-    """The returned text ends with the stop sequence, wherever tokens cut it."""
+    """The returned text ends with the stop sequence, however it is split into tokens."""
     before, stop = pieces(subject)
     expect(subject.choice(**PLAIN, stop=stop), before + stop)
     expect(subject.choice(**PLAIN, stop=[NEVER, stop]), before + stop)
@@ -42,7 +42,7 @@ def included(subject: Subject) -> None:
 
 @rule("stops.left-out", requests=2, tokens=90, differs=INCLUDED)
 def left_out(subject: Subject) -> None:
-    """The returned text ends before the stop sequence, wherever tokens cut it."""
+    """The returned text ends before the stop sequence, however it is split into tokens."""
     before, stop = pieces(subject)
     expect(subject.choice(**PLAIN, stop=stop), before)
     expect(subject.choice(**PLAIN, stop=[NEVER, stop]), before)
@@ -58,7 +58,7 @@ def as_the_request_says(subject: Subject) -> None:
 
 @rule("stops.first-in-the-text", requests=1, tokens=45)
 def first_in_the_text(subject: Subject) -> None:
-    """The first sequence that is complete in the text ends it, not the first of the list."""
+    """The stop sequence that is complete first in the text ends it, not the first of the list."""
     before, stop = pieces(subject)
     later = subject.text[len(before) + 3 : len(before) + 6]
     text = subject.choice(**PLAIN, stop=[later, stop] if len(later) == 3 else [NEVER, stop])["text"]
@@ -67,7 +67,7 @@ def first_in_the_text(subject: Subject) -> None:
 
 @rule("stops.completion-alone", requests=1, tokens=45)
 def completion_alone(subject: Subject) -> None:
-    """A stop sequence is looked for in the completion alone, not in an echoed prompt."""
+    """A stop sequence is searched only in the completion, not in an echoed prompt."""
     choice = subject.choice(**PLAIN, echo=True, stop=PROMPT[4:12])
     require(choice["text"].startswith(PROMPT), f"it ends in the prompt: {shown(choice['text'])}")
     require(len(choice["text"]) > len(PROMPT), "nothing follows the prompt")
@@ -95,7 +95,7 @@ def length(subject: Subject) -> None:
 
 @rule("stops.token-ids", requests=2, tokens=30, differs=NOT_OPENAIS)
 def token_ids(subject: Subject) -> None:
-    """`stop_token_ids` end the text, with the finish_reason `stop`, and count that token."""
+    """A token of `stop_token_ids` ends the text with the finish_reason `stop`, and is counted."""
     duel = subject.duel()
     asked: dict[str, Any] = {"prompt": duel.prompt, "temperature": 0, "max_tokens": 4}
     asked |= {"logit_bias": {str(duel.a): 100}, "stop_token_ids": [duel.a]}
@@ -108,7 +108,7 @@ def token_ids(subject: Subject) -> None:
 
 @rule("stops.not-before-min-tokens", requests=1, tokens=45, differs=NOT_OPENAIS)
 def not_before_min_tokens(subject: Subject) -> None:
-    """With `min_tokens`, a stop sequence that comes before ends nothing."""
+    """A stop sequence that comes before `min_tokens` does not end the text."""
     before, stop = pieces(subject)
     text = subject.choice(**PLAIN, stop=stop, min_tokens=PLAIN["max_tokens"])["text"]
     require(

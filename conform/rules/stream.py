@@ -30,7 +30,7 @@ def _text(subject: Subject, **fields: Any) -> str:
 
 @rule("stream.frames", requests=1, tokens=45)
 def frames(subject: Subject) -> None:
-    """Frames `data: {json}` and comments alone: no `event:` or `id:` lines."""
+    """There are only frames `data: {json}` and comments, no `event:` or `id:` lines."""
     text = _text(subject, **GREEDY)
     for frame in text.split("\n\n")[:-1]:
         require(re.fullmatch(r"data: [^\r\n]+|:[^\r\n]*", frame), f"a frame is {shown(frame)}")
@@ -90,7 +90,7 @@ def keys(subject: Subject) -> None:
 
 @rule("stream.comes-as-it-is-made", requests=3, tokens=210)
 def comes_as_it_is_made(subject: Subject) -> None:
-    """Chunks come while the text is made, not all at the end."""
+    """Chunks arrive while the text is generated, not all at the end."""
     for _ in range(3):  # this process may get no processor while they come
         text, times = subject.client.arrivals(subject.body(temperature=0, max_tokens=40, ignore_eos=True))
         count = len(chunks_of(text))
@@ -153,7 +153,7 @@ def include_usage_false(subject: Subject) -> None:
 
 @rule("stream.null-options", requests=4, tokens=170)
 def null_options(subject: Subject) -> None:
-    """`stream_options` of null, of nothing or of nulls say nothing."""
+    """`stream_options` that is null, empty or has only nulls has no effect."""
     plain = fold(subject.chunks(**GREEDY))
     for options in (None, {}, {"include_usage": None}):
         chunks = subject.chunks(**GREEDY, stream_options=options)
@@ -184,7 +184,7 @@ def finishes_once(subject: Subject) -> None:
 
 @rule("stream.whole-characters", requests=2, tokens=90)
 def whole_characters(subject: Subject) -> None:
-    """Text never splits a UTF-8 character: no chunk but a choice's last has a half one."""
+    """No chunk splits a UTF-8 character, except a choice's last."""
     chunks = subject.chunks(prompt="🦊" * 8, temperature=0, max_tokens=12)
     texts = [choice["text"] for chunk in chunks for choice in chunk["choices"]]
     whole = reply_of(subject.client.post(subject.body(prompt="🦊" * 8, temperature=0, max_tokens=12)))
@@ -193,7 +193,7 @@ def whole_characters(subject: Subject) -> None:
 
 @rule("stream.holds-a-stop-back", requests=1, tokens=45, differs={"openai": "there is no such field"})
 def holds_a_stop_back(subject: Subject) -> None:
-    """No chunk shows a part of a sequence that is left out."""
+    """No chunk shows a part of a stop sequence that is left out."""
     before, stop = pieces(subject)
     chunks = subject.chunks(**PLAIN, stop=stop, include_stop_str_in_output=False)
     text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
@@ -202,7 +202,7 @@ def holds_a_stop_back(subject: Subject) -> None:
 
 @rule("stream.shows-an-unfinished-stop", requests=1, tokens=45)
 def shows_an_unfinished_stop(subject: Subject) -> None:
-    """Text that turns out to be no stop sequence is shown after all."""
+    """Text that was held back, but is not a stop sequence after all, is sent."""
     _, stop = pieces(subject)
     chunks = subject.chunks(**PLAIN, stop=stop + "☃")
     text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
@@ -211,7 +211,7 @@ def shows_an_unfinished_stop(subject: Subject) -> None:
 
 @rule("stream.refusal-has-its-status", requests=1, tokens=45)
 def refusal_has_its_status(subject: Subject) -> None:
-    """What can be known to fail before the first token has its status, and is no stream."""
+    """An error known before the first token has its HTTP status, and is not a stream."""
     response = subject.ask(stream=True, top_p=9, max_tokens=1)
     failed(subject, response, 400, "INVALID_REQUEST_BODY")
     kind = response.headers.get("content-type", "")
@@ -232,7 +232,7 @@ def obfuscation_is_accepted(subject: Subject) -> None:
 
 @rule("stream.interval", requests=2, tokens=80, differs={"openai": "there is no such field"})
 def interval(subject: Subject) -> None:
-    """With `stream_interval` chunks between the first and the last have so many tokens, and say the same."""
+    """With `stream_interval`, chunks between the first and last have that many tokens, and the same text."""
     asked: dict[str, Any] = GREEDY | {"max_tokens": 12, "return_token_ids": True}
     whole = "".join(chunk["choices"][0]["text"] for chunk in subject.chunks(**asked))
     chunks = [chunk["choices"][0] for chunk in subject.chunks(**asked, stream_interval=5)]

@@ -25,7 +25,7 @@ SCHEMA: dict[str, Any] = {
 
 @rule("structured.choice", requests=1, tokens=350, differs=NOT_OPENAIS)
 def choice(subject: Subject) -> None:
-    """Each text is one of the choices, whole, and ends of itself."""
+    """Each text is exactly one of the choices, and ends by itself."""
     choices = subject.choices(**DRAWN, n=4, structured_outputs={"choice": ["yes", "no", "not sure"]})
     for one in choices:
         seen = (one["text"], one["finish_reason"])
@@ -34,7 +34,7 @@ def choice(subject: Subject) -> None:
 
 @rule("structured.regex", requests=2, tokens=180, differs=NOT_OPENAIS)
 def regex(subject: Subject) -> None:
-    """The text is one of a regular expression, in a stream as in a reply."""
+    """The text matches the regular expression, in a stream and in a reply."""
     asked = DRAWN | {"structured_outputs": {"regex": "[a-f]{3} [0-9]{3}"}}
     whole = subject.choice(**asked)
     require(re.fullmatch("[a-f]{3} [0-9]{3}", whole["text"]), f"text is {shown(whole['text'])}")
@@ -44,7 +44,7 @@ def regex(subject: Subject) -> None:
 
 @rule("structured.json-schema", requests=1, tokens=90, differs={"openai": "not for completions"})
 def json_schema(subject: Subject) -> None:
-    """The text is JSON of the schema in `response_format`, together with penalties and a bias."""
+    """The text is JSON that follows the schema in `response_format`, with penalties and a bias too."""
     schema = {"type": "json_schema", "json_schema": {"name": "colour", "schema": {"enum": ["red", "blue"]}}}
     asked = DRAWN | {"repetition_penalty": 1.5, "logit_bias": {"300": 5}, "response_format": schema}
     text = subject.choice(**asked)["text"]
@@ -65,7 +65,7 @@ def json_object(subject: Subject) -> None:
 
 @rule("structured.json", requests=1, tokens=90, differs=NOT_OPENAIS)
 def of_json(subject: Subject) -> None:
-    """The text is JSON of the schema in `structured_outputs`, without white space if that is asked for."""
+    """The text is JSON that follows the schema in `structured_outputs`, without white space if requested."""
     outputs = {"json": SCHEMA, "disable_any_whitespace": True}
     text = subject.choice(**DRAWN, structured_outputs=outputs)["text"]
     found = _read(text)
@@ -82,7 +82,7 @@ def _read(text: str) -> Any:
 
 @rule("structured.grammar", requests=1, tokens=90, differs=NOT_OPENAIS)
 def grammar(subject: Subject) -> None:
-    """The text is one of a grammar in Lark's notation."""
+    """The text follows a grammar in Lark's notation."""
     lark = 'start: "(" (start | "x") ")"'
     seen = subject.choice(**DRAWN, structured_outputs={"grammar": lark})
     text, depth = seen["text"], seen["text"].count("(")
@@ -93,7 +93,7 @@ def grammar(subject: Subject) -> None:
 
 @rule("structured.structural-tag", requests=2, tokens=120, differs=NOT_OPENAIS)
 def structural_tag(subject: Subject) -> None:
-    """What a trigger begins has the form of its schema, and any text may stand before it."""
+    """After a trigger the text follows its schema; before it any text is allowed."""
     told = subject.choice(prompt="(", max_tokens=1, add_special_tokens=False, return_token_ids=True)
     tag = {"begin": "(", "schema": {"enum": ["red"]}, "end": ")"}
     asked = DRAWN | {
@@ -106,7 +106,7 @@ def structural_tag(subject: Subject) -> None:
 
 @rule("structured.bad-schemas", requests=4, tokens=120, differs=NOT_OPENAIS)
 def bad_schemas(subject: Subject) -> None:
-    """What is no schema, expression or grammar is a 400 that says why, and the next request is answered."""
+    """An invalid schema, expression or grammar is a 400 that says why, and the next request is answered."""
     for wrong in ({"json": {"type": "no such"}}, {"regex": "(["}, {"grammar": "start: nothing"}):
         refuses(subject, table.BASE | {"structured_outputs": wrong}, "structured_outputs")
     subject.choice(**table.BASE)

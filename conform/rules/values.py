@@ -51,7 +51,7 @@ def _most(bodies: list[table.Body]) -> Cost:
 def refused() -> Iterator[Rule]:
     fields = dict.fromkeys(field for field, _, _ in table.refused(SOME_SIZE))
     for field in fields:
-        for kind, what in (("range", "outside of its range"), ("type", "of another type or form")):
+        for kind, what in (("range", "outside of its range"), ("type", "of a wrong type or form")):
             if rows := rows_of(field, kind, SOME_SIZE):
                 yield Rule(
                     f"values.{field.replace('_', '-')}.{kind}",
@@ -67,9 +67,9 @@ def accepted() -> Iterator[Rule]:
         bodies = [body for body, _ in table.accepted(SOME_SIZE) if _name(body) == field]
         yield Rule(
             f"values.{field.replace('_', '-')}.accepted",
-            f"Values at the edges of what `{field}` may be are accepted."
+            f"Values at the limits of `{field}` are accepted."
             if field != "unknown"
-            else "A field that nobody knows is ignored.",
+            else "An unknown field is ignored.",
             _most(bodies),
             partial(_accepts, field),
             differences(field, "accepted"),
@@ -97,8 +97,8 @@ def together() -> Iterator[Rule]:
         cost = _most([body])
         yield Rule(
             f"values.{name}",
-            f"`{shown(body, 60)}` is a 400 that names `{field}`."
-            if len(str(body)) < 60
+            f"`{shown(body, 120)}` is a 400 that names `{field}`."
+            if len(str(body)) < 120
             else f"More candidates than a server can be asked for are a 400 that names `{field}`.",
             cost,
             partial(_refuses_together, body, field, words),
@@ -116,7 +116,7 @@ RULES = (*refused(), *accepted(), *together())
 
 @rule("values.null-is-not-given", requests=2, tokens=2 * 60)
 def null_is_not_given(subject: Subject) -> None:
-    """`null` for every optional field gives what a request without them gives."""
+    """`null` for an optional field means the same as leaving it out."""
     fields = {field for field, _, _ in table.refused(SOME_SIZE)} - {"model", "prompt"}
     plain = subject.choice(seed=1)
     seen = subject.choice(**{**dict.fromkeys(sorted(fields)), "seed": 1})
@@ -125,7 +125,7 @@ def null_is_not_given(subject: Subject) -> None:
 
 @rule("values.max-tokens-default", requests=1, tokens=60)
 def max_tokens_default(subject: Subject) -> None:
-    """A request that does not say `max_tokens` gets 16 tokens."""
+    """A request without `max_tokens` gets 16 tokens."""
     count = subject.complete(ignore_eos=True)["usage"]["completion_tokens"]
     require(count == 16, f"{count} tokens")
 
@@ -144,8 +144,8 @@ REFUSED_FOR_EVER: dict[str, Any] = {
     requests=len(REFUSED_FOR_EVER),
     tokens=len(REFUSED_FOR_EVER) * 8,
     differs={
-        "openai": "fields of other servers are a 400 as unknown ones",
-        "vllm": "fields that it does not know, or no longer, are ignored",
+        "openai": "they are a 400, as all unknown fields are",
+        "vllm": "unknown and removed fields are ignored",
     },
 )
 def nothing_is_ignored(subject: Subject) -> None:
@@ -156,6 +156,6 @@ def nothing_is_ignored(subject: Subject) -> None:
 
 @rule("values.user-is-not-shown", requests=1, tokens=20)
 def user_is_not_shown(subject: Subject) -> None:
-    """`user` is accepted, and is nowhere in the reply."""
+    """`user` is accepted, and does not appear in the reply."""
     text = str(subject.complete(**table.BASE, user="somebody-7"))
     require("somebody-7" not in text, shown(text))

@@ -54,7 +54,7 @@ def complete(
     stop: Annotated[list[str] | None, Text(help="A stop sequence; may be repeated.")] = None,
     logit_bias: Annotated[str | None, Text(metavar="JSON", help="Such as '{\"50256\": -100}'.")] = None,
     allowed_token_id: Annotated[
-        list[int] | None, Text(help="A token that may be generated, and no other; may be repeated.")
+        list[int] | None, Text(help="Generate only this token; may be repeated.")
     ] = None,
     bad_word: Annotated[list[str] | None, Text(help="A word that is not generated; may be repeated.")] = None,
     response_format: Annotated[
@@ -65,27 +65,35 @@ def complete(
     ] = None,
     logprobs: Annotated[int | None, Text(help="0 to 5; shown as a table on standard error.")] = None,
     logprob_token_id: Annotated[
-        list[int] | None, Text(help="A token whose log-probability is told; may be repeated.")
+        list[int] | None, Text(help="Show the log-probability of this token; may be repeated.")
     ] = None,
-    echo: Annotated[bool | None, Text(help="The prompt before the completion.")] = None,
+    echo: Annotated[bool | None, Text(help="Return the prompt before the completion.")] = None,
     suffix: Annotated[str | None, Text(help="What follows the completion.")] = None,
     user: Annotated[str | None, Text(help="For the server's request log.")] = None,
-    priority: Annotated[int | None, Text(help="Lower ones come first where the server is busy.")] = None,
-    ignore_eos: Annotated[bool | None, Text(help="Go on after the end-of-text token.")] = None,
-    min_tokens: Annotated[int | None, Text(help="No end before so many tokens.")] = None,
-    stop_token_id: Annotated[list[int] | None, Text(help="A token that ends it; may be repeated.")] = None,
+    priority: Annotated[int | None, Text(help="Lower ones come first if the server is busy.")] = None,
+    ignore_eos: Annotated[bool | None, Text(help="Continue after the end-of-text token.")] = None,
+    min_tokens: Annotated[int | None, Text(help="Do not end before that many tokens.")] = None,
+    stop_token_id: Annotated[
+        list[int] | None, Text(help="A token that ends the text; may be repeated.")
+    ] = None,
     skip_special_tokens: Annotated[bool | None, Text(help="Leave special tokens out of the text.")] = None,
-    include_stop_str_in_output: Annotated[bool | None, Text(help="The stop sequence ends the text.")] = None,
-    truncate_prompt_tokens: Annotated[int | None, Text(help="Keep the prompt's last so many tokens.")] = None,
+    include_stop_str_in_output: Annotated[
+        bool | None, Text(help="Keep the stop sequence in the text.")
+    ] = None,
+    truncate_prompt_tokens: Annotated[
+        int | None, Text(help="Keep that many last tokens of the prompt.")
+    ] = None,
     truncation_side: Annotated[str | None, Text(help="left or right: where a prompt is cut.")] = None,
-    add_special_tokens: Annotated[bool | None, Text(help="The prompt begins with the model's own.")] = None,
-    parse_special: Annotated[bool | None, Text(help="Special tokens in the prompt's text are such.")] = None,
+    add_special_tokens: Annotated[bool | None, Text(help="Begin the prompt with the model's BOS.")] = None,
+    parse_special: Annotated[bool | None, Text(help="Read names of special tokens in the prompt.")] = None,
     spaces_between_special_tokens: Annotated[
         bool | None, Text(help="Spaces between special tokens in the text.")
     ] = None,
-    return_token_ids: Annotated[bool | None, Text(help="The ids of prompt and completion too.")] = None,
+    return_token_ids: Annotated[
+        bool | None, Text(help="Also return the ids of prompt and completion.")
+    ] = None,
     stream_interval: Annotated[int | None, Text(help="Tokens in each chunk of a stream.")] = None,
-    cache_salt: Annotated[str | None, Text(help="Share the prefix cache with the same salt alone.")] = None,
+    cache_salt: Annotated[str | None, Text(help="Share the prefix cache only with the same salt.")] = None,
     stream: Annotated[
         bool | None, Text(help="Text as it comes; default, except with --json or best_of above n.")
     ] = None,

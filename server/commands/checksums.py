@@ -23,7 +23,7 @@ def checksums(
 ) -> None:
     """Write checksums.json beside the weights: the SHA-256 of a model's files, or of an adapter's two.
 
-    `verbatim serve` compares the files with it before it serves them, and `verbatim check` does.
+    From then on `verbatim serve` and `verbatim check` compare the files with it.
     """
     if not directory.is_dir():
         raise ConfigurationError(f"the model directory {directory} does not exist.")

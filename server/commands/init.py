@@ -48,8 +48,8 @@ def init(
 ) -> None:
     """Write a models.yaml for model directories, with sizes that fit this machine.
 
-    An adapter is written under the model that it was trained on, by its own words or by the shapes. Exit
-    code 2 where a model or an adapter cannot be served, or the file is there already.
+    An adapter is written under the model that it names, or else under the one whose shapes fit. Exit code 2
+    if a model or an adapter cannot be served, or if the file exists already.
     """
     said = stated(gpu_memory)
     if out.exists() and not force:

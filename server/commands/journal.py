@@ -105,8 +105,8 @@ def usage(
 ) -> None:
     """Sum requests and tokens by day (UTC), key and model, as the replies' `usage` counts them.
 
-    Each prompt counts once, and the tokens of every candidate do, those of best_of that were not returned
-    too. What was generated for a request that has failed, or whose client has left, counts.
+    Each prompt counts once. The tokens of every candidate count, also of those that best_of did not return,
+    and of requests that failed or whose client left.
     """
     wanted = Filter(time_of(since, "--since"), time_of(until, "--until"), key, model)
     with records(where, config, wanted) as entries:

@@ -32,7 +32,7 @@ def models(
     cert_key: CertKey = None,
     ca: CA = None,
 ) -> None:
-    """Show the models that would be served; of a server that runs, which are loaded."""
+    """Show the configured models; if a server is running, also which are loaded."""
     settings = load_settings(config, {}, os.environ)
     there = running(settings, Trust(cert, cert_key, ca, checks=False))
     table = Table("id", "engine", "context", "weights", "state", box=None)

@@ -23,8 +23,8 @@ class AdapterSettings(Section):
     description: str = Field(default="", description="Shown in the models list.")
     path: Path = Field(
         strict=False,
-        description="Directory with adapter_config.json and adapter_model.safetensors, from this file's"
-        " directory.",
+        description="Directory with adapter_config.json and adapter_model.safetensors, relative to this"
+        " file.",
     )
     sha256: dict[str, Sha256] = Field(
         default={}, description="Digest by file name, verified before the adapter is served."
@@ -32,7 +32,7 @@ class AdapterSettings(Section):
     allowed_keys: tuple[Name, ...] | None = Field(
         default=None,
         strict=False,
-        description="Names of keys; null is the model's own `allowed_keys`, empty is every key.",
+        description="Names of keys that may use it; null is the model's `allowed_keys`, empty is every key.",
     )
 
     @field_validator("path")

@@ -50,17 +50,17 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 _FROM_PATH = "it follows from path or builtin"
-_TOKENS_ONLY = "the engine is given tokens and gives tokens: text is this server's"
-_LOGPROBS = "log-probabilities are the raw model distribution's, by the contract"
-_CHANGES_TOKENS = "it would change which tokens come, which is for requests alone to say"
-_OTHER_OUTPUTS = "the engine would send what this server does not read"
-_ONE_ENGINE = "an engine is not several here; use replicas, or tensor_parallel_size"
-_ONE_MACHINE = "the processes of an engine are on one machine here"
-_NO_TEXT = "a model has to continue a text here"
-_DEFAULTS = "what a request does not say is in the model's defaults"
-_GRAMMARS = "a grammar is this server's own, and holds from the first token on"
-_OTHER_CODE = "what an engine does in a step is this server's to promise, which knows no such class"
-_OTHER_WEIGHTS = "what is served is what is in the model's directory"
+_TOKENS_ONLY = "the engine gets and returns tokens; this server does everything with text"
+_LOGPROBS = "by the contract log-probabilities are those of the raw model distribution"
+_CHANGES_TOKENS = "it would change the generated tokens, which only requests may do"
+_OTHER_OUTPUTS = "the engine would send data that this server does not read"
+_ONE_ENGINE = "several engines in one are not supported; use replicas, or tensor_parallel_size"
+_ONE_MACHINE = "all processes of an engine run on one machine here"
+_NO_TEXT = "the model has to generate text"
+_DEFAULTS = "use the model's key defaults for what a request leaves out"
+_GRAMMARS = "this server handles grammars itself, and applies them from the first token on"
+_OTHER_CODE = "this server guarantees what an engine does in a step, and does not know such a class"
+_OTHER_WEIGHTS = "only the model's directory decides what is served"
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("model", "model_weights", "served_model_name", "hf_config_path"), _FROM_PATH),
@@ -69,7 +69,7 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("enable_prompt_embeds", "enable_mm_embeds", "tokens_only"), _TOKENS_ONLY),
     "logprobs_mode": _LOGPROBS,
-    "logits_processors": "bias, penalties and min_p are this server's own, which takes that place",
+    "logits_processors": "this server uses its own logits processor there",
     "watermark_config": _CHANGES_TOKENS,
     "diffusion_config": _CHANGES_TOKENS,
     "enable_trace_replay": _CHANGES_TOKENS,
@@ -81,23 +81,21 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("generation_config", "override_generation_config"), _DEFAULTS),
     **dict.fromkeys(("model_class_overrides", "weight_transfer_config"), _OTHER_WEIGHTS),
-    "config_format": "config.json is what this server reads too",
+    "config_format": "this server reads config.json too",
     **dict.fromkeys(
         ("structured_outputs_config", "reasoning_parser", "reasoning_parser_plugin", "reasoning_config"),
         _GRAMMARS,
     ),
     **dict.fromkeys(("scheduler_cls", "worker_cls", "worker_extension_cls"), _OTHER_CODE),
-    "scheduling_policy": "requests have priorities, which no other policy looks at",
-    "kv_sharing_fast_prefill": "vLLM ends at the first request for the log-probabilities of a prompt",
-    "stream_interval": "how many tokens a chunk has is the server's key stream_interval",
-    "enable_log_requests": "the request log is this server's",
+    "scheduling_policy": "requests have priorities, which other policies ignore",
+    "kv_sharing_fast_prefill": "vLLM crashes at the first request for log-probabilities of a prompt",
+    "stream_interval": "use the server's key stream_interval",
+    "enable_log_requests": "this server writes the request log",
     "ec_transfer_config": _ONE_ENGINE,
     **dict.fromkeys(("enable_elastic_ep", "elastic_ep_max_dp_size"), _ONE_ENGINE),
-    **dict.fromkeys(
-        ("fault_tolerance_config", "enable_fault_tolerance"), "restarting engines is this server's"
-    ),
-    **dict.fromkeys(("_api_process_count", "_api_process_rank"), "the processes of the API are `workers`"),
-    **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), "how much may wait is max_pending"),
+    **dict.fromkeys(("fault_tolerance_config", "enable_fault_tolerance"), "this server restarts engines"),
+    **dict.fromkeys(("_api_process_count", "_api_process_rank"), "use the server's key workers"),
+    **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), "use the server's key max_pending"),
     **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port"), _ONE_MACHINE),
     **dict.fromkeys(
         (
@@ -118,13 +116,13 @@ REFUSED: Mapping[str, str] = {
 
 # Values of arguments that are otherwise passed on.
 REFUSED_VALUES: Mapping[tuple[str, Any], str] = {
-    ("load_format", "pt"): "loading a pickle can run any code, so safetensors alone are read",
-    ("load_format", "npcache"): "loading a pickle can run any code, so safetensors alone are read",
-    ("distributed_executor_backend", "external_launcher"): "the processes of an engine are started here",
+    ("load_format", "pt"): "loading a pickle can run any code, so only safetensors are read",
+    ("load_format", "npcache"): "loading a pickle can run any code, so only safetensors are read",
+    ("distributed_executor_backend", "external_launcher"): "this server starts the processes of an engine",
 }
 
 # What vLLM's CPU build cannot do, and says late, with an error that looks as if another try might help.
-_ONE_MEMORY = "without a GPU, weights and KV cache are in the machine's memory already"
+_ONE_MEMORY = "without a GPU, weights and KV cache are in the machine's memory anyway"
 REFUSED_ON_CPU: Mapping[str, str] = {
     "kv_offloading_size": _ONE_MEMORY,
     "kv_transfer_config": _ONE_MEMORY,

@@ -52,7 +52,7 @@ class BestOf(Section):
     where = "in best_of"
 
     give_up: bool = Field(
-        default=True, description="End candidates that cannot be among the `n` best any more."
+        default=True, description="End candidates that can no longer be among the `n` best."
     )
 
 
@@ -66,7 +66,7 @@ class ModelSettings(Section):
     description: str = Field(default="", description="Shown in the models list.")
     owned_by: str = Field(default="verbatim", description="Shown in the models list.")
     path: Path | None = Field(
-        default=None, strict=False, description="Directory of the model, from this file's directory."
+        default=None, strict=False, description="Directory of the model, relative to this file."
     )
     builtin: str | None = Field(
         default=None, description="A model that comes with the server, instead of `path`."
@@ -75,25 +75,25 @@ class ModelSettings(Section):
         default={}, description="Digest by file name, verified before the engine starts."
     )
     engine: Literal["auto", "vllm", "simulated"] = Field(
-        default="auto", description="`simulated` needs no engine: for tests."
+        default="auto", description="`simulated` computes nothing, for tests; the others are vLLM."
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
-        description="Type of the weights in use; `auto` is config.json's, but bfloat16 for float32.",
+        description="Type of the weights in memory; `auto`: config.json's, but bfloat16 instead of float32.",
     )
     max_model_len: Count | None = Field(
-        default=None, description="Tokens of prompt and completion; null is the model's own."
+        default=None, description="Longest prompt and completion together, tokens; null is the model's own."
     )
-    max_num_seqs: Count = Field(default=256, description="Candidates computed at the same time; more wait.")
+    max_num_seqs: Count = Field(default=256, description="Candidates computed at the same time; others wait.")
     gpu_memory_utilization: float = Field(
         default=0.9, gt=0, le=1, description="Share of each GPU's memory to take."
     )
-    tensor_parallel_size: Count = Field(default=1, description="GPUs that share every layer.")
+    tensor_parallel_size: Count = Field(default=1, description="GPUs over which every layer is split.")
     pipeline_parallel_size: Count = Field(
-        default=1, description="Groups of GPUs that share the layers in turn."
+        default=1, description="Groups of GPUs, each with a part of the layers."
     )
     quantization: str | None = Field(
-        default=None, description="vLLM's name of the method; null is what config.json says."
+        default=None, description="vLLM's name of the quantization method; null is what config.json says."
     )
     replicas: Replication = Field(
         default=Replication(),
@@ -105,61 +105,63 @@ class ModelSettings(Section):
     devices: Devices = Field(
         default=(),
         strict=False,
-        description="GPU numbers as nvidia-smi shows them, a list for each replica, or one list that is dealt"
-        " out in order; empty is all of them in order.",
+        description="GPU numbers as nvidia-smi shows them: a list for each replica, or one list that is"
+        " assigned in order; empty is all GPUs in order.",
     )
     load: Literal["at_start", "on_demand"] = Field(
         default="at_start",
-        description="`on_demand`: when a request asks for it, until its memory is needed for another.",
+        description="`on_demand`: loaded when a request asks for it, until another one needs its memory.",
     )
     unload_after_s: float = Field(
         default=0.0,
         ge=0,
-        description="How long a model that is loaded on demand may have nothing to do, s; 0: it stays.",
+        description="How long a model that is loaded on demand may be idle, s; 0: it stays.",
     )
     size_gib: float | None = Field(
         default=None,
         gt=0,
-        description="Memory that it takes of its group's, GiB; null is what it took last time, and before"
-        " that what its files and its cache add up to.",
+        description="How much of its group's memory it takes, GiB; null is what it took last time, and"
+        " before that the sum of its files and its KV cache.",
     )
     sleep_level: Literal[0, 1, 2] = Field(
         default=0,
-        description="GPUs only: to make room its engines sleep, as vLLM calls it. 1: the weights go to the"
-        " machine's memory; 2: they are read from the disk again. 0: its engines end.",
+        description="GPUs only: instead of ending to make room, its engines sleep (vLLM's term). 1: the"
+        " weights move to the machine's memory; 2: they are read from the disk again. 0: its engines end.",
     )
     asleep_gib: float | None = Field(
         default=None,
         ge=0,
-        description="Of its group's memory, what it keeps while it sleeps, GiB; null is 1 for each GPU.",
+        description="How much of its group's memory it keeps while it sleeps, GiB; null is 1 for each GPU.",
     )
     standby: bool = Field(
         default=False,
-        description="Keep a further process ready, so that an engine that was lost is back at once.",
+        description="Keep a second process ready, so that a lost engine is replaced sooner.",
     )
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU only: memory for the KV cache, GiB.")
-    defaults: Defaults = Field(default=Defaults(), description="What a request gets that does not say.")
+    defaults: Defaults = Field(default=Defaults(), description="Values of fields that a request leaves out.")
     limits: Limits = Field(default=Limits(), description="What one request may ask for.")
-    best_of: BestOf = Field(default=BestOf(), description="How the `n` best of `best_of` are found.")
+    best_of: BestOf = Field(
+        default=BestOf(), description="How the `n` best candidates of `best_of` are found."
+    )
     include_stop_text: bool = Field(
-        default=True, description="Returned text ends with the stop sequence that was met."
+        default=True, description="The returned text ends with the stop sequence."
     )
     strict_fields: bool = Field(
         default=False, description="Unknown request fields are a 400 instead of ignored."
     )
     allowed_keys: tuple[Name, ...] = Field(
-        default=(), strict=False, description="Names of keys; empty is every key."
+        default=(), strict=False, description="Names of the keys that may use it; empty is every key."
     )
     adapters: tuple[AdapterSettings, ...] = Field(
         default=(), strict=False, description="LoRA adapters, each served under an id of its own."
     )
     suffix_template: str | None = Field(
         default=None,
-        description="Fill-in-the-middle text with {prefix} and {suffix}; null is what the tokenizer's own"
-        " tokens say, empty is none.",
+        description="Fill-in-the-middle text with {prefix} and {suffix}; null: use the tokenizer's own"
+        " fill-in-the-middle tokens; empty: none.",
     )
     single_bos: bool = Field(
-        default=True, description="A prompt of text that begins with the BOS token gets no second one."
+        default=True, description="A text prompt that begins with the BOS token gets no second one."
     )
     engine_args: dict[str, Any] = Field(
         default={},

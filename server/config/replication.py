@@ -29,17 +29,17 @@ class Replication(Section):
 
     where = "in replicas"
 
-    min: Count = Field(default=1, description="Replicas that run in any case.")
-    max: Count = Field(default=1, description="Most replicas, when requests wait.")
+    min: Count = Field(default=1, description="Replicas that always run.")
+    max: Count = Field(default=1, description="Most replicas, if requests wait.")
     target_queue_s: float = Field(
         default=2.0,
         gt=0,
-        description="How long a request may wait for its first token, s: above, one more is started.",
+        description="How long a request may wait for its first token, s; above it, one more is started.",
     )
     shrink_after_s: float = Field(
         default=300.0,
         gt=0,
-        description="How long there have to be more than are needed before one is ended, s.",
+        description="How long there must be too many before one is ended, s.",
     )
 
     @model_validator(mode="before")

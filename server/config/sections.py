@@ -54,20 +54,20 @@ class KeyTerms(Section):
     models: tuple[Name, ...] | None = Field(
         default=None,
         strict=False,
-        description="Ids of the models and adapters that its keys may use, of those that let them"
-        " (`allowed_keys`); null is every one.",
+        description="Ids of the models and adapters that its keys may use, if the models' `allowed_keys`"
+        " allow it too; null is every one.",
     )
     requests_per_minute: Limit | None = Field(
-        default=None, description="As in `rate_limits`, for each of its keys; null is what stands there."
+        default=None, description="As in `rate_limits`, for each of its keys; null is the value there."
     )
     tokens_per_minute: Limit | None = Field(default=None, description="As in `rate_limits`.")
     concurrent_requests: Limit | None = Field(default=None, description="As in `rate_limits`.")
     weight: Weight | None = Field(
-        default=None, description="Share of each of its keys in the work when keys compete; null is 1."
+        default=None, description="Relative share of each of its keys when keys compete; null is 1."
     )
     priority: Priority | None = Field(
         default=None,
-        description="Lowest `priority`, which is the most urgent, that a request may ask for; null is 0.",
+        description="Lowest (most urgent) `priority` that a request may ask for; null is 0.",
     )
 
 
@@ -77,8 +77,8 @@ class KeyGroup(KeyTerms):
     keys: tuple[Name, ...] = Field(
         default=(),
         strict=False,
-        description="Names of keys that are in it, beside those whose line says `group=`:"
-        " `key-1` of VERBATIM_API_KEYS, say, or `anonymous`, who asks a server without keys.",
+        description="Further keys in the group, besides those whose line says `group=`: for example"
+        " `key-1` of VERBATIM_API_KEYS, or `anonymous`, the only key of a server without keys.",
     )
 
 
@@ -87,7 +87,7 @@ class TLS(Section):
 
     cert: Path = Field(
         strict=False,
-        description="The server's certificate PEM, with those up to the root; read anew when it changes.",
+        description="The server's certificate, PEM, with its chain; read again when it changes.",
     )
     key: Path | None = Field(
         default=None, strict=False, description="Its key, PEM, not encrypted; null: in the same file."
@@ -95,8 +95,8 @@ class TLS(Section):
     client_ca: Path | None = Field(
         default=None,
         strict=False,
-        description="Certificates, PEM, one of which has to have signed each client's own; null: clients"
-        " need none.",
+        description="CA certificates, PEM, one of which must have signed each client's certificate; null:"
+        " clients need none.",
     )
 
     @field_validator("cert", "key", "client_ca")
@@ -114,7 +114,7 @@ class AdminPort(Section):
     port: int = Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     tls: bool = Field(
         default=True,
-        description="With the server's `tls`, on this port too; off: plain HTTP, for probes here.",
+        description="Use the server's `tls` on this port too; off: plain HTTP, for probes on this machine.",
     )
 
     @field_validator("host")
@@ -135,13 +135,13 @@ class Journal(Section):
     where = "in journal"
 
     path: Path = Field(
-        strict=False, description="Folder of its files, made where it is not there; relative to this file."
+        strict=False, description="Folder of its files, created if missing; relative to this file."
     )
     max_file_mib: int = Field(default=64, ge=1, description="Largest size of a file, MiB.")
     max_files: int = Field(
         default=16,
         ge=1,
-        description="Files that are kept, the one that is written included; the oldest goes.",
+        description="Files that are kept, including the current one; the oldest is deleted.",
     )
     prompts: bool = Field(
         default=False,
@@ -152,8 +152,8 @@ class Journal(Section):
     redact: tuple[Redacted, ...] = Field(
         default=(),
         strict=False,
-        description="Regular expressions, Python's: what they find in prompts, texts and other strings of a"
-        " client is `[redacted]` in the journal. Token ids are not kept then, since no pattern sees them.",
+        description="Regular expressions, Python's: what they match in prompts, texts and other strings of a"
+        " client becomes `[redacted]`. Token ids are not kept then, because no pattern sees them.",
     )
     client_address: bool = Field(default=False, description="Keep the address that a request came from.")
 
@@ -169,18 +169,18 @@ class MemoryGroup(Section):
     where = "in a group of groups"
 
     models: tuple[Name, ...] = Field(
-        min_length=1, strict=False, description="Ids of the models that share it."
+        min_length=1, strict=False, description="Ids of the models that share the memory."
     )
     memory_gib: float | None = Field(
         default=None,
         gt=0,
-        description="Memory that they share, GiB; null is that of their GPUs, without GPUs what is free when"
-        " the server starts.",
+        description="Memory that they share, GiB; null is that of their GPUs, or without GPUs what is free"
+        " when the server starts.",
     )
     min_loaded_s: float = Field(
         default=60.0,
         ge=0,
-        description="How long a model that is loaded stays at least, s, whoever else is asked for.",
+        description="How long a loaded model stays at least, s, even if another one is requested.",
     )
 
 

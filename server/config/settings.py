@@ -42,35 +42,39 @@ class Settings(Section):
 
     host: Host = Field(
         default="127.0.0.1",
-        description="Address to listen on, or a Unix socket, `unix:/run/verbatim/verbatim.sock`; other than"
-        " these and loopback needs a key.",
+        description="Address to listen on, or a Unix socket, `unix:/run/verbatim/verbatim.sock`; any address"
+        " but loopback needs an API key.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     socket_mode: FileMode = Field(
-        default="600", description="Rights to a Unix socket, octal; who may write to it may connect."
+        default="600", description="Mode of the Unix socket, octal; whoever may write to it may connect."
     )
     tls: TLS | None = Field(default=None, description="Speak TLS on the port; null: plain HTTP.")
     admin: AdminPort | None = Field(
         default=None,
-        description="A port of its own for `/metrics`, `/status` and the routes of admins, which the port"
-        " then has no more; null: the port has all.",
+        description="A separate port for `/metrics`, `/status` and the routes of admins, which the main port"
+        " then no longer has; null: the main port has them.",
     )
     api_keys_file: Path | None = Field(
-        default=None, strict=False, description="Keys by name and SHA-256, read anew on change."
+        default=None,
+        strict=False,
+        description="File of keys, by name and SHA-256; read again when it changes.",
     )
     cors_origins: tuple[Origin, ...] = Field(
-        default=(), strict=False, description="Origins whose pages may ask this server; `*` is all of them."
+        default=(),
+        strict=False,
+        description="Origins whose web pages may call this server; `*` is every origin.",
     )
     workers: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Processes that answer requests, all of them on the same engines.",
+        description="Processes that answer requests, all using the same engines.",
     )
     cluster: ClusterAddress = Field(
         default="",
-        description="Serve as a front end of a Ray cluster, whose nodes run the engines: `auto` is the one"
-        " that this machine is a node of, else HOST:PORT of its head; empty: engines run here.",
+        description="Serve as a front end of a Ray cluster, whose nodes run the engines: `auto` for the"
+        " cluster that this machine is a node of, or HOST:PORT of its head; empty: engines run here.",
     )
     max_body_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1024, description="Largest request body; more is a 413."
@@ -80,18 +84,18 @@ class Settings(Section):
     )
     request_timeout_s: float = Field(default=0.0, ge=0, description="Deadline of one request, s; 0 is none.")
     receive_timeout_s: float = Field(
-        default=60.0, ge=0, description="How long a client may take to send a request, s; 0 is for ever."
+        default=60.0, ge=0, description="How long a client may take to send a request, s; 0 is no limit."
     )
     slow_reader_timeout_s: float = Field(
-        default=60.0, ge=0, description="How long a client may take nothing of its reply, s; 0 is for ever."
+        default=60.0, ge=0, description="How long a client may read nothing of its reply, s; 0 is no limit."
     )
     stream_interval: int = Field(
         default=1,
         ge=1,
-        description="Tokens of a choice in each chunk of a stream; a request may ask for more.",
+        description="Least tokens of a choice in each chunk of a stream; a request may ask for more.",
     )
     stream_interval_ms: float = Field(
-        default=0.0, ge=0, description="Time between two chunks of a stream, ms; 0: as they come."
+        default=0.0, ge=0, description="Least time between two chunks of a stream, ms; 0: as they come."
     )
     max_pending: int = Field(
         default=4096, ge=1, description="Candidates waiting or running per model; more is a 503."
@@ -99,12 +103,12 @@ class Settings(Section):
     max_wait_s: float = Field(
         default=600.0,
         ge=0,
-        description="A request that would wait longer for its turn is a 503, s; 0: it waits. As far as the"
-        " wait can be told, from how fast others end.",
+        description="A request that would wait longer in the queue is a 503, s; 0: it waits. The wait is"
+        " estimated from how fast others end.",
     )
     resume: bool = Field(
         default=True,
-        description="Requests go on where they were when their engine has died or hung; off: they fail.",
+        description="Requests continue where they were after their engine has died or hung; off: they fail.",
     )
     resume_timeout_s: float = Field(
         default=120.0, gt=0, description="How long a request that has lost its engine waits for the next, s."
@@ -112,24 +116,25 @@ class Settings(Section):
     hang_timeout_s: float = Field(
         default=20.0,
         ge=0,
-        description="An engine without a sign of life for so long is killed and started again, s; 0: never."
+        description="An engine that does not respond for so long is killed and started again, s; 0: never."
         " A step of a large model on a CPU may need more.",
     )
     keep_trying: bool = Field(
         default=False,
-        description="Go on when the only model's engine has failed to start in the same way three times.",
+        description="Do not end when the only model's engine fails three times in the same way to start.",
     )
     error_format: Literal["nested", "flat"] = Field(
         default="nested", description="`flat` leaves the `error` object out."
     )
     rate_limits: RateLimits = Field(
-        default=RateLimits(), description="Per API key, unless its line or its group says otherwise."
+        default=RateLimits(),
+        description="Limits of each API key, unless its line or its group says otherwise.",
     )
     key_groups: dict[GroupName, KeyGroup] = Field(
         default={}, description="Limits and shares of several keys, by the group's name."
     )
     groups: dict[GroupName, MemoryGroup] = Field(
-        default={}, description="Models that share memory, of which as many are loaded as fit, by its name."
+        default={}, description="Models that share memory, by the group's name; as many are loaded as fit."
     )
     journal: Journal | None = Field(
         default=None, description="Keep a record of each completion request (docs/journal.md); null: none."
@@ -141,7 +146,7 @@ class Settings(Section):
         default=None, description="Traces of requests, for an OpenTelemetry collector; null: none."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least level that is logged."
+        default="info", description="Lowest level that is logged."
     )
     log_format: Literal["text", "json"] = Field(
         default="text", description="`json`: each line is an object, whose `event` docs/events.md lists."

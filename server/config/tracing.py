@@ -32,25 +32,25 @@ class Tracing(Section):
     )
     follow_parent: bool = Field(
         default=True,
-        description="A request whose client sends a `traceparent` is traced as that says; off: as"
-        " `sample_ratio` says, in the client's trace all the same.",
+        description="If a client sends a `traceparent`, it decides whether its request is traced; off:"
+        " `sample_ratio` decides, and the spans are in the client's trace all the same.",
     )
     # Secrets, mostly: neither shown nor logged.
     headers: dict[str, str] = Field(
         default={},
         repr=False,
-        description="Headers for the collector, a token say; those of OTEL_EXPORTER_OTLP_HEADERS come along.",
+        description="Headers for the collector, such as a token; OTEL_EXPORTER_OTLP_HEADERS adds to them.",
     )
     ca: Path | None = Field(
         default=None,
         strict=False,
-        description="Certificates, PEM, one of which has signed the collector's; null: the system's.",
+        description="CA certificates, PEM, to verify the collector with; null: the system's.",
     )
     resource: dict[str, str | bool | int | float] = Field(
-        default={}, description="Attributes of this server, beside `service.name`, which is `verbatim`."
+        default={}, description="Attributes of this server, besides `service.name`, which is `verbatim`."
     )
     record_text: bool = Field(
-        default=False, description="Put prompts and texts into spans; off: none of either leaves the server."
+        default=False, description="Put prompts and texts into spans; off: neither leaves the server."
     )
 
     @property

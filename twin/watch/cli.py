@@ -33,7 +33,7 @@ def watch(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8001,
 ) -> None:
-    """Stand between clients and a server of any make, and say what is wrong with the clients.
+    """Be a proxy between clients and any server, and say what the clients do wrong.
 
     The verdict is at /simulator/verdict, as that of `verbatim simulate`.
     """
