@@ -23,28 +23,28 @@ class LoadMetrics:
         )
         self.size = Gauge(
             "verbatim_model_bytes",
-            "Memory that a model takes when it is loaded, as far as is known",
+            "Memory that a loaded model takes, as far as known",
             ("model",),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.seconds = Histogram(
             "verbatim_model_load_seconds",
-            "From the beginning of a load until the model could answer",
+            "From the beginning of a load until the model can answer",
             ("model", "source"),
             buckets=SECONDS,
             registry=registry,
         )
         self.unloads = Counter(
             "verbatim_model_unloads",
-            "Times that a model has left memory: for room, because it was idle, or because it was asked to",
+            "Unloads of a model: to make room, because it was idle, or because an admin asked",
             ("model", "why"),
             registry=registry,
         )
 
         self.failures = Counter(
             "verbatim_model_load_failures",
-            "Times that a model could not be loaded, and that its requests were told so",
+            "Loads of a model that failed, so that its requests got an error",
             ("model",),
             registry=registry,
         )

@@ -13,10 +13,10 @@ class LossMetrics:
             return Counter(name, text, ("model", "engine"), registry=registry)
 
         self.deaths = counter(
-            "verbatim_engine_deaths", "Engines that have ended by themselves, hangs included"
+            "verbatim_engine_deaths", "Engines that died, including those killed because they hung"
         )
         self.hangs = counter("verbatim_engine_hangs", "Engines that did nothing any more, and were killed")
-        self.resumed = counter("verbatim_resumed", "Candidates that went on after their engine was lost")
+        self.resumed = counter("verbatim_resumed", "Candidates that continued after their engine was lost")
         self.seconds = counter("verbatim_lost_seconds", "Time from an engine's end until the next was ready")
 
     def of(self, model: str, replica: int = 0, *, is_owner: bool = True) -> Losses:

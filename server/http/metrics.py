@@ -58,33 +58,33 @@ class Metrics:
         self.prompt_tokens = Counter("verbatim_prompt_tokens", "Tokens of prompts", by_key, registry=registry)
         self.completion_tokens = Counter(
             "verbatim_completion_tokens",
-            "Tokens generated, candidates that were not returned included",
+            "Tokens generated, including candidates that were not returned",
             by_key,
             registry=registry,
         )
         self.seconds = Histogram(
             "verbatim_request_seconds",
-            "From request to the reply's last byte",
+            "From the request to the reply's last byte",
             ("model",),
             buckets=SECONDS,
             registry=registry,
         )
         self.first_seconds = Histogram(
             "verbatim_first_byte_seconds",
-            "From request to the reply's first byte",
+            "From the request to the reply's first byte",
             ("model",),
             buckets=SECONDS,
             registry=registry,
         )
         self.connections_dropped = Counter(
             "verbatim_connections_dropped",
-            "Connections without room (full: refused), that made it (silent: closed), without a handshake",
+            "Connections refused (full), closed to make room (silent), or with no TLS handshake (handshake)",
             ("reason",),
             registry=registry,
         )
         self.loop_stalls = Counter(
             "verbatim_loop_stalls",
-            "Times that a process's event loop stood still for more than five seconds",
+            "Times that a process's event loop stalled for more than five seconds",
             registry=registry,
         )
         self.spans = Counter(
@@ -101,28 +101,28 @@ class Metrics:
         )
         self.waiting = Gauge(
             "verbatim_candidates_waiting",
-            "Candidates that wait here for their turn, besides those that wait in the engine",
+            "Candidates that wait in the server's queue; others may wait in the engine",
             ("model",),
             registry=registry,
             multiprocess_mode="livesum",
         )
         self.ready = Gauge(
             "verbatim_model_ready",
-            "1 when the model can answer at once; 0 also when it is not in memory on purpose",
+            "1 if the model can answer at once; 0 also if it is unloaded on purpose",
             ("model",),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.replica_ready = Gauge(
             "verbatim_replica_ready",
-            "1 when that engine of the model can answer",
+            "1 if that engine of the model can answer",
             ("model", "engine"),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.keys_file_ok = Gauge(
             "verbatim_keys_file_ok",
-            "0 when the file of API keys cannot be read, or not all of it: the log says what is wrong",
+            "0 if the file of API keys, or a line of it, cannot be read; the log says why",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
@@ -135,7 +135,7 @@ class Metrics:
         )
         self.restarts = Gauge(
             "verbatim_engine_restarts",
-            "Times the engine was started again",
+            "Times the engine was restarted",
             ("model",),
             registry=registry,
             multiprocess_mode="livemax",

@@ -9,10 +9,12 @@ class JournalMetrics:
     """Of a registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.written = Counter("verbatim_journal_records", "Records that the journal has", registry=registry)
+        self.written = Counter(
+            "verbatim_journal_records", "Records written to the journal", registry=registry
+        )
         self._dropped = Counter(
             "verbatim_journal_dropped",
-            "Records that the journal lacks: its disk was full, or slow, and so was memory",
+            "Records dropped, because the disk was full or slow and the buffer was full",
             registry=registry,
         )
         self.num_dropped = 0  # by this process

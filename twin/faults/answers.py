@@ -83,7 +83,7 @@ def failure_of(kind: type[RequestFailure], asked: Asked) -> RequestFailure:
 
 
 class Status(Fault):
-    """Answers with an error of the contract: its status, its body, its headers."""
+    """Answers with an error of the contract, with its status, body and headers."""
 
     name = "status"
     example = "status=429 retry_after=3"
@@ -94,7 +94,7 @@ class Status(Fault):
     )
     reason: str | None = Field(
         default=None,
-        description="where a status has two: `INVALID_API_KEY`, `MODEL_NOT_FOUND`, `TOKEN_LIMIT_EXCEEDED`",
+        description="if a status has two: `INVALID_API_KEY`, `MODEL_NOT_FOUND`, `TOKEN_LIMIT_EXCEEDED`",
     )
 
     @model_validator(mode="after")
@@ -120,7 +120,7 @@ class Status(Fault):
 
 
 class Html(Fault):
-    """Answers as a proxy in between does: a page of HTML, whatever the status."""
+    """Answers with an HTML page, as a proxy in between may do, with any status."""
 
     name = "html"
     example = "html=502"
@@ -137,14 +137,14 @@ class Html(Fault):
 
 
 class Redirect(Fault):
-    """Answers with a redirect to another place, where a client that follows it is answered."""
+    """Redirects to another address, where a client that follows it gets its answer."""
 
     name = "redirect"
     example = "redirect=302 location=https://example.com/login"
     code: Annotated[int, one_of(301, 302, 303, 307, 308)] = Field(
         default=307, description="301, 302, 303, 307 or 308"
     )
-    location: Word = Field(default="/login", description="where to")
+    location: Word = Field(default="/login", description="the address")
 
     def answer(self, asked: Asked) -> Response | None:
         if asked.path == urlsplit(self.location).path:

@@ -38,8 +38,8 @@ class CutAfterHeaders(Fault):
 
 
 class CutAfterTokens(Fault):
-    """Closes the connection after so many tokens, between two frames; in a whole reply, in the middle
-    of its body."""
+    """Closes the connection after that many tokens, between two frames; in a reply that is not streamed,
+    in the middle of its body."""
 
     name = "cut_after_tokens"
     example = "cut_after_tokens=5"
@@ -55,7 +55,8 @@ class CutAfterTokens(Fault):
 
 
 class CutInFrame(Fault):
-    """Closes the connection in the middle of the frame after so many tokens, or of a whole reply's body."""
+    """Closes the connection in the middle of the frame after that many tokens, or of the body of a reply
+    that is not streamed."""
 
     name = "cut_in_frame"
     example = "cut_in_frame=5"
@@ -70,8 +71,9 @@ class CutInFrame(Fault):
 
 
 class CutInCharacter(Fault):
-    """Closes the connection after the first of three bytes of a ☃ that it puts into the text after so many
-    tokens, or into a whole reply's first text; where there is none, in the middle."""
+    """Puts a ☃ into the text after that many tokens (or into the first text of a reply that is
+    not streamed), and closes the connection after the first of its three bytes; if there is
+    no text, in the middle."""
 
     name = "cut_in_character"
     example = "cut_in_character=5"
@@ -87,8 +89,8 @@ class CutInCharacter(Fault):
 
 
 class Reset(Fault):
-    """Resets the connection (RST) before the first byte, or after so many tokens; in a whole reply, in the
-    middle of its body."""
+    """Resets the connection (RST) before the first byte, or after that many tokens; in a reply that is not
+    streamed, in the middle of its body."""
 
     name = "reset"
     example = "reset=5"
@@ -110,13 +112,13 @@ class Reset(Fault):
 
 
 class ShortBody(Fault):
-    """Announces more bytes than come, then closes: in the content-length of a whole reply, in the size of a
-    stream's last chunk."""
+    """Announces more bytes than it sends, then closes: in the content-length, or in the size of a stream's
+    last chunk."""
 
     name = "short_body"
     example = "short_body=10"
 
-    missing: Bytes = Field(default=10, description="bytes that do not come")
+    missing: Bytes = Field(default=10, description="bytes that are not sent")
 
     def head(self, head: Head) -> Steps:
         length = head.get(b"content-length")
@@ -129,12 +131,12 @@ class ShortBody(Fault):
 
 
 class LongBody(Fault):
-    """Sends more bytes than were announced, after the body's end, and leaves the connection open."""
+    """Sends more bytes than announced, after the body's end, and leaves the connection open."""
 
     name = "long_body"
     example = "long_body=10"
 
-    extra: Bytes = Field(default=10, description="bytes more, each an x")
+    extra: Bytes = Field(default=10, description="additional bytes, each an x")
 
     def end(self, last: bytes) -> Steps:
         yield last

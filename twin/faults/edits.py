@@ -27,7 +27,7 @@ LATE: dict[int, type[RequestFailure]] = {  # what may fail after the first byte
 
 
 class NoDone(Fault):
-    """Ends a stream without `data: [DONE]`; a whole reply has none and stays as it is."""
+    """Ends a stream without `data: [DONE]`; a reply that is not streamed does not change."""
 
     name = "no_done"
     example = "no_done"
@@ -37,8 +37,8 @@ class NoDone(Fault):
 
 
 class ErrorFrame(Fault):
-    """Ends a stream after so many tokens with the frame of an error, then `[DONE]`; where a whole reply was
-    asked for, answers with that error's status."""
+    """Ends a stream after that many tokens with an error frame, then `[DONE]`; without a stream, answers
+    with that error's status."""
 
     name = "error_frame"
     example = "error_frame=5 status=503"
@@ -61,7 +61,7 @@ class ErrorFrame(Fault):
 
 
 class BadJson(Fault):
-    """Cuts the JSON of the frame after so many tokens in half, or that of a whole reply."""
+    """Sends only half of the JSON of the frame after that many tokens, or of a reply that is not streamed."""
 
     name = "bad_json"
     example = "bad_json=5"
@@ -76,8 +76,8 @@ class BadJson(Fault):
 
 
 class Comment(Fault):
-    """Puts a comment frame before the frame after so many tokens, which is no fault; a whole reply has no
-    place for one and stays as it is."""
+    """Puts a comment frame before the frame after that many tokens, which a client must ignore; a reply
+    that is not streamed does not change."""
 
     name = "comment"
     example = "comment=5"
@@ -91,7 +91,7 @@ class Comment(Fault):
 
 
 class FinishTwice(Fault):
-    """Sends each frame that has a finish_reason twice; a whole reply stays as it is."""
+    """Sends each frame with a finish_reason twice; a reply that is not streamed does not change."""
 
     name = "finish_twice"
     example = "finish_twice"
@@ -101,7 +101,7 @@ class FinishTwice(Fault):
 
 
 class FinishMissing(Fault):
-    """Leaves every finish_reason null, in a stream to its end and in a whole reply."""
+    """Leaves every finish_reason null, with a stream or without."""
 
     name = "finish_missing"
     example = "finish_missing"
@@ -111,7 +111,7 @@ class FinishMissing(Fault):
 
 
 class UsageMissing(Fault):
-    """Leaves the usage out, in a stream and in a whole reply."""
+    """Leaves the usage out, with a stream or without."""
 
     name = "usage_missing"
     example = "usage_missing"
@@ -122,12 +122,12 @@ class UsageMissing(Fault):
 
 
 class ContentType(Fault):
-    """Says another content type than what comes."""
+    """Sends another content type than that of the body."""
 
     name = "content_type"
     example = "content_type=text/html"
 
-    type: Word = Field(default="text/plain", description="that is said")
+    type: Word = Field(default="text/plain", description="the content type that is sent")
 
     def head(self, head: Head) -> Steps:
         yield head.having(b"content-type", self.type.encode()).wire

@@ -190,4 +190,4 @@ Word = Annotated[str, matching(r"[!-~]+", "printable ASCII without spaces")]
 
 
 def after() -> Any:
-    return Field(default=0, description="tokens that come before it")
+    return Field(default=0, description="tokens that are sent before")

@@ -8,8 +8,8 @@ from twin.faults.fault import Fault, Head, Part, Seconds, Steps, Tokens, Wait, a
 
 
 class Stall(Fault):
-    """Sends nothing for a time before the first token, headers included, or after so many tokens; in a whole
-    reply, before it or in the middle of its body."""
+    """Sends nothing for a time: before everything, headers included, or after that many tokens; in a reply
+    that is not streamed, before it or in the middle of its body."""
 
     name = "stall"
     example = "stall=2s after=3"
@@ -33,7 +33,7 @@ class Stall(Fault):
 
 
 class SlowHeaders(Fault):
-    """Sends the status line and the headers byte by byte, all of them in this time, and the body at once."""
+    """Sends the status line and the headers byte by byte over this time, then the body at once."""
 
     name = "slow_headers"
     example = "slow_headers=5s"
@@ -45,7 +45,7 @@ class SlowHeaders(Fault):
 
 
 class OneByte(Fault):
-    """Sends all of the reply one byte a write."""
+    """Sends the whole reply one byte at a time."""
 
     name = "one_byte"
     example = "one_byte=2ms"

@@ -10,8 +10,8 @@ from twin.faults.fault import Fault, Reach, Seconds
 
 
 class Refuse(Fault):
-    """Closes the port for a time, in which connections are refused, and idle connections, and answers this
-    request; any asks for it, GET /health say."""
+    """Answers this request (any request, for example GET /health), then closes the port and idle connections
+    for a time, in which new connections are refused."""
 
     name = "refuse"
     example = "refuse=5s"
@@ -23,8 +23,7 @@ class Refuse(Fault):
 
 
 class ResetConnections(Fault):
-    """Answers this request, and resets (RST) the next connections as soon as they are made: the kernel, which
-    does the refusing, does not count."""
+    """Answers this request, then resets (RST) that many of the next connections as soon as they are made."""
 
     name = "reset_connections"
     example = "reset_connections=3"
@@ -36,8 +35,8 @@ class ResetConnections(Fault):
 
 
 class CloseAtReuse(Fault):
-    """Answers this request and keeps the connection, then closes it without a byte when the next request
-    comes on it."""
+    """Answers this request and keeps the connection open, then closes it without a byte when the next
+    request arrives on it."""
 
     name = "close_at_reuse"
     example = "close_at_reuse"

@@ -45,16 +45,16 @@ class Match(Section):
 
     key: str | None = Field(default=None, description="An API key, or the name of one.")
     path: str = Field(
-        default="*/completions", description="A path; * stands for anything, and alone for every path."
+        default="*/completions", description="A path, in which * matches anything; a single * is every path."
     )
-    method: str | None = Field(default=None, description="`POST`, say.")
-    model: str | None = Field(default=None, description="The model that is asked for.")
-    prompt: str | None = Field(default=None, description="The whole text of a prompt.")
-    prompt_prefix: str | None = Field(default=None, description="What a prompt begins with.")
+    method: str | None = Field(default=None, description="For example `POST`.")
+    model: str | None = Field(default=None, description="The requested model.")
+    prompt: str | None = Field(default=None, description="The complete text of a prompt.")
+    prompt_prefix: str | None = Field(default=None, description="The beginning of a prompt.")
     prompt_regex: Annotated[str, AfterValidator(_regex)] | None = Field(
-        default=None, description="A regular expression that is found in a prompt."
+        default=None, description="A regular expression that matches somewhere in a prompt."
     )
-    stream: bool | None = Field(default=None, description="Whether a stream is asked for.")
+    stream: bool | None = Field(default=None, description="Whether a stream is requested.")
 
     def fits(self, asked: Asked) -> bool:
         return (
@@ -86,14 +86,14 @@ class Rule(Section):
     )
     match: Match = Field(default=Match(), description="Which requests; default: all completions.")
     share: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Of those that match: this share of them, drawn with the seed."
+        default=None, description="Only this share of the matching requests, drawn with the seed."
     )
-    nth: Count | None = Field(default=None, description="Of those that match: the n-th alone.")
-    every: Count | None = Field(default=None, description="Of those that match: each n-th.")
-    first: Count | None = Field(default=None, description="Of those that match: the first n.")
-    times: Count | None = Field(default=None, description="At most so often.")
+    nth: Count | None = Field(default=None, description="Only the n-th matching request.")
+    every: Count | None = Field(default=None, description="Every n-th matching request.")
+    first: Count | None = Field(default=None, description="The first n matching requests.")
+    times: Count | None = Field(default=None, description="At most this many times.")
     for_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="For so many seconds from when the rule was set."
+        default=None, description="Only for this many seconds after the rule was set."
     )
 
     @model_validator(mode="after")
@@ -109,7 +109,7 @@ class RuleSet(Section):
         default=None, description="With it, the same requests in the same order get the same faults."
     )
     rules: tuple[Rule, ...] = Field(
-        default=(), strict=False, description="The first that applies is the one."
+        default=(), strict=False, description="The first rule that applies is used."
     )
 
 

@@ -106,7 +106,7 @@ def rule(rule_id: str) -> Callable[[Callable[[Log, Seen], None]], Callable[[Log,
 
 @rule("retry.final")
 def no_retry_of_what_is_final(log: Log, seen: Seen) -> None:
-    """A 400, 401, 403, 404, 405, 413 or 415 is not sent again as it was."""
+    """After a 400, 401, 403, 404, 405, 413 or 415 the same request is not sent again."""
     seen.tried += sum(one.status in FINAL for one in log.attempts)
     for one, again in log.tries():
         if one.status in FINAL and again.came > (one.over or one.came):
@@ -115,7 +115,7 @@ def no_retry_of_what_is_final(log: Log, seen: Seen) -> None:
 
 @rule("retry.busy")
 def retry_of_what_is_busy(log: Log, seen: Seen) -> None:
-    """A 429 or 503 is tried again."""
+    """After a 429 or 503 the request is sent again."""
     for chain in log.same():
         for one in chain[:-1]:
             seen.tried += one.status in BUSY
@@ -131,7 +131,7 @@ def retry_of_what_is_busy(log: Log, seen: Seen) -> None:
 
 @rule("retry.after")
 def waits_as_long_as_told(log: Log, seen: Seen) -> None:
-    """The next try comes no earlier than Retry-After says."""
+    """The next attempt comes no earlier than Retry-After says."""
     for one, again in log.tries():
         if one.status in BUSY and one.retry_after_s and one.over is not None:
             seen.tried += 1
@@ -143,7 +143,7 @@ def waits_as_long_as_told(log: Log, seen: Seen) -> None:
 
 @rule("retry.backoff")
 def waits_longer_each_time(log: Log, seen: Seen) -> None:
-    """Without a Retry-After, later tries wait longer than the first ones."""
+    """Without a Retry-After, later attempts wait longer than the first ones."""
     for chain in log.same():
         failed = [one for one in chain[:-1] if one.retry_after_s is None and _has_failed(one)]
         waits_s = [again.came - (one.over or one.came) for one, again in pairwise(chain) if one in failed]
@@ -156,7 +156,7 @@ def waits_longer_each_time(log: Log, seen: Seen) -> None:
 
 @rule("retry.storm")
 def no_storm(log: Log, seen: Seen) -> None:
-    """A request is not tried more than six times."""
+    """A request is not sent more than six times."""
     for chain in log.same():
         tries = 1
         for one, again in pairwise(chain):
@@ -168,8 +168,8 @@ def no_storm(log: Log, seen: Seen) -> None:
 
 @rule("retry.after-first-byte")
 def no_silent_retry_of_what_has_begun(log: Log, seen: Seen) -> None:
-    """A request of whose reply a part has come is sent again only by one that says so (a retry count, or an
-    idempotency key): its tokens are paid for twice."""
+    """If a part of the reply has arrived, the request is sent again only if it says so (a retry count, or
+    an idempotency key): its tokens are paid for twice."""
     for one in log.attempts:
         seen.tried += one.has_begun and not one.is_complete and one.is_over
     for one, again in log.tries():
@@ -179,7 +179,7 @@ def no_silent_retry_of_what_has_begun(log: Log, seen: Seen) -> None:
 
 @rule("read.to-done")
 def reads_to_done(log: Log, seen: Seen) -> None:
-    """A stream whose last token has come is read to `[DONE]`."""
+    """A stream is read to `[DONE]`, after its last token too."""
     for one in log.attempts:
         if one.is_stream and one.has_finished:
             seen.tried += 1
@@ -191,7 +191,7 @@ def reads_to_done(log: Log, seen: Seen) -> None:
 
 @rule("read.whole")
 def reads_what_comes(log: Log, seen: Seen) -> None:
-    """A reply that has come whole is read before its connection is closed."""
+    """A complete reply is read before its connection is closed."""
     for one in log.attempts:
         if one.is_complete and not one.is_stream:
             seen.tried += 1
@@ -201,7 +201,7 @@ def reads_what_comes(log: Log, seen: Seen) -> None:
 
 @rule("wait.timeout")
 def gives_up_in_time(log: Log, seen: Seen) -> None:
-    """A client has a timeout: it does not wait for ever for a reply that stands still."""
+    """The client has a timeout: it does not wait for ever for a reply that stalls."""
     for one in log.attempts:
         pause_s = one.pause_s(log.now)
         if one.left is not None and one.left - (one.last_byte or one.came) > 1.0:
@@ -213,7 +213,7 @@ def gives_up_in_time(log: Log, seen: Seen) -> None:
 
 @rule("cancel.closes")
 def closes_what_it_gives_up(log: Log, seen: Seen) -> None:
-    """A request that is given up, and tried again, has its connection closed."""
+    """If the client gives up a request and sends it again, it closes the old connection."""
     for one, again in log.tries():
         if one.connection != again.connection and (one.left is not None or not one.is_over):
             seen.tried += 1
@@ -224,7 +224,7 @@ def closes_what_it_gives_up(log: Log, seen: Seen) -> None:
 
 @rule("connection.reuse")
 def keeps_connections(log: Log, seen: Seen) -> None:
-    """Requests that follow each other share a connection: a new one costs a handshake each time."""
+    """Requests that follow each other share a connection, because a new one costs a handshake."""
     alone = pairwise(_alone(log.attempts))
     following = [(one, again) for one, again in alone if one.is_complete and _may_be_kept(one)]
     if len(following) >= MANY - 1:
@@ -236,7 +236,7 @@ def keeps_connections(log: Log, seen: Seen) -> None:
 
 @rule("request.fields")
 def known_fields_of_the_right_type(log: Log, seen: Seen) -> None:
-    """A completion request has fields that the contract knows, of their types and in their ranges."""
+    """A completion request has only fields of the contract, with their types and in their ranges."""
     for one in log.attempts:
         if one.is_completion and one.fingerprint:
             seen.tried += 1
@@ -245,7 +245,7 @@ def known_fields_of_the_right_type(log: Log, seen: Seen) -> None:
 
 @rule("request.key-in-header")
 def key_in_its_header(log: Log, seen: Seen) -> None:
-    """The key is in `Authorization: Bearer` alone: a query is in everybody's logs."""
+    """The key is only in `Authorization: Bearer`, never in the query, which ends up in logs."""
     for one in log.attempts:
         places = [f"the header {name}" for name in KEY_HEADERS if name in one.headers]
         names = {part.partition("=")[0].lower() for part in one.query.split("&")}

@@ -70,12 +70,12 @@ class EngineMetrics:
         self.queries = family(Counter, "prefix_cache_queries", "Tokens looked up in the prefix cache")
         self.hits = family(Counter, "prefix_cache_hits", "Tokens found in the prefix cache")
         # What only an engine with speculative decoding has.
-        self.drafts = family(Counter, "spec_decode_num_drafts", "Steps of requests that had drafts")
+        self.drafts = family(Counter, "spec_decode_num_drafts", "Steps of requests with drafts")
         self.draft_tokens = family(Counter, "spec_decode_num_draft_tokens", "Tokens drafted")
         self.accepted = family(
             Counter, "spec_decode_num_accepted_tokens", "Drafted tokens that were accepted"
         )
-        self.preemptions = family(Counter, "num_preemptions", "Requests put off for lack of KV cache")
+        self.preemptions = family(Counter, "num_preemptions", "Requests preempted for lack of KV cache")
         self.prompt_tokens = family(Counter, "prompt_tokens", "Tokens of prompts processed")
         self.tokens = family(Counter, "generation_tokens", "Tokens generated")
         self.ended = family(Counter, "request_success", "Requests that ended well", "finished_reason")
@@ -97,7 +97,7 @@ class EngineMetrics:
         self.gap_s = family(
             Histogram,
             "inter_token_latency_seconds",
-            "Between a request's tokens, each of them; those of a step's draft are one",
+            "Between each two tokens of a request; accepted drafts of one step count as one",
             buckets=TOKEN_S,
         )
         self.request_s = seconds("e2e_request_latency", "From a request's arrival to its last token")

@@ -75,10 +75,10 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
 def test_what_is_said_of_a_fault() -> None:
     """Name, description, arguments with their defaults, and an example."""
     (stall,) = (fault for fault in described() if fault["name"] == "stall")
-    assert stall["description"].startswith("Sends nothing for a time before the first token")
+    assert stall["description"].startswith("Sends nothing for a time: before everything")
     assert stall["arguments"] == [
         {"name": "seconds", "description": "how long", "required": True},
-        {"name": "after", "description": "tokens that come before it", "default": 0},
+        {"name": "after", "description": "tokens that are sent before", "default": 0},
     ]
     assert stall["example"] == "stall=2s after=3"
 
