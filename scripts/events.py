@@ -23,8 +23,8 @@ def tables() -> str:
         f"`{name}`" + (f" ({words})" if words else "") for name, words in REQUEST_FIELDS.items()
     )
     lines = [TITLE, "|---|---|---|---|"]
-    lines.append(f"| `{REQUEST}` | info | {about} | a line for each request that has ended |")
-    lines.append(f"| `{OTHER}` | | `logger` | what a library says |")
+    lines.append(f"| `{REQUEST}` | info | {about} | one line for each request, when it has ended |")
+    lines.append(f"| `{OTHER}` | | `logger` | a message of a library |")
     for text, (name, *fields) in sorted(EVENTS.items(), key=lambda one: one[1][0]):
         names = ", ".join(f"`{field}`" for field in fields)
         message = cell(text.replace("\n", " "))

@@ -13,16 +13,16 @@ OTHER = "other"  # of a library
 REQUEST_FIELDS = {
     "id": "x-request-id, the client's own or a new one",
     "method": "",
-    "path": "as it was asked for",
-    "status": "of HTTP; 499: the client has left",
-    "reason": "as in an error's body",
+    "path": "as requested",
+    "status": "the HTTP status; 499: the client has left",
+    "reason": "that of the error's body",
     "key": "the API key's name",
-    "model": "or the adapter",
-    "user": "as the client says",
+    "model": "the model or adapter",
+    "user": "the request's field",
     "prompt_tokens": "",
     "completion_tokens": "of all candidates",
     "seconds": "from the request's head to the reply's end",
-    "trace": "of a request that is traced: the trace's id",
+    "trace": "the trace's id, if the request is traced",
 }
 
 EVENTS: Final[dict[str, tuple[str, ...]]] = {
