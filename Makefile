@@ -8,7 +8,7 @@ DEVICE = auto
 HOSTGPU = .venv-hostgpu
 CLIENTS = .venv-clients
 
-# A PYTHON that was named makes .venv anew if that has another version; the default leaves a finished .venv alone.
+# PYTHON, if given, replaces a .venv of another version; the default leaves a finished .venv alone.
 SETUP = $(PYTHON) -m scripts.setup --device $(DEVICE) $(if $(filter command environment,$(origin PYTHON)),--this-python)
 BIN   = .venv/bin
 CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks)
@@ -20,11 +20,11 @@ help:
 	@echo 'make test-long     the tests that take a minute and more each, in 20 minutes (tests/README.md)'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a simulated GPU, in an environment of its own (9 GB; gcc)'
-	@echo 'make test-clients  others'\'' clients against the twin and the real engine: makes docs/clients.md (3 GB; nginx, npm)'
+	@echo 'make test-clients  common clients against the simulator and the real engine: writes docs/clients.md (3 GB; nginx, npm)'
 	@echo 'make check         ruff, mypy, hadolint and the layering test'
-	@echo 'make docs          the documents as a site, for /docs/ of the server and for bundles'
-	@echo 'make setup         installation and weights alone'
-	@echo 'make requirements  make requirements/*.txt anew from pyproject.toml'
+	@echo 'make docs          the documents as a site, for the server'\''s /docs/ and for bundles'
+	@echo 'make setup         only install what is missing and prepare the built-in model'
+	@echo 'make requirements  make requirements/*.txt again from pyproject.toml'
 	@echo 'make clean         remove .venv, .venv-hostgpu, .venv-clients and what tools leave behind'
 	@echo 'Variables: HOST PORT ARGS PYTHON DEVICE=auto|cpu|cuda'
 
@@ -48,7 +48,7 @@ test-fast:
 
 test-hostgpu:
 	@echo 'vLLM'\''s CUDA build on a simulated GPU, in $(HOSTGPU): about 4 GB to download and 9 GB on disk the first time'
-	@command -v gcc >/dev/null || { echo 'error: gcc is missing, which compiles the simulated GPU'; exit 2; }
+	@command -v gcc >/dev/null || { echo 'error: gcc is missing; it is needed to compile the simulated GPU'; exit 2; }
 	@VERBATIM_VENV=$(HOSTGPU) $(PYTHON) -m scripts.setup --device cuda runtime
 	@sh tests/hostgpu/kit/build.sh $(HOSTGPU)
 	@$(SETUP) runtime dev model
