@@ -39,9 +39,7 @@ an interruption, or to repair what was damaged: it does only what is missing.
 
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option(
-        help="Its first line is the passphrase of keys; else VERBATIM_PASSPHRASE, else it is asked for."
-    ),
+    typer.Option(help="The passphrase is its first line; default: VERBATIM_PASSPHRASE, or a prompt."),
 ]
 
 bundle = typer.Typer(
@@ -56,18 +54,17 @@ bundle = typer.Typer(
 def make(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="Its models and itself go into the bundle; found as `serve` finds it.")
+        Path | None, typer.Option(help="The configuration to bundle, with its models; found as by `serve`.")
     ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="What the target computes on.")] = "cuda",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="The target's device.")] = "cuda",
     python: Annotated[
         str, typer.Option(help="The target's Python.", show_default="this one's")
     ] = THIS_PYTHON,
     out: Annotated[Path, typer.Option(help="Directory of the bundle.")] = Path("verbatim-bundle"),
-    profile: Annotated[
-        Literal["full", "text"], typer.Option(help="text leaves out what text does not need.")
-    ] = "full",
+    profile: Annotated[Literal["full", "text"], typer.Option(help="text: only what text needs.")] = "full",
     part_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Cut into parts of at most this, such as 60MiB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Cut the bundle into parts of at most this, such as 60MiB."),
     ] = None,
     sign: Annotated[
         list[Path] | None, typer.Option(metavar="KEY", help="Sign with this private key; may be repeated.")
@@ -80,13 +77,15 @@ def make(
     ] = None,
     gpu: Annotated[
         str,
-        typer.Option(metavar="X.Y", help="With text: nothing for other compute capabilities than this one."),
+        typer.Option(metavar="X.Y", help="With text: leave out all compute capabilities but this."),
     ] = "",
     ray: Annotated[
-        bool, typer.Option("--ray", help="With Ray, for the nodes of a cluster (docs/cluster.md).")
+        bool, typer.Option("--ray", help="Include Ray, for nodes of a cluster (docs/cluster.md).")
     ] = False,
     passphrase_file: PassphraseFile = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would weigh.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show how large the bundle would be.")
+    ] = False,
 ) -> None:
     if context.invoked_subcommand:
         return
@@ -112,7 +111,7 @@ def keygen(
 ) -> None:
     """Make a pair of Ed25519 keys to sign bundles with.
 
-    The private key stays where bundles are made. The public one goes to the sites, on another way than
+    The private key stays where bundles are made. The public one goes to the sites, by another way than
     bundles: as NAME.pub for install.sh and openssl, as NAME.allowed for ssh-keygen.
     """
     with packages():
@@ -153,12 +152,12 @@ def verify(
     directory: Annotated[Path, typer.Argument(help="A bundle, or where one is installed.")],
     require_signature: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PUBKEY", help="Fail without a signature of this key, or of one of them."),
+        typer.Option(metavar="PUBKEY", help="Require a signature of this key (of one, if repeated)."),
     ] = None,
 ) -> None:
     """Check every byte of a bundle or of an installation.
 
-    What is missing, altered or added is named. Exit code 0 when all is well, 1 when it is not.
+    It names what is missing, altered or added. Exit code 0 when all is well, 1 when it is not.
     """
     keys = [read_public_key(path) for path in require_signature or []]
     what, problems = look(directory, keys)

@@ -37,7 +37,7 @@ def conform(
         Path | None, typer.Option("--cert", help="A certificate to show the server, PEM.", show_default=False)
     ] = None,
     cert_key: Annotated[
-        Path | None, typer.Option(help="Its key, PEM; without, in the same file.", show_default=False)
+        Path | None, typer.Option(help="Its key, PEM; default: in the same file.", show_default=False)
     ] = None,
     ca: Annotated[
         Path | None,

@@ -36,7 +36,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."),
+    typer.Option(
+        "--config", help="The file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model."
+    ),
 ]
 
 COMMANDS = "verbatim.commands"  # the entry points of the packages above this one: a function or a typer.Typer
@@ -157,9 +159,10 @@ def serve(
 @cli.command()
 def node(
     join: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Of the head; without, this is the head.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The head's address; without it, this is the head."),
     ] = None,
-    port: Annotated[int, typer.Option(help="Of the head, if this is it.")] = 6379,
+    port: Annotated[int, typer.Option(help="The head's port, if this is the head.")] = 6379,
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Further options of `ray start`.")
     ] = None,
@@ -177,7 +180,7 @@ def node(
 @cli.command()
 def reload(
     config: Config = None,
-    port: Annotated[int | None, typer.Option(help="Of the server; without, the configuration's.")] = None,
+    port: Annotated[int | None, typer.Option(help="The server's port; default: the configuration's.")] = None,
 ) -> None:
     """Make the running server read its configuration again; no request is lost.
 
@@ -210,13 +213,13 @@ cli.add_typer(journal, name="journal")
 @keys.command("new")
 def keys_new(
     name: Annotated[str, typer.Argument(help="Name of the key, for logs, metrics and allowed_keys.")],
-    file: Annotated[Path, typer.Option(help="File to append to; made when it is not there.")] = Path(
-        "api-keys.txt"
-    ),
+    file: Annotated[Path, typer.Option(help="File to append to; created if missing.")] = Path("api-keys.txt"),
     expires: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day, UTC.")] = None,
     role: Annotated[
         list[str] | None,
-        typer.Option(metavar="infer|admin", help="What it is for; may be repeated. [its group's, or infer]"),
+        typer.Option(
+            metavar="infer|admin", help="What the key may do; may be repeated. [its group's, or infer]"
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -225,7 +228,7 @@ def keys_new(
 ) -> None:
     """Make a key: it is printed once, and its SHA-256 is appended to the file.
 
-    A running server reads the file anew. Delete the line to revoke the key.
+    A running server reads the changed file. To revoke the key, delete its line.
     """
     print(new_key(name, file, _day(expires), role or (), model or ()))
     print(f"Keep it: only its SHA-256 is in {file}.", file=sys.stderr)

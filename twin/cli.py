@@ -31,19 +31,21 @@ def simulate(
     profile: Annotated[str | None, typer.Option(help=f"How fast: {', '.join(PROFILES)}. [{DEFAULT}]")] = None,
     fit_to: Annotated[
         Path | None,
-        typer.Option("--fit", help="As fast as a real server: what `benchmarks.serving --json` wrote of it."),
+        typer.Option(
+            "--fit", help="As fast as a real server that `benchmarks.serving --json FILE` measured."
+        ),
     ] = None,
-    speed: Annotated[float, typer.Option(min=1e-3, help="How many times as fast as that.")] = 1.0,
+    speed: Annotated[float, typer.Option(min=1e-3, help="How many times as fast.")] = 1.0,
     script: Annotated[Path | None, typer.Option(help="Fixed replies by prompt, a YAML file.")] = None,
     echo_prompt: Annotated[bool, typer.Option("--echo", help="Answer each prompt with itself.")] = False,
     faults: Annotated[
-        Path | None, typer.Option(help="Which requests go wrong, and how, a YAML file (docs/faults.md).")
+        Path | None, typer.Option(help="Faults of requests, a YAML file (docs/faults.md).")
     ] = None,
     load_s: Annotated[
         float,
-        typer.Option("--load-s", min=0, help="Seconds that a model takes to load when it is asked for."),
+        typer.Option("--load-s", min=0, help="Seconds that it takes to load a model on demand."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the jitter.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
     log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged. [info]")] = None,
 ) -> None:
     """Start a server to test clients against: the same replies to the letter, without a GPU or a model."""

@@ -24,7 +24,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def complete(
     prompt: Annotated[
-        str | None, typer.Argument(help="The text to continue; - reads standard input.")
+        str | None, typer.Argument(help="The text to continue; - reads it from standard input.")
     ] = None,
     prompt_json: Annotated[
         str | None,

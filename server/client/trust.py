@@ -24,7 +24,7 @@ CertKey = Annotated[
     Path | None,
     typer.Option(
         envvar="VERBATIM_CLIENT_KEY",
-        help="Its key, PEM; without, in the same file.",
+        help="Its key, PEM; default: in the same file.",
         show_default=False,
     ),
 ]

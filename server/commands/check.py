@@ -33,12 +33,14 @@ def check(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."
+            "--config", help="The file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model."
         ),
     ] = None,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Of each GPU, such as 80GiB; without, what the driver says."),
+        typer.Option(
+            metavar="SIZE", help="Memory of each GPU, such as 80GiB; default: what the driver says."
+        ),
     ] = None,
 ) -> None:
     """Check configuration, weights, checksums and memory, without loading a model.

@@ -16,7 +16,7 @@ from server.weights.checkpoint import CHECKSUMS, digest_of, verify_checksums
 
 
 def checksums(
-    directory: Annotated[Path, typer.Argument(help="Of the model or adapter.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of the model or adapter.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with the checksums.json that is there.")
     ] = False,

@@ -19,7 +19,8 @@ def health(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="The server's; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."
+            "--config",
+            help="The server's file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model.",
         ),
     ] = None,
     cert: Cert = None,

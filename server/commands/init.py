@@ -40,10 +40,12 @@ def init(
         typer.Argument(metavar="DIRECTORY...", help="Models and their LoRA adapters, or folders of them."),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path(DEFAULT_FILE),
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Of each GPU, such as 80GiB; without, what the driver says."),
+        typer.Option(
+            metavar="SIZE", help="Memory of each GPU, such as 80GiB; default: what the driver says."
+        ),
     ] = None,
 ) -> None:
     """Write a models.yaml for model directories, with sizes that fit this machine.

@@ -29,26 +29,30 @@ STREAM_ROWS = 1000  # of a table: columns are as wide as these need
 
 Where = Annotated[
     Path | None,
-    typer.Option("--from", metavar="PATH", help="Its folder, or one file; without, the configuration's."),
+    typer.Option(
+        "--from", metavar="PATH", help="The journal's folder, or one file; default: the configuration's."
+    ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="The file; else VERBATIM_CONFIG, ./models.yaml."),
+    typer.Option("--config", help="The file; default: VERBATIM_CONFIG or ./models.yaml."),
 ]
 Since = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="From then on: 2026-11-27, 2026-11-27T13:05 (UTC), or 2h, 7d ago."),
+    typer.Option(metavar="TIME", help="Since then: 2026-11-27, 2026-11-27T13:05 (UTC), or 2h, 7d ago."),
 ]
 Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before that.")]
-Key = Annotated[str, typer.Option(metavar="NAME", help="Of this API key, by its name.")]
-Model = Annotated[str, typer.Option(metavar="ID", help="Of this model or adapter.")]
+Key = Annotated[str, typer.Option(metavar="NAME", help="Only of this API key, by name.")]
+Model = Annotated[str, typer.Option(metavar="ID", help="Only of this model or adapter.")]
 Status = Annotated[str, typer.Option(metavar="STATUS", help="429, 4xx, 5xx, ok or error.")]
 Finish = Annotated[
     str,
-    typer.Option(metavar="REASON", help="With a candidate that ended so: stop, length, given_up, cut_off."),
+    typer.Option(
+        metavar="REASON", help="With a candidate that ended like this: stop, length, given_up, cut_off."
+    ),
 ]
 Id = Annotated[str, typer.Option("--id", metavar="ID", help="The request's id, or its beginning.")]
-Faults = Annotated[bool, typer.Option("--faults", help="Those that have lost an engine.")]
+Faults = Annotated[bool, typer.Option("--faults", help="Only requests that lost an engine.")]
 
 journal = typer.Typer(add_completion=False, rich_markup_mode=None)
 

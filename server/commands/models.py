@@ -25,7 +25,7 @@ def models(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="The file; else VERBATIM_CONFIG, ./models.yaml, the built-in model alone."
+            "--config", help="The file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model."
         ),
     ] = None,
     cert: Cert = None,

@@ -25,7 +25,7 @@ def watch(
         Path | None, typer.Option(metavar="DIR", help="Answer from what was recorded, without a server.")
     ] = None,
     timing: Annotated[
-        Literal["recorded", "none"], typer.Option(help="Of what is replayed; none: all at once.")
+        Literal["recorded", "none"], typer.Option(help="Timing of replayed replies; none: all at once.")
     ] = "recorded",
     speed: Annotated[
         float | None, typer.Option(metavar="TIMES", help="How many times as fast as recorded.  [default: 1]")
