@@ -11,7 +11,7 @@ MANY = 3  # requests for one reply
 AT_ONCE_S = 2.5  # a program that has cancelled goes on for three seconds
 WITHOUT_FAULT = ("whole", "streamed", "engine-whole", "engine-streamed")
 
-VERDICT = "What the simulator's [verdict](verdict.md) holds against each, scenario by scenario."
+VERDICT = "The rules of the simulator's [verdict](verdict.md) that each client broke, and in which scenario."
 
 
 def tables() -> str:
@@ -22,12 +22,12 @@ def tables() -> str:
         if name not in WITHOUT_FAULT:
             parts += [f"## {title}", _scenario(name, clients)]
     parts += ["## The verdict", VERDICT, _broken(clients)]
-    parts += ["## Programs that ask in a way of their own", _notes(found["notes"])]
+    parts += ["## Other programs", _notes(found["notes"])]
     return "\n\n".join(parts) + "\n"
 
 
 def _broken(clients: dict[str, Any]) -> str:
-    lines = ["| | rules not kept, and where |", "|---|---|"]
+    lines = ["| | rules broken (scenario) |", "|---|---|"]
     for name, row in clients.items():
         where: dict[str, list[str]] = {}
         for scenario, seen in row["scenarios"].items():
@@ -39,7 +39,7 @@ def _broken(clients: dict[str, Any]) -> str:
 
 
 def _notes(notes: dict[str, Any]) -> str:
-    lines = ["| | | version | run on | found |", "|---|---|---|---|---|"]
+    lines = ["| | | version | run on | result |", "|---|---|---|---|---|"]
     lines += [
         f"| {name} | {note['title']} | {note['version']} | {note['date']} | {note['words']} |"
         for name, note in notes.items()
@@ -56,7 +56,7 @@ def _clients(clients: dict[str, Any]) -> str:
 
 
 def _whole(clients: dict[str, Any]) -> str:
-    titles = ("whole, twin", "streamed, twin", "whole, engine", "streamed, engine")
+    titles = ("no stream, simulator", "stream, simulator", "no stream, engine", "stream, engine")
     lines = [f"| | {' | '.join(titles)} |", "|---|---|---|---|---|"]
     for name, row in clients.items():
         cells = [
@@ -68,7 +68,7 @@ def _whole(clients: dict[str, Any]) -> str:
 
 
 def _scenario(name: str, clients: dict[str, Any]) -> str:
-    lines = ["| | requests | waited between, s | the caller has | after, s |", "|---|---|---|---|---|"]
+    lines = ["| | requests | waits between them, s | the caller gets | after, s |", "|---|---|---|---|---|"]
     for client, row in clients.items():
         if seen := row["scenarios"].get(name):
             waits = ", ".join(f"{wait:.1f}" for wait in seen["waits_s"]) or "—"
@@ -86,7 +86,7 @@ def _has(name: str, seen: dict[str, Any], whole: str) -> str:
     if text == whole:
         part = "**the text, in the end**" if name == "stall-stream" else "the text"
     elif whole.startswith(text):
-        part = "the text's beginning" if text else ""
+        part = "the beginning of the text" if text else ""
     else:
         part = f"**the beginning {text.count(whole[: len(text) // seen['tries']])} times over**"
     if name == "cancelled":
