@@ -46,6 +46,12 @@ INSTEAD = {
     r"Again: forth": "a whole sentence",
     r"whoever does not think of it": "a whole sentence",
     r"missed there\s+as they must be": "a whole sentence",
+    r"\banew\b": "again",
+    r"\bof itself\b": "by itself",
+    r"\bsuch a one\b": "name the thing",
+    r", say[,.)]": "for example",
+    r"\b[Ww]hat is no\b": "bytes that are not HTTP, a body that is not JSON",
+    r"\bhouses differ\b": "servers, APIs",
 }
 READ = [ROOT / page for page in (*pages(), "Makefile", "Dockerfile.cuda")]
 
