@@ -146,6 +146,11 @@ def test_systemd_finds_the_unit_closed() -> None:
     assert ran.returncode == 0, ran.stdout
 
 
+def test_an_engine_that_is_out_of_memory_does_not_stop_the_service() -> None:
+    """The server starts another one; systemd would stop everything."""
+    assert unit()["OOMPolicy"] == "continue"
+
+
 def test_whoever_stops_it_waits_for_the_drain() -> None:
     """SIGKILL comes after drain_timeout_s and the last words."""
     assert service()["stop_grace_period"] == "45s"
