@@ -5,6 +5,7 @@ The stream and the reply are made from the same deltas, so they cannot differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -97,6 +98,8 @@ class CandidateText:
             not (params.stop or params.echo or params.return_token_ids or params.max_tokens == 0)
             and params.num_logprobs is None
         )
+        # Nor anything at the beginning; what there is to do is the same for each token.
+        self._is_even = not (params.echo or params.return_token_ids or params.max_tokens == 0)
         self._length = 0  # characters of text, echoed prompt included, that the tokens so far complete
 
     def push(self, output: EngineOutput) -> Delta:
@@ -106,11 +109,28 @@ class CandidateText:
             num_tokens = len(output.token_ids)
             self.num_tokens += num_tokens
             return Delta(self.index, text, None, None, num_tokens)
+        if self._is_even and output.finish_reason is None and len(output.token_ids) == 1:
+            return self._next(output.token_ids[0], output.logprobs)
         delta = self._delta(output)
         if self._params.return_token_ids:
             delta.token_ids = output.token_ids[: delta.num_tokens]
             delta.prompt_token_ids, self._prompt_ids = self._prompt_ids, None
         return delta
+
+    def _next(self, token_id: int, top: TopLogprobs | None) -> Delta:
+        """As _delta, in half the time, for one token between the first and the last."""
+        logprobs = None
+        if top is not None and self._params.num_logprobs is not None:
+            part = self._detokenizer.bytes_of(token_id)
+            offset = self._length + self._detokenizer.num_given_up(part)
+            token, logprob, entries = _position(self._tokenizer.names, top, 0)
+            logprobs = Logprobs([token], [logprob], [entries], [offset])
+        text = self._token(token_id, hidden=False)
+        if self._params.stop:
+            text, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
+            if stopped:
+                self.finish_reason = "stop"
+        return Delta(self.index, text, logprobs, self.finish_reason, 1)
 
     def _delta(self, output: EngineOutput) -> Delta:
         logprobs = None if self._params.num_logprobs is None else Logprobs()
@@ -219,16 +239,21 @@ def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
 
 
 def _append(logprobs: Logprobs, tokenizer: Tokenizer, top: TopLogprobs, position: int, offset: int) -> None:
-    """One position: the k most likely, and the sampled token, last unless it is one of them."""
-    names, start, end = tokenizer.names, position * top.width, (position + 1) * top.width
-    values = [max(value, MINUS_INFINITY) for value in top.logprobs[start:end]]
-    sampled = names[top.token_ids[start]]
-    entries = {
-        names[token_id]: value
-        for token_id, value in zip(top.token_ids[start + 1 : end], values[1:], strict=True)
-    }
-    entries[sampled] = values[0]
-    logprobs.tokens.append(sampled)
-    logprobs.token_logprobs.append(values[0])
+    token, logprob, entries = _position(tokenizer.names, top, position)
+    logprobs.tokens.append(token)
+    logprobs.token_logprobs.append(logprob)
     logprobs.top_logprobs.append(entries)
     logprobs.text_offset.append(offset)
+
+
+def _position(names: Sequence[str], top: TopLogprobs, position: int) -> tuple[str, float, dict[str, float]]:
+    """The sampled token and its value; and those of the k most likely, with the sampled one last unless it is
+    one of them."""
+    start, end = position * top.width, (position + 1) * top.width
+    token_ids, values = top.token_ids[start:end], top.logprobs[start:end]
+    if not min(values) >= MINUS_INFINITY:  # NaN is not either
+        values = [max(value, MINUS_INFINITY) for value in values]
+    tokens = [names[token_id] for token_id in token_ids]
+    entries = dict(zip(tokens[1:], values[1:], strict=True))
+    entries[tokens[0]] = values[0]
+    return tokens[0], values[0], entries

@@ -10,11 +10,12 @@ class StopMatcher:
     sequence is held back until it is known not to be.
     """
 
-    __slots__ = ("_held", "_include", "_longest", "_seen", "_stops")
+    __slots__ = ("_beginnings", "_held", "_include", "_longest", "_seen", "_stops")
 
     def __init__(self, stops: tuple[str, ...], *, include: bool) -> None:
         self._stops = stops
         self._include = include
+        self._beginnings = {stop[0] for stop in stops}
         self._longest = max(map(len, stops), default=0)
         self._seen = ""  # the end of the text so far, as long as a match may reach back
         self._held = 0  # how many of its last characters have not been given out
@@ -24,6 +25,12 @@ class StopMatcher:
         if not self._stops:
             return text, False
         window = self._seen + text
+        for character in self._beginnings:
+            if character in window:
+                break
+        else:  # nothing can begin in it, and nothing is held
+            self._seen = ""
+            return text, False
         given = len(self._seen) - self._held
         match = self._first_match(window, len(self._seen)) if active else None
         if match is not None:
@@ -53,6 +60,8 @@ class StopMatcher:
 
     def _possible_start(self, window: str) -> int:
         for size in range(min(self._longest - 1, len(window)), 0, -1):
+            if window[-size] not in self._beginnings:
+                continue
             if any(len(stop) > size and window.endswith(stop[:size]) for stop in self._stops):
                 return size
         return 0

@@ -165,8 +165,8 @@ def _top_logprobs(arrays: Sequence[Any], frames: Sequence[Any]) -> TopLogprobs:
 def _flat(array: Sequence[Any], frames: Sequence[Any]) -> list[Any]:
     """array: type, shape, and its bytes or the number of the frame that has them."""
     kind, _, data = array
-    view = memoryview(frames[data]) if isinstance(data, int) else data
-    values: list[Any] = view.cast("B").cast(FORMATS[kind]).tolist()  # type: ignore[call-overload]
+    view = memoryview(frames[data]).cast("B") if isinstance(data, int) else data
+    values: list[Any] = view.cast(FORMATS[kind]).tolist()
     return values
 
 
