@@ -1,12 +1,12 @@
-"""What adapters cost a token: an engine without room for them, one with, and requests for adapters, in turn.
+"""What LoRA adapters cost for each token.
 
     python -m benchmarks.adapters [--json FILE] [--streams 16] [--max-tokens 64] [--rounds 7]
 
-Two engines with the built-in model in one server; the second has room for two adapters of rank 16 in every
-linear module, of random numbers. As many requests at once as there are streams, all of one kind a round:
-"none" asks the engine without room; "room" the model itself on the other; "one" an adapter there; "mixed" the
-model and both adapters. In each round all kinds have their turn, in another order, so that what else the
-machine does is in all of them. Ratios are medians over rounds.
+One server runs two engines with the built-in model. The second has two adapters of random numbers, of rank 16
+in every linear module. Requests run as many at once as there are streams, all of one kind: "none" asks the
+engine without adapters; "room" asks the second engine's model itself; "one" asks one of its adapters; "mixed"
+asks the model and both adapters. Each round runs all kinds in another order, so that other work of the
+machine affects all of them. Ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
         base = {"builtin": BUILTIN, "kv_cache_gib": 0.5}
         models = [base | {"id": "none"}, base | {"id": "room", "adapters": adapters}]
         with verbatim(folder, models) as server:
-            for kind in KINDS:  # each is loaded, and compiled, before it is measured
+            for kind in KINDS:  # so that each is loaded and compiled before the measurement
                 rate(server.port, kind, options.streams, 4)
             for number in track(range(options.rounds), "rounds"):
                 order = [*KINDS]
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def cell(kind: str, rates: dict[str, list[float]]) -> dict[str, Any]:
-    """time_per_token: times that of the engine without room, in the same round."""
+    """time_per_token: relative to the engine without adapters, in the same round."""
     ratios = [none / own for none, own in zip(rates["none"], rates[kind], strict=True)]
     return {
         "kind": kind,
@@ -79,7 +79,7 @@ def cell(kind: str, rates: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def rate(port: int, kind: str, num_streams: int, max_tokens: int) -> float:
-    """Tokens a second of as many requests at once."""
+    """Tokens a second with this many requests at once."""
     names = KINDS[kind]
 
     def ask(number: int) -> int:
@@ -106,7 +106,7 @@ def rate(port: int, kind: str, num_streams: int, max_tokens: int) -> float:
 
 
 def make_adapter(path: Path) -> Path:
-    """Of random numbers, in every linear module of the built-in model's layers."""
+    """Write an adapter of random numbers, for every linear module of the built-in model's layers."""
     path.mkdir()
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK}
     config["target_modules"] = "all-linear"

@@ -1,11 +1,11 @@
-"""What giving candidates up early saves: tokens generated and time to reply, with and without, in one run.
+"""What it saves to stop hopeless best_of candidates early: generated tokens, and time to the reply.
 
     python -m benchmarks.best_of [--json FILE] [--prompts 200] [--max-tokens 128]
 
-Two engines with the built-in model, alike but for `best_of.give_up`, answer the same requests in turn with
-the same seeds, as many at once as make 32 candidates. "Same choice" counts the replies whose text is the
-same: in bfloat16, a batch that has become smaller rounds differently, so that a candidate may take another
-turn at a near tie.
+Two engines with the built-in model, which differ in `best_of.give_up` alone, answer the same requests in turn
+with the same seeds, as many at once as make 32 candidates. "Same choice" counts the replies with the same
+text. Not all are the same: in bfloat16 a smaller batch rounds differently, which can change a token at
+a near tie.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.report import machine, write
 from benchmarks.servers import verbatim
 
 BEST_OF = (4, 8, 16)
-AT_ONCE = 32  # candidates that run beside each other, of as many requests as that takes
+AT_ONCE = 32  # candidates that run at the same time, of as many requests as that takes
 SUBJECTS = (
     *("rain", "bread", "gravity", "the moon", "a violin", "salt", "a volcano", "chess", "glass", "a magnet"),
     *(
@@ -102,7 +102,7 @@ def main() -> None:
 def ask_all(
     port: int, model: str, questions: list[tuple[int, str]], fields: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The same as ask, for several at once."""
+    """Ask several requests at once."""
     with ThreadPoolExecutor(len(questions)) as pool:
         pending = [pool.submit(ask, port, model, text, fields | {"seed": k}) for k, text in questions]
         return [reply.result() for reply in pending]

@@ -1,12 +1,12 @@
-"""What a token costs a front end whose engine is on another machine, beside one that is on its own.
+"""What a token costs a front end whose engine runs on another machine, against one on the same machine.
 
     python -m benchmarks.channel [--json FILE] [--repeats 9] [--seconds 4]
 
-An engine that computes nothing sends a step every 20 ms, as vLLM's would; this process takes it, over the
-sockets of one machine (link.py), and through a hub over TCP with CURVE (channel.py), in turn. CPU is this
-process's, all its threads, that of ZeroMQ which decrypts among them; the hub's is its process's. Both come
-from the kernel's clock of a process, in nanoseconds: its 10 ms ticks are as much as a whole run takes. A
-whole front end costs 15 to 20 µs a token (benchmarks/frontend.py): this is the part of it that differs.
+An engine that computes nothing sends a step every 20 ms, as vLLM does. This process receives it in turn over
+Unix sockets (link.py) and through a hub over TCP with CURVE (channel.py). CPU is that of this process with
+all threads, including ZeroMQ's, which decrypts; the hub's CPU is that of its own process. Both are read from
+the process clock in nanoseconds: a run takes about as long as one 10 ms tick of the kernel. A whole front end
+costs 15 to 20 µs a token (benchmarks/frontend.py); this benchmark measures the part that differs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ WAYS = ("link", "channel")
 
 
 def engine(folder: Path, names: list[str]) -> None:
-    """Says a token for each of these jobs every step, and answers questions."""
+    """An engine's side: sends a token for each of these jobs every step, and answers questions."""
     context = zmq.Context()
     inputs, outputs = context.socket(zmq.DEALER), context.socket(zmq.PUSH)
     inputs.identity = ENGINE
@@ -66,7 +66,7 @@ def engine(folder: Path, names: list[str]) -> None:
 
 
 def hub(folder: Path, pipe: Connection) -> None:
-    """On a node of its own, say. It says how much CPU it has had as often as it is asked."""
+    """A hub, as on a node of its own. It reports its CPU time whenever it is asked."""
     one = Hub("127.0.0.1", folder, 1)
     pipe.send(asdict(one.admit()))
     while pipe.recv() == "cpu":
@@ -76,7 +76,7 @@ def hub(folder: Path, pipe: Connection) -> None:
 
 @contextlib.asynccontextmanager
 async def way(name: str, folder: Path) -> AsyncIterator[tuple[Exchange, Path, Callable[[], float]]]:
-    """The way to an engine, where its sockets are, and the CPU of the hub, in seconds."""
+    """A connection to an engine, the folder of its sockets, and the CPU seconds of the hub."""
     if name == "link":
         link = Link(folder)
         yield link, folder, lambda: 0.0
@@ -95,7 +95,7 @@ async def way(name: str, folder: Path) -> AsyncIterator[tuple[Exchange, Path, Ca
 
 
 async def measure(name: str, num_streams: int, seconds: float) -> dict[str, float]:
-    """µs of CPU a token, of this process and of the hub."""
+    """µs of CPU per token, of this process and of the hub."""
     names = _names(num_streams)
     with tempfile.TemporaryDirectory(prefix="verbatim-", dir="/tmp") as path:
         async with way(name, Path(path)) as (exchange, folder, hub_cpu_s):
@@ -124,7 +124,7 @@ async def measure(name: str, num_streams: int, seconds: float) -> dict[str, floa
 
 
 def _names(num_streams: int) -> list[str]:
-    """Of candidates, as long as the server's."""
+    """Names of candidates, as long as the server's."""
     return [f"cmpl-{uuid.uuid4().hex}-{k}" for k in range(num_streams)]
 
 
@@ -134,7 +134,7 @@ def _step(names: list[str]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()

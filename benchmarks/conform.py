@@ -1,11 +1,11 @@
-"""The contract's rules on our server and on vLLM's own, on one machine with the same model: which hold.
+"""Tests our server and vLLM's against the rules of the contract, on one machine with the same model.
 
     python -m benchmarks.conform MODEL [--out FOLDER]
 
-MODEL is a directory; `python tests/tiny_llama.py MODEL` makes one that is fast and whose float32 texts do not
-depend on what else an engine computes. The servers run one after the other, started as their users start
-them. vLLM's is scored twice: by the rules of its own house, and by those of the hosted endpoint, which is
-what a client sees change that moves between the two. FOLDER gets a JSON and a Markdown file for each.
+MODEL is a directory; `python tests/tiny_llama.py MODEL` makes one that is fast, and whose texts in float32 do
+not depend on the rest of the batch. The servers run one after the other, each started with its own command.
+vLLM's is scored twice: by the rules of its own API, and by those of the hosted API, which shows what changes
+for a client that moves from one to the other. FOLDER gets a JSON and a Markdown file for each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from conform.runner import Run, connect, run
 from conform.subject.client import Client
 
 MODEL = "tests/tiny-llama"
-CONTEXT_SIZE = 256  # small enough that the rules about a full context are tried
+CONTEXT_SIZE = 256  # small enough for the rules about a full context
 KV_CACHE_BYTES = 2**28
 
 
@@ -84,7 +84,7 @@ def _runs(folder: Path, model: Path, console: Console) -> Iterator[tuple[str, Ru
 
 
 def _put(url: str, profile: str) -> Run:
-    """Every rule, the hard ones too."""
+    """Test every rule, including the hard ones."""
     subject = connect(url, profile, MODEL, None, lambda base: Client(base, "none"))
     try:
         return run(subject, rules())

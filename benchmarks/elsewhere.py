@@ -1,11 +1,11 @@
-"""What a token costs a whole front end: its engine beside it, or on another machine.
+"""What a token costs a whole front end whose engine runs on the same machine, or on another one.
 
     python -m benchmarks.elsewhere [--json FILE] [--repeats 5]
 
-Two front ends, a process each, are clients of one engine: one over the sockets of this machine, as a worker
-is, the other one over the engine's hub, TCP and CURVE, as a front end of a cluster is. They are loaded in
-turn, with the loads of benchmarks/frontend.py: the engine is vLLM's with an executor that computes nothing.
-CPU is the front end's process, all its threads. benchmarks/channel.py has the part of it that differs.
+Two front ends, each a process, use one engine: one over Unix sockets, as a worker does, the other one through
+the engine's hub over TCP with CURVE, as a front end of a cluster does. They are loaded in turn, with the
+loads of benchmarks/frontend.py. The engine is vLLM's with an executor that computes nothing. CPU is that of
+the front end's process with all threads. benchmarks/channel.py measures only the part that differs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MODELS = [{"id": MODEL, "builtin": MODEL, **ENGINE, "engine_args": ENGINE_ARGS}]
 class Reached:
     """An engine that another process runs. way: the folder of a worker's sockets, or an admission."""
 
-    cache_tokens = 0  # not known here
+    cache_tokens = 0  # unknown here
 
     def __init__(self, way: dict[str, Any], stats: EngineStats) -> None:
         self._way = way
@@ -88,7 +88,7 @@ class Reached:
 
 
 def front(way: dict[str, Any]) -> None:
-    """`verbatim serve` with such an engine. The rest of the command line is its own."""
+    """`verbatim serve` with such an engine; the rest of the command line is passed on."""
 
     def make(_: ModelSettings, context_size: int, stats: EngineStats, *rest: Any, **options: Any) -> Reached:
         return Reached(way, stats)
@@ -99,7 +99,7 @@ def front(way: dict[str, Any]) -> None:
 
 
 async def behind(folder: Path) -> None:
-    """The engine and its hub, until standard input ends. Says the way of each front end."""
+    """The engine and its hub, until standard input ends. Prints how each front end reaches it."""
     model = ModelSettings.model_validate(MODELS[0])
     hub, here = Hub("127.0.0.1", folder, 1), folder / "here"
     here.mkdir()
@@ -138,7 +138,7 @@ def front_end(name: str, way: dict[str, Any], folder: Path) -> Iterator[Server]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -149,7 +149,7 @@ def main() -> None:
         found = stack.enter_context(ways(folder))
         servers = {one: stack.enter_context(front_end(one, found[one], folder)) for one in WAYS}
         for server in servers.values():
-            load(server, Cell("plain", 16, 0.0))  # warm
+            load(server, Cell("plain", 16, 0.0))  # warm up
         set_step(folder / "step", STEP_S)
         for streams in STREAMS:
             us: dict[str, list[float]] = {one: [] for one in WAYS}

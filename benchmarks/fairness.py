@@ -2,10 +2,10 @@
 
     python -m benchmarks.fairness [--json FILE] [--requests 1000] [--max-num-seqs 64] [--probes 20]
 
-On the real engine with the built-in model: key `flood` asks for many long completions at once; key `other`
-asks for a short one now and then. TTFT is from the sending of the request to the first chunk. In the same
-run: the server idle; the flood and `other`; the flood and the same short request with the flood's own key,
-which is how every other key fared while the queue did not know keys. A step is the time between two tokens.
+On the real engine with the built-in model, the key `flood` asks for many long completions at once, and the
+key `other` for a short one now and then. TTFT is the time from sending the request to the first chunk. One
+run measures the short request three times: on the idle server; beside the flood; and beside the flood with
+the flood's own key, as if the queue did not distinguish keys. A step is the time between two tokens.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ MODEL = "smollm2-135m-instruct"
 LONG = {"max_tokens": 400, "ignore_eos": True, "temperature": 0}
 SHORT = {"max_tokens": 8, "ignore_eos": True, "temperature": 0, "stream": True}
 ALL_S = 3600.0
-OWN_KEY_S = 60.0  # how long the flood's own short request is waited for
+OWN_KEY_S = 60.0  # seconds to wait for the flood's own short request
 
 
 async def probe(client: httpx.AsyncClient, key: str, number: int) -> tuple[float, list[float]]:
-    """A short request: its TTFT, and the times between its chunks, seconds."""
+    """A short request: its TTFT, and the seconds between its chunks."""
     body = {"model": MODEL, "prompt": f"Question {number}: what is the capital of France?", **SHORT}
     began, times = time.perf_counter(), list[float]()
     async with client.stream("POST", "/v1/completions", json=body, headers=bearer(key)) as reply:
@@ -47,7 +47,7 @@ async def probe(client: httpx.AsyncClient, key: str, number: int) -> tuple[float
 
 
 async def probes(client: httpx.AsyncClient, key: str, count: int) -> tuple[list[float], list[float]]:
-    """TTFTs, and times between chunks."""
+    """(TTFTs, seconds between chunks)."""
     first, gaps = list[float](), list[float]()
     for number in range(count):
         ttft, steps = await probe(client, key, number)
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--max-num-seqs", type=int, default=64)
     parser.add_argument("--probes", type=int, default=20)

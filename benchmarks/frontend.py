@@ -1,12 +1,12 @@
-"""What a front end costs for each streamed token: ours, in one process and in several, vLLM's in Python and
-vLLM's in Rust, in one run.
+"""What a front end costs for each streamed token: ours with one process and with several, vLLM's in Python,
+and vLLM's in Rust.
 
     python -m benchmarks.frontend [--json FILE] [--plot FILE.png] [--rust PATH/vllm-rs] [--repeats 3]
 
-All three stand before the same engine process of vLLM with an executor that computes nothing
-(idle_executor.py), so what differs is the front end. CPU is that of the HTTP processes alone, all their
-threads, from /proc; the load client is a process of its own and not counted. `vllm-rs` lies inside the CUDA
-wheel of vllm==0.32.0 and runs without a GPU: pip download --no-deps, unzip.
+All of them use the same vLLM engine process, whose executor computes nothing (idle_executor.py), so the
+figures differ by the front end alone. CPU is that of the HTTP processes with all their threads, from /proc.
+The load client is a process of its own and is not counted. `vllm-rs` is in the CUDA wheel of vllm==0.32.0
+(pip download --no-deps, unzip) and runs without a GPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODEL = "smollm2-135m-instruct"
 NUM_TOKENS = 128
 SEVERAL = "ours, 2 workers"
 EXECUTOR = "benchmarks.idle_executor.IdleExecutor"
-# What vLLM's command line and our engine_args both say to the engine.
+# Settings of the engine, both for vLLM's command line and for our engine_args.
 ENGINE = {"max_model_len": 2048, "max_num_seqs": 1024}
 ENGINE_ARGS = {
     "distributed_executor_backend": EXECUTOR,
@@ -50,7 +50,7 @@ ENGINE_ARGS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One load. streams: candidates at once. step_s: how long the engine takes for a token of each."""
+    """One load. streams: candidates at once. step_s: seconds in which the engine makes a token for each."""
 
     kind: str
     streams: int
@@ -86,10 +86,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--plot", type=Path, help="where to draw CPU per token over streams (PNG)")
-    parser.add_argument("--rust", type=Path, help="vLLM's Rust front end")
+    parser.add_argument(
+        "--plot", type=Path, help="where to write the plot of CPU per token over streams (PNG)"
+    )
+    parser.add_argument("--rust", type=Path, help="path of vllm-rs, vLLM's Rust front end")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", help="one of: ours; ours, 2 workers; vllm; vllm-rs")
+    parser.add_argument(
+        "--only", help="measure one front end: `ours`, `ours, 2 workers`, `vllm` or `vllm-rs`"
+    )
     parser.add_argument("--cells", help="kinds of load, comma separated: plain,logprobs 5,stop,n = 4,whole")
     options = parser.parse_args()
     kinds = options.cells.split(",") if options.cells else {cell.kind for cell in CELLS}
@@ -104,7 +108,7 @@ def main() -> None:
         measured: dict[tuple[Cell, str], list[dict[str, Any]]] = {}
         for server in servers:
             for cell in (cell for cell in cells if answers(server, cell)):
-                load(server, Cell(cell.kind, 16, 0.0))  # warm
+                load(server, Cell(cell.kind, 16, 0.0))  # warm up
         for cell, number in itertools.product(cells, range(options.repeats)):
             set_step(folder / "step", cell.step_s)
             for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
@@ -143,7 +147,7 @@ def answers(server: Server, cell: Cell) -> bool:
 
 
 def load(server: Server, cell: Cell, **how: str) -> dict[str, Any]:
-    """One run of a load against one server. how: benchmarks/load.py's, of its connections."""
+    """One run of a load against one server. how: arguments of benchmarks/load.py for its connections."""
     spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": cell.bodies(), **how})
     before = cpu_seconds(server)
     ended = subprocess.run(
@@ -163,7 +167,7 @@ def load(server: Server, cell: Cell, **how: str) -> dict[str, Any]:
 
 
 def http_processes(server: Server) -> list[psutil.Process]:
-    """The server's processes that are not an engine's."""
+    """The server's processes except the engine's."""
     found, queue = [], [server.process]
     while queue:
         process = queue.pop()
@@ -174,7 +178,7 @@ def http_processes(server: Server) -> list[psutil.Process]:
 
 
 def cpu_seconds(server: Server) -> float:
-    """On the processor, all threads that live, in nanosecond resolution."""
+    """Processor time of all living threads, in seconds with nanosecond resolution."""
     return sum(
         int((task / "schedstat").read_text().split()[0]) / 1e9
         for process in http_processes(server)
@@ -183,7 +187,7 @@ def cpu_seconds(server: Server) -> float:
 
 
 def summary(cell: Cell, name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the repeats; cpu_us also with its least and largest."""
+    """Medians over the repeats; cpu_us also with its smallest and largest value."""
     first = percentiles([value for run in runs for value in run["first_s"]])
     return {
         "kind": cell.kind,

@@ -1,10 +1,10 @@
-"""What a token costs between the engine's message and its request's sink, metrics included and nothing after.
+"""What a token costs from the engine's message to the queue of its request, metrics included.
 
     python -m benchmarks.handout [--code FOLDER] [--json FILE]
 
-In this process alone, without an engine or a connection: the least of many passes, in CPU time, so that a
-machine that is busy with something else changes it little. --code: a checkout of another commit, which is
-measured in turn with this one. Shared: the metrics are written to files, as with several workers.
+Measured in this process alone, without an engine or a connection. The result is the smallest CPU time of many
+passes, so that other work of the machine changes it little. --code: a checkout of another commit, measured in
+turn with this one. "Shared": the metrics are written to files, as with several workers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ STREAMS = (1, 16, 256)
 TURNS, PASSES = 3, 30
 STEPS = 200
 ROOT = Path(__file__).parents[1]
-# What a process of its own runs, with one checkout or the other in its path.
+# A process runs this, with one checkout or the other in its path.
 MEASURE = "from benchmarks.handout import measured; print(measured({streams}, {shared}))"
 
 
 def measured(streams: int, shared: bool) -> float:
-    """Nanoseconds of CPU a token. streams: requests that each step has a token of."""
+    """CPU nanoseconds per token. streams: requests that get a token in each step."""
     from server.contract.params import GenerationParams
     from server.engine.base import Job
     from server.engine.vllm.running import RunningJobs
@@ -58,7 +58,7 @@ def measured(streams: int, shared: bool) -> float:
 
 
 def of(code: Path, streams: int, shared: bool) -> float:
-    """The same, of that checkout; this file measures it, whether it has one or not."""
+    """The same for that checkout; this file measures it, even if the checkout does not have it."""
     path = os.pathsep.join((str(code), str(ROOT)))
     command = [sys.executable, "-c", MEASURE.format(streams=streams, shared=shared)]
     ran = subprocess.run(
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--code", type=Path, help="another checkout")
+    parser.add_argument("--code", type=Path, help="checkout of another commit, to compare with")
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args()
     codes = {"now": ROOT} | ({"before": options.code.absolute()} if options.code else {})
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def commit(code: Path) -> str:
-    """Of a checkout."""
+    """The commit of a checkout."""
     command = ["git", "-C", str(code), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -1,9 +1,9 @@
-"""A vLLM executor that computes nothing: every request whose prompt is in gets one random token a step.
+"""A vLLM executor that computes nothing: after its prompt, every request gets one random token in each step.
 
-What is around it is real: the scheduler, the engine process, the transport, the front end. So what a front
-end costs shows by itself. engine_args puts it in place:
-`distributed_executor_backend: benchmarks.idle_executor.IdleExecutor`. How long a step takes is read from the
-file in VERBATIM_IDLE_STEP, a float64 of seconds, so that a benchmark can change it while the engine runs.
+Everything around it is real: the scheduler, the engine process, the transport, the front end. So the cost of
+a front end can be measured alone. To use it, set in engine_args `distributed_executor_backend:
+benchmarks.idle_executor.IdleExecutor`. The environment variable VERBATIM_IDLE_STEP names a file with the
+duration of a step, a float64 of seconds, which a benchmark can change while the engine runs.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
         )
 
     def _logprobs(self, tokens: list[int]) -> LogprobsLists:
-        """Falling random values, the sampled token's own first; as wide as the widest request wants."""
+        """Random values in descending order, the sampled token's own first; as wide as the widest request."""
         shape = (len(tokens), 1 + max(self._num_logprobs.values()))
         token_ids = self._draw.integers(FIRST_ID, LAST_ID, shape, np.int32)
         token_ids[:, 0] = tokens

@@ -2,11 +2,11 @@
 
     python -m benchmarks.journal [--before CHECKOUT] [--json FILE] [--repeats 5]
 
-Front ends, a process each, are clients of one engine over the sockets of this machine: without a journal,
-with one, with one that keeps prompts and texts, and with one that redacts them too; and one of another
-checkout, before there was a journal. They are loaded in turn: with the streams of benchmarks/frontend.py, and
-with short requests, of one token, over connections that stay. The engine is vLLM's with an executor that
-computes nothing. CPU is that of the front end, all its threads, and of the process that redacts.
+Several front ends, each a process, use one engine over Unix sockets: one without a journal, one with, one
+that also records prompts and texts, and one that redacts them; with --before also one of another checkout.
+They are loaded in turn, with the streams of benchmarks/frontend.py, and with short requests of one token over
+open connections. The engine is vLLM's with an executor that computes nothing. CPU is that of the front end
+with all threads, and of the process that redacts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from benchmarks.servers import STEP_FILE, Server, set_step
 from benchmarks.wire import engine_in, front_end
 
 STREAMS = (64, 256)
-CONNECTIONS, REQUESTS = 8, 100  # of short ones: requests of each connection
-SETTLE_S = 0.5  # until what waits is in the journal
+CONNECTIONS, REQUESTS = 8, 100  # short requests of each connection
+SETTLE_S = 0.5  # seconds until waiting records are in the journal
 PATTERNS = [r"[\w.+-]+@[\w-]+\.[\w.-]+", r"\b(?:\d[ -]?){13,16}\b"]
 KINDS: dict[str, dict[str, Any] | None] = {
     "before": None,
@@ -45,13 +45,13 @@ KINDS: dict[str, dict[str, Any] | None] = {
 
 
 def settled(server: Server) -> float:
-    """CPU seconds, with what is written after the replies."""
+    """CPU seconds, including what is written after the replies."""
     time.sleep(SETTLE_S)
     return cpu_seconds(server)
 
 
 def request_us(server: Server) -> float:
-    """CPU of a request of 16 words and one token."""
+    """µs of CPU for a request of 16 words and one token."""
     fields = {"model": MODEL, "prompt": "once upon a time " * 4, "max_tokens": 1}
     body, headers = json.dumps(fields), {"content-type": "application/json", "authorization": "Bearer any"}
 
@@ -70,7 +70,7 @@ def request_us(server: Server) -> float:
 
 
 def token_us(server: Server, streams: int) -> tuple[float, float]:
-    """CPU of a token, and the p99 of the gaps between a stream's chunks, ms."""
+    """(µs of CPU per token, p99 of the gaps between a stream's chunks in ms)."""
     before = settled(server)
     found = load(server, Cell("plain", streams, STEP_S))
     us = (settled(server) - before) / streams / NUM_TOKENS * 1e6
@@ -81,8 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--before", type=Path, help="a checkout without a journal")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--before", type=Path, help="another checkout, of a version without a journal")
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     names = [name for name in KINDS if name != "before" or options.before]
@@ -104,7 +104,7 @@ def main() -> None:
             environ = {"PYTHONPATH": str(options.before) if name == "before" else here}
             servers[name] = stack.enter_context(front_end(name, number, settings, folder, environ))
         for server in servers.values():
-            load(server, Cell("plain", 16, 0.0))  # warm
+            load(server, Cell("plain", 16, 0.0))  # warm up
             request_us(server)
         for repeat in range(options.repeats):
             order = names if repeat % 2 else names[::-1]

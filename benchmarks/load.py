@@ -1,7 +1,7 @@
-"""A client that asks for many completions at once and costs little itself: raw sockets and epoll.
+"""A load client that asks for many completions at once and takes little CPU: raw sockets and epoll.
 
-`python -m benchmarks.load` reads one JSON object from standard input (port, path, bodies, perhaps ca or unix)
-and writes one to standard output, so that it is a process of its own.
+`python -m benchmarks.load` runs it as a process of its own: it reads a JSON object from standard input (port,
+path, bodies; optional ca or unix) and writes one to standard output.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ TIMEOUT_S = 300
 
 
 class Reply:
-    """What has come of one reply. Times: time.perf_counter, seconds."""
+    """One reply. Times: time.perf_counter, seconds."""
 
     def __init__(self) -> None:
-        self.first: float | None = None  # chunk
+        self.first: float | None = None  # time of the first chunk
         self.last = 0.0
         self.num_bytes = 0
         self.num_chunks = 0
@@ -57,7 +57,8 @@ def connect(port: int, ca: str, unix: str) -> socket.socket:
 
 
 def received(connection: socket.socket) -> bytes | None:
-    """What has come; None: nothing yet. Under TLS all of it: epoll knows of no byte that OpenSSL holds."""
+    """Received bytes; None: nothing yet. Under TLS it reads everything: epoll does not know of bytes in
+    OpenSSL's buffer."""
     parts: list[bytes] = []
     try:
         while part := connection.recv(READ_BYTES):
@@ -72,7 +73,7 @@ def received(connection: socket.socket) -> bytes | None:
 def ask(port: int, path: str, bodies: list[str], ca: str = "", unix: str = "") -> dict[str, Any]:
     """Send all requests at once and read all replies to their ends.
 
-    ca: a file, of who has signed the server's certificate. unix: the path of its socket.
+    ca: a file with the CA of the server's certificate. unix: the path of its socket.
     """
     epoll, gaps = select.epoll(), list[float]()
     sockets: dict[int, socket.socket] = {}
@@ -127,7 +128,7 @@ def summary(replies: list[Reply], gaps: list[float], began: float, seconds: floa
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """The median, and what 1 % of the values are above."""
+    """The median and the 99th percentile."""
     ordered = sorted(values)
     return {f"p{p}": ordered[min(len(ordered) - 1, len(ordered) * p // 100)] for p in (50, 99) if ordered}
 

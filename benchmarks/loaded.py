@@ -1,10 +1,10 @@
-"""What it costs an engine that the draw is ours, and what looking for NaN costs: in one run.
+"""What our sampling costs an engine, and what its search for NaN costs, in one run.
 
     python -m benchmarks.loaded [--json FILE] [--rounds 20]
 
-Three engines with the built-in model, alike but for that, draw 32 × 64 tokens in turn, with seeds. The ratio
-to the bare engine in a round is a sample; what is given is the median and its 95 % interval. CPU time is the
-engine's own, so that what else the machine does hardly matters.
+Three engines with the built-in model, which differ in nothing else, draw 32 × 64 tokens in turn, with seeds.
+Each round gives the ratio to the engine without our sampling; the result is the median of the ratios and its
+95 % interval. CPU time is that of the engine's process, so that other work of the machine hardly matters.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     engines = {kind: start(kind) for kind in KINDS}
     try:
         for engine in engines.values():
-            step(engine)  # ready, and warm
+            step(engine)  # ready and warm
         rounds = [measure(engines, number) for number in track(range(options.rounds), "rounds")]
     finally:
         for engine in engines.values():
@@ -116,7 +116,7 @@ def cpu_seconds(engine: Any) -> float:
 
 
 def ratio(rounds: list[dict[str, dict[str, float]]], kind: str, name: str) -> dict[str, float]:
-    """The median ratio to the bare engine, and its 95 % interval by bootstrap."""
+    """The median ratio to the engine without our sampling, and its 95 % interval by bootstrap."""
     ratios = np.array([one[kind][name] / one[BARE][name] for one in rounds])
     draws = np.random.default_rng(0).choice(ratios, (5000, len(ratios)))
     low, high = np.percentile(np.median(draws, axis=1), (2.5, 97.5))

@@ -1,6 +1,8 @@
-"""A cluster of three nodes in one box, of which one part after another is killed under 64 streams: how many
-finish, whether a token of them is wrong, how long they pause, and when all is as before. The long form of
-tests/cluster. Real engines on the CPU, with a tiny model: the pauses are Ray's and ours, not a large model's.
+"""What outages cost in a Ray cluster: kills one part after another of three nodes under 64 streams.
+
+It measures how many streams finish, whether any of their tokens is wrong, how long they pause, and when the
+cluster is whole again. All nodes are on this machine (as in tests/cluster), with real engines on the CPU and
+a tiny model: the pauses are those of Ray and of the server, not those of loading a large model.
 
 python -m benchmarks.outages --model DIRECTORY --json benchmarks/results/outages-cpu.json
 """
@@ -131,8 +133,8 @@ def run(model: Path, console: Console) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="of tests/tiny_llama.py")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--model", type=Path, required=True, help="directory that tests/tiny_llama.py wrote")
+    parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
     console = Console(soft_wrap=True)
     cells = run(arguments.model, console)

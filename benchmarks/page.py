@@ -1,10 +1,10 @@
-"""What the playground weighs, and how soon it can be used: in Chromium, of a server that runs.
+"""How large the playground is, and how soon it can be used: in Chromium, on a running server.
 
     $ verbatim simulate &
     $ python -m benchmarks.page http://127.0.0.1:8000
 
-Cold: nothing of it is in the browser. Warm: its files are, and are asked for again (304). 1/4: a processor
-of a quarter of the speed, as a phone's, by Chromium's own emulation.
+Cold: the browser's cache is empty. Warm: the files are in the cache, and the browser revalidates them (304).
+1/4: Chromium slows the processor down to a quarter, about that of a phone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ new MutationObserver((_, watch) => {
 LOADED = "['resource', 'navigation'].flatMap((kind) => performance.getEntriesByType(kind))"
 
 
-def measure(url: Annotated[str, typer.Argument(help="Of the server.")]) -> None:
-    """Print the table."""
+def measure(url: Annotated[str, typer.Argument(help="URL of the server.")]) -> None:
+    """Measure and print the table."""
     table = Table("cache", "processor", "requests", "kB sent", "kB in all", "to interactive, ms", "longest")
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
@@ -56,7 +56,7 @@ def measure(url: Annotated[str, typer.Argument(help="Of the server.")]) -> None:
 
 
 def loads(browser: Browser, url: str, slowdown: int, *, is_warm: bool) -> list[dict[str, Any]]:
-    """So many visits, each of a new browser, or all of one that has been there."""
+    """Several visits: each with a new browser, or all with one that has visited the page before."""
     found = []
     context = browser.new_context()
     if is_warm:

@@ -1,12 +1,12 @@
-"""How long a stream stands still when its engine is killed: kill -9 to the next token, by phase.
+"""How long a stream pauses when its engine is killed: from kill -9 to the next token, by phase.
 
     python -m benchmarks.recovery [--json FILE] [--model DIRECTORY] [--kills 3]
 
-Two servers, one after the other: as they are, and with a process in reserve (`standby: true`). Each loses its
-engine a few times, half a minute apart, so that no start is put off because the last one was a moment ago.
-The server's log tells the phases. CPU is what the new engine's process has used from the kill to the next
-token, which says more than the time on a machine that has other work as well. The memory of the process in
-reserve is its proportional set size (PSS): what it shares with the engine counts by half.
+Two servers run one after the other: with the default settings, and with a standby process (`standby: true`).
+Each engine is killed a few times, half a minute apart, so that the server does not delay the restart. The
+phases come from the server's log. CPU is what the new engine's process used from the kill to the next token;
+on a machine with other work it says more than the time does. The memory of the standby process is its
+proportional set size (PSS): what it shares with the engine counts by half.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from benchmarks import report
 from benchmarks.report import machine, write
 from benchmarks.servers import Server, verbatim
 
-STABLE_S = 31.0  # server/engine/supervisor.py: a life of less has ended early
+STABLE_S = 31.0  # server/engine/supervisor.py: an engine that lived shorter ended early
 BEFORE_KILL = 20  # tokens
-GAP_S = 0.4  # longer than any step
+GAP_S = 0.4  # seconds, longer than any step
 MODEL = "recovers"
-# A line of the log, by what it says that begins.
+# A log line of a phase -> what begins then.
 LINE = re.compile(rf"^(\S+ \S+?),(\d+) \w+ +model {MODEL}: (.*?)(?: \(.*)?$", re.MULTILINE)
 BEGINS = {
     "restarting": "noticed",
@@ -51,9 +51,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--model", type=Path, help="a model's directory; else the built-in one")
+    parser.add_argument("--model", type=Path, help="directory of the model; default: the built-in model")
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--without-standby", action="store_true", help="that server alone")
+    parser.add_argument(
+        "--without-standby", action="store_true", help="measure only the server without a standby process"
+    )
     options = parser.parse_args()
     source = {"path": str(options.model)} if options.model else {"builtin": "smollm2-135m-instruct"}
     rows: list[dict[str, Any]] = []
@@ -104,7 +106,7 @@ def lost(server: Server) -> dict[str, Any]:
 
 
 def tokens(port: int) -> Iterator[float]:
-    """When each token of a stream arrives."""
+    """Arrival times of a stream's tokens."""
     body = {"model": MODEL, "prompt": "Once", "max_tokens": 1500, "ignore_eos": True, "stream": True}
     with httpx.stream(
         "POST",
@@ -125,24 +127,24 @@ def cpu_of(process: psutil.Process) -> float:
 
 
 def begun(log: str) -> dict[str, float]:
-    """When each phase has, by the server's log."""
+    """When each phase began, by the server's log."""
     found = {}
     for at, ms, what in LINE.findall(log):
         if what in BEGINS:
             found[BEGINS[what]] = datetime.fromisoformat(f"{at}.{ms}").timestamp()
-    if "warming up" not in found:  # a restart that does not
+    if "warming up" not in found:  # a restarted engine does not warm up
         ready = found.pop("ready")
         found |= {"warming up": ready, "ready": ready}
     return found
 
 
 def hosts(server: Server) -> list[psutil.Process]:
-    """The engine's process, and the one in reserve."""
+    """The engine's process, and the standby process."""
     return sorted(server.process.children(), key=lambda process: process.create_time())
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """A line for each kill."""
+    """A table with a line for each kill."""
     cells = [
         [
             "yes" if row["standby"] else "no",

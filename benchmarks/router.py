@@ -1,13 +1,14 @@
-"""Where eight replicas' jobs go, and what comes of it: the router against round robin and the least loaded.
+"""How to spread jobs over eight replicas: our router against round robin and least loaded.
 
     python -m benchmarks.router [--json FILE] [--short] [--processes 2]
     python -m benchmarks.router --real [--json FILE]
 
-The server's own Work, Turns, Router and Prefixes send jobs to simulated engines (fleet/engine.py: vLLM's
-scheduler and prefix cache in outline, steps as long as Llama 3 8B takes on an A100), in virtual time.
-Conversations come one by one at random (poisson) or forty at once (bursts). The best possible hit rate is
-that of one engine with all the replicas' memory, eight times as fast: nothing is there twice.
---real: two real engines of the built-in model on this CPU, and round robin (fleet/real.py).
+The server's own classes Work, Turns, Router and Prefixes send jobs to simulated engines, in virtual time
+(fleet/engine.py: a simple model of vLLM's scheduler and prefix cache; steps take as long as those of Llama 3
+8B on an A100). Conversations start one by one at random (poisson) or forty at once (bursts). The best
+possible hit rate is that of a single engine that is eight times as fast and has the memory of all replicas:
+it caches nothing twice. --real: two real engines with the built-in model on this CPU, against
+round robin (fleet/real.py).
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ POLICIES: dict[str, Callable[[Callable[[], float]], Router]] = {
     "least loaded": LeastLoaded,
     "best possible": Router,
 }
-# Conversations a second. The last of each is about as much as eight engines can do, where prefixes are used.
+# Conversations a second. The last value of each is about as much as eight engines can handle if
+# prefixes are used.
 RATES = {"chat": (10, 20, 30, 40), "few_shot": (40, 80, 120, 160, 200), "unshared": (20, 40, 60, 75)}
 BURSTS = {"chat": 20, "few_shot": 60, "unshared": 30}
 
@@ -92,7 +94,7 @@ def measured(cell: Cell) -> Found:
 
 
 def row(cell: Cell, found: list[Found]) -> dict[str, Any]:
-    """Of the runs with different seeds: the median of each figure, and its least and largest."""
+    """The median of each figure over the runs with different seeds, and its smallest and largest value."""
     figures = {
         "hit_rate": [one.hit_rate for one in found],
         "ttft_p50_s": [share(one.ttft_s, 0.5) for one in found],
@@ -117,8 +119,8 @@ def share(values: list[float], part: float) -> float:
 
 
 def verdict(rows: list[dict[str, Any]]) -> list[str]:
-    """Where the goal is missed: with shared prefixes a hit rate within 5 % of the best possible and a p99
-    TTFT below both others', without them a p99 TTFT no higher than the least loaded's. Of one front end."""
+    """Where the goal is missed. With shared prefixes: a hit rate within 5 % of the best possible, and a p99
+    TTFT below both others'. Without: a p99 TTFT no higher than the least loaded's. For one front end."""
     loads: dict[tuple[str, str, float], dict[str, dict[str, Any]]] = {}
     for one in rows:
         if one["front_ends"] == 1:
@@ -162,10 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--short", action="store_true", help="one load of each workload, one seed")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--short", action="store_true", help="only one load of each workload, with one seed")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--real", action="store_true", help="two real engines on this CPU")
+    parser.add_argument("--real", action="store_true", help="measure two real engines on this CPU")
     options = parser.parse_args()
     console = Console()
     if options.real:

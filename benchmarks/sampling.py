@@ -1,12 +1,12 @@
-"""What choosing a step's tokens costs, ours beside vLLM's own and a plain copy of the logits, in one run.
+"""What it costs to sample the tokens of one step: our sampler, vLLM's own, and a plain copy of the logits.
 
     python -m benchmarks.sampling [--json FILE] [--repeats 30]
 
-On the CPU: vLLM's V1 sampler, whole, with our processor, which makes the choice, against the same with vLLM's
-own parameters. One thread. On a GPU: the kernels of both (sampling_cuda.py). Each row has seen 512 prompt ids
-and 512 generated ones; the probabilities of its tokens fall with the square of their rank, about as a
-language model's. Times are medians, with the 10th and 90th percentile; every form gets the same logits, in
-turn, so that what else the machine does hits all alike.
+On the CPU it measures vLLM's whole V1 sampler, once with our logits processor, which samples, and once with
+vLLM's own parameters, in one thread. On a GPU it measures the kernels of both (sampling_cuda.py). Each row
+has 512 prompt ids and 512 generated ones. Its token probabilities fall with the square of their rank, about
+as those of a language model. Times are medians, with the 10th and 90th percentile. All forms get the same
+logits in turn, so that other work of the machine affects them alike.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def measure(num_rows: int, vocab_size: int, name: str, params: RowParams, repeats: int) -> dict[str, Any]:
-    """Medians and percentiles, ms, of a step: taking in the last tokens and choosing the next."""
+    """Medians and percentiles in ms of a step: taking in the last tokens and choosing the next."""
     draw = np.random.default_rng(0)
     prompts = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
     outputs = draw.integers(0, vocab_size, (num_rows, NUM_SEEN)).tolist()
@@ -96,7 +96,7 @@ def logits_of(draw: np.random.Generator, vocab_size: int) -> torch.Tensor:
 
 
 def ours(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Callable[[torch.Tensor], Any]:
-    """As the server has it: vLLM takes the largest logit."""
+    """As in the server: vLLM takes the largest logit."""
     from vllm import SamplingParams
 
     from sampling.runner_v1 import SamplingProcessor
@@ -134,7 +134,7 @@ def native(params: RowParams, vocab_size: int, prompts: Any, outputs: Any) -> Ca
 def sampler(
     processors: list[Any], rows: list[Any], prompts: Any, outputs: Any
 ) -> Callable[[torch.Tensor], Any]:
-    """vLLM's V1 sampler over rows that ask for the same."""
+    """vLLM's V1 sampler over rows with equal parameters."""
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessors
     from vllm.v1.sample.metadata import SamplingMetadata
     from vllm.v1.sample.sampler import Sampler

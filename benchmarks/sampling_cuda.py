@@ -1,9 +1,9 @@
 """benchmarks/sampling.py on a GPU: our kernels against those of vLLM's V2 model runner.
 
-Times are the device's, between two events. Before the first one the device is given something to do, so that
-the whole step is queued when it gets there: what the host needs to launch it is not in them, and told apart
-as host_ms. Each step has a token more than the one before. Ours counts it here; vLLM counts it in the kernel
-that ends a step, which is not measured, to its advantage.
+Times are the device's, between two CUDA events. Other work is queued on the device before the first event, so
+that the whole step is queued when the device gets there: the times do not include the host's launches, which
+are reported as host_ms. Each step has one token more than the step before. Our kernels count this token here.
+vLLM counts it in the kernel that ends a step, which is not measured: this favours vLLM.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 from sampling.params import RowParams
 
 Step = Callable[[torch.Tensor], Any]
-HEAD_START_CYCLES = 4_000_000  # about 2 ms; a step's launches take a tenth of that
+HEAD_START_CYCLES = 4_000_000  # about 2 ms; the launches of a step take a tenth of that
 NEUTRAL = RowParams()
 
 
 def measure(
     num_rows: int, vocab_size: int, name: str, params: RowParams, repeats: int, num_seen: int
 ) -> dict[str, Any]:
-    """Medians and percentiles, ms, of a step: taking in the last tokens and choosing the next."""
+    """Medians and percentiles in ms of a step: taking in the last tokens and choosing the next."""
     torch.manual_seed(0)
     state, context = runner_state(num_rows, vocab_size, num_seen, repeats + 2)
     logits = torch.randn(num_rows, vocab_size, device="cuda")
@@ -42,7 +42,7 @@ def measure(
         state.total_len.gpu += 1
         for form, step in forms.items():
             device_ms, host_ms = timed(step, logits.clone())
-            if repeat:  # the first compiles
+            if repeat:  # the first one compiles
                 device[form].append(device_ms)
                 host[form].append(host_ms)
     head = {"rows": num_rows, "vocabulary": vocab_size, "params": name}
@@ -67,7 +67,8 @@ def timed(step: Step, work: torch.Tensor) -> tuple[float, float]:
 
 
 def runner_state(num_rows: int, vocab_size: int, num_seen: int, room: int) -> tuple[Any, Any]:
-    """What the V2 runner shows a processor: rows of `num_seen` prompt ids and as many generated ones."""
+    """The state that the V2 runner gives a processor: rows of `num_seen` prompt ids and as
+    many generated ones."""
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
     def lengths(value: int) -> Any:
@@ -76,7 +77,7 @@ def runner_state(num_rows: int, vocab_size: int, num_seen: int, room: int) -> tu
 
     ids = torch.randint(
         vocab_size, (num_rows, 2 * num_seen + room), dtype=torch.int32, device="cuda"
-    )  # those of later steps too
+    )  # including those of later steps
     state = LogitsProcRequestState(
         device=torch.device("cuda", 0),
         max_num_reqs=num_rows,
@@ -113,7 +114,7 @@ def ours(params: RowParams, state: Any, context: Any) -> Step:
 
 
 def taking(temperature: float, context: Any) -> Step:
-    """vLLM's kernel that takes the largest logit, at a temperature of one with noise."""
+    """vLLM's kernel that takes the largest logit, with noise at a temperature of one."""
     from vllm.v1.worker.gpu.sample.gumbel import gumbel_sample
 
     rows = context.expanded_idx_mapping

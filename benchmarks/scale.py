@@ -1,13 +1,12 @@
-"""Where a cluster breaks first, from one replica to a thousand: costs that are measured, a load
-that is simulated.
+"""Which part of a cluster is the first bottleneck, from one replica to a thousand.
 
     python -m benchmarks.scale [--json FILE] [--requests 1000000]
 
-Measured here, with the server's own code (fleet/costs.py): a job's way through Work and Router, a block in
-the router's table, a step's message, a heartbeat, /metrics, a report to the keeper. A request and a token of
-a front end are those of docs/performance.md. Simulated: requests that come at random to front ends with one
-event loop each, which do that work one after the other; /metrics is read every 15 s. Engines are no limit
-here: each is asked for 750 tokens a second, of 15 streams.
+Costs are measured here with the server's own code (fleet/costs.py): a job's way through Work and Router, a
+block in the router's table, a step's message, a heartbeat, /metrics, a report to the keeper. The costs of a
+request and of a token in a front end come from docs/performance.md. The load is simulated: requests arrive at
+random at front ends, each with one event loop that does this work in order; /metrics is read every 15 s.
+Engines are no bottleneck here: each delivers 750 tokens a second, for 15 streams.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from benchmarks.fleet import costs
 from benchmarks.report import machine, write
 from server.engine.prefixes import BLOCK
 
-# What a replica is asked for: requests a second, of so many tokens, with steps of so many seconds.
+# The load of a replica: requests a second, tokens of a reply, seconds of a step.
 A_SECOND, NUM_PROMPT, NUM_REPLY, STEP_S = 5.0, 2000, 150, 0.02
 STREAMS = A_SECOND * NUM_REPLY * STEP_S  # at the same time
-# Of a front end, measured before (docs/performance.md, benchmarks/results/frontend-cpu.json): CPU of a
+# Costs of a front end, measured before (docs/performance.md, benchmarks/results/frontend-cpu.json): CPU of a
 # request, and of a token at 256 streams.
 REQUEST_S, TOKEN_S = 350e-6, 13.3e-6
 SCRAPE_EVERY_S, BEAT_EVERY_S, REPORT_EVERY_S = 15.0, 2.0, 0.5
 NUM_BLOCKS = 9_500  # a replica's cache: 40 GB beside Llama 3 8B
 NUM_REPLICAS = (1, 8, 64, 256, 1000)
-NUM_FRONT_ENDS = (1, 4, 16, 32)  # at most: each has a place at every engine (server/engine/ray/messages.py)
+# The maximum: each has a place at every engine (server/engine/ray/messages.py)
+NUM_FRONT_ENDS = (1, 4, 16, 32)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and bytes, for a number of replicas. keeper_s: of a report, by how many front
-    ends there are."""
+    """Seconds and bytes, for a number of replicas. keeper_s: of a report, by the number of front ends."""
 
     routed_s: float
     block_bytes: float
@@ -53,7 +52,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Load:
-    """Of one front end, in shares of its event loop's core. beats: the heartbeats' threads, on another."""
+    """The load of one front end, as shares of its event loop's core. beats: the heartbeats' threads, on
+    another core."""
 
     requests: float
     routing: float
@@ -68,7 +68,7 @@ class Load:
 
 
 def measure() -> tuple[dict[int, Measured], float, float]:
-    """By the number of replicas; and what a step's message takes beside its tokens, and a heartbeat."""
+    """(costs by the number of replicas, cost of a step's message besides its tokens, cost of a heartbeat)."""
     found = {}
     for num in NUM_REPLICAS:
         seconds, size = costs.scrape(num)
@@ -79,8 +79,9 @@ def measure() -> tuple[dict[int, Measured], float, float]:
 
 def load(num_replicas: int, num_front_ends: int, one: Measured, message_s: float, beat_s: float) -> Load:
     requests = num_replicas * A_SECOND / num_front_ends
-    steps = num_replicas / STEP_S  # of all replicas, a second
-    has_stream = 1 - math.exp(-STREAMS / num_front_ends)  # whether a step has a token for this front end
+    steps = num_replicas / STEP_S  # of all replicas, per second
+    # The probability that a step has a token for this front end
+    has_stream = 1 - math.exp(-STREAMS / num_front_ends)
     return Load(
         requests * REQUEST_S,
         requests * one.routed_s,
@@ -180,8 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--requests", type=int, default=1_000_000, help="for each line")
+    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument(
+        "--requests", type=int, default=1_000_000, help="simulated requests for each line of the table"
+    )
     options = parser.parse_args()
     console = Console()
     console.print("measuring, half a minute")

@@ -1,4 +1,4 @@
-"""Servers under measurement: a process each, started as their users start them, ended by its number."""
+"""Starts the servers to measure, each as a process with its own command, and ends them."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from server.observe.versions import installed
 
 START_S = 300
 END_S = 60
-STEP_FILE = "VERBATIM_IDLE_STEP"  # the variable that names it: see idle_executor.py
+STEP_FILE = "VERBATIM_IDLE_STEP"  # the variable that names the file: see idle_executor.py
 
 
 def set_step(file: Path, seconds: float) -> None:
-    """How long a step takes from now on."""
+    """Set the duration of a step from now on."""
     with file.open("r+b" if file.exists() else "wb") as stream:
         stream.write(struct.pack("d", seconds))
 
 
 @dataclass(frozen=True)
 class Server:
-    """port: on 127.0.0.1. log: all that it has said. started_s: from its start to ready, seconds."""
+    """port: on 127.0.0.1. log: its output. started_s: seconds from its start to ready."""
 
     name: str
     process: psutil.Process
@@ -58,7 +58,7 @@ def running(
     folder: Path,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """The server while the block runs, from when GET `ready` answers 200. What it has started ends too."""
+    """The server, from when GET `ready` answers 200 to the end of the block. Its child processes end too."""
     folder.mkdir(parents=True, exist_ok=True)
     log, began = folder / f"{name}.log", time.monotonic()
     with log.open("wb") as out:
@@ -104,7 +104,7 @@ def verbatim(
 
 @contextmanager
 def vllm(folder: Path, model: Path, flags: list[str], *, rust: Path | None = None) -> Iterator[Server]:
-    """vLLM's own server, `vllm serve`, with its front end in Python or, if it is given, the one in Rust."""
+    """vLLM's own server, `vllm serve`, with its front end in Python, or with the given one in Rust."""
     port, name = free_port(), "vllm-rs" if rust else "vllm"
     environ = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if installed("vllm") is None:
@@ -118,7 +118,7 @@ def vllm(folder: Path, model: Path, flags: list[str], *, rust: Path | None = Non
 
 
 def _named_vllm(folder: Path) -> Path:
-    """A folder for PYTHONPATH with the metadata of a distribution called vllm: vLLM's command line wants one,
+    """A folder for PYTHONPATH with the metadata of a distribution called vllm: vLLM's command line needs it,
     and its CPU build has none."""
     path = folder / "metadata"
     (path / "vllm-0.32.0+cpu.dist-info").mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,16 @@
-"""Our server against vLLM's own, on one machine with the same engine arguments: what a client sees.
+"""Our server against vLLM's, on one machine with the same engine arguments, as a client sees them.
 
     python -m benchmarks.serving [--dummy-8b] [--streams 1,16,64] [--prompt 512] [--output 256] [--json FILE]
 
 On a GPU: --dummy-8b, a Llama of 8 billion random parameters. On the CPU, the built-in model and a small load:
---streams 1,8,32 --prompt 32 --output 64. Three loads: plain; with all penalties on; four candidates for each
-stream, of which ours returns the best (best_of) and vLLM's, which has no best_of, all (n); tokens a second
-count all four whole, also where ours has given one up. Prompts are random token ids, all different. The
-servers run one after the other, for a GPU has no room for two. Each run is preceded by one of 16 tokens.
+--streams 1,8,32 --prompt 32 --output 64. Three loads: plain; with all penalties; and four candidates for each
+stream, of which our server returns the best (best_of) and vLLM's, which has no best_of, all four (n). Tokens
+a second count all four candidates in full, also where our server stopped one early. Prompts are random token
+ids, all different. The servers run one after the other, because a GPU has no room for two. A run of 16 tokens
+precedes each run.
 
-FILE is written after each run's end, and what is in it already, of the same command, is not measured again:
-an interrupted measurement is continued by the same command.
+FILE is written after each run. Runs of the same command that are in it already are not measured again: to
+continue an interrupted measurement, give the same command.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from server.weights.builtin import builtin_path
 MODEL = "m"
 LOADS = ("plain", "penalties", "best of 4")
 PENALTIES = {"repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": 0.2, "min_p": 0.02}
-# As Llama 3 8B, of random numbers.
+# The shape of Llama 3 8B, with random numbers.
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -60,7 +61,7 @@ LLAMA_8B = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-NUM_WORDS = 40_000  # ids that both models' tokenizer knows
+NUM_WORDS = 40_000  # ids that the tokenizers of both models have
 WARM_TOKENS = 16
 
 
@@ -69,13 +70,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--dummy-8b", action="store_true", help="a Llama of 8B random parameters")
+    parser.add_argument(
+        "--dummy-8b", action="store_true", help="use a Llama with 8 billion random parameters"
+    )
     parser.add_argument("--streams", default="1,16,64,256,512")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of each prompt")
     parser.add_argument("--output", type=int, default=256, help="tokens generated for each stream")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--loads", default=",".join(LOADS))
-    parser.add_argument("--engine-args", type=json.loads, default={}, help="of vLLM, as JSON, for both")
+    parser.add_argument(
+        "--engine-args", type=json.loads, default={}, help="vLLM's engine arguments for both servers, as JSON"
+    )
     options = parser.parse_args()
     streams = [int(count) for count in options.streams.split(",")]
     cells = [(load, count) for load in options.loads.split(",") for count in streams]
@@ -106,7 +111,7 @@ def main() -> None:
 
 
 def begun(options: argparse.Namespace) -> dict[str, Any]:
-    """The results of the same command that an interruption has left, or none yet."""
+    """The results of the same command from an interrupted run, or empty ones."""
     here = machine("serving")
     if options.json and options.json.is_file():
         found: dict[str, Any] = json.loads(options.json.read_text())
@@ -116,12 +121,13 @@ def begun(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compared(machine: dict[str, Any]) -> dict[str, Any]:
-    """Without what may differ in between: the day, and a working tree that has the results in it."""
+    """The machine without what may differ between the runs: the date, and a working tree with the results."""
     return {**machine, "date": None, "commit": machine["commit"].rstrip("+")}
 
 
 def engine_arguments(options: argparse.Namespace, most_streams: int) -> dict[str, Any]:
-    """vLLM's, for both servers. Where our server has defaults of its own, they are vLLM's too."""
+    """vLLM's engine arguments for both servers. Where our server has its own defaults, they
+    are vLLM's too."""
     arguments: dict[str, Any] = {"max_num_seqs": max(256, most_streams), "gpu_memory_utilization": 0.9}
     if installed(CPU_BUILD):
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": 2**30}
@@ -132,7 +138,7 @@ def engine_arguments(options: argparse.Namespace, most_streams: int) -> dict[str
 
 
 def dummy_model(path: Path) -> Path:
-    """A directory without weights."""
+    """Write a model directory without weights."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(LLAMA_8B))
     for name in ("tokenizer.json", "tokenizer_config.json"):

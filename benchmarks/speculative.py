@@ -1,11 +1,11 @@
-"""What speculative decoding gains on texts that repeat themselves, and costs on others.
+"""What speculative decoding gains on repetitive texts, and what it costs on others.
 
     python -m benchmarks.speculative [--json FILE] [--rounds 5] [--dtype float32]
 
-One server with the built-in model twice, with drafts and without, that answer in turn. The loads: a list to
-be copied, of which every token stands in the prompt; code that goes on as it began; and a drawn text, of
-which little can be guessed. Speed is tokens a second over all streams; a round's ratio of the two is a
-sample, and what is given is the median with the smallest and the largest.
+One server has the built-in model twice, with draft tokens and without; the two answer in turn. The loads: a
+list to copy, whose tokens all stand in the prompt; code that goes on as it began; and a sampled text, which
+is hard to guess. Speed is tokens a second over all streams. Each round gives the ratio of the two speeds; the
+result is the median, with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", default="float32", help="bfloat16 rounds otherwise with drafts")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the model; with bfloat16, draft tokens change the rounding"
+    )
     options = parser.parse_args()
     common = {
         "builtin": "smollm2-135m-instruct",
@@ -79,7 +81,7 @@ def main() -> None:
 
 
 def measure(server: Server, load: str, streams: int, rounds: int) -> dict[str, Any]:
-    for model in (PLAIN, DRAFTING):  # the prompts are in the cache from here on
+    for model in (PLAIN, DRAFTING):  # from here on, the prompts are in the cache
         ask(server, model, load, streams)
     before = drafts(server)
     samples, same = [], 0
@@ -108,7 +110,7 @@ def measure(server: Server, load: str, streams: int, rounds: int) -> dict[str, A
 
 
 def ask(server: Server, model: str, load: str, streams: int) -> list[dict[str, Any]]:
-    """The replies of as many requests at once."""
+    """The replies to this many requests at once."""
     body = {"model": model, "max_tokens": NUM_TOKENS, "ignore_eos": True, **LOADS[load]}
     with (
         httpx.Client(
@@ -122,7 +124,7 @@ def ask(server: Server, model: str, load: str, streams: int) -> list[dict[str, A
 
 
 def drafts(server: Server) -> tuple[float, float]:
-    """Tokens drafted and accepted so far."""
+    """(draft tokens, accepted draft tokens) so far."""
     text = httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=TIMEOUT_S).text
     pattern = rf'^vllm:spec_decode_num_%s_tokens_total\{{.*model_name="{DRAFTING}"\}} (\S+)$'
     drafted, accepted = (re.search(pattern % name, text, re.MULTILINE) for name in ("draft", "accepted"))

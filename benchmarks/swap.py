@@ -1,11 +1,11 @@
-"""How long a model takes that is loaded when it is asked for.
+"""How long the first token takes of a model that is loaded on demand.
 
     python -m benchmarks.swap [--json FILE] [--rounds 5]
 
-One server, a group with room for one model. For the built-in model and a tiny one: the time of a first token
-when the model is loaded from the disk ("cold": its files are dropped from the page cache before), when its
-files are in the page cache ("warm"), when another model has to make room first ("swap"), and when it is
-loaded already ("loaded"). In each round all of them, one after another.
+One server has a memory group with room for one model. For the built-in model and a tiny one, it measures the
+time to the first token when the model is loaded from disk ("cold": its files were dropped from the page
+cache), when its files are in the page cache ("warm"), when another model has to be unloaded first ("swap"),
+and when the model is loaded already ("loaded"). Each round measures all of them, one after another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.tiny_llama import make_tiny_llama
 BUILTIN = "smollm2-135m-instruct"
 KEY = "a-key-of-the-benchmark"
 HEADERS = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
-SIZE_GIB = 2.0  # that each is said to take, of a group of the same size
+SIZE_GIB = 2.0  # stated size of each model, and of the group
 POLL_S = 0.02
 GONE_S = 60
 
@@ -78,7 +78,7 @@ def serving(folder: Path, paths: dict[str, Path]) -> Iterator[int]:
 
 
 def cells_of(port: int, model: str, paths: dict[str, Path], num_rounds: int) -> list[dict[str, Any]]:
-    """Of one model, a cell for each kind of load."""
+    """A cell of one model for each kind of load."""
     (other,) = paths.keys() - {model}
 
     def cold() -> None:
@@ -116,7 +116,7 @@ def first_token_s(port: int, model: str) -> float:
 
 
 def put(port: int, model: str, state: str) -> None:
-    """Until it is so."""
+    """Set the state, and wait until it is reached."""
     ends = time.monotonic() + GONE_S
     ask(port, "PUT", f"/v1/models/{model}/state", {"state": state})
     while ask(port, "GET", "/ready")["models"][model]["state"] != state:
@@ -134,7 +134,7 @@ def ask(port: int, method: str, path: str, body: Any = None) -> dict[str, Any]:
 
 
 def forget(directory: Path) -> None:
-    """Have the kernel drop the files from its page cache."""
+    """Make the kernel drop the files from its page cache."""
     for file in directory.iterdir():
         descriptor = os.open(file, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

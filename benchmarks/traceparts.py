@@ -1,9 +1,9 @@
-"""What one traced request costs, part by part: on the event loop, and in the thread that sends.
+"""What one traced request costs, part by part: on the event loop, and in the thread that sends spans.
 
     python -m benchmarks.traceparts [--json FILE]
 
-CPU of the thread itself, and of many rounds the least: what else the machine does hardly matters. The request
-is one of the application on a simulated engine, with one candidate, so five spans.
+The figures are the CPU time of the thread, the smallest of many rounds, so that other work of the machine
+hardly matters. The request goes to the application on a simulated engine and has one candidate: five spans.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def measured() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args()
     found = asyncio.run(measured())
     print(found)

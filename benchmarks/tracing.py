@@ -1,11 +1,11 @@
-"""What traces cost a front end: by token, by request, and in the gaps that a client sees.
+"""What tracing costs a front end: for each token, for each request, and in the gaps that a client sees.
 
     python -m benchmarks.tracing [--json FILE] [--repeats 5] [--before CHECKOUT]
 
-Front ends, a process each, are clients of one engine that computes nothing (benchmarks/wire.py): one without
-traces, one that traces every request, one that traces a tenth; with --before also that of another checkout.
-They are loaded in turn. CPU is the front end's process, all its threads, until two seconds after the last
-reply, when all spans are sent; what a front end without load takes in that time is in each figure alike.
+Several front ends, each a process, use one engine that computes nothing (benchmarks/wire.py): one without
+tracing, one that traces every request, one that traces a tenth; with --before also one of another checkout.
+They are loaded in turn. CPU is that of the front end's process with all threads, until two seconds after the
+last reply, when all spans have been sent. Each figure includes what an idle front end takes in that time.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from benchmarks.wire import engine_in
 
 BEFORE, OFF, TENTH, ON = "before", "off", "a tenth", "all"
 STEP_S, STREAMS = 0.02, 256
-NUM_SHORT = 512  # requests of one token, whole
-LAST_S = 2.0  # for the last spans
+NUM_SHORT = 512  # requests of one token, not streamed
+LAST_S = 2.0  # seconds for the last spans
 HERE = Path(__file__).parents[1]
 
 
 class Sink(BaseHTTPRequestHandler):
-    """A collector that takes everything, and keeps its connection."""
+    """A collector that accepts everything, and keeps its connection open."""
 
     protocol_version = "HTTP/1.1"
 
@@ -54,7 +54,7 @@ class Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
@@ -82,7 +82,7 @@ def front_end(
 
 
 def load(server: Server, bodies: list[str]) -> dict[str, Any]:
-    """cpu_s of the server, and what benchmarks/load.py tells."""
+    """cpu_s of the server, and the results of benchmarks/load.py."""
     spec = json.dumps({"port": server.port, "path": "/v1/completions", "bodies": bodies})
     before = cpu_seconds(server)
     command = [sys.executable, "-m", "benchmarks.load"]
@@ -94,16 +94,16 @@ def load(server: Server, bodies: list[str]) -> dict[str, Any]:
 
 
 def short() -> list[str]:
-    """Requests that are little but admission."""
+    """Requests that mainly cost admission."""
     fields = {"model": MODEL, "max_tokens": 1, "ignore_eos": True}
     return [json.dumps(fields | {"prompt": f"Story number {k}: once upon a time"}) for k in range(NUM_SHORT)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--before", type=Path, help="a checkout without traces")
+    parser.add_argument("--before", type=Path, help="another checkout, of a version without tracing")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="verbatim-", dir="/tmp") as name, contextlib.ExitStack() as stack:
@@ -125,7 +125,7 @@ def main() -> None:
             servers[one] = stack.enter_context(ends)
         streams = Cell("plain", STREAMS, STEP_S).bodies()
         for server in servers.values():
-            load(server, streams[:16])  # warm
+            load(server, streams[:16])  # warm up
         for repeat in range(options.repeats):
             for one in settings if repeat % 2 else reversed(settings):
                 set_step(folder / "step", STEP_S)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.wire [--json FILE] [--repeats 5]
 
-Three front ends, a process each, are clients of one engine over the sockets of this machine, as workers are.
-They are loaded in turn, with the loads of benchmarks/frontend.py: the engine is vLLM's with an executor that
-computes nothing. CPU is the front end's process, all its threads, handshakes included.
+Three front ends, each a process, use one engine over Unix sockets, as workers do. They are loaded in turn,
+with the loads of benchmarks/frontend.py. The engine is vLLM's with an executor that computes nothing. CPU is
+that of the front end's process with all threads, TLS handshakes included.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def engine_in(folder: Path, names: Sequence[str] = WIRES) -> Iterator[None]:
 def front_end(
     wire: str, number: int, settings: dict[str, Any], folder: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """Its admin port says when it is ready, in plain HTTP."""
+    """A front end; its admin port, with plain HTTP, shows when it is ready."""
     port, admin, file = free_port(), free_port(), folder / f"{wire}.yaml"
     config = {"port": port, "models": MODELS, "log_level": "warning", **settings}
     file.write_text(yaml.safe_dump(config | {"admin": {"port": admin, "tls": False}}))
@@ -88,7 +88,7 @@ def front_end(
 
 
 def connection_us(server: Server, ca: str = "", unix: str = "") -> float:
-    """CPU of a connection with one small request, its handshake included."""
+    """µs of CPU for a connection with one small request, including its handshake."""
     before = cpu_seconds(server)
     for _ in range(NUM_CONNECTIONS):
         with connect(server.port, ca, unix) as connection:
@@ -100,7 +100,7 @@ def connection_us(server: Server, ca: str = "", unix: str = "") -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -122,7 +122,7 @@ def main() -> None:
             for number, wire in enumerate(WIRES, 1)
         }
         for wire, server in servers.items():
-            load(server, Cell("plain", 16, 0.0), **how[wire])  # warm
+            load(server, Cell("plain", 16, 0.0), **how[wire])  # warm up
         connections = {wire: connection_us(server, **how[wire]) for wire, server in servers.items()}
         set_step(folder / "step", STEP_S)
         for streams in STREAMS:

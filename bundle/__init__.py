@@ -1,1 +1,1 @@
-"""One sealed bundle: made where there is a network, checked and installed where there is none."""
+"""Makes a sealed bundle where there is a network, and installs it where there is none."""

@@ -26,20 +26,23 @@ from server.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_A_CHECKOUT = (
-    "is made in a checkout of the project, where its lists of packages are: clone it, `make setup`, and run"
-    " .venv/bin/verbatim there."
+    "can only be made in a checkout of the project, which has the lists of packages: clone it, run"
+    " `make setup` there, then .venv/bin/verbatim."
 )
 THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
 
 HELP = """Make a bundle for a machine without a network.
 
-Packages, models, configuration, installer and SBOM, under one manifest (docs/airgap.md). Run it again after
-an interruption, or to repair what was damaged: it does only what is missing.
+A bundle has packages, models, configuration, installer and SBOM, all listed in one manifest (docs/airgap.md).
+After an interruption, or to repair damaged files, run the command again: it only makes what is missing.
 """
 
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option(help="The passphrase is its first line; default: VERBATIM_PASSPHRASE, or a prompt."),
+    typer.Option(
+        help="File whose first line is the passphrase of the keys. Default: VERBATIM_PASSPHRASE, else a"
+        " prompt."
+    ),
 ]
 
 bundle = typer.Typer(
@@ -54,17 +57,24 @@ bundle = typer.Typer(
 def make(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="The configuration to bundle, with its models; found as by `serve`.")
+        Path | None,
+        typer.Option(
+            help="Configuration to bundle, with its models. Default: the one that `serve` would take."
+        ),
     ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="The target's device.")] = "cuda",
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="What the target machine computes on.")
+    ] = "cuda",
     python: Annotated[
-        str, typer.Option(help="The target's Python.", show_default="this one's")
+        str, typer.Option(help="Python version of the target machine.", show_default="this one's")
     ] = THIS_PYTHON,
     out: Annotated[Path, typer.Option(help="Directory of the bundle.")] = Path("verbatim-bundle"),
-    profile: Annotated[Literal["full", "text"], typer.Option(help="text: only what text needs.")] = "full",
+    profile: Annotated[
+        Literal["full", "text"], typer.Option(help="`text` leaves out packages that text models do not need.")
+    ] = "full",
     part_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Cut the bundle into parts of at most this, such as 60MiB."),
+        typer.Option(metavar="SIZE", help="Split the bundle into parts of at most this size, such as 60MiB."),
     ] = None,
     sign: Annotated[
         list[Path] | None, typer.Option(metavar="KEY", help="Sign with this private key; may be repeated.")
@@ -72,20 +82,22 @@ def make(
     have: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="HAVE", help="What the target has: torch==X,triton==Y or a file with its pip list."
+            metavar="HAVE",
+            help="Packages that the target has: torch==X,triton==Y, or a file with its `pip list`.",
         ),
     ] = None,
     gpu: Annotated[
         str,
-        typer.Option(metavar="X.Y", help="With text: leave out all compute capabilities but this."),
+        typer.Option(
+            metavar="X.Y",
+            help="With --profile text: attention kernels for this compute capability only, such as 9.0.",
+        ),
     ] = "",
     ray: Annotated[
-        bool, typer.Option("--ray", help="Include Ray, for nodes of a cluster (docs/cluster.md).")
+        bool, typer.Option("--ray", help="Include Ray, for the nodes of a cluster (docs/cluster.md).")
     ] = False,
     passphrase_file: PassphraseFile = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show how large the bundle would be.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the size of the bundle.")] = False,
 ) -> None:
     if context.invoked_subcommand:
         return
@@ -103,7 +115,10 @@ def make(
 
 @bundle.command()
 def keygen(
-    name: Annotated[Path, typer.Argument(help="NAME.key is the private key; NAME.pub, NAME.allowed public.")],
+    name: Annotated[
+        Path,
+        typer.Argument(help="Writes NAME.key (the private key), NAME.pub and NAME.allowed (the public key)."),
+    ],
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Protect the private key with a passphrase.")
     ] = False,
@@ -111,29 +126,34 @@ def keygen(
 ) -> None:
     """Make a pair of Ed25519 keys to sign bundles with.
 
-    The private key stays where bundles are made. The public one goes to the sites, by another way than
-    bundles: as NAME.pub for install.sh and openssl, as NAME.allowed for ssh-keygen.
+    The private key stays where bundles are made. Bring the public key to the sites, but not together with a
+    bundle: NAME.pub is for install.sh and openssl, NAME.allowed for ssh-keygen.
     """
     with packages():
         from bundle.keys import make_keys
 
     secret = read_passphrase(passphrase_file, name, new=True) if passphrase or passphrase_file else ""
     (private, public, allowed), key_id = make_keys(name, secret)
-    print(f"{private}: private, keep it; {public} and {allowed}: public, the id is {key_id}")
-    print(f"{allowed} says: {allowed.read_text().strip()}")
+    print(f"private key: {private} (keep it secret); public key: {public} and {allowed}, id {key_id}")
+    print(f"{allowed} contains: {allowed.read_text().strip()}")
 
 
 @contextmanager
 def packages() -> Iterator[None]:
-    """Around late imports: of what an installation at a site does without. Raises ConfigurationError."""
+    """Around imports of packages that an installation at a site lacks. Raises ConfigurationError."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"{error.name} is missing: a bundle, or a key, {IN_A_CHECKOUT}") from error
+        raise ConfigurationError(
+            f"the Python package {error.name} is missing: a bundle or a key {IN_A_CHECKOUT}"
+        ) from error
 
 
 def read_passphrase(file: Path | None, key: Path, *, new: bool = False) -> str:
-    """Out of the file, else VERBATIM_PASSPHRASE, else from the terminal. Never empty."""
+    """From the file, else from VERBATIM_PASSPHRASE, else from the terminal. Never empty.
+
+    Raises ConfigurationError.
+    """
     try:
         found = file.read_text().partition("\n")[0] if file else os.environ.get("VERBATIM_PASSPHRASE", "")
     except (OSError, UnicodeDecodeError) as error:
@@ -142,22 +162,25 @@ def read_passphrase(file: Path | None, key: Path, *, new: bool = False) -> str:
         found = typer.prompt(f"Passphrase of {key}", hide_input=True, confirmation_prompt=new, err=True)
     if not found:
         raise ConfigurationError(
-            f"{key} needs a passphrase, and there is none: run this on a terminal, set VERBATIM_PASSPHRASE,"
+            f"{key} needs a passphrase, and none was given: run this on a terminal, set VERBATIM_PASSPHRASE,"
             " or name a file with --passphrase-file."
         )
     return found
 
 
 def verify(
-    directory: Annotated[Path, typer.Argument(help="A bundle, or where one is installed.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of a bundle or of an installation.")],
     require_signature: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PUBKEY", help="Require a signature of this key (of one, if repeated)."),
+        typer.Option(
+            metavar="PUBKEY",
+            help="Fail without a signature by this key. If repeated, one of the keys suffices.",
+        ),
     ] = None,
 ) -> None:
     """Check every byte of a bundle or of an installation.
 
-    It names what is missing, altered or added. Exit code 0 when all is well, 1 when it is not.
+    It names each file that is missing, altered or added. Exit code 0: there is none. 1: there is one.
     """
     keys = [read_public_key(path) for path in require_signature or []]
     what, problems = look(directory, keys)
@@ -165,13 +188,13 @@ def verify(
         print(f"{shown(name)}: {problem}")
     if problems:
         raise BundleError(
-            f"{len(problems)} of its files are not as they should be; {what} cannot be trusted."
+            f"{what} cannot be trusted: {len(problems)} of its files are missing, altered or added."
         )
     print(f"whole: {what}")
 
 
 def look(directory: Path, keys: list[PublicKey]) -> tuple[str, Problems]:
-    """(what there is, what is wrong with it)"""
+    """(name of what was found, its problems by file)"""
     with bars() as report:
         version = find_version(directory)
         if version:
@@ -188,9 +211,9 @@ def look(directory: Path, keys: list[PublicKey]) -> tuple[str, Problems]:
 
 @contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Progress on standard error: a bar for each thing that is done, made when it is first heard of.
+    """Progress bars on standard error, one for each task.
 
-    Yields what is to be called with it, the bytes so far and the bytes in all.
+    Yields a callback: (name of the task, bytes done, bytes in all). Its first call for a task adds the bar.
     """
     tasks: dict[str, TaskID] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

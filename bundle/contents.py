@@ -1,4 +1,4 @@
-"""What goes into a bundle beside its installer: chosen, fetched, thinned, each file with its digest."""
+"""The contents of a bundle besides its installer: chosen, downloaded, reduced, each file with its digest."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from sealed.manifest import CONFIGURATION, WHEELS, Entry
 from sealed.payload import Report
 from server.errors import ConfigurationError
 
-Graph = Mapping[str, Collection[str]]  # names of what a package requires, by its name
+Graph = Mapping[str, Collection[str]]  # package -> names of the packages that it requires
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-TORCHVISION_AHEAD = 15  # minor versions, since 2.0 and 0.15
-LOCAL_HEADER_BYTES = 30  # of which the last four are the lengths of name and extra field
-SIZES_FOLLOW = 0x08  # flag: sizes stand behind the data; they are known here, and stand before it
+TORCHVISION_AHEAD = 15  # difference of minor versions, since 2.0 and 0.15
+LOCAL_HEADER_BYTES = 30  # the last four are the lengths of name and extra field
+SIZES_FOLLOW = 0x08  # flag: sizes follow the data; here they are known, and come before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,16 @@ class Item:
 
 @dataclass(slots=True)
 class Contents:
-    """What a bundle will hold.
+    """The contents of a bundle.
 
-    wheels: less those that the target's own make needless. excluded_bytes: of those that the profile leaves
-    out, 0 when that is not known. The rest is filled by `gather`.
+    wheels: without those that the target's own packages replace. excluded_bytes: of packages that the profile
+    leaves out; 0: unknown. `gather` fills in the rest.
     """
 
     wheels: list[Wheel]
     excluded_bytes: int = 0
-    carried: dict[str, Wheel] = field(default_factory=dict)  # by the SHA-256 of the file that is carried
-    removed: dict[str, list[str]] = field(default_factory=dict)  # by package: files left out of its wheel
+    carried: dict[str, Wheel] = field(default_factory=dict)  # SHA-256 of the file in the bundle -> its wheel
+    removed: dict[str, list[str]] = field(default_factory=dict)  # package -> files left out of its wheel
     items: list[Item] = field(default_factory=list)
     installed_bytes: int = 0
 
@@ -61,10 +61,11 @@ class Contents:
 
 
 def plan(order: Order, work: Path) -> Contents:
-    """Look the wheels up, unless that was done before. Those that the target makes needless are left out."""
+    """Look up the wheels, unless that was done before. Those that the target's packages replace
+    are left out."""
     saved, there = work / "plan.json", order.there
     if not saved.is_file():
-        # The target's own torch need not be one that any index has.
+        # The target's own torch need not be in any index.
         pins = [pin for pin in order.pins if not (pin.endswith("+cpu") and "torch" in there)]
         wanted = [matching(pin, there) for pin in pins]
         found = plan_wheels(wanted, order.python, work)
@@ -78,18 +79,19 @@ def plan(order: Order, work: Path) -> Contents:
 
 
 def check_digests(wheels: Iterable[Wheel], pinned: Mapping[str, Collection[str]]) -> None:
-    """Raises ConfigurationError where an index has another file than the list, whatever it says of it."""
+    """Raise ConfigurationError if an index has another file than the list, whatever the index
+    says about it."""
     for wheel in wheels:
         if wheel.sha256 not in pinned.get(wheel.name, [wheel.sha256]):
             raise ConfigurationError(
-                f"{wheel.file} is not the file that requirements/ names: its SHA-256 is {wheel.sha256}, which"
-                " is not pinned. Somebody exchanged it; if `pip config list` names a mirror, that one has"
-                " another file."
+                f"{wheel.file} is not the file that requirements/ lists: its SHA-256 is {wheel.sha256},"
+                " which is not pinned. It was replaced on the way; if `pip config list` names a mirror, the"
+                " mirror has another file."
             )
 
 
 def weigh_excluded(order: Order, work: Path) -> int:
-    """What the profile saves, in bytes; 0 where not all of it is to be had for the target."""
+    """Bytes that the profile saves; 0 if not all of the packages are available for the target."""
     saved = work / "excluded.json"
     if order.excluded and not saved.is_file():
         try:
@@ -100,7 +102,8 @@ def weigh_excluded(order: Order, work: Path) -> int:
 
 
 def matching(pin: str, there: Mapping[str, str]) -> str:
-    """The pin, but for torchvision, which fits one torch alone: 0.28 is built for 2.13, 0.26 for 2.11."""
+    """The pin, except for torchvision, which only works with one torch: 0.28 is built for 2.13, 0.26 for
+    2.11."""
     torch = re.match(r"2\.(\d+)\.", there.get("torch", ""))
     if not torch or not pin.startswith("torchvision="):
         return pin
@@ -108,9 +111,9 @@ def matching(pin: str, there: Mapping[str, str]) -> str:
 
 
 def orphans(graph: Graph, roots: Iterable[str], gone: Collection[str]) -> set[str]:
-    """What nothing needs any more but for the packages that are gone, such as torch's own CUDA libraries.
+    """Packages that only the removed ones need, such as torch's own CUDA libraries.
 
-    roots: what has to stay. Packages that those which are gone do not lead to stay in any case.
+    roots: packages that stay. Packages that no removed one leads to always stay.
     """
     below = _reachable(graph, gone, ()) - set(gone)
     others = (graph.keys() - below - set(gone)) | (set(roots) - set(gone))
@@ -118,7 +121,7 @@ def orphans(graph: Graph, roots: Iterable[str], gone: Collection[str]) -> set[st
 
 
 def _reachable(graph: Graph, start: Iterable[str], closed: Collection[str]) -> set[str]:
-    """The packages that these lead to, themselves among them, not by way of closed ones."""
+    """The packages reachable from these, including themselves, without passing closed ones."""
     found: set[str] = set()
     waiting = [name for name in start if name in graph and name not in closed]
     while waiting:
@@ -137,7 +140,7 @@ def model_bytes(order: Order) -> int:
 
 
 def check_space(order: Order, contents: Contents) -> None:
-    """Raises ConfigurationError where the bundle does not fit; parts have the wheels beside them."""
+    """Raise ConfigurationError if the disk has no room for the bundle; parts are made beside the wheels."""
     wheels = sum(wheel.size for wheel in contents.wheels)
     needed = wheels + model_bytes(order) + (wheels if order.part_bytes else 0)
     there = sum(path.stat().st_size for path in order.out.rglob("*") if path.is_file())
@@ -154,9 +157,10 @@ def check_space(order: Order, contents: Contents) -> None:
 
 
 def gather(order: Order, contents: Contents, work: Path, report: Report) -> None:
-    """Everything but the installer and the manifest, each file where it can be read. Fills `contents`."""
+    """Collect everything but the installer and the manifest, each file where it can be
+    read. Fills `contents`."""
     carried = (work if order.part_bytes else order.out) / WHEELS
-    published = work / "published"  # wheels that lose files on the way
+    published = work / "published"  # wheels before files are removed from them
     for folder in (carried, published):
         folder.mkdir(parents=True, exist_ok=True)
     thinned = {wheel.name: rules for wheel in contents.wheels if (rules := order.rules(wheel.name))}
@@ -217,7 +221,7 @@ def entry_of(path: str, data: bytes) -> Entry:
 
 
 def write_if_new(path: Path, data: bytes) -> None:
-    """Replace a file in one step, unless it has that content."""
+    """Replace a file in one step, unless it has this content already."""
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.partial")
@@ -231,7 +235,7 @@ def write_if_new(path: Path, data: bytes) -> None:
 def thin(wheel: Path, rules: Sequence[FileRule], target: Path) -> list[str]:
     """Write `target`: the wheel without the files of the rules, which are returned.
 
-    Still a wheel: its RECORD says what is in it. The same bytes every time.
+    It is still a valid wheel: its RECORD lists its contents. The bytes are the same every time.
     """
     temporary = target.with_suffix(".partial")
     with zipfile.ZipFile(wheel) as source, temporary.open("wb") as out, zipfile.ZipFile(out, "w") as archive:
@@ -260,7 +264,7 @@ def _record(text: str, gone: set[str]) -> str:
 def _take_over(
     source: zipfile.ZipFile, item: zipfile.ZipInfo, archive: zipfile.ZipFile, out: BinaryIO
 ) -> None:
-    """Copy a file as it is compressed: a gigabyte of torch, compressed anew, takes a minute."""
+    """Copy a file in its compressed form: compressing a gigabyte of torch again takes a minute."""
     assert source.fp
     source.fp.seek(item.header_offset + LOCAL_HEADER_BYTES - 4)
     name_bytes, extra_bytes = struct.unpack("<HH", source.fp.read(4))

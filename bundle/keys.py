@@ -1,7 +1,8 @@
-"""The keys that bundles are signed with, and the signatures.
+"""The keys that sign bundles, and the signatures.
 
-Of the manifest, as `install.sh` and `verbatim verify` check it (sealed/signature.py); of install.sh, as the
-site's own tools do, before anything of the bundle runs: `ssh-keygen -Y verify` and `openssl pkeyutl -verify`.
+They sign the manifest, which `install.sh` and `verbatim verify` check (sealed/signature.py), and install.sh,
+which the site's own tools check before anything of the bundle runs: `ssh-keygen -Y verify` and `openssl
+pkeyutl -verify`.
 """
 
 from __future__ import annotations
@@ -23,22 +24,24 @@ from sealed.signature import digest_line, key_id, signature_line
 from server.errors import ConfigurationError
 
 SSH_IDENTITY, SSH_NAMESPACE = "verbatim", "verbatim-bundle"
-MOST_KEYS = 9  # each has files of its own, numbered from the second on: sealed.manifest.DETACHED
+MOST_KEYS = 9  # each key has files of its own, numbered from the second on: sealed.manifest.DETACHED
 
-Passphrase = Callable[[Path], str]  # of the key in this file
+Passphrase = Callable[[Path], str]  # returns the passphrase of the key in this file
 
 
 def make_keys(name: Path, passphrase: str = "") -> tuple[list[Path], str]:
-    """Write NAME.key, for its owner alone, NAME.pub and NAME.allowed; none is replaced.
+    """Write NAME.key, readable only for its owner, NAME.pub and NAME.allowed; existing files
+    are not replaced.
 
-    Returns the three, and the key's id. The last is the same public key for `ssh-keygen -Y verify`.
+    Returns the three paths, and the key's id. The last file has the same public key for
+    `ssh-keygen -Y verify`.
     """
     private, public, allowed = (name.with_name(f"{name.name}.{end}") for end in ("key", "pub", "allowed"))
     for path in (private, public, allowed):
         if path.exists():
             raise ConfigurationError(
-                f"{path} is there already, and replacing it would make every bundle signed with it"
-                " worthless. Choose another name."
+                f"{path} exists already, and every bundle signed with it would become worthless. Choose"
+                " another name."
             )
     key = Ed25519PrivateKey.generate()
     locked = serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else None
@@ -62,7 +65,7 @@ def make_keys(name: Path, passphrase: str = "") -> tuple[list[Path], str]:
 
 
 def read_private_key(path: Path, passphrase: Passphrase) -> Ed25519PrivateKey:
-    """`passphrase` is called for a key that is protected by one."""
+    """Read a private key. `passphrase` is called if the key is protected."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -85,8 +88,8 @@ def read_private_key(path: Path, passphrase: Passphrase) -> Ed25519PrivateKey:
 def _unlock(path: Path, data: bytes, passphrase: str) -> object:
     try:
         return serialization.load_pem_private_key(data, passphrase.encode())
-    except (ValueError, TypeError):  # an empty one is a TypeError
-        raise ConfigurationError(f"--sign: that is not the passphrase of {path}.") from None
+    except (ValueError, TypeError):  # an empty passphrase raises a TypeError
+        raise ConfigurationError(f"--sign: the passphrase of {path} is wrong.") from None
 
 
 def raw_public(key: Ed25519PrivateKey) -> bytes:
@@ -94,19 +97,19 @@ def raw_public(key: Ed25519PrivateKey) -> bytes:
 
 
 def allowed_signer(key: Ed25519PrivateKey) -> str:
-    """The line of an allowed_signers file."""
+    """The key's line of an allowed_signers file."""
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     return f'{SSH_IDENTITY} namespaces="{SSH_NAMESPACE}" {public.decode()}'
 
 
 def seal_text(manifest: bytes, keys: Sequence[Ed25519PrivateKey]) -> str:
-    """manifest.json.sig."""
+    """The text of manifest.json.sig."""
     lines = [signature_line(raw_public(key), key.sign(manifest)) for key in keys]
     return digest_line(manifest) + "".join(lines)
 
 
 def detached(script: bytes, keys: Sequence[Ed25519PrivateKey]) -> dict[str, bytes]:
-    """The signatures of install.sh, by the name of the file: two for each key."""
+    """The signatures of install.sh, by file name: two for each key."""
     found = {}
     for number, key in enumerate(keys, 1):
         name = SCRIPT if number == 1 else f"{SCRIPT}.{number}"

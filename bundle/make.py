@@ -1,4 +1,4 @@
-"""One run of `verbatim bundle`, from its options to its last line; it continues what an earlier one began."""
+"""One run of `verbatim bundle`, from its options to its last line; it continues an interrupted one."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ from sealed.signature import key_id, read_sealed
 from server.errors import ConfigurationError
 
 WORK = ".work"
-DOCUMENTS = "server/page/documents"  # the site that `make docs` makes: the wheel has it if it is there
-SHOWN = 8  # the largest packages are named
+DOCUMENTS = "server/page/documents"  # the site that `make docs` builds; the wheel contains it if it exists
+SHOWN = 8  # the number of large packages that are listed
 
 Bars = Callable[
     [], AbstractContextManager[Callable[[str, int, int], None]]
-]  # what is done, bytes, of how many
+]  # (task, bytes done, bytes in total)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was said on the command line."""
+    """The options of the command."""
 
     config: Path | None
     device: Device
@@ -69,7 +69,7 @@ class Options:
 
 
 def run(options: Options, passphrase: Passphrase, environ: Mapping[str, str], bars: Bars) -> None:
-    """Raises ConfigurationError for whatever a person can mend."""
+    """Make the bundle. Raises ConfigurationError for what the user can mend."""
     keys = [read_private_key(path, passphrase) for path in options.sign]
     if len(keys) > MOST_KEYS:
         raise ConfigurationError(f"--sign: at most {MOST_KEYS} keys.")
@@ -86,7 +86,7 @@ def run(options: Options, passphrase: Passphrase, environ: Mapping[str, str], ba
 
 
 def read_order(options: Options, environ: Mapping[str, str], console: Console) -> Order:
-    """Everything that is known before an index is asked."""
+    """Everything that is known before the package index is asked."""
     check_python(options.python)
     part_bytes = parse_size(options.part_size) if options.part_size else 0
     profile = load_profile(options.profile, options.device, ROOT / "requirements")
@@ -110,19 +110,19 @@ def read_order(options: Options, environ: Mapping[str, str], console: Console) -
 def make(order: Order, keys: Sequence[Ed25519PrivateKey], console: Console, bars: Bars) -> None:
     started = time.monotonic()
     with bars() as report:
-        complete = is_complete(order, partial(report, "checking what is there"))
+        complete = is_complete(order, partial(report, "checking the existing files"))
     if complete:
         changed = sign(order.out, manifests.read_bytes(order.out), keys)
         console.print(f"{order.out} is complete: {'signed anew' if changed else 'nothing to do'}")
         return
     with work_folder(order) as work:
-        console.print("looking the packages up")
+        console.print("looking up the packages")
         contents = plan(order, work)
         weigh(order, contents, console)
         check_space(order, contents)
         with bars() as report:
             gather(order, contents, work, partial(report, "fetching"))
-            manifest = seal(order, created(work), contents, keys, work, partial(report, "putting together"))
+            manifest = seal(order, created(work), contents, keys, work, partial(report, "writing the bundle"))
     clear(order.out, manifest)
     signed = f"signed by {', '.join(key_id(raw_public(key)) for key in keys)}" if keys else "not signed"
     console.print(f"{describe(manifest)}, {signed}, in {time.monotonic() - started:.0f} s: {order.out}")
@@ -137,7 +137,7 @@ def describe(manifest: Manifest) -> str:
 
 
 def is_complete(order: Order, report: Report) -> bool:
-    """Whether this very bundle lies there, and whole; whoever has signed it."""
+    """Whether this very bundle is there and undamaged, whoever signed it."""
     try:
         manifest = manifests.parse(read_sealed(order.out)[0])
     except BundleError:
@@ -147,13 +147,14 @@ def is_complete(order: Order, report: Report) -> bool:
 
 @contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
-    """A disk that is full or may not be written, said in one paragraph."""
+    """Turns errors of a full or read-only disk into one paragraph."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ConfigurationError(
-                f"the disk of {out} is full. Free some space and run the same command again; it continues."
+                f"the disk of {out} is full. Free some space and run the same command again; it continues"
+                " where it stopped."
             ) from error
         raise ConfigurationError(
             f"cannot write {error.filename or out}: {error.strerror}. Name another directory with --out."
@@ -162,9 +163,8 @@ def disk_errors(out: Path) -> Iterator[None]:
 
 @contextmanager
 def work_folder(order: Order) -> Iterator[Path]:
-    """A folder in the bundle's for what is not finished; removed at the end. Raises ConfigurationError where
-    something else lies there.
-    """
+    """A folder inside the bundle's for unfinished files; removed at the end. Raises ConfigurationError if the
+    bundle's folder has other contents."""
     out, recipe = order.out, order.recipe
     work = out / WORK
     note, before = work / "recipe", _made_before(out)
@@ -173,8 +173,8 @@ def work_folder(order: Order) -> Iterator[Path]:
     others = sorted(path.name for path in out.iterdir() if path.name != WORK)
     if others and ours != recipe:
         raise ConfigurationError(
-            f"{out} has something else in it ({others[0]}), perhaps a bundle made with other options or of"
-            " another version. Name an empty directory with --out, or remove this one first."
+            f"{out} contains something else ({others[0]}), perhaps a bundle with other options or of another"
+            " version. Name an empty directory with --out, or remove this one first."
         )
     if ours != recipe:
         shutil.rmtree(work, ignore_errors=True)
@@ -194,7 +194,7 @@ def _made_before(out: Path) -> Manifest | None:
 
 
 def created(work: Path) -> str:
-    """When the making began: the same in every run of it."""
+    """When the first run for this bundle began; later runs keep it."""
     note = work / "created"
     if not note.is_file():
         note.write_text(datetime.now(UTC).isoformat(timespec="seconds"))
@@ -205,7 +205,7 @@ def created(work: Path) -> str:
 
 
 def weigh(order: Order, contents: Contents, console: Console) -> None:
-    """Say before anything is downloaded what is carried, largest first, what is left out, what is unknown."""
+    """Before any download, print the contents by size, what is left out, and what is unknown."""
     wheels, models = contents.wheels, model_bytes(order)
     total = sum(wheel.size for wheel in wheels) + models
     for wheel in largest(wheels):
@@ -218,7 +218,7 @@ def weigh(order: Order, contents: Contents, console: Console) -> None:
     console.print(f"{megabytes(models)}  {', '.join(order.configuration.directories)}")
     said = f"{order.device}, Python {order.python}, profile {order.profile.name}"
     said += ", with Ray" if order.ray else ""
-    console.print(f"{megabytes(total)}  in all: {said}")
+    console.print(f"{megabytes(total)}  in total: {said}")
     for line in remarks(order, contents, total):
         console.print(line)
 
@@ -229,29 +229,31 @@ def largest(wheels: Iterable[Wheel]) -> list[Wheel]:
 
 def remarks(order: Order, contents: Contents, total: int) -> Iterator[str]:
     if not (ROOT / DOCUMENTS).is_dir():
-        yield "without the documents: `make docs` first puts them in, for /docs/ of the server"
+        yield "the documents are left out; to include them, for /docs/ of the server, run `make docs` first"
     if order.profile.packages:
         yield saved(order, contents, total)
     if there := order.there:
-        yield f"the target's own: {', '.join(f'{name} {version}' for name, version in there.items())}"
+        yield f"provided by the target: {', '.join((f'{name} {version}' for name, version in there.items()))}"
     pinned = {name_of(pin): version_of(pin) for pin in order.pins}
     for name, version in there.items():
         if version.split("+")[0] != pinned[name].split("+")[0]:
-            yield f"warning: {name} {version} of the target stands in for {pinned[name]}, which was tested"
+            yield f"warning: {name} {version} of the target replaces {pinned[name]}, which was tested"
     if others := [f"{one.name} {one.version}" for one in contents.wheels if one.version != pinned[one.name]]:
-        yield f"warning: not in requirements/, only the index vouches for it: {', '.join(others)}"
+        yield (
+            f"warning: not in requirements/, so only the package index vouches for these: {', '.join(others)}"
+        )
     if unknown := [wheel.name for wheel in contents.wheels if not wheel.size]:
-        yield f"not counted, because their index does not tell their size: {', '.join(unknown)}"
+        yield f"not counted, because the package index does not state their size: {', '.join(unknown)}"
     if order.part_bytes:
         parts = math.ceil(total / order.part_bytes)
         yield f"in about {parts} parts of at most {megabytes(order.part_bytes).strip()}"
 
 
 def saved(order: Order, contents: Contents, total: int) -> str:
-    """What the profile leaves out, beside what all of it would be."""
-    left = f"left out by the profile: {len(order.profile.packages)} packages"
+    """What the profile leaves out, compared with the full profile."""
+    left = f"the profile leaves out {len(order.profile.packages)} packages"
     if not contents.excluded_bytes:
-        return f"{left}, whose sizes for this target are not known"
+        return f"{left}; their sizes for this target are not known"
     full = megabytes(total + contents.excluded_bytes).strip()
     return f"{left}, {megabytes(contents.excluded_bytes).strip()}; with profile full it would be {full}"
 

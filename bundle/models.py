@@ -24,8 +24,8 @@ from server.weights.architecture import read_config
 from server.weights.checkpoint import PICKLES, expected_checksums
 
 CHECKSUMS = "checksums.json"
-MULTIMODAL = ("vision_config", "audio_config")  # of models that also see or hear
-KEYS_FILE = "../.."  # from versions/ID: the place of the API keys, which stay when the version changes
+MULTIMODAL = ("vision_config", "audio_config")  # keys of multimodal models
+KEYS_FILE = "../.."  # from versions/ID: where the API keys are, which stay when the version changes
 ANYTHING = {"VERBATIM_API_KEYS": "given-at-the-site"}  # a host other than loopback is only valid with a key
 
 Hash = Callable[[Path], str]  # a file's SHA-256
@@ -33,9 +33,10 @@ Hash = Callable[[Path], str]  # a file's SHA-256
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """text: models.yaml for the site. directories: of models and adapters, here, by their places there.
+    """text: models.yaml for the site. directories: place in the bundle -> directory here, of
+    models and adapters.
 
-    digests: by the same places, SHA-256 by file name, as far as the configuration itself names them.
+    digests: place -> SHA-256 by file name, as far as the configuration states them.
     """
 
     text: str
@@ -44,21 +45,21 @@ class Configuration:
 
     @property
     def models(self) -> list[Path]:
-        """The directories of models alone."""
+        """The directories of models, without adapters."""
         return [directory for directory in self.directories.values() if not is_adapter(directory)]
 
     @property
     def model_keys(self) -> set[str]:
-        """The keys of every model's config.json, and of the text part of those that have one."""
+        """The keys in every model's config.json, including its text part."""
         configs = [read_config(directory) for directory in self.models]
         inner = [config["text_config"] for config in configs if isinstance(config.get("text_config"), dict)]
         return {key for config in (*configs, *inner) for key in config}
 
 
 def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Configuration:
-    """The configuration that `serve` would read, its paths as they are at the site.
+    """The configuration that `serve` would read, with the paths at the site.
 
-    Raises ConfigurationError for a model that could not be served.
+    Raises ConfigurationError for a model that cannot be served.
     """
     path = config_file(given, environ)
     text = path.read_text("utf-8-sig") if path and path.is_file() else ""
@@ -68,8 +69,8 @@ def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Config
     places |= {one.id: f"{MODELS}/{_safe(one.id)}" for one in adapters}
     if len({place.casefold() for place in places.values()}) < len(places):
         raise ConfigurationError(
-            f"two models or adapters would be in one directory of the bundle, of {', '.join(places.values())}"
-            ": give them ids that differ in more than letter case and signs."
+            "these models or adapters would get the same directory in the bundle:"
+            f" {', '.join(places.values())}. Give them ids that differ in more than letter case and signs."
         )
     for model in settings.models:
         checkpoint, _ = inspect(model)
@@ -87,7 +88,8 @@ def read_configuration(given: Path | None, environ: Mapping[str, str]) -> Config
 
 
 def place_of(model: ModelSettings) -> str:
-    """The model's directory in the bundle. Built-in ones keep theirs, looked for under VERBATIM_CACHE."""
+    """The model's directory in the bundle. Built-in ones keep theirs, which are
+    found through VERBATIM_CACHE."""
     if model.builtin is not None:
         return f"{MODELS}/{model.directory.name}"
     return f"{MODELS}/{_safe(model.id)}"
@@ -98,18 +100,18 @@ def _safe(name: str) -> str:
 
 
 def refuse_multimodal(configuration: Configuration) -> None:
-    """Raises ConfigurationError for a model that a text profile cannot serve."""
+    """Raise ConfigurationError for a model that the text profile cannot serve."""
     for directory in configuration.models:
         found = [key for key in MULTIMODAL if key in read_config(directory)]
         if found:
             raise ConfigurationError(
                 f"the model in {directory} has a {found[0]}: it does more than text, and the profile text"
-                " leaves out what that needs. Use --profile full."
+                " leaves out packages for that. Use --profile full."
             )
 
 
 def at_site(path: Path, text: str, places: Mapping[str, str]) -> str:
-    """The same file, comments and all, with the paths that models and keys have at the site."""
+    """The same file, with its comments, and with the paths at the site."""
     root = read_yaml(path).root
     changes: dict[tuple[int, int], str] = {}
     for key, node in _entries(root):
@@ -127,14 +129,14 @@ def at_site(path: Path, text: str, places: Mapping[str, str]) -> str:
         text = text[:start] + json.dumps(value, ensure_ascii=False) + text[end:]
     if not _leads(text, places):
         raise ConfigurationError(
-            f"{path.name}: the `path` of a model or adapter is written with a YAML anchor, alias or merge,"
-            " and would lead to another one's place; write the path out in each."
+            f"{path.name}: a model's or adapter's `path` uses a YAML anchor, alias or merge, which a bundle"
+            " cannot rewrite; write out each path."
         )
     return text
 
 
 def _leads(text: str, places: Mapping[str, str]) -> bool:
-    """Whether the path of each model and adapter, where it has one, is its place."""
+    """Whether every path of a model or adapter leads to its place."""
     try:
         models = yaml.safe_load(text)["models"]
     except yaml.YAMLError:
@@ -153,10 +155,11 @@ def _span(node: Any) -> tuple[int, int]:
 
 
 def model_files(directory: Path) -> Iterator[str]:
-    """What a model's directory brings: all but hidden files, and pickles, which this server never reads.
+    """The files of a model's directory to bundle: all but hidden files and pickles, which this
+    server never reads.
 
-    Of an adapter's, which may have all that a training leaves, what is served, and what a checksums.json
-    there names.
+    Of an adapter's directory, which may contain other results of training: the served files, and those that a
+    checksums.json there lists.
     """
     if is_adapter(directory):
         names = {ADAPTER_MARK, ADAPTER_WEIGHTS, *expected_checksums(directory, {})}
@@ -168,12 +171,12 @@ def model_files(directory: Path) -> Iterator[str]:
         hidden = any(part.startswith(".") for part in name.parts)
         if not hidden and path.is_file() and not any(path.match(pattern) for pattern in PICKLES):
             if not is_safe(name.as_posix()):
-                raise ConfigurationError(f"{path} has a name that not every file system can hold; rename it.")
+                raise ConfigurationError(f"{path} has a name that not every file system supports; rename it.")
             yield name.as_posix()
 
 
 def checksums(directory: Path, configured: Mapping[str, str], hash_file: Hash) -> dict[str, str]:
-    """SHA-256 of every file of a model. Raises ConfigurationError for one that is not the expected file."""
+    """SHA-256 of every file of a model. Raises ConfigurationError for a file that is not the expected one."""
     found = {name: hash_file(directory / name) for name in model_files(directory)}
     for name, digest in expected_checksums(directory, configured).items():
         if found.get(name) != digest.lower():

@@ -1,4 +1,4 @@
-"""What was ordered: the options of `verbatim bundle`, read and checked, before any index is asked."""
+"""The options of `verbatim bundle`, read and checked before the package index is asked."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ OUR_SOURCES = ("bundle", "conform", "sampling", "sealed", "server", "twin")
 PIN = re.compile(r"([A-Za-z0-9][\w.-]*)={2,3}([\w.+!-]+)")
 ROW = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d[\w.+!-]*)(?:\s.*)?")
 UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
-SMALLEST_PART = 1 << 20  # manifest.json, which is not cut, has to fit beside the first part
+SMALLEST_PART = 1 << 20  # manifest.json is not split, and must fit beside the first part
 
 
 @dataclass(frozen=True, slots=True)
 class FileRule:
     """Files that a profile leaves out of one package's wheel.
 
-    paths: patterns. gpus: compute capabilities that need them. keys: of a config.json of a model
-    that needs them.
+    paths: patterns. gpus: compute capabilities that need them. keys: keys of a model's config.json
+    that need them.
     """
 
     package: str
@@ -46,7 +46,7 @@ class FileRule:
     keys: Sequence[str] = ()
 
     def applies(self, gpu: str, keys: Collection[str]) -> bool:
-        """Whether nothing needs them. gpu: empty for any. keys: of all models' config.json."""
+        """Whether nothing needs the files. gpu: empty for any. keys: of all models' config.json."""
         other_chip = not self.gpus or bool(gpu and gpu not in self.gpus)
         return other_chip and not set(self.keys).intersection(keys)
 
@@ -56,7 +56,7 @@ class FileRule:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What is left out of a list. packages: the reason by name. files: rules for wheels that stay."""
+    """What is left out of a list. packages: name -> reason. files: rules for wheels that stay."""
 
     name: str
     packages: Mapping[str, str]
@@ -65,9 +65,9 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """What the target has, version by name.
+    """The packages of the target, name -> version.
 
-    stated: on the command line, believed whatever the version. listed: out of a file.
+    stated: on the command line; accepted with any version. listed: from a file.
     """
 
     stated: Mapping[str, str] = field(default_factory=dict)
@@ -76,11 +76,10 @@ class Have:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One bundle to be made.
+    """One bundle to make.
 
-    part_bytes: 0 for a bundle whose files keep their names. gpu: compute capability, empty for any.
-    checksums: SHA-256 of every model file, by the model's directory in the bundle. ray: for nodes
-    of a cluster.
+    part_bytes: 0 for a bundle of whole files. gpu: compute capability, empty for any. checksums: SHA-256 of
+    every model file, by the model's directory in the bundle. ray: for nodes of a cluster.
     """
 
     device: Device
@@ -96,7 +95,7 @@ class Order:
 
     @property
     def pins(self) -> list[str]:
-        """The list of the device, less what the profile leaves out, and what Ray needs."""
+        """The device's list without what the profile leaves out, and the packages of Ray."""
         left_out = self._left_out
         return [pin for pin in self.digests if name_of(pin) not in left_out]
 
@@ -112,7 +111,7 @@ class Order:
 
     @property
     def digests(self) -> dict[str, tuple[str, ...]]:
-        """SHA-256 of the wheels that will do, by the pin: the whole list of the device, and Ray's."""
+        """pin -> SHA-256 of acceptable wheels: the device's whole list, and Ray's."""
         return dict(read_pins(ROOT / f"requirements/{self.device}.txt")) | self._for_ray
 
     @property
@@ -121,7 +120,7 @@ class Order:
 
     @property
     def there(self) -> dict[str, str]:
-        """What the target has already, version by name."""
+        """The packages that the target has already, name -> version."""
         return left_out({name_of(pin): version_of(pin) for pin in self.pins}, self.have)
 
     @property
@@ -137,14 +136,14 @@ class Order:
         )
 
     def rules(self, package: str) -> list[FileRule]:
-        """What leaves files out of this package's wheel."""
+        """The rules for this package's wheel."""
         keys = self.configuration.model_keys
         rules = (rule for rule in self.profile.files if rule.package == package)
         return [rule for rule in rules if rule.applies(self.gpu, keys)]
 
     @property
     def recipe(self) -> str:
-        """A digest of all that decides what is in the bundle: equal ones need not be made twice."""
+        """A digest of everything that decides what is in the bundle: an equal one need not be made again."""
         parts: list[object] = [
             {
                 str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -162,7 +161,7 @@ class Order:
 
 
 def sources() -> list[Path]:
-    """Every file of ours that a bundle holds, in one form or another."""
+    """Every file of ours in a bundle, in some form."""
     found = [path for package in OUR_SOURCES for path in (ROOT / package).rglob("*")]
     ours = (path for path in found if path.is_file() and path.parent.name != "__pycache__")
     return [*sorted(ours), ROOT / "pyproject.toml"]
@@ -186,13 +185,13 @@ def check_python(python: str) -> None:
 
 
 def parse_size(text: str) -> int:
-    """60MiB, 4.7GB or a number of bytes."""
+    """Parse 60MiB, 4.7GB or a number of bytes."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?)?B?", text.strip().upper())
     if not found:
         raise ConfigurationError(f"--part-size: {text} is not a size such as 60MiB, 650MB or 4GiB.")
     size = int(float(found[1]) * UNITS[found[2] or ""])
     if size < SMALLEST_PART:
-        raise ConfigurationError(f"--part-size: {text} is too small; the least is 1MiB.")
+        raise ConfigurationError(f"--part-size: {text} is too small; it must be at least 1MiB.")
     return size
 
 
@@ -200,7 +199,7 @@ def parse_size(text: str) -> int:
 
 
 def load_profile(name: str, device: str, requirements: Path) -> Profile:
-    """`full`, which leaves nothing out, or one that a file in the folder declares."""
+    """`full`, which leaves out nothing, or a profile that a file in the folder declares."""
     if name == "full":
         return Profile("full", {}, ())
     declared = tomllib.loads((requirements / f"{name}.toml").read_text("utf-8"))
@@ -214,13 +213,11 @@ def load_profile(name: str, device: str, requirements: Path) -> Profile:
 
 def check_gpu(gpu: str, device: str, profile: Profile) -> None:
     if gpu and (device != "cuda" or profile.name == "full"):
-        raise ConfigurationError(
-            "--gpu: only --device cuda with --profile text leaves out what other chips need."
-        )
+        raise ConfigurationError("--gpu works only with --device cuda and --profile text.")
     known = {gpu for rule in profile.files for gpu in rule.gpus}
     if gpu and gpu not in known:
         raise ConfigurationError(
-            f"--gpu: {gpu} is no compute capability that is known here; known are"
+            f"--gpu: {gpu} is not a known compute capability; known are"
             f" {', '.join(sorted(known, key=float))}."
         )
 
@@ -251,19 +248,21 @@ def _pin(word: str) -> dict[str, str]:
 
 
 def _read_list(path: Path) -> dict[str, str]:
-    """What `pip list`, `pip list --format=json` or `pip freeze` printed on the target."""
+    """Read the output of `pip list`, `pip list --format=json` or `pip freeze` on the target."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f"--have: {path} is neither NAME==VERSION nor a file with the target's pip list that can be read"
+            f"--have: {path} is neither NAME==VERSION nor a readable file with the target's pip list"
             f" ({getattr(error, 'strerror', None) or 'not text'})."
         ) from error
     if text.lstrip().startswith("["):
         try:
             return {canonicalize_name(one["name"]): str(one["version"]) for one in json.loads(text)}
         except (ValueError, KeyError, TypeError):
-            raise ConfigurationError(f"--have: {path} is not what `pip list --format=json` prints.") from None
+            raise ConfigurationError(
+                f"--have: {path} is not the output of `pip list --format=json`."
+            ) from None
     rows = (PIN.fullmatch(line.strip()) or ROW.fullmatch(line.strip()) for line in text.splitlines())
     found: dict[str, str] = {canonicalize_name(row[1]): row[2] for row in rows if row}
     if not found:
@@ -272,14 +271,14 @@ def _read_list(path: Path) -> dict[str, str]:
 
 
 def left_out(pinned: Mapping[str, str], have: Have) -> dict[str, str]:
-    """The packages of the list that the target's own take the place of, with the target's version.
+    """The packages of the list that the target's own replace, with the target's version.
 
-    Those that were stated, and those listed in just the version that is pinned: another version might do as
-    well, but nobody has tried, so it has to be stated.
+    A stated package replaces any version. A listed one must have exactly the pinned version: another version
+    may work, but is untested, so it has to be stated.
     """
     if unknown := sorted(have.stated.keys() - pinned.keys()):
         raise ConfigurationError(
-            f"--have: {', '.join(unknown)} would not be in the bundle anyway; leave it out."
+            f"--have: {', '.join(unknown)} would not be in the bundle anyway; remove it from --have."
         )
     same = {name: version for name, version in have.listed.items() if pinned.get(name) == version}
     return same | dict(have.stated)

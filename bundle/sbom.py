@@ -1,4 +1,4 @@
-"""The software bill of materials: CycloneDX 1.6, made by the project's own library."""
+"""The software bill of materials in CycloneDX 1.6, made with the project's own library."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from server.weights.builtin import BUILTIN_MODELS
 def bill(
     version: str,
     created: str,
-    wheels: Mapping[str, Wheel],  # by the SHA-256 of the file that is carried
-    models: Mapping[str, Mapping[str, str]],  # by directory: SHA-256 by file name
-    removed: Mapping[str, Sequence[str]],  # by package: files that were left out of its wheel
+    wheels: Mapping[str, Wheel],  # SHA-256 of the file in the bundle -> its wheel
+    models: Mapping[str, Mapping[str, str]],  # directory -> SHA-256 by file name
+    removed: Mapping[str, Sequence[str]],  # package -> files that were left out of its wheel
 ) -> str:
-    """JSON. The same bytes for the same content: its serial number follows from it."""
+    """The JSON. The same content gives the same bytes: the serial number is derived from it."""
     ours = Component(
         name="verbatim", version=version, type=ComponentType.APPLICATION, bom_ref="verbatim",
         licenses=_licenses("Apache-2.0"),
@@ -50,7 +50,7 @@ def bill(
 
 def _package(wheel: Wheel, sha256: str, removed: Sequence[str]) -> Component:
     properties = []
-    if removed:  # what was published has another digest than what is carried
+    if removed:  # the published wheel has another digest than the reduced one
         properties = [Property(name="verbatim:published-sha256", value=wheel.sha256)]
         properties += [Property(name="verbatim:left-out", value=path) for path in removed]
     return Component(

@@ -1,7 +1,7 @@
-"""Putting a bundle together: the payload whole or in parts, the installer, the manifest, its signatures.
+"""Puts a bundle together: the payload whole or in parts, the installer, the manifest, its signatures.
 
-Everything is written under its own name only when it is whole, the manifest last: what was interrupted or
-damaged is mended by the next run.
+A file gets its own name only when it is complete, and the manifest comes last: the next run repairs what was
+interrupted or damaged.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from server.errors import ConfigurationError
 
 INSTALLER = ("bundle/__init__.py", "bundle/site/*.py", "sealed/*.py")
 MAIN = "from bundle.site.cli import main\n\nmain()\n"
-# Without flashinfer vLLM has to be told; with it, it compiles its sampler at the first start, with the nvcc
-# of a CUDA toolkit that a machine with no more than the driver does not have.
+# If flashinfer is missing, vLLM must be told. Otherwise it compiles flashinfer's sampler at its first start,
+# with nvcc of a CUDA toolkit, which a machine with only the driver does not have.
 ENVIRONMENT: Mapping[str, Mapping[str, str]] = {"cpu": {}, "cuda": {"VLLM_USE_FLASHINFER_SAMPLER": "0"}}
-PART_ENTRY_BYTES, KEY_BYTES = 200, 1000  # what a part takes in manifest.json, what a key's signatures take
+PART_ENTRY_BYTES, KEY_BYTES = 200, 1000  # bytes of a part in manifest.json, and of a key's signatures
 
 
 def seal(
     order: Order,
-    began: str,  # when the making of it did, UTC
+    began: str,  # when the first run began, UTC
     contents: Contents,
     keys: Sequence[Ed25519PrivateKey],
     work: Path,
     report: Report,
 ) -> Manifest:
-    """Write the bundle out of what was gathered, the manifest last."""
+    """Write the bundle from its contents, the manifest last."""
     out = order.out
     text = bill(__version__, began, contents.carried, order.checksums, contents.removed)
     items = [made(manifests.SBOM, text, work), *contents.items]
@@ -81,15 +81,16 @@ def seal(
 
 
 def check_installable(manifest: bytes) -> None:
-    """Raises ConfigurationError for what every site would refuse, such as a name that is too long."""
+    """Raise ConfigurationError for a bundle that every site would refuse, such as one with too
+    long a name."""
     try:
         manifests.parse(manifest)
     except BundleError as error:
-        raise ConfigurationError(f"no site would install this bundle: {error.message}") from error
+        raise ConfigurationError(f"no site could install this bundle: {error.message}") from error
 
 
 def sign(out: Path, manifest: bytes, keys: Sequence[Ed25519PrivateKey]) -> bool:
-    """Give a bundle the signatures of these keys and no others. Whether that changed anything."""
+    """Sign a bundle with exactly these keys. Returns whether that changed anything."""
     wanted = {SIGNATURE: seal_text(manifest, keys).encode(), **detached((out / SCRIPT).read_bytes(), keys)}
     there = [path for path in out.iterdir() if path.name == SIGNATURE or DETACHED.fullmatch(path.name)]
     if {path.name: path.read_bytes() for path in there} == wanted:
@@ -103,19 +104,19 @@ def sign(out: Path, manifest: bytes, keys: Sequence[Ed25519PrivateKey]) -> bool:
 
 
 def clear(out: Path, manifest: Manifest) -> None:
-    """Remove what an earlier run of ours left; raises ConfigurationError for what somebody else put there."""
+    """Remove files of an earlier run; raises ConfigurationError for files of others."""
     for name in payload.unlisted(out, manifest):
         if PART.fullmatch(name) or WHEEL.fullmatch(name) or name.endswith(".partial"):
             (out / name).unlink()
         else:
             raise ConfigurationError(
-                f"{out / name} is not part of the bundle, and a site refuses a bundle with something added:"
-                " move it away."
+                f"{out / name} is not part of the bundle, and sites refuse a bundle with extra files: move"
+                " it away."
             )
 
 
 def installer(root: Path, python: str) -> dict[str, bytes]:
-    """install.sh and install.pyz, the modules that run at the site: the same bytes every time."""
+    """install.sh and install.pyz, with the modules that run at the site: the same bytes every time."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr(zipfile.ZipInfo("__main__.py", EPOCH), MAIN)
@@ -134,7 +135,7 @@ def installer(root: Path, python: str) -> dict[str, bytes]:
 
 
 def place_whole(items: Sequence[Item], folder: Path, heard: Heard) -> None:
-    """Every file under its own name; one that is there and whole stays."""
+    """Write every file under its own name; complete ones stay."""
     done = 0
     for item in items:
         target = folder / item.entry.path
@@ -150,7 +151,7 @@ def place_whole(items: Sequence[Item], folder: Path, heard: Heard) -> None:
 
 
 def cut(items: Sequence[Item], folder: Path, sizes: Iterator[int], heard: Heard) -> list[Entry]:
-    """The payload as parts of these sizes."""
+    """Write the payload as parts of these sizes."""
     parts: list[Entry] = []
     stream, done, rest = (chunk for item in items for chunk in _read(item)), 0, b""
     while rest or (rest := next(stream, b"")):
@@ -179,11 +180,10 @@ def _read(item: Item) -> Iterator[bytes]:
 
 
 def part_sizes(part_bytes: int, head_bytes: int) -> Iterator[int]:
-    """The first part leaves room for what lies beside it on the first disk."""
+    """Sizes of parts. The first one leaves room for the files beside it on the first disk."""
     if head_bytes >= part_bytes:
         raise ConfigurationError(
-            f"--part-size: the installer and the manifest alone take {head_bytes} bytes; choose at least"
-            " twice that."
+            f"--part-size: installer and manifest alone take {head_bytes} bytes; choose at least twice that."
         )
     yield part_bytes - head_bytes
     while True:

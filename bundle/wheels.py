@@ -1,6 +1,6 @@
-"""Wheels for another machine, asked of pip: which there are, what they weigh, the files, and our own.
+"""Wheels for another machine, through pip: which there are, their sizes, their files, and our own.
 
-Where files come from, proxies and certificates are pip's own business. Nothing is downloaded before `fetch`.
+pip's own settings decide about sources, proxies and certificates. Nothing is downloaded before `fetch`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from server.errors import ConfigurationError
 from server.pip import GLIBC, TORCH_CPU_INDEX, missing, run
 
 OLD_TAGS = ("linux", "manylinux1", "manylinux2010", "manylinux2014")
-WEIGHING_S = 10.0  # how long an index may take to tell the size of one file
-# pip puts files down when all of one call are there, so that calls should not be long; nor one for each file,
-# because each takes a second to begin.
+WEIGHING_S = 10.0  # seconds for an index to tell the size of one file
+# pip stores files when all files of a call are there, so calls should not be long; but each call takes a
+# second to start, so there should not be one per file.
 BATCH_BYTES = 60_000_000
 OUR_FILES = ("LICENSE", "README.md", "pyproject.toml")
 
@@ -38,7 +38,7 @@ Heard = Callable[[int], None]  # bytes so far
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One wheel to be carried. size: bytes, 0 when the index does not tell. index: where not pip's own."""
+    """One wheel to bundle. size: bytes; 0 if the index does not tell. index: if not pip's own."""
 
     name: str
     version: str
@@ -64,21 +64,21 @@ def sha256_of(path: Path) -> str:
 
 
 def plan_wheels(pins: Sequence[str], python: str, work: Path) -> list[Wheel]:
-    """The wheel of each pin for the target. Raises ConfigurationError for what is not to be had."""
+    """The wheel of each pin for the target. Raises ConfigurationError for wheels that are not available."""
     torch = next((pin for pin in pins if pin.startswith("torch==") and pin.endswith("+cpu")), None)
     succeeded, printed = _report(pins, python, work)
     if succeeded:
         return _wheels(work, python, "")
     if torch is None or not str(missing(printed)).startswith("torch=="):
         raise explain(printed, python, work)
-    # As set-up does: the configured sources first, then PyTorch's own index, for this one file.
+    # As in set-up: the configured sources first, then PyTorch's own index for this one file.
     succeeded, printed = _report([torch], python, work, "--index-url", TORCH_CPU_INDEX)
     if not succeeded:
         if missing(printed):
             raise explain(printed, python, work)
         raise ConfigurationError(
-            f"pip's configured sources have no {torch} for Python {python}, and PyTorch's CPU index, which"
-            " has, cannot be reached. Name a folder or an index that carries it with PIP_FIND_LINKS or `pip"
+            f"pip's package sources have no {torch} for Python {python}, and PyTorch's CPU index, which has"
+            " it, cannot be reached. Name a folder or an index that has it with PIP_FIND_LINKS or `pip"
             " config`, or choose another --python."
         )
     alone = _wheels(work, python, TORCH_CPU_INDEX)
@@ -86,7 +86,7 @@ def plan_wheels(pins: Sequence[str], python: str, work: Path) -> list[Wheel]:
 
 
 def _report(pins: Iterable[str], python: str, work: Path, *more: str) -> tuple[bool, str]:
-    """pip looks everything up, without the files, and writes down what it would install."""
+    """Let pip look up everything, without files, and report what it would install."""
     wanted = work / "wanted.txt"
     work.mkdir(parents=True, exist_ok=True)
     wanted.write_text("".join(f"{pin}\n" for pin in pins))
@@ -119,11 +119,11 @@ def _wheel(item: Mapping[str, Any], size: int, python: str, index: str) -> Wheel
 
 
 def weigh(url: str) -> int:
-    """Bytes of a file, without fetching it; 0 when that is not to be known."""
+    """Bytes of a file, without downloading it; 0: unknown."""
     try:
         if url.startswith("file:"):
             return Path(unquote(urlsplit(url).path)).stat().st_size
-        request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # the address is pip's
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # the address comes from pip
         with urllib.request.urlopen(request, timeout=WEIGHING_S) as answer:  # noqa: S310
             return int(answer.headers["Content-Length"] or 0)
     except (OSError, ValueError):
@@ -131,7 +131,7 @@ def weigh(url: str) -> int:
 
 
 def required(metadata: Mapping[str, Any], python: str) -> set[str]:
-    """Names that a package requires on the target, those of its extras among them."""
+    """Names of packages that a package requires on the target, including its extras'."""
     environment = {
         "implementation_name": "cpython", "os_name": "posix", "platform_machine": MACHINE,
         "platform_python_implementation": "CPython", "platform_system": "Linux", "sys_platform": "linux",
@@ -151,7 +151,7 @@ def required(metadata: Mapping[str, Any], python: str) -> set[str]:
 
 
 def license_of(metadata: Mapping[str, Any]) -> str:
-    """What a package says of its licence, in one line."""
+    """A package's licence, in one line."""
     said = metadata.get("license_expression") or metadata.get("license") or ""
     if said and "\n" not in said and len(said) <= 100:
         return str(said)
@@ -171,12 +171,13 @@ def load_plan(path: Path) -> list[Wheel]:
 
 
 def fetch(wheels: Iterable[Wheel], folder: Path, python: str, work: Path, heard: Heard) -> None:
-    """Download wheels into the folder, each under its digest. Raises ConfigurationError with what to do."""
+    """Download wheels into the folder, each checked against its digest. Raises ConfigurationError with what
+    to do."""
     done = 0
     for batch in batches(wheels):
         pins = work / "batch.txt"
         pins.write_text("".join(f"{wheel.pin}\n" for wheel in batch))
-        arrived = work / "arrived"  # a file in `folder` is a whole one
+        arrived = work / "arrived"  # files in `folder` are complete
         shutil.rmtree(arrived, ignore_errors=True)
         arguments = ["download", "--no-deps", "--require-hashes", "--progress-bar=raw"]
         arguments += ["--dest", str(arrived), "-r", str(pins), *target_options(python)]
@@ -193,7 +194,7 @@ def fetch(wheels: Iterable[Wheel], folder: Path, python: str, work: Path, heard:
 
 
 def batches(wheels: Iterable[Wheel]) -> Iterator[list[Wheel]]:
-    """Small files together, from one index."""
+    """Groups of small files from the same index."""
     batch: list[Wheel] = []
     for wheel in sorted(wheels, key=lambda one: (one.index, one.size)):
         full = sum(one.size for one in batch) + wheel.size > BATCH_BYTES
@@ -206,7 +207,7 @@ def batches(wheels: Iterable[Wheel]) -> Iterator[list[Wheel]]:
 
 
 class BatchProgress:
-    """Bytes that a `pip download` has fetched, out of what it prints."""
+    """The bytes that a `pip download` has fetched, from its output."""
 
     def __init__(self, heard: Heard) -> None:
         self.heard, self.before, self.current = heard, 0, 0
@@ -221,10 +222,10 @@ class BatchProgress:
 
 
 def build_ours(root: Path, folder: Path, work: Path) -> Path:
-    """Our own wheel, by the setuptools that is installed here; the same bytes every time."""
+    """Build our own wheel with the installed setuptools; the same bytes every time."""
     with tempfile.TemporaryDirectory(dir=work) as name:
         source, built = Path(name) / "source", Path(name) / "built"
-        source.mkdir()  # a copy: what an earlier build left in the checkout would get into the wheel
+        source.mkdir()  # a copy: leftovers of an earlier build in the checkout would get into the wheel
         for package in OUR_SOURCES:
             shutil.copytree(root / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
         for file in OUR_FILES:
@@ -242,7 +243,8 @@ def build_ours(root: Path, folder: Path, work: Path) -> Path:
         if not succeeded:
             last = [line.strip() for line in printed.splitlines() if "rror" in line] or [printed[-200:]]
             raise ConfigurationError(
-                f"our own wheel could not be built: {last[-1]} Is setuptools installed (make setup)?"
+                f"our own wheel could not be built: {last[-1]} Check that setuptools is installed (make"
+                " setup)."
             )
         wheel = next(built.glob("*.whl"))
         return wheel.replace(folder / wheel.name)
@@ -252,18 +254,18 @@ def build_ours(root: Path, folder: Path, work: Path) -> Path:
 
 
 def target_options(python: str) -> list[str]:
-    """Wheels for that Python on the oldest supported system, whatever this machine is."""
+    """pip's options for wheels for that Python on the oldest supported system, whatever this machine is."""
     tags = [*OLD_TAGS, *(f"manylinux_{GLIBC[0]}_{minor}" for minor in range(5, GLIBC[1] + 1))]
     options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python]
     return options + [part for tag in tags for part in ("--platform", f"{tag}_{MACHINE}")]
 
 
 def explain(printed: str, python: str, folder: Path) -> ConfigurationError:
-    """One paragraph out of all that pip printed."""
+    """A message of one paragraph from pip's output."""
     if requirement := missing(printed):
         return ConfigurationError(
-            f"pip's configured sources have no wheel of {requirement} for Python {python} on Linux, {MACHINE}"
-            f" and glibc {GLIBC[0]}.{GLIBC[1]}. A bundle holds nothing that would have to be compiled at the"
-            " site: choose another --python, or a source that has the wheel."
+            f"pip's package sources have no wheel of {requirement} for Python {python} on Linux, {MACHINE}"
+            f" and glibc {GLIBC[0]}.{GLIBC[1]}. A bundle may not contain packages that must be compiled at"
+            " the site: choose another --python, or a source that has the wheel."
         )
     return ConfigurationError(pip.explain(printed, folder))

@@ -1,1 +1,2 @@
-"""The endpoint's rules as a client sees them, put to any server of this kind; it uses nothing of ours."""
+"""Tests any completions server against the rules of the contract that a client can see. It uses nothing of
+our server."""

@@ -1,4 +1,4 @@
-"""`verbatim conform`: every rule of the contract, put to a server of this kind."""
+"""`verbatim conform`: tests a completions server of any make against every rule of the contract."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from conform.subject.ends import ConformError
 from conform.subject.rule import Rule
 
 UNIX = "unix:"
-NO_KEY = "none"  # is sent where no key is given: servers that ask for none take any
+NO_KEY = "none"  # sent if no key is given: servers without keys accept any
 
 
 def conform(
@@ -31,44 +31,53 @@ def conform(
     ],
     key: Annotated[
         str | None,
-        typer.Option(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False),
+        typer.Option(
+            envvar="VERBATIM_API_KEY", help="API key, sent as the bearer token.", show_default=False
+        ),
     ] = None,
     cert: Annotated[
-        Path | None, typer.Option("--cert", help="A certificate to show the server, PEM.", show_default=False)
+        Path | None,
+        typer.Option("--cert", help="Client certificate to show the server, PEM.", show_default=False),
     ] = None,
     cert_key: Annotated[
-        Path | None, typer.Option(help="Its key, PEM; default: in the same file.", show_default=False)
+        Path | None,
+        typer.Option(help="Private key of --cert, PEM. Default: in the same file.", show_default=False),
     ] = None,
     ca: Annotated[
         Path | None,
-        typer.Option("--ca", help="Certificates to trust, PEM, instead of the system's.", show_default=False),
+        typer.Option(
+            "--ca", help="CA certificates to trust, PEM, instead of the system's.", show_default=False
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Default: the first that the server lists.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model id. Default: the first that the server lists.")
+    ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="A category, an id or a glob of ids; may be repeated."),
+        typer.Option(
+            metavar="PATTERN", help="Only these rules: a category, an id or a glob of ids; may be repeated."
+        ),
     ] = None,
     profile: Annotated[
-        Literal["hosted", "openai", "vllm"], typer.Option(help="Whose rules to use where they differ.")
+        Literal["hosted", "openai", "vllm"],
+        typer.Option(help="API whose rules are tested, where APIs differ."),
     ] = "hosted",
     against: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Another server: say which rules have another result there."),
+        str | None, typer.Option(metavar="URL", help="Test a second server too, and show which rules differ.")
     ] = None,
-    against_key: Annotated[str | None, typer.Option(help="That server's key.")] = None,
+    against_key: Annotated[str | None, typer.Option(help="API key of the second server.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write them as JUnit's XML.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write them as Markdown.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the results as Markdown.")] = None,
     hard: Annotated[
-        bool, typer.Option("--hard", help="Also malformed and huge bodies, and 64 requests at once.")
+        bool, typer.Option("--hard", help="Also send malformed and huge bodies, and 64 requests at once.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="How long one answer may take, s.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 60,
 ) -> None:
-    """Test any completions server with the contract's rules, and say which hold.
+    """Test a server of any make against the rules of the contract.
 
-    Says first how many requests and tokens it may take, and takes no more. Exit code 0 when no rule
-    fails (rules may hold, differ in this profile, or be skipped); 1 when one fails; 2 when the rules
-    cannot be tested at all.
+    It first says how many requests and tokens it will use at most. Exit code 0: no rule failed; a rule may
+    have passed, differ by profile, or have been skipped. 1: a rule failed. 2: the server could not be tested.
     """
     console = Console(highlight=False)
     try:
@@ -83,7 +92,7 @@ def conform(
         print(f"verbatim: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     if second:
-        console.print(f"\nRules that end otherwise there: {len(difference.differences(first, second))}")
+        console.print(f"\nRules with another result there: {len(difference.differences(first, second))}")
         console.print(difference.table(first, second))
     if not all(one.holds for one in (first, second) if one):
         raise typer.Exit(1)
@@ -100,15 +109,13 @@ def _put(
     rules: Sequence[Rule],
     timeout_s: float,
 ) -> Run:
-    """The rules to one server, with what they may cost before and what came of them after.
+    """Test one server: print the largest possible cost, run the rules, print the results.
 
-    tls: files of whom to trust, and of a certificate to show and its key. Of a Unix socket, any of them says
-    that it has TLS.
+    tls: the files of --ca, --cert and --cert-key. On a Unix socket, any of them means TLS.
     """
     context = trusted(*(str(file or "") for file in tls))
     console.print(
-        f"{len(rules)} rules, at most {planned(rules)}"
-        f" (and {MOST_RETRIES} requests more, where a 429 asks to repeat them)",
+        f"{len(rules)} rules, at most {planned(rules)} (and up to {MOST_RETRIES} requests more after a 429)",
         soft_wrap=True,
     )
 
@@ -134,7 +141,7 @@ def _put(
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[Result], None]]:
-    """A bar on a terminal, and a line for each rule that does not simply hold."""
+    """A progress bar on a terminal, and a line for each rule that did not pass."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("rules", total=total)
@@ -150,7 +157,7 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[Result], None]
 def _write(
     first: Run, second: Run | None, json: Path | None, junit: Path | None, markdown: Path | None
 ) -> None:
-    """The files that were asked for; those of the second server end in -against."""
+    """Write the files that were asked for. The names of the second server's files end in -against."""
     for file, render in ((json, report.as_json), (junit, report.as_junit), (markdown, report.as_markdown)):
         if file is None:
             continue

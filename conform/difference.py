@@ -1,4 +1,4 @@
-"""Two runs against two servers: what a client sees change that goes from the first to the second."""
+"""Compares the runs on two servers: what changes for a client that moves from the first to the second."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from conform.subject.ends import shown
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A rule that came to another outcome, or to the same one otherwise."""
+    """A rule with different outcomes, or with the same outcome for different reasons."""
 
     first: Result
     second: Result
 
 
 def differences(first: Run, second: Run) -> list[Difference]:
-    """The rules of both runs that do not come to the same end."""
+    """The rules of both runs whose results differ."""
     others = {result.rule.id: result for result in second.results}
     pairs = [(result, others[result.rule.id]) for result in first.results if result.rule.id in others]
     return [Difference(one, other) for one, other in pairs if one.outcome is not other.outcome]
@@ -45,12 +45,12 @@ def _styled(result: Result) -> str:
 
 
 def as_markdown(first: Run, second: Run) -> Iterator[str]:
-    """A section that follows the two runs."""
+    """The section that follows the two runs in the Markdown."""
     yield f"## From {first.base} to {second.base}"
     yield ""
     found = differences(first, second)
     if not found:
-        yield "No rule comes to another end."
+        yield "All rules have the same result."
         return
     yield f"| rule | {first.base} | {second.base} |"
     yield "|---|---|---|"

@@ -1,4 +1,4 @@
-"""All the rules, in the order in which they are run, and which of them a pattern names."""
+"""All rules in the order in which they run, and the selection of rules by patterns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ MODULES = (
 
 
 def rules() -> list[Rule]:
-    """Each module's, those that it has made of a table first."""
+    """The rules of each module; rules made from a table come first."""
     every = list(values.RULES)
     for module in MODULES:
         every += [value for value in vars(module).values() if isinstance(value, Rule)]
@@ -56,11 +56,12 @@ def rules() -> list[Rule]:
 
 
 def select(patterns: Sequence[str], hard: bool) -> list[Rule]:
-    """The rules whose id a pattern names: a whole id, the part before a dot, or a glob; all without one."""
+    """The rules that the patterns select: a whole id, the part before a dot, or a glob. Without patterns:
+    all."""
     every = [rule for rule in rules() if hard or not rule.hard]
     for pattern in patterns:
         if not any(_names(pattern, rule) for rule in rules()):
-            raise ConformError(f"--only {pattern} names no rule; categories are {', '.join(categories())}")
+            raise ConformError(f"--only {pattern} matches no rule; categories are {', '.join(categories())}")
     return [rule for rule in every if not patterns or any(_names(pattern, rule) for pattern in patterns)]
 
 

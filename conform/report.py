@@ -1,4 +1,4 @@
-"""A run for people and for programs: a table, Markdown, JSON, JUnit's XML."""
+"""The results of a run as a table, Markdown, JSON and JUnit XML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLES = {
 
 
 def line(result: Result) -> Text:
-    """What did not simply pass, as one line."""
+    """One line for a result that did not simply pass."""
     text = Text()
     text.append(f"{result.outcome.value:8}", STYLES[result.outcome])
     text.append(f"{result.rule.id}: {result.seen}")
@@ -31,7 +31,7 @@ def line(result: Result) -> Text:
 
 
 def totals(run: Run) -> Table:
-    """Outcomes by category."""
+    """A table of outcomes by category."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("")
     for outcome in Outcome:
@@ -43,7 +43,7 @@ def totals(run: Run) -> Table:
 
 def summary(run: Run) -> str:
     return (
-        f"{run.counts[Outcome.PASSED]} of {len(run.results)} rules hold, as {run.profile} has them;"
+        f"{run.counts[Outcome.PASSED]} of {len(run.results)} rules hold for the profile {run.profile};"
         f" {run.spent} in {run.seconds:.1f} s"
     )
 
@@ -76,7 +76,7 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def as_junit(run: Run) -> str:
-    """A suite for each category; what differs passes, and its output says how."""
+    """A test suite for each category. A rule that differs passes; its output says how it differs."""
     root = ElementTree.Element("testsuites", name=f"verbatim conform, profile {run.profile}")
     for category, counts in by_category(run.results).items():
         results = [result for result in run.results if result.rule.category == category]
@@ -114,7 +114,7 @@ def _case(suite: ElementTree.Element, result: Result) -> None:
 
 
 def _printable(text: str) -> str:
-    """Without what XML cannot hold."""
+    """The text without characters that XML does not allow."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
@@ -127,11 +127,11 @@ def as_markdown(run: Run) -> str:
             "",
             *_totals(run),
             "",
-            "## What does not hold, differs, or was not tried",
+            "## Rules that do not hold, differ, or were skipped",
             "",
             *_findings(run.results),
             "",
-            "## What holds",
+            "## Rules that hold",
             "",
             *(
                 f"- `{result.rule.id}`: {result.rule.statement}"
@@ -146,7 +146,7 @@ def as_markdown(run: Run) -> str:
 def _totals(run: Run) -> Iterator[str]:
     yield "| | " + " | ".join(outcome.value for outcome in Outcome) + " |"
     yield "|---" * (1 + len(Outcome)) + "|"
-    for category, counts in (*by_category(run.results).items(), ("**in all**", run.counts)):
+    for category, counts in (*by_category(run.results).items(), ("**in total**", run.counts)):
         yield f"| {category} | " + " | ".join(str(counts[outcome] or "") for outcome in Outcome) + " |"
 
 
@@ -163,5 +163,5 @@ def _findings(results: Sequence[Result]) -> Iterator[str]:
 
 
 def cell(text: str) -> str:
-    """Text in a table of Markdown."""
+    """Text for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

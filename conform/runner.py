@@ -1,4 +1,4 @@
-"""A run: each rule in its turn, what came of it, and a stop where the server answers no more."""
+"""Runs the rules one after another, and stops if the server no longer answers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from conform.subject.ends import ConformError, OverBudget, Skipped, Unmet, shown
 from conform.subject.rule import Rule
 from conform.subject.server import Subject, learn
 
-MOST_SILENCE = 3  # rules in a row without an answer, after which the server is let be
+MOST_SILENCE = 3  # rules in a row without an answer, after which the run stops
 
 
 class Outcome(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
-    DIFFERS = "differs"  # the rule is another one in this house
+    DIFFERS = "differs"  # this profile has another rule here
     SKIPPED = "skipped"
     ERROR = "error"  # no answer, or one that the rule cannot read
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """seen: of a rule that does not hold what was seen, of one that was not tried the reason."""
+    """seen: what was seen if the rule does not hold; the reason if it was skipped."""
 
     rule: Rule
     outcome: Outcome
@@ -43,7 +43,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """base: where the server answers. planned: what the run could have cost, the search for it included."""
+    """base: the URL at which the server answers. planned: the largest possible cost, including
+    the first requests."""
 
     base: str
     model: str
@@ -60,19 +61,19 @@ class Run:
 
     @property
     def holds(self) -> bool:
-        """Whether no rule of the house failed, nor could not be read."""
+        """Whether no rule of the profile failed or could not be read."""
         return not self.counts[Outcome.FAILED] and not self.counts[Outcome.ERROR]
 
 
 def planned(rules: Sequence[Rule]) -> Cost:
-    """The most that a run can cost: its rules, and what has to be known before."""
+    """The largest cost of a run: its rules, and the requests before them."""
     return cost(rules) + address.COST + server.COST
 
 
 def connect(
     url: str, profile: str, model: str | None, key: str | None, connecting: Callable[[str], Client]
 ) -> Subject:
-    """The server at this URL, found and learned about. Raises ConformError."""
+    """Find the server at this URL, and learn about it. Raises ConformError."""
     client, listed = address.find(url, profile, connecting)
     try:
         return learn(client, profile, listed, model, key is not None)
@@ -82,7 +83,7 @@ def connect(
 
 
 def run(subject: Subject, rules: Sequence[Rule], tell: Callable[[Result], None] = lambda _: None) -> Run:
-    """Every rule on one server. tell: is called with each result as it comes."""
+    """Run every rule on one server. tell: called with each result as it comes."""
     began, start = datetime.now(UTC), time.monotonic()
     results: list[Result] = []
     for rule in rules:
@@ -95,7 +96,7 @@ def run(subject: Subject, rules: Sequence[Rule], tell: Callable[[Result], None] 
 
 
 def try_rule(subject: Subject, rule: Rule) -> Result:
-    """One rule, whatever the server does."""
+    """Try one rule, whatever the server does."""
     start = time.monotonic()
     subject.client.budget.open(rule.cost)
     outcome, seen = _look(subject, rule)
@@ -118,8 +119,11 @@ def _look(subject: Subject, rule: Rule) -> tuple[Outcome, str]:
     except OverBudget as failure:
         return Outcome.ERROR, f"the rule's budget is too small: {failure}"
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as failure:
-        # A reply of another shape than the rule reads: that of a server which is not of this kind.
-        return Outcome.ERROR, f"the reply has another shape: {type(failure).__name__}: {shown(str(failure))}"
+        # The reply has another form than the rule reads: it is not a completions server's.
+        return (
+            Outcome.ERROR,
+            f"the reply has an unexpected form: {type(failure).__name__}: {shown(str(failure))}",
+        )
     return Outcome.PASSED, ""
 
 
@@ -133,11 +137,11 @@ def _no_answer(result: Result) -> bool:
 
 
 def _not_tried(rule: Rule) -> Result:
-    return Result(rule, Outcome.ERROR, "not tried: the server has stopped answering", NOTHING, 0.0)
+    return Result(rule, Outcome.ERROR, "not tried: the server no longer answers", NOTHING, 0.0)
 
 
 def by_category(results: Iterable[Result]) -> dict[str, Counter[Outcome]]:
-    """How many of each outcome there are in each category."""
+    """The number of each outcome in each category."""
     counts: dict[str, Counter[Outcome]] = {}
     for result in results:
         counts.setdefault(result.rule.category, Counter())[result.outcome] += 1

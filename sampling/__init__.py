@@ -1,1 +1,1 @@
-"""How tokens and candidates are chosen: what happens between a model's logits and the text."""
+"""Sampling: everything between a model's logits and the chosen tokens and candidates."""

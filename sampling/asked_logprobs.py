@@ -1,7 +1,7 @@
-"""Log-probabilities of the tokens that a request names, for vLLM's V1 runner.
+"""Log-probabilities of tokens that a request names, for vLLM's V1 runner.
 
-vLLM has a way of its own, which in a batch with one such request takes the most likely tokens from all others
-(0.32.0). So here these requests ask for as many of the most likely ones, and get others in their places.
+vLLM's own implementation takes the most likely tokens away from all other requests of the batch (0.32.0). So
+here such a request asks for the same number of most likely tokens, which are then replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class AskedLogprobs:
         self._due: dict[int, list[int]] = {}
 
     def put(self, number: int, token_ids: Sequence[int]) -> None:
-        """Row `number` names these; none: it names no token."""
+        """Row `number` names these tokens; empty: it names none."""
         self.remove(number)
         if token_ids:
             self._rows[number] = [*token_ids]
@@ -35,15 +35,15 @@ class AskedLogprobs:
         self.put(source, replaced if swap else ())
 
     def expect(self, numbers: Sequence[int] | None = None) -> None:
-        """What is gathered next is of this batch's tokens; what comes after it is of prompts. numbers: of
-        which rows they are, where that is not one of each."""
+        """The next log-probabilities are of this batch's tokens, later ones of prompts. numbers: their rows,
+        if there is not one for each."""
         self._due = self._rows
         if numbers is not None and self._rows:
             named = ((place, self._rows.get(number)) for place, number in enumerate(numbers))
             self._due = {place: token_ids for place, token_ids in named if token_ids}
 
     def attach(self, sampler: Any) -> None:
-        """Have vLLM's sampler, a class, give the named tokens their places."""
+        """Patch vLLM's sampler class to put the named tokens in place."""
         gather = sampler.gather_logprobs
 
         def gathered(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> Any:

@@ -1,9 +1,9 @@
-"""Tokens that a request may not have, in Triton, for vLLM's V2 model runner: see reference.py's first two.
+"""Banned tokens in Triton, for vLLM's V2 model runner: the first two functions of reference.py.
 
-Seldom asked for, so there is no table: each request that asks has its own lists on the device, and launches
-of its own.
+They are rarely used, so there is no table: each request with bans has its own lists on the device, and its
+own launches.
 """
-# Triton's constants are written in capitals, and its language has no types; the launchers have.
+# Triton's constants are in capitals, and its language has no types; the launchers have.
 # ruff: noqa: N803
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -26,10 +26,10 @@ from sampling.staging import staged
 
 @dataclass(frozen=True, slots=True)
 class SlotBans:
-    """Of one slot, on the device; None: there is none of the kind.
+    """The bans of one slot, on the device; None: none of this kind.
 
     allowed: [ceil(vocab_size / 32)] int32, token t is bit t % 32 of word t // 32. words: [num_ids] int32, the
-    bad words one after the other. starts: [num_words + 1] int32, where each of them begins.
+    bad words one after another. starts: [num_words + 1] int32, where each of them begins.
     """
 
     allowed: torch.Tensor | None
@@ -63,7 +63,7 @@ def _allow_kernel(
     vocab_size,
     BLOCK: tl.constexpr,
 ):
-    """Bans all but the allowed tokens, in one block of a row. Reference: `allowed`. Bytes moved per row:
+    """Ban all but the allowed tokens, in one block of a row. Reference: `allowed`. Bytes moved per row:
     vocab_size / 8 read, 4 written per banned logit."""
     row = tl.program_id(0).to(tl.int64)
     if tl.load(slot_of_row + row) != slot:
@@ -93,8 +93,8 @@ def _bad_words_kernel(
     output_from,  # [num_slots] int32
     UNWANTED: tl.constexpr,
 ):
-    """Keeps one bad word from being completed in one row. Reference: `bad_words`; draft tokens before the row
-    are output. As vLLM's own, which knows no output from before a request was resumed."""
+    """Keep one bad word from being completed in one row. Reference: `bad_words`; draft tokens before the row
+    are output. Like vLLM's own kernel, except that output from before a resumption counts as output."""
     row = tl.program_id(0).to(tl.int64)
     if tl.load(slot_of_row + row) != slot:
         return

@@ -1,6 +1,5 @@
-"""Tokens that a request may not have, for vLLM's V1 runner: all but its allowed ones, and those that would
-complete one of its bad words. Seldom asked for: a row at a time.
-"""
+"""Banned tokens for vLLM's V1 runner: all but the allowed ones, and those that would complete a bad word.
+They are rarely used: it works row by row."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ Word = tuple[int, ...]
 
 
 class Words:
-    """Bad words by what stands before their last token, so that a step looks at no more than it has to."""
+    """Bad words by what comes before their last token, so that a step looks at no more than needed."""
 
     def __init__(self, words: Sequence[Word]) -> None:
         self._lasts: dict[Word, set[int]] = {}
@@ -27,11 +26,11 @@ class Words:
 
     @property
     def reach(self) -> int:
-        """How many tokens back it looks."""
+        """How many tokens it looks back."""
         return max(self._lengths, default=0)
 
     def completed_by(self, output: Sequence[int]) -> list[int]:
-        """The tokens that would complete one of them after this output, or its end."""
+        """The tokens that would complete a word after this output, or its end."""
         found: set[int] = set()
         for length in self._lengths:
             if length <= len(output):
@@ -40,7 +39,7 @@ class Words:
 
 
 class Ban:
-    """One request's. earlier: what it had generated before it was resumed. output: its ids since, a list that
+    """The bans of one request. earlier: its output before it was resumed. output: its ids since, a list that
     the runner appends to."""
 
     def __init__(self, params: RowParams, earlier: Sequence[int], output: Sequence[int]) -> None:
@@ -56,14 +55,14 @@ class Ban:
 
 
 class Bans:
-    """The rows that have any."""
+    """The rows with bans."""
 
     def __init__(self, device: torch.device, *, pinned: bool = False) -> None:
         self._device, self._pinned = device, pinned
         self._rows: dict[int, Ban] = {}
 
     def put(self, number: int, row: Ban | None) -> None:
-        """Row `number` becomes this one; None: a row that may have every token."""
+        """Row `number` becomes this one; None: a row without bans."""
         self.remove(number)
         if row is not None:
             self._rows[number] = row

@@ -1,8 +1,8 @@
-"""The rows of a batch, with what each has seen, as flat arrays that the transforms work on without a loop.
+"""The rows of a batch with the tokens that each has seen, as flat arrays for transforms without a loop.
 
 A request has seen few tokens of a large vocabulary, so its history is kept as pairs (row, token) with a
-count, not as a row of the vocabulary's size. When a token is generated, one count is raised or one pair is
-added at the end; only when the make-up of the batch changes are the arrays laid out anew.
+count, instead of a row as long as the vocabulary. A generated token raises one count or adds one pair at the
+end; the arrays are only laid out again when the batch changes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Row:
     ) -> None:
         self.params = params
         self._output = output
-        # The prompt matters to the repetition penalty alone; its tokens have the count 0.
-        # In the order of their ids, so that a pass over them walks through memory instead of jumping in it.
+        # Only the repetition penalty uses the prompt; its tokens have the count 0. They are sorted by id, so
+        # that a pass over them goes through memory in order.
         only_seen = prompt if params.repetition_penalty != 1.0 else []
         generated = [*earlier, *output] if params.has_history else []
         known = np.array([*only_seen, *generated], np.int64)
@@ -49,12 +49,12 @@ class Row:
         return new
 
     def place(self, token_id: int) -> int | None:
-        """Where the pair of a token is in the batch's arrays."""
+        """The place of a token's pair in the batch's arrays."""
         place = self._at.get(token_id)
         return self.tail.get(token_id) if place is None else self.start + place
 
     def absorb(self, batch_counts: Floats) -> None:
-        """Take back counts and added pairs from the batch's arrays, before those are laid out anew."""
+        """Take back counts and added pairs from the batch's arrays, before they are laid out again."""
         self.counts = batch_counts[self.start : self.start + len(self.ids)].copy()
         if self.tail:
             added = list(self.tail)
@@ -65,21 +65,21 @@ class Row:
 
 
 class Batch:
-    """The rows that need something, and their pairs side by side.
+    """The rows that need transforms, and their pairs side by side.
 
-    index: [num_pairs] place of each pair in the logits' memory, counted from the first. count: [num_pairs]
-    times generated. repetition, frequency, presence: [num_pairs] the row's penalties. bias_index, bias:
-    [num_biases]. min_p_rows: [num_rows] int64, ascending; min_p_border: [num_rows, 1] float32, temperature ×
-    ln(min_p). The arrays are longer than num_pairs says.
+    index: [num_pairs] place of each pair in the logits' memory, counted from the first logit. count:
+    [num_pairs] times generated. repetition, frequency, presence: [num_pairs] the row's penalties. bias_index,
+    bias: [num_biases]. min_p_rows: [num_rows] int64, ascending; min_p_border: [num_rows, 1] float32,
+    temperature × ln(min_p). The arrays may be longer than num_pairs.
 
-    Who keeps copies of the arrays sees by num_layouts whether any has been made anew, by num_pairs whether
-    pairs were added since, and by num_taken whether a count was raised.
+    Owners of copies compare num_layouts (the arrays were made again), num_pairs (pairs were added) and
+    num_taken (a count was raised).
     """
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self.num_layouts = self.num_pairs = self.num_taken = 0
-        self._row_stride = 0  # from one row's first logit to the next one's: no less than the vocabulary
+        self._row_stride = 0  # from one row's first logit to the next row's: at least the vocabulary
         self._layout_is_stale = False
         self._reserve(0)
         self._lay_out_constants()
@@ -109,7 +109,7 @@ class Batch:
                 self.rows[number] = row
 
     def update(self, row_stride: int) -> None:
-        """Take in what was generated since the last step, for logits whose rows begin row_stride apart."""
+        """Add what was generated since the last step, for logits whose rows begin row_stride apart."""
         if row_stride != self._row_stride:
             self._take_back()
             self._row_stride = row_stride
@@ -141,7 +141,7 @@ class Batch:
             self._layout_is_stale = True
 
     def _lay_out(self) -> None:
-        """Every row's pairs in a run of their own, room for more behind the last."""
+        """Lay out every row's pairs in a run of their own, with room for more after the last."""
         lengths = [len(row.ids) for row in self.rows.values()]
         self.num_pairs = sum(lengths)
         self._reserve(self.num_pairs + 64 * len(self.rows), keep=False)

@@ -10,9 +10,9 @@ from bisect import insort
 
 
 def mean_logprob(logprob_sum: float, num_tokens: int) -> float:
-    """What a candidate is ranked by.
+    """The value by which a candidate is ranked.
 
-    A candidate without tokens has nothing against it: 0, the best there is. (max_tokens 0: all are without,
+    A candidate without tokens gets 0, the best value. (With max_tokens 0 all candidates are without tokens,
     and tie.)
     """
     return logprob_sum / num_tokens if num_tokens else 0.0
@@ -40,8 +40,8 @@ class Ranking:
         return [number for _, number in self._best]
 
     def finish(self, number: int, mean: float) -> int | None:
-        """A candidate has finished. Returns the number of one that can no longer win: this one, or the one it
-        has pushed out."""
+        """A candidate has finished. Returns the number of one that can no longer win: this one, or the one
+        that it replaced."""
         insort(self._best, (-mean, number))
         return self._best.pop()[1] if len(self._best) > self._n else None
 

@@ -1,7 +1,7 @@
-"""The last lines of reference.py in torch: temperature, top_k, top_p and the draw, for vLLM's V1 runner.
+"""The last steps of reference.py in torch: temperature, top_k, top_p and the draw, for vLLM's V1 runner.
 
-Of each row that draws, the winner's logit becomes so large that vLLM, which takes the largest, takes it. No
-row's choice depends, by a bit, on what else is in the batch.
+In each row that draws, the winner's logit becomes so large that vLLM, which takes the largest, takes it. No
+row's choice depends, by a single bit, on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sampling.staging import staged
 
 Ints = npt.NDArray[np.int64]
 
-WON = 3e38  # a logit above all others; float32 has room for it, and it is finite
-# Weights that are worked on together, 4 MiB: they stay in the CPU's cache, in memory that is used again, and
-# are enough for its threads to be worth waking.
+WON = 3e38  # larger than all other logits, and finite in float32
+# Weights that are processed together, 4 MiB: they stay in the CPU's cache, in memory that is used again, and
+# give its threads enough work.
 CACHED = 2**20
 
 
 class Choice:
-    """The draws of a batch on the device of its logits. On a device nothing waits for it."""
+    """The draws of a batch on the device of its logits. On a device, nothing waits for it."""
 
     def __init__(self, draws: Draws, device: torch.device, *, pinned: bool = False) -> None:
         self._draws, self._device, self._pinned = draws, device, pinned
@@ -48,7 +48,7 @@ class Choice:
             wanted = logits[part] if num == num_rows else logits[rows]
             winners = self._winners(wanted, part)
             before = logits[rows, winners]
-            # NaN stays: where the model is float32, vLLM counts it after this.
+            # NaN stays: in a float32 model, vLLM counts it after this.
             logits[rows, winners] = torch.where(before.isnan(), before, WON)
         return logits
 
@@ -105,17 +105,17 @@ def border(weights: torch.Tensor, k: torch.Tensor, p: torch.Tensor, most: int) -
 def keep_top(
     weights: torch.Tensor, k: torch.Tensor, p: torch.Tensor, least: torch.Tensor | None
 ) -> torch.Tensor:
-    """Weights that are not among the k largest become 0, then those that a sum of p of the rest does without.
+    """Set to 0 the weights outside of the k largest, then those beyond a sum of p.
 
-    weights: [num, vocab_size] float32 of sum 1, changed in place and returned. k: [num] int64, vocab_size is
-    off. p: [num] float64, infinite is off. least: [num, 1], nothing smaller is kept; None: not known.
+    weights: [num, vocab_size] float32 of sum 1, changed in place and returned. k: [num] int64; vocab_size:
+    off. p: [num] float64; infinite: off. least: [num, 1], nothing smaller is kept; None: unknown.
     """
     vocab_size = weights.shape[1]
     values, ids = weights, None
     if least is not None:
         rows, ids_found = np.divmod(np.flatnonzero(weights.numpy() >= least.numpy()), vocab_size)
         counts = np.bincount(rows, minlength=len(weights))
-        if 4 * counts.max() < vocab_size:  # a sort takes a hundred times as long as a look at each weight
+        if 4 * counts.max() < vocab_size:  # a sort takes a hundred times as long as one look at each weight
             values, ids = _packed(weights, rows, ids_found, counts)
     values, order = values.sort(dim=-1, descending=True, stable=True)
     sums = values.cumsum(dim=-1, dtype=torch.float64)
@@ -125,15 +125,15 @@ def keep_top(
     enough = p[:, None] * torch.where(is_limited, of_k, 1.0)
     values.masked_fill_(torch.arange(width, device=k.device) >= k[:, None], 0.0)
     values[:, 1:].masked_fill_(sums[:, :-1] >= enough, 0.0)
-    # Where rows are padded an id stands several times, with 0; so added, not written.
+    # In padded rows an id appears several times, with 0; so it is added, not written.
     return weights.zero_().scatter_add_(1, order if ids is None else ids.gather(1, order), values)
 
 
 def _packed(weights: torch.Tensor, rows: Ints, ids: Ints, counts: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-    """The candidates of each row side by side, in the order of their ids, and their ids; padded with 0. rows,
+    """(the candidates of each row side by side, in the order of their ids; their ids), padded with 0. rows,
     ids: where they are. counts: how many each row has."""
     places = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    shape = len(weights), max(1, int(counts.max()))  # none where all are NaN
+    shape = len(weights), max(1, int(counts.max()))  # none if all are NaN
     packed, packed_ids = np.zeros(shape, np.float32), np.zeros(shape, np.int64)
     packed[rows, places], packed_ids[rows, places] = weights.numpy()[rows, ids], ids
     return torch.from_numpy(packed), torch.from_numpy(packed_ids)
@@ -147,7 +147,7 @@ def blocks(weights: torch.Tensor, num: int) -> torch.Tensor:
 def race(weights: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """reference.draw: [num_rows] int64. weights: [num_rows, vocab_size] float32. keys: [num_rows] int64.
 
-    The result is a token id also where the weights are NaN.
+    The result is a token id even if the weights are NaN.
     """
     vocab_size, device = weights.shape[1], weights.device
     num_whole = vocab_size // BLOCK
@@ -177,10 +177,10 @@ def exponential(keys: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _signed(bits: int) -> int:
-    """The same 64 bits as torch has them, which does not calculate with unsigned ones."""
+    """The same 64 bits as a signed integer: torch does not calculate with unsigned ones."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 
 def _shifted(bits: torch.Tensor, by: int) -> torch.Tensor:
-    """To the right, with zeros from the left."""
+    """Shift right, filling with zeros."""
     return (bits >> by) & (2 ** (64 - by) - 1)

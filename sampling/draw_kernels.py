@@ -1,11 +1,11 @@
-"""The last lines of reference.py in Triton: temperature, top_k, top_p and the draw, for vLLM's V2 runner.
+"""The last steps of reference.py in Triton: temperature, top_k, top_p and the draw, for vLLM's V2 runner.
 
-`choose` comes after what is in kernels.py. Of each row that draws, the winner's logit becomes so large that
-vLLM, which takes the largest, takes it; a drafted token is accepted where it is the winner. Nothing is sorted
-and nothing else written: what is kept is told by a logit and an id. Block sizes and warps are reasoned, not
-measured: no GPU was at hand.
+`choose` runs after the kernels of kernels.py. In each row that draws, the winner's logit becomes so large
+that vLLM, which takes the largest, takes it; a draft token is accepted if it is the winner. Nothing is
+sorted, and nothing else is written: a logit and an id describe what is kept. Block sizes and warps are chosen
+by reasoning, not by measurement: no GPU was available.
 """
-# Triton's constants are written in capitals, and its language has no types; the launchers have.
+# Triton's constants are in capitals, and its language has no types; the launchers have.
 # ruff: noqa: N803
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -25,12 +25,12 @@ SHIFT_1, SHIFT_2, SHIFT_3 = (tl.constexpr(shift) for shift in noise.SHIFTS)
 FIRST_BLOCK = tl.constexpr(noise.FIRST_BLOCK)
 UNUSED_BITS = tl.constexpr(64 - noise.FRACTION_BITS)
 FRACTION = tl.constexpr(2.0**-noise.FRACTION_BITS)
-WON = tl.constexpr(3e38)  # a logit above all others; float32 has room for it, and it is finite
+WON = tl.constexpr(3e38)  # larger than all other logits, and finite in float32
 
-# One program goes over a row some thirty times for each limit, by then in the L2 cache: many threads, for
-# many loads under way.
+# One program passes over a row some thirty times for each limit; the row is then in the L2 cache. Many
+# threads keep many loads in flight.
 SEARCH_BLOCK, SEARCH_WARPS = 4096, 16
-NUM_HALVINGS = tl.constexpr(33)  # of the 2**32 float32 numbers
+NUM_HALVINGS = tl.constexpr(33)  # for the 2**32 float32 numbers
 LOWEST, HIGHEST = tl.constexpr(-(2**31)), tl.constexpr(2**31 - 1)
 
 
@@ -51,20 +51,20 @@ def _exponential(key, numbers):
 
 @triton.jit
 def _rank(logit):
-    """A whole number for each float32, in the same order; of 0 and -0 the same."""
+    """An integer for each float32, in the same order; 0 and -0 get the same."""
     bits = (logit + 0.0).to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ HIGHEST, bits)
 
 
 @triton.jit
 def _is_kept(rank, token_id, pivot, last):
-    """Whether it is above the pivot, or the pivot's equal with an id that comes early enough."""
+    """Whether a rank is above the pivot, or equals the pivot with an id that comes early enough."""
     return (rank > pivot) | ((rank == pivot) & (token_id <= last))
 
 
 @triton.jit
 def _mass(logits, temperature, largest, pivot, last, at_least, vocab_size, BLOCK: tl.constexpr):
-    """How many of a row's kept tokens have a rank of at least at_least, and the sum of their weights."""
+    """How many kept tokens of a row have a rank of at least at_least, and the sum of their weights."""
     count = tl.full((), 0, tl.int32)
     mass = tl.full((), 0.0, tl.float64)
     for first in range(0, vocab_size, BLOCK):
@@ -80,7 +80,7 @@ def _mass(logits, temperature, largest, pivot, last, at_least, vocab_size, BLOCK
 
 @triton.jit
 def _nth_of_rank(logits, rank_wanted, n, vocab_size, BLOCK: tl.constexpr):
-    """The id of the row's n-th token of a rank, from 1; HIGHEST if there are fewer."""
+    """The id of the row's n-th token with a rank, from 1; HIGHEST if there are fewer."""
     found = tl.full((), HIGHEST, tl.int32)
     num_before = tl.full((), 0, tl.int32)
     for first in range(0, vocab_size, BLOCK):
@@ -104,10 +104,10 @@ def _limit_kernel(
     vocab_size,
     BLOCK: tl.constexpr,
 ):
-    """What top_k keeps of a row, and of that top_p. One program a row.
+    """What top_k keeps of a row, and what top_p keeps of that. One program per row.
 
-    Reference: `top_k`, `top_p`. Why faster: a limit is a logit that halving finds, so nothing is sorted and
-    nothing written; vLLM's one program a row does alike, and writes the row. Bytes moved per row: 4 ×
+    Reference: `top_k`, `top_p`. Why faster: bisection finds a limit as a logit, so nothing is sorted or
+    written; vLLM's single program per row does the same, and writes the row. Bytes moved per row: 4 ×
     vocab_size from memory, and up to 36 times as much for each limit from the L2 cache.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -170,12 +170,12 @@ def _weigh_kernel(
     sums,  # [num_rows, num_blocks] float32, written: of the block's exp(logit over temperature - largest)
     num_blocks,
     vocab_size,
-    has_limits,  # bool; a constant would make a second form of the kernel, compiled while others wait
+    has_limits,  # bool; a constant would need a second version of the kernel, compiled while others wait
     BLOCK: tl.constexpr,
 ):
-    """What each block of token ids weighs, of one part of a row.
+    """The weight of each block of token ids, of one part of a row.
 
-    Reference: `temperature`, `softmax`, the sums of `draw`. Why faster: a softmax's two passes in one, and
+    Reference: `temperature`, `softmax`, the sums of `draw`. Why faster: both passes of a softmax in one, and
     nothing written back. Bytes moved per row: 4 × vocab_size.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -216,10 +216,11 @@ def _draw_kernel(
     has_limits,  # bool
     NUM_BLOCKS: tl.constexpr,  # the next power of two
 ):
-    """The two races of a row: of its blocks, and of the winner's tokens. One program a row.
+    """The two races of a row: between its blocks, and between the tokens of the winning block. One program
+    per row.
 
-    Reference: `draw`. Why faster: numbers for a few hundred runners, not for every token as in vLLM's kernel.
-    Bytes moved per row: 8 per block, 4 × BLOCK_OF_IDS, 4 written.
+    Reference: `draw`. Why faster: random numbers for a few hundred runners, not for every token as in vLLM's
+    kernel. Bytes moved per row: 8 per block, 4 × BLOCK_OF_IDS, 4 written.
     """
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_of_row + row).to(tl.int64)
@@ -236,7 +237,7 @@ def _draw_kernel(
     speed = (sum_of_block * tl.exp(of_block - most)).to(tl.float64)
     speed = tl.where(k < num_blocks, speed / _exponential(key, k.to(tl.int64) + FIRST_BLOCK), -1.0)
     block = tl.argmax(speed, axis=0)
-    # Of a row of NaN any will do, if the vocabulary has it.
+    # For a row of NaN any id will do that the vocabulary has.
     block = tl.minimum(tl.maximum(block, 0), num_blocks - 1)
     token_id = block * BLOCK_OF_IDS + tl.arange(0, BLOCK_OF_IDS)
     here, inside = logits + row * logits_stride, token_id < vocab_size

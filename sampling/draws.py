@@ -1,7 +1,7 @@
 """The rows of a batch whose token is drawn, as arrays.
 
-Nothing of a draw is remembered from one step to the next: what a row draws follows from its seed and how many
-tokens it has generated.
+No state is kept from one step to the next: a row's draw follows from its seed and the number of tokens that
+it has generated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from sampling import noise
 from sampling.params import RowParams
 
-OFF = 2**31  # a top_k that no vocabulary is as large as
+OFF = 2**31  # larger than any vocabulary
 
 
 class Drawing(NamedTuple):
@@ -40,7 +40,7 @@ class Draws:
         self._is_stale = False
 
     def put(self, number: int, row: Drawing | None) -> None:
-        """Row `number` becomes this one; None: a row that draws nothing."""
+        """Row `number` becomes this one; None: a row that does not draw."""
         if row is None:
             self.remove(number)
             return
@@ -64,7 +64,7 @@ class Draws:
         self._is_stale = True
 
     def update(self) -> None:
-        """Bring the arrays up to what the rows have generated."""
+        """Update the arrays to what the rows have generated."""
         if self._is_stale:
             self._lay_out()
         positions = [row.num_before + len(row.output) for row in self._in_order]

@@ -12,7 +12,7 @@ takes 4 bytes for each 4096 logits, and a row of logits for each long list of bi
 Order: `take_in`, `add_bias`, `penalise`, `mask_min_p`, then draw_kernels.py. Block sizes and warps are
 reasoned, not measured: no GPU was at hand.
 """
-# Triton's constants are written in capitals, and its language has no types; the launchers have.
+# Triton's constants are in capitals, and its language has no types; the launchers have.
 # ruff: noqa: N803
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
@@ -28,12 +28,12 @@ import triton.language as tl
 REPETITION, FREQUENCY, PRESENCE, BORDER, TEMPERATURE, TOP_P = (tl.constexpr(column) for column in range(6))
 NUM_COLUMNS = tl.constexpr(6)
 
-# 16 logits a thread: four loads of 16 bytes under way in each, and 128k tokens are 32 programs a row, so that
-# many processors have work when the batch is one row.
+# 16 logits per thread: each has four loads of 16 bytes in flight, and 128k tokens are 32 programs per row, so
+# that many processors have work even with one row.
 LOGITS_BLOCK, LOGITS_WARPS = 4096, 8
-# A step brings one token, a long prompt comes once. One warp: see the end of the kernel.
+# A step adds one token; a long prompt comes once. One warp: see the end of the kernel.
 TAKE_IN_BLOCK = 1024
-# Requests bias a handful of tokens, seldom 300: one program a row.
+# Requests bias a handful of tokens, rarely 300: one program per row.
 BIAS_BLOCK = 256
 
 
@@ -42,7 +42,7 @@ class SlotTables:
     """What the kernels know of each slot, on the device.
 
     real: [num_slots, 6] float32: repetition, frequency, presence, temperature × ln(min_p), temperature (0:
-    draws nothing), top_p (1: off). Neutral: 1, 0, 0, -inf, 0, 1.
+    does not draw), top_p (1: off). Neutral: 1, 0, 0, -inf, 0, 1.
     """
 
     real: torch.Tensor
@@ -74,11 +74,11 @@ def _take_in_kernel(
     vocab_size,
     BLOCK: tl.constexpr,
 ):
-    """Brings seen and counts up to the slot's history. One program a request.
+    """Update seen and counts to the slot's history. One program per request.
 
     Reference: what `repetition` takes as seen, `frequency` and `presence` as output. Why faster: vLLM counts
-    alike, but clears and fills a row of 4 × vocab_size bytes for every request with a penalty. Bytes moved: 4
-    per new token, and a 32-byte sector each of seen and counts read and written.
+    in the same way, but clears and fills a row of 4 × vocab_size bytes for every request with a penalty.
+    Bytes moved: 4 per new token, and a 32-byte sector each of seen and counts read and written.
     """
     slot = tl.load(idx_mapping + tl.program_id(0)).to(tl.int64)
     repetition = tl.load(real + slot * NUM_COLUMNS + REPETITION)
@@ -89,7 +89,7 @@ def _take_in_kernel(
     output_from = tl.load(output_from_of + slot)
     start = tl.load(num_taken + slot)
     end = tl.load(total_len + slot)
-    if repetition == 1.0:  # the prompt matters to the repetition penalty alone
+    if repetition == 1.0:  # only the repetition penalty uses the prompt
         start = tl.maximum(start, output_from)
     counted_from = tl.where((frequency != 0.0) | (presence != 0.0), output_from, end)
     for first in range(start, end, BLOCK):
@@ -100,7 +100,7 @@ def _take_in_kernel(
         tl.atomic_or(seen + slot * seen_stride + token_id // 32, bit, mask=is_token)
         here = counts + slot * counts_stride + token_id
         tl.atomic_add(here, 1, mask=is_token & (position >= counted_from))
-    # Of several warps, one could store this before another has loaded it: the kernel runs with one.
+    # With several warps, one could store this before another has loaded it: so the kernel runs with one.
     tl.store(num_taken + slot, end)
 
 
@@ -131,10 +131,10 @@ def _bias_kernel(
     vocab_size,
     BLOCK: tl.constexpr,
 ):
-    """Adds the slot's biases to a row. One program a row and block of its biases.
+    """Add the slot's biases to a row. One program per row and block of its biases.
 
     Reference: `logit_bias`. Why faster: only biased logits are touched, as in vLLM, whose lists end at 1024
-    and take 8 KiB a slot. Bytes moved: 8 per bias, and a 32-byte sector of logits read and written.
+    and take 8 KiB per slot. Bytes moved: 8 per bias, and a 32-byte sector of logits read and written.
     """
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_of_row + row).to(tl.int64)
@@ -146,7 +146,7 @@ def _bias_kernel(
     token_id = tl.load(bias_ids + slot * room + entry, mask=entry < end, other=-1)
     value = tl.load(bias_values + slot * room + entry, mask=entry < end, other=0.0)
     inside = (token_id >= 0) & (token_id < vocab_size)
-    here = logits + row * logits_stride + token_id  # no id stands twice in a list: no atomics
+    here = logits + row * logits_stride + token_id  # no id appears twice in a list: no atomics
     tl.store(here, tl.load(here, mask=inside, other=0.0) + value, mask=inside)
 
 
@@ -168,11 +168,11 @@ def add_bias(
 def add_long_bias(
     logits: torch.Tensor,  # [num_rows, vocab_size] float32, changed in place
     slot_of_row: torch.Tensor,  # [num_rows] int32
-    slot: int,  # whose biases these are
+    slot: int,  # the slot with these biases
     ids: torch.Tensor,  # [num_biases] int32, on the host
     values: torch.Tensor,  # [num_biases] float32, on the host
 ) -> None:
-    """Adds a list of biases that no table has room for. Seldom: it passes over every logit of the batch."""
+    """Add a list of biases that is too long for the table. Rare: it passes over every logit of the batch."""
     row = logits.new_zeros(logits.shape[1])
     row[ids.to(logits.device, non_blocking=True)] = values.to(logits.device, non_blocking=True)
     logits.addr_((slot_of_row == slot).float(), row)
@@ -197,9 +197,9 @@ def _penalise_kernel(
     """Repetition, frequency and presence of one block of a row, and its largest logit for min_p.
 
     Reference: `repetition`, `frequency`, `presence`, in this order; draft tokens before the row are output.
-    Why faster: a bit a token says which logits to touch, the others and their counts are neither read nor
-    written; vLLM reads every count, reads and writes every logit. Bytes moved per row: vocab_size / 8, and
-    per seen token a 32-byte sector of counts read, one of logits read and written. With min_p every logit
+    Why faster: one bit per token says which logits to touch; the others and their counts are neither read nor
+    written. vLLM reads every count, and reads and writes every logit. Bytes moved per row: vocab_size / 8,
+    and per seen token a 32-byte sector of counts read, one of logits read and written. With min_p every logit
     is read: 4 × vocab_size.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -211,7 +211,7 @@ def _penalise_kernel(
     has_min_p = tl.load(real + slot * NUM_COLUMNS + BORDER) > float("-inf")
     if not (has_history | has_min_p):
         return
-    # Which part of the vocabulary is of interest: all or nothing.
+    # The part of the vocabulary that is needed: all or nothing.
     history_end = tl.where(has_history, vocab_size, 0)
     counts_end = tl.where((frequency != 0.0) | (presence != 0.0), vocab_size, 0)
     min_p_end = tl.where(has_min_p, vocab_size, 0)
@@ -267,11 +267,11 @@ def _min_p_kernel(
     NUM_MAXIMA: tl.constexpr,  # the next power of two
     BLOCK: tl.constexpr,
 ):
-    """Bans what is below the row's largest logit + temperature × ln(min_p), in one block of a row.
+    """Ban what is below the row's largest logit + temperature × ln(min_p), in one block of a row.
 
-    Reference: `min_p`, before temperature. Why faster: vLLM's one program a row goes over it twice; here the
-    maximum came with the penalties and blocks go side by side, the last first: what was read last may still
-    be in the L2 cache. Bytes moved per row: 4 × vocab_size read, 4 written per banned logit.
+    Reference: `min_p`, before temperature. Why faster: vLLM's one program per row passes over it twice. Here
+    the penalties' kernel has found the maximum, and blocks run side by side, the last first: what was read
+    last may still be in the L2 cache. Bytes moved per row: 4 × vocab_size read, 4 written per banned logit.
     """
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_of_row + row).to(tl.int64)
@@ -305,4 +305,6 @@ def mask_min_p(
 def check(logits: torch.Tensor, tables: SlotTables) -> None:
     assert logits.dtype == torch.float32
     assert logits.stride(1) == 1
-    assert logits.shape[1] <= tables.counts.shape[1], "the model's vocabulary is the tables'"
+    assert logits.shape[1] <= tables.counts.shape[1], (
+        "the tables have a column for each token of the vocabulary"
+    )

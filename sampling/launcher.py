@@ -1,11 +1,12 @@
-"""Triton's host module, compiled before there is a GPU: python -m sampling.launcher make|check CACHE
+"""Compiles Triton's host module before there is a GPU: python -m sampling.launcher make|check CACHE
 
 Triton compiles one C file when it first meets a GPU, with gcc and Python's headers, and keeps the result in
-its cache. An image that is to have no compiler has it made while it is built, on a machine without a GPU: the
-driver's library, which the module is linked with, is then one that has the same names and does nothing.
+its cache. An image without a compiler gets this module when it is built, on a machine without a GPU. The
+module is linked with the driver's library; a stand-in with the same names, which does nothing,
+takes its place.
 
-check: whether Triton would find it there. Its name has to do with the system too (whether there is a program
-`file`), so that what one image compiled may be nothing to another.
+check: whether Triton would find the module. Its name depends on the system too (whether there is a program
+`file`), so a module compiled in one image may not be found in another.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ LIBRARY = "libcuda.so.1"
 
 
 def compile_into(cache: Path) -> None:
-    """Fill the cache, as Triton itself would."""
+    """Fill the cache as Triton itself would."""
     from triton.backends.nvidia import driver
 
     with tempfile.TemporaryDirectory() as name:
         stand_in = make_stand_in(Path(driver.dirname, "driver.c").read_text(), Path(name))
-        ctypes.CDLL(str(stand_in), ctypes.RTLD_GLOBAL)  # found again by its name when Triton loads its module
+        ctypes.CDLL(str(stand_in), ctypes.RTLD_GLOBAL)  # Triton finds it by its name when it loads its module
         os.environ |= {"TRITON_CACHE_DIR": str(cache), "TRITON_LIBCUDA_PATH": name}
         driver.CudaUtils()
 
 
 def make_stand_in(source: str, folder: Path) -> Path:
-    """A library that defines everything in the source that is named as the driver's functions are."""
+    """A library that defines every name in the source that looks like a function of the driver."""
     names = sorted(set(re.findall(r"\bcu[A-Z]\w*", source)))
     (folder / "stand_in.c").write_text("".join(f"void {name}(void) {{}}\n" for name in names))
     command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{LIBRARY}", "-o", LIBRARY, "stand_in.c"]
@@ -44,14 +45,14 @@ def make_stand_in(source: str, folder: Path) -> Path:
 
 
 def is_in(cache: Path) -> bool:
-    """Whether Triton, here, would take its module from the cache."""
+    """Whether Triton would find its module in the cache here."""
     from triton.backends.nvidia import driver
     from triton.runtime.build import platform_key
     from triton.runtime.cache import get_cache_manager
 
     os.environ["TRITON_CACHE_DIR"] = str(cache)
     source = Path(driver.dirname, "driver.c").read_text()
-    key = hashlib.sha256((source + platform_key()).encode()).hexdigest()  # as compile_module_from_src has it
+    key = hashlib.sha256((source + platform_key()).encode()).hexdigest()  # as in compile_module_from_src
     name = f"cuda_utils{sysconfig.get_config_var('EXT_SUFFIX')}"
     return get_cache_manager(key).get_file(name) is not None
 
@@ -61,7 +62,9 @@ def main() -> None:
     if what == "make":
         compile_into(cache)
     elif not is_in(cache):
-        sys.exit(f"Triton would not find its module in {cache}: it was compiled on a system that differs")
+        sys.exit(
+            f"Triton will not find its compiled module in {cache}: it was compiled on a system that differs"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The random numbers of a draw: a function of the request's seed, the token's position and a number.
 
 There is no state. So a draw is the same whatever else is in the batch, on either runner, and after a
-resumption. All arithmetic is that of unsigned 64-bit integers, which wraps around; the mixer is the output
+resumption. All arithmetic is that of unsigned 64-bit integers, which wraps around. The mixer is the output
 function of SplitMix64 (Steele, Lea, Flood 2014), whose counter begins at the key.
 """
 
@@ -15,21 +15,21 @@ Bits = npt.NDArray[np.uint64]
 GAMMA = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 SHIFTS = (30, 27, 31)
-# Numbers below it are token ids, from it on blocks of them.
+# Numbers below this are token ids, from it on they are blocks of them.
 FIRST_BLOCK = 2**32
-# Bits of a number that make it a fraction. One more, and the largest fraction would round to 1.
+# Bits of a number that become a fraction. With one more, the largest fraction would round to 1.
 FRACTION_BITS = 52
 
 
 def mix(bits: Bits) -> Bits:
-    """Every bit of the result depends on every bit given."""
+    """Mix bits: every bit of the result depends on every bit given."""
     for shift, multiplier in zip(SHIFTS, MULTIPLIERS, strict=False):
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(multiplier)
     return bits ^ (bits >> np.uint64(SHIFTS[-1]))
 
 
 def key(seeds: Bits, positions: Bits) -> Bits:
-    """What a token's numbers begin with. position: how many tokens were generated before it."""
+    """The key of a token's numbers. position: how many tokens were generated before it."""
     return mix(mix(seeds) + positions)
 
 

@@ -1,4 +1,4 @@
-"""What a request asks of our sampling, as it travels to the engine in SamplingParams.extra_args."""
+"""The parameters of our sampling, as they travel to the engine in SamplingParams.extra_args."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sampling.reference import GREEDY
 @dataclass(frozen=True, slots=True)
 class RowParams:
     """Neutral: {}, 1, 0, 0, 0, 1, 0, 1, (), (). bad_words: as token ids. seed None: nothing is drawn, the
-    likeliest token is taken. logprob_token_ids: whose values are told, which changes no choice.
+    likeliest token is taken. logprob_token_ids: tokens whose log-probabilities are returned, which
+    changes no choice.
 
     vLLM's own parameters stay neutral, its temperature 0: it takes the largest logit, which is the winner's.
     """
@@ -32,9 +33,9 @@ class RowParams:
 
     @classmethod
     def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> RowParams:
-        """The fields that are there; what else may be is not for us."""
+        """The parameters in extra_args; other entries are ignored."""
         known = {name: value for name, value in (extra_args or {}).items() if name in cls.__slots__}
-        if "logit_bias" in known:  # a map of msgpack has its keys as they were sent: integers
+        if "logit_bias" in known:  # in msgpack, keys stay integers
             known["logit_bias"] = {
                 int(token_id): float(bias) for token_id, bias in known["logit_bias"].items()
             }
@@ -66,7 +67,7 @@ class RowParams:
 
     @property
     def has_transforms(self) -> bool:
-        """Whether it changes logits before the draw, bans aside."""
+        """Whether it changes logits before the draw, apart from bans."""
         return bool(self.logit_bias) or self.has_history or self.has_min_p
 
     @property

@@ -22,11 +22,11 @@ from sampling import noise
 Logits = npt.NDArray[np.float64]  # [vocab_size]
 
 GREEDY = 1e-5  # a temperature below it is 0, as in vLLM
-# Token ids that are drawn among together. Another number would draw other tokens of the same seeds. A row of
-# 32,000 to 152,000 tokens has 125 to 594 blocks, so that both races have a few hundred to run.
+# Token ids that are drawn among together. Another value would draw other tokens for the same seeds. A row of
+# 32,000 to 152,000 tokens has 125 to 594 blocks, so that both races have a few hundred runners.
 BLOCK = 256
-# The logit of a token that would complete a bad word. Finite, so that it comes where nothing else may, as a
-# grammar's next token say; and so low that no bias, penalty or temperature brings it back, nor overflows.
+# The logit of a token that would complete a bad word. It is finite, so that the token can come if nothing
+# else may, as with a grammar; and so low that no bias, penalty or temperature brings it back, or overflows.
 UNWANTED = -(2.0**106)  # -8e31
 
 

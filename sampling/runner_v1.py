@@ -1,5 +1,4 @@
-"""Our sampling as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA where V2
-is switched off."""
+"""Our sampling as a logits processor of vLLM's V1 model runner: every CPU run, and CUDA if V2 is off."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     temperature 0.
 
     `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
-    resumed. vLLM's min_tokens, which bans the ends of a text, and its mask of a grammar come before this.
+    resumed. vLLM's min_tokens, which bans end tokens, and its grammar mask run before this.
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
@@ -36,7 +35,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         self._asked.attach(Sampler)
 
     def is_argmax_invariant(self) -> bool:
-        return False  # or vLLM would skip it where all temperatures are 0, which they are
+        return False  # otherwise vLLM would skip it if all temperatures are 0, as they are
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
@@ -54,15 +53,15 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         self._asked.expect()
-        # Only here the last step's tokens are taken in: with async scheduling they are known just now.
+        # The last step's tokens are only taken in here: with async scheduling they are not known earlier.
         return self._choice.apply(self._transforms.apply(self._bans.apply(logits)))
 
     def restrict(self, numbers: list[int] | None) -> None:
-        """From now on only these rows are drawn, and what becomes of others does not matter; None: all."""
+        """From now on only these rows are drawn, and the others do not matter; None: all."""
         self._draws.restrict(numbers)
 
     def expect_logprobs(self, numbers: list[int]) -> None:
-        """The log-probabilities that are gathered next are of tokens of these rows."""
+        """The next log-probabilities are of tokens of these rows."""
         self._asked.expect(numbers)
 
     def _put(self, number: int, extra: dict[str, Any], prompt: list[int], output: list[int]) -> None:

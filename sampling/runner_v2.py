@@ -1,7 +1,7 @@
 """Our sampling as a logits processor of vLLM's V2 model runner, the default on CUDA.
 
-vLLM's front-end process imports this module too, to look at the class: torch and Triton are imported by the
-runner's processes alone, when the class is made.
+vLLM's front-end process imports this module too, to look at the class. Torch and Triton are only imported
+when the class is instantiated, in the runner's processes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     temperature 0.
 
     `num_output_before` in extra_args says how many trailing prompt ids were generated before the request was
-    resumed. vLLM's min_tokens, which bans the ends of a text, and its mask of a grammar come before this.
-    A slot is taken over by its next request without a word: add_request sets all of its state anew. A request
-    that vLLM has preempted comes back as a new one whose history holds its output.
+    resumed. vLLM's min_tokens, which bans end tokens, and its grammar mask run before this. A slot's next
+    request takes it over without notice: add_request sets all of its state. A request that vLLM has preempted
+    comes back as a new one whose history contains its output.
     """
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
@@ -36,7 +36,7 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         extra = sampling_params.extra_args or {}
         params = RowParams.from_extra_args(extra)
-        if params.logprob_token_ids:  # vLLM's own way is right here, and looks at it after this
+        if params.logprob_token_ids:  # here vLLM's own implementation is right, and runs after this
             sampling_params.logprob_token_ids = [*params.logprob_token_ids]
         prompt_len = int(self._req_states.prompt_len.np[req_idx])
         return self._slots.put(req_idx, params, prompt_len - extra.get("num_output_before", 0))
@@ -45,8 +45,8 @@ class SamplingProcessor(LogitsProcessor):  # type: ignore[misc]  # vLLM is not t
         self._slots.flush()
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
-        """logits: [num_rows, vocab_size] float32, changed in place and returned. What no row of the batch
-        needs is not launched."""
+        """logits: [num_rows, vocab_size] float32, changed in place and returned. Kernels that no row of the
+        batch needs are not launched."""
         slots, tables = self._slots, self._slots.tables
         in_batch = ctx.idx_mapping_np
         has_history = bool(slots.has_history[in_batch].any())

@@ -1,4 +1,4 @@
-"""Which request each slot of vLLM's V2 runner belongs to, and what the kernels have to know of it."""
+"""The requests in the slots of vLLM's V2 runner, and what the kernels need to know of them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from sampling.kernels import SlotTables
 from sampling.params import RowParams
 from sampling.staging import staged
 
-# repetition, frequency, presence, min_p's border, temperature, top_p
+# repetition, frequency, presence, the limit of min_p, temperature, top_p
 NEUTRAL = (1.0, 0.0, 0.0, -math.inf, 0.0, 1.0)
-# Biases that a slot has room for on the device, 4 KiB; OpenAI's endpoint takes at most 300.
+# Biases for which a slot has room on the device, 4 KiB; OpenAI's endpoint takes at most 300.
 BIAS_ROOM = 512
 
 
 class Slots:
-    """The host's side of SlotTables: what requests have changed goes to the device in one flush a step.
+    """The host's side of SlotTables: changes of requests go to the device in one flush per step.
 
-    The tables are made at once, for every slot, and never grow: vLLM makes its processors before it measures
-    what memory is left for the KV cache. long_biases: by slot, lists that are longer than a slot's room; they
-    stay with the host and are sent with each step that needs them. bans: by slot, of those that have any.
+    The tables are made at the start for every slot, and never grow: vLLM makes its processors before it
+    measures the memory left for the KV cache. long_biases: by slot, lists that are too long for a slot's
+    room; they stay on the host and are sent with each step that needs them. bans: by slot, of requests that
+    have any.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Slots:
         self._pinned = device.type != "cpu"
         self.has_history = np.zeros(num_slots, bool)
         self.has_min_p = np.zeros(num_slots, bool)
-        self.num_biases = np.zeros(num_slots, np.int32)  # of those on the device
+        self.num_biases = np.zeros(num_slots, np.int32)  # number on the device
         self.long_biases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.bans: dict[int, SlotBans] = {}
         self.is_drawn = np.zeros(num_slots, bool)
@@ -46,7 +47,7 @@ class Slots:
         self._seeds = np.zeros(num_slots, np.int64)
         self._output_from = np.zeros(num_slots, np.int32)
         self._is_stale = False
-        self._fresh: set[int] = set()  # slots with a history that begins anew
+        self._fresh: set[int] = set()  # slots with a new history
         self._biases: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}  # not yet sent
 
         def table(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -86,7 +87,7 @@ class Slots:
         return not params.is_neutral
 
     def flush(self) -> None:
-        """Bring the device's tables up to date. With nothing changed: no work at all."""
+        """Bring the device's tables up to date. No work if nothing changed."""
         if not self._is_stale:
             return
         self._is_stale = False
@@ -118,7 +119,7 @@ class Slots:
         self._biases.pop(slot, None)
         ids = np.fromiter(params.logit_bias, np.int32)
         values = np.fromiter(params.logit_bias.values(), np.float32)
-        inside = (ids >= 0) & (ids < self._vocab_size)  # another one must not write elsewhere
+        inside = (ids >= 0) & (ids < self._vocab_size)  # an id outside must not write elsewhere
         ids, values = ids[inside], values[inside]
         is_long = len(ids) > self._bias_room
         self.num_biases[slot] = 0 if is_long else len(ids)
@@ -129,7 +130,7 @@ class Slots:
             self._biases[slot] = ids, values
 
     def _begin_histories(self) -> None:
-        """Nothing is seen and nothing counted in the slots that are fresh."""
+        """Clear what was seen and counted in the slots with a new history."""
         tables, fresh = self.tables, np.array(sorted(self._fresh))
         counting = fresh[(self._real[fresh, 1:3] != 0.0).any(axis=1)]
         index = self._sent(fresh)
@@ -143,5 +144,5 @@ class Slots:
         return self._send(array, torch.empty_like(torch.from_numpy(array), device=self._device))
 
     def _send(self, array: npt.NDArray[Any], table: torch.Tensor) -> torch.Tensor:
-        """The table, which becomes the array without waiting for what the device has still to do."""
+        """Copy the array to the table, without waiting for the device's other work."""
         return table.copy_(staged(array, pinned=self._pinned), non_blocking=True)

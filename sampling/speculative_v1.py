@@ -1,7 +1,8 @@
-"""Speculative decoding beside our sampling on vLLM's V1 model runner for CPUs. vLLM refuses the two together.
+"""Speculative decoding with our sampling on vLLM's V1 model runner for CPUs; vLLM refuses the combination.
 
-A draft is accepted where it is the token that our sampling takes at its place, so the text is that without
-drafts. vLLM's own rule for drawn tokens accepts others of the same distribution: another text.
+A draft token is accepted if it is the token that our sampling takes at its place, so the text is the same as
+without drafts. vLLM's own rule for sampled tokens accepts others of the same distribution, which gives
+another text.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sampling.runner_v1 import SamplingProcessor
 
 
 class Worker(CPUWorker):  # type: ignore[misc]  # vLLM is not type-checked
-    """vLLM's worker, whose model runner has our processor and our verification of drafts."""
+    """vLLM's worker with a model runner that has our processor and our verification of drafts."""
 
     def init_device(self) -> None:
         super().init_device()
@@ -28,28 +29,27 @@ class Worker(CPUWorker):  # type: ignore[misc]  # vLLM is not type-checked
         batch.logitsprocs.non_argmax_invariant.append(processor)
         batch.logitsprocs_need_output_token_ids = True
         runner.rejection_sampler = verification = Verification(runner.sampler, processor)
-        # vLLM counts by row, and would blame another request where there are drafts.
+        # vLLM counts NaN by row, and would blame another request if there are drafts.
         runner._get_nans_in_logits = lambda logits: nans_to_dict(
             verification.count_nans(logits), runner.input_batch.req_id_to_index
         )
 
 
 class Verification:
-    """In the place of vLLM's rejection sampler. A request has a row of logits for each of its drafts
-    and one more.
+    """Replaces vLLM's rejection sampler. A request has a row of logits for each of its drafts and one more.
 
-    The first rows of all requests are sampled, then the second ones of those whose first draft was right, and
-    so on: each time as in a step of its own, whose history is what has been accepted.
+    First the first rows of all requests are sampled, then the second rows of those whose first draft was
+    right, and so on: each as in a step of its own, whose history is what has been accepted.
     """
 
     def __init__(self, sampler: Any, processor: SamplingProcessor) -> None:
         self._sampler, self._processor = sampler, processor
-        # Of the last step, by request: its first row, and how many of its rows were sampled.
+        # In the last step, by request: its first row, and how many of its rows were sampled.
         self._first, self._num_used = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def __call__(self, drafts: Any, draft_probs: Any, logits: torch.Tensor, sampling: Any) -> SamplerOutput:
         """drafts: vLLM's SpecDecodeMetadata. logits: [num_requests + num_drafts, vocab_size]. sampling:
-        vLLM's SamplingMetadata, whose output_token_ids are the lists that the processors look at."""
+        vLLM's SamplingMetadata, whose output_token_ids are the lists that the processors read."""
         num_drafts = np.array(drafts.num_draft_tokens)
         self._first = np.cumsum(num_drafts + 1) - (num_drafts + 1)
         self._num_used = np.ones_like(num_drafts)
@@ -94,7 +94,8 @@ class Verification:
     def _logprobs(
         self, logits: torch.Tensor, num_logprobs: int, tokens: Any, is_used: Any
     ) -> LogprobsTensors:
-        """Of every place in tokens, as vLLM expects it: those that are not used have no value."""
+        """The log-probabilities of every place in tokens, as vLLM expects them; unused places
+        have no value."""
         numbers, depths = np.nonzero(is_used)
         used = torch.from_numpy(self._first[numbers] + depths)
         self._processor.expect_logprobs(numbers.tolist())
@@ -109,7 +110,7 @@ class Verification:
         )
 
     def count_nans(self, logits: torch.Tensor | None) -> list[int]:
-        """By request, in the rows that were sampled: after a wrong draft all is as it may be."""
+        """By request, in the rows that were sampled: rows after a wrong draft do not count."""
         if logits is None:
             return []
         counts = np.array(count_nans_per_row(logits).tolist())

@@ -1,9 +1,9 @@
-"""Speculative decoding beside our sampling on vLLM's V2 model runner.
+"""Speculative decoding with our sampling on vLLM's V2 model runner.
 
-There our processor sees the row of each draft, and vLLM, whose temperature is 0, accepts a draft where it
-is the largest of its row: the token that would have come. What vLLM 0.32.0 does not keep apart where requests
-have several rows is put right here: whose logits were NaN, the log-probabilities of tokens that a request
-names, and which adapter the output layer has for a row.
+There our processor gets the row of each draft token, and vLLM, whose temperature is 0, accepts a draft token
+if it is the largest of its row: the token that would have come. vLLM 0.32.0 mixes up requests with several
+rows in three places, which are corrected here: whose logits were NaN, the log-probabilities of tokens that a
+request names, and the adapter of a row in the output layer.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from vllm.v1.worker.gpu_worker import Worker as GPUWorker
 
 
 class Worker(GPUWorker):  # type: ignore[misc]  # vLLM is not type-checked
-    """vLLM's worker, whose model runner has our verification of drafts."""
+    """vLLM's worker with a model runner that has our verification of drafts."""
 
     def load_model(self, **how: Any) -> None:
         super().load_model(**how)
         runner = self.model_runner
-        if runner.rejection_sampler is not None:  # else another stage of a pipeline has it
+        if runner.rejection_sampler is not None:  # otherwise another stage of the pipeline has it
             runner.rejection_sampler = Verification(runner.sampler, runner.speculative_config, runner.device)
         if runner.lora_config is not None:
             give_every_row_its_adapter(runner)
 
 
 class Verification(RejectionSampler):  # type: ignore[misc]  # vLLM is not type-checked
-    """vLLM's rejection sampler. A request has a row of logits for each of its drafts and one more; those that
-    are used are as many as tokens come of it."""
+    """vLLM's rejection sampler. A request has a row of logits for each of its drafts and one more; as many
+    are used as tokens come from it."""
 
     def __call__(self, logits: torch.Tensor, batch: Any, *drafts: Any, **more: Any) -> Any:
         """logits: [num_rows, vocab_size]. batch: vLLM's InputBatch."""
@@ -68,9 +68,10 @@ class Verification(RejectionSampler):  # type: ignore[misc]  # vLLM is not type-
 
 
 def give_every_row_its_adapter(runner: Any) -> None:
-    """Have vLLM's runner tell the adapter of each row of logits. It tells one for each request, in order."""
+    """Patch vLLM's runner to use the adapter of each row of logits. It uses one for each
+    request, in order."""
     prepare, activate = runner.prepare_inputs, runner._set_active_loras
-    batches: list[Any] = []  # the one whose adapters are told next; none where vLLM warms up
+    batches: list[Any] = []  # the batch whose adapters are set next; empty while vLLM warms up
 
     def prepare_inputs(*args: Any, **kwargs: Any) -> Any:
         batches[:] = [prepare(*args, **kwargs)]
@@ -92,7 +93,7 @@ def by_request(
     num_used: torch.Tensor,  # [num_requests] int32
 ) -> torch.Tensor:  # [num_requests] int32
     """Sums over the rows that each request uses. vLLM takes the counts of the first rows for the requests',
-    and would blame one for another's; and after a wrong draft all is as it may be."""
+    and would blame one for another's; rows after a wrong draft do not count."""
     sums = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
     first = starts[:-1].long()
     return sums[first + num_used.long()] - sums[first]

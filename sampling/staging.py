@@ -1,4 +1,4 @@
-"""From the host's arrays to the device's, without the host waiting for what the device has still to do."""
+"""Sends the host's arrays to the device, without waiting for the device's other work."""
 
 from __future__ import annotations
 

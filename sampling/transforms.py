@@ -1,6 +1,6 @@
 """The transforms of reference.py in torch, over all rows of a batch at once, in place.
 
-Only what a batch uses is touched: with no row that needs anything, `apply` returns at once.
+Only what a batch uses is touched: if no row needs anything, `apply` returns at once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sampling.staging import staged
 class Transforms:
     """A batch's transforms on the device of its logits.
 
-    The batch's arrays are sent there when they have changed, and nothing waits for the device. On the CPU
-    there is nothing to send.
+    The batch's arrays are sent there when they have changed, and nothing waits for the device. On the CPU,
+    nothing is sent.
     """
 
     def __init__(self, batch: Batch, device: torch.device, *, pinned: bool = False) -> None:
@@ -39,7 +39,7 @@ class Transforms:
         num_rows, vocab_size = logits.shape
         batch.update(logits.stride(0))
         reach = (num_rows - 1) * logits.stride(0) + vocab_size
-        flat = logits.as_strided((reach,), (1,))  # what lies between the rows too, where no index points
+        flat = logits.as_strided((reach,), (1,))  # includes what is between the rows, where no index points
         if len(batch.bias):
             flat.index_add_(0, self._array("bias_index"), self._array("bias"))
         if batch.num_pairs:
@@ -80,7 +80,7 @@ class Transforms:
             logits[rows] = wanted
 
     def _array(self, name: str, version: int = 0, *, length: int | None = None) -> torch.Tensor:
-        """One of the batch's arrays on the device. version: what, beside a new layout, has changed it."""
+        """One of the batch's arrays on the device. version: of changes besides a new layout."""
         version_sent, tensor = self._sent.get(name, (None, None))
         if tensor is None or version_sent != (self._batch.num_layouts, version):
             array: npt.NDArray[Any] = getattr(self._batch, name)[:length]

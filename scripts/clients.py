@@ -1,4 +1,4 @@
-"""What clients really do, as tables: docs/clients.md's block, from what `make test-clients` has written."""
+"""The tables of docs/clients.md, made from the results that `make test-clients` wrote."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path("benchmarks/results/clients.json")
-MANY = 3  # requests for one reply
-AT_ONCE_S = 2.5  # a program that has cancelled goes on for three seconds
+MANY = 3  # more requests for one reply are too many
+AT_ONCE_S = 2.5  # a program that has cancelled may run on for three seconds
 WITHOUT_FAULT = ("whole", "streamed", "engine-whole", "engine-streamed")
 
 VERDICT = "The rules of the simulator's [verdict](verdict.md) that each client broke, and in which scenario."
@@ -81,7 +81,8 @@ def _scenario(name: str, clients: dict[str, Any]) -> str:
 
 
 def _has(name: str, seen: dict[str, Any], whole: str) -> str:
-    """What of the text, which error, and in bold what its user may not expect."""
+    """In words: how much of the text the caller has, which error, and in bold what the user
+    would not expect."""
     text = seen["text"]
     if text == whole:
         part = "**the text, in the end**" if name == "stall-stream" else "the text"

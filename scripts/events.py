@@ -1,4 +1,4 @@
-"""The table of all events of the log, as docs/events.md has it."""
+"""The table of all log events in docs/events.md."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def tables() -> str:
 
 
 def calls() -> Iterator[tuple[str, str, int]]:
-    """Of each call of a log in the server: the message's text, the level, how many values it has. Raises
-    ValueError for a message that is put together before."""
+    """(message, level, number of values) of each log call in the server. Raises ValueError for a message that
+    is not a literal."""
     for file in sorted((ROOT / "server").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
@@ -43,15 +43,17 @@ def calls() -> Iterator[tuple[str, str, int]]:
             if not (isinstance(of, ast.Name) and of.id == "log" and node.func.attr in LEVELS):
                 continue
             if any(keyword.arg == "extra" for keyword in node.keywords):
-                continue  # a request's line
+                continue  # the line of a request
             text = node.args[0]
             if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
-                raise ValueError(f"{file}:{node.lineno}: a message is one text, with its values after it")
+                raise ValueError(
+                    f"{file}:{node.lineno}: a log message must be one string literal, followed by its values"
+                )
             yield text.value, LEVELS[node.func.attr], _count(node.args[1:])
 
 
 def _count(values: list[ast.expr]) -> int:
-    """A tuple that is unpacked has as many as it has."""
+    """The number of values; an unpacked tuple counts as many as it has."""
     unpacked = [one.value for one in values if isinstance(one, ast.Starred)]
     counted = [len(one.elts) for one in unpacked if isinstance(one, ast.Tuple)]
     return len(values) - len(unpacked) + sum(counted)

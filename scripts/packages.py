@@ -1,6 +1,6 @@
-"""Installs a list of requirements/ with pip, every file against its digest, and shows how far it is.
+"""Installs a list of requirements/ with pip, checks every file against its digest, and shows the progress.
 
-Only the standard library, because it runs before anything is installed.
+It uses the standard library alone, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ CHECKED = ["install", "--no-deps", "--only-binary=:all:", "--require-hashes", "-
 
 
 class SetupError(Exception):
-    """One paragraph that says what is wrong and what to do."""
+    """A failed set-up; the message says what is wrong and what to do."""
 
 
 class Progress:
-    """What pip prints, as one line that changes on a terminal; elsewhere a plain line every few seconds."""
+    """pip's progress, as one changing line on a terminal; elsewhere as a plain line every few seconds."""
 
     def __init__(self, what: str, num_packages: int, phase: str = "fetching") -> None:
         self.what, self.num_packages = what, num_packages
@@ -70,29 +70,29 @@ class Progress:
 
 
 class Installer:
-    """Runs pip inside .venv.
+    """Runs pip in .venv.
 
-    lock: a locked file, which pip inherits. changing: told True before packages are changed, False when that
-    ended well.
+    lock: a locked file, which pip inherits. changing: called with True before packages are changed, and with
+    False after success.
     """
 
     def __init__(self, lock: int, changing: Callable[[bool], None]) -> None:
         self.lock, self.changing = lock, changing
 
     def install_list(self, path: Path) -> None:
-        """Every package of the list; its pip first, whose progress is read."""
+        """Install every package of the list; its pip first, whose progress can be read."""
         pins = read_pins(path)
         raise_for(self._install([pin for pin in pins if pin.requirement.startswith("pip==")], "pip"))
         answer = self._install(pins, path.name, PROGRESS)
         torch = pins[0].requirement
         if torch.endswith("+cpu") and missing(answer.printed) == torch:
-            print(f"pip's configured sources have no {torch}: taking it from PyTorch's CPU index", flush=True)
+            print(f"pip's package sources have no {torch}: taking it from PyTorch's CPU index", flush=True)
             raise_for(self._install(pins[:1], "torch", PROGRESS, "--index-url", TORCH_CPU_INDEX))
             answer = self._install(pins, path.name, PROGRESS)
         raise_for(answer)
 
     def install_project(self) -> None:
-        """This checkout, where it is, so that a change in it needs no new installation."""
+        """Install this checkout in place, so that changes in it need no new installation."""
         arguments = ["install", "--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT)]
         raise_for(self._run(arguments, Progress("verbatim", 1, "installing")))
 
@@ -118,4 +118,4 @@ class Installer:
 
 def raise_for(answer: Answer) -> None:
     if not answer.succeeded:
-        raise SetupError(f"{explain(answer.printed, VENV)} Everything pip printed is in {LOG}.")
+        raise SetupError(f"{explain(answer.printed, VENV)} pip's whole output is in {LOG}.")

@@ -1,10 +1,11 @@
 """Makes requirements/{cpu,cuda,dev,ray}.txt from pyproject.toml: `make requirements`.
 
-Resolves with uv in a throw-away virtual environment, for the oldest Python that is supported: the list then
-serves the newer ones too. First everything at once (engine, ours, tools; for CUDA, which pins more), then
-each list with those versions as constraints, so that a package has one version whichever lists name it.
-Last the SHA-256 of every wheel that a supported Python may take; a package without one for each of them is
-an error. With --keep the versions that the lists have now stay where they can: for adding a package.
+It resolves with uv in a temporary virtual environment, for the oldest supported Python, so that the list
+works for newer ones too. It first resolves all packages at once (engine, ours, tools; for CUDA, which pins
+more). Then it resolves each list with these versions as constraints, so that a package has the same version
+in every list. Last it adds the SHA-256 of every wheel that a supported Python may install; it is an error if
+a package has no wheel for one of them. To add a package, use --keep: it keeps the versions that the lists
+have now.
 """
 
 import argparse
@@ -27,18 +28,19 @@ PLATFORM = f"x86_64-manylinux_{GLIBC[0]}_{GLIBC[1]}"
 LEAVE_OUT = {  # built for CUDA and unused for text; vLLM's V2 runner on CUDA does import torchvision
     "cpu": ["torchaudio", "torchcodec", "torchvision"],
     "cuda": ["torchaudio", "torchcodec"],
-    # What PEFT needs and the engine's own list has, for the device that it is for: a tool does not choose it.
+    # Packages that PEFT needs and the engine's list has, for its device: a development tool must
+    # not choose it.
     "dev": [
         *("accelerate", "jinja2", "mpmath", "networkx", "regex", "safetensors", "setuptools", "sympy"),
         *("torch", "transformers"),
     ],
     "ray": [],
 }
-WITHOUT_BUNDLE = ("ray",)  # what is carried beside another list, which has the rest
-# Different between the CPU and CUDA builds.
+WITHOUT_BUNDLE = ("ray",)  # used beside another list, which has the rest
+# These differ between the CPU and CUDA builds.
 DIFFERS = re.compile(r"(torch\w*|vllm\S*|nvidia\S*|cuda\S*|setuptools)==")
-# As PyTorch's own CPU index names them beside its wheels for Linux x86-64, one a Python. By hand, so that
-# `make requirements` works where that index is not reached.
+# From PyTorch's CPU index for Linux x86-64, one per Python version. Written by hand, so that `make
+# requirements` works where that index cannot be reached.
 TORCH_CPU = {
     "torch==2.13.0+cpu": (
         "6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",  # 3.11
@@ -64,7 +66,7 @@ class Compiler:
         self.find_links = self._pip_find_links()
 
     def _pip_find_links(self) -> list[str]:
-        """Where pip is configured to look for files: uv does not read pip's configuration."""
+        """pip's configured find-links: uv does not read pip's configuration."""
         listing = subprocess.run(
             [self.bin / "pip", "config", "list"], capture_output=True, text=True, check=True
         )
@@ -72,7 +74,8 @@ class Compiler:
         return sorted({link for value in values for link in value.replace("\\n", " ").split()})
 
     def versions(self, extras: list[str], output: Path, *options: str, local_files: bool = True) -> list[str]:
-        """`name==version` of everything that the project and these extras need, kept in the output."""
+        """`name==version` of everything that the project and these extras need, which is kept
+        in the output."""
         command = ["pyproject.toml", "-o", str(output), "--no-annotate", "--no-header", *options]
         for extra in extras:
             command += ["--extra", extra]
@@ -82,7 +85,7 @@ class Compiler:
         return output.read_text().splitlines()
 
     def digests(self, requirements: list[str]) -> dict[str, set[str]]:
-        """SHA-256 of the wheels that each supported Python may take, by the package's name."""
+        """Package name -> SHA-256 of the wheels that a supported Python may install."""
         listing, found = self.folder / "pinned.txt", defaultdict[str, set[str]](set)
         listing.write_text("".join(f"{requirement}\n" for requirement in requirements))
         for python in PYTHONS:
@@ -106,11 +109,12 @@ def exact_torch(requirement: str) -> str:
 
 
 def pinned(compiler: Compiler, kind: str, versions: list[str]) -> list[Pin]:
-    """The packages with their digests; torch for the CPU first: a source without it is noticed at once."""
+    """The packages with their digests. The CPU's torch comes first: a source without it is
+    noticed at once."""
     requirements = [exact_torch(one) if kind == "cuda" else one for one in versions]
     by_hand = [one for one in requirements if one.endswith("+cpu")]
     if unknown := set(by_hand) - TORCH_CPU.keys():
-        sys.exit(f"error: the digests of {', '.join(unknown)} are missing in TORCH_CPU of {__file__}.")
+        sys.exit(f"error: TORCH_CPU of {__file__} lacks the digests of {', '.join(unknown)}.")
     rest = [one for one in requirements if one not in by_hand]
     digests = compiler.digests(rest)
     return [
@@ -125,14 +129,14 @@ def write_list(path: Path, pins: list[Pin]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--keep", action="store_true", help="only add what is missing; upgrade nothing")
+    parser.add_argument("--keep", action="store_true", help="add missing packages only, and upgrade nothing")
     keep = parser.parse_args().keep
     lists = {kind: ROOT / f"requirements/{kind}.txt" for kind in LEAVE_OUT}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         compiler = Compiler(folder)
         outputs = {kind: folder / f"{kind}.txt" for kind in ("everything", *lists)}
-        if keep:  # uv keeps what it finds in its output, where it can
+        if keep:  # uv keeps the versions that it finds in its output, if possible
             there = {kind: [pin.requirement for pin in read_pins(path)] for kind, path in lists.items()}
             there["everything"] = sorted({*there["cuda"], *there["dev"], *there["ray"]})
             for kind, output in outputs.items():

@@ -1,11 +1,11 @@
-"""Prepares .venv and the built-in model; the Makefile calls it before everything else.
+"""Prepares .venv and the built-in model. Most targets of the Makefile call it first.
 
     python -m scripts.setup [--device auto|cpu|cuda] [--this-python] [runtime] [dev] [model]
 
-Only the standard library, because it runs before anything is installed. What was installed is noted in
-.venv/verbatim.json, with a digest of the list it came from: if the note fits, nothing is started and no
-network touched. While pip changes packages the note says so, and after a kill the next run makes .venv anew;
-what was downloaded comes out of pip's cache then. VERBATIM_VENV names another folder than .venv.
+It uses the standard library alone, because it runs before anything is installed. .venv/verbatim.json records
+what was installed, with a digest of the list of packages: if the record is up to date, setup does nothing and
+uses no network. While pip changes packages, the record says so; if setup is killed then, its next run makes
+.venv anew, with the packages from pip's cache. VERBATIM_VENV names another folder than .venv.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from scripts.packages import ROOT, VENV, Installer, SetupError
 from server.pip import NEWEST, OLDEST, explain, read_pins
 
 NOTE = VENV / "verbatim.json"
-DRIVER = 580  # the CUDA 13 that vLLM and torch are built for needs this driver or a newer one
-FREE_GIB = {"cpu": 5, "cuda": 16, "dev": 1, "ray": 1}  # installed, downloaded, and the copy in pip's cache
+DRIVER = 580  # the CUDA 13 for which vLLM and torch are built needs at least this driver
+# For the installed packages, the downloads, and the copy in pip's cache
+FREE_GIB = {"cpu": 5, "cuda": 16, "dev": 1, "ray": 1}
 
 
 def check_python() -> None:
@@ -60,7 +61,7 @@ def check_python() -> None:
 
 
 def nvidia_driver() -> str | None:
-    """The driver's version when an NVIDIA GPU is visible, from nvidia-smi or else the library it uses."""
+    """The version of the NVIDIA driver if a GPU is visible, from nvidia-smi or its library."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -87,7 +88,8 @@ def choose_device(wanted: str, installed: str | None) -> str:
         )
     if wanted == "cuda" and not driver:
         print(
-            "warning: DEVICE=cuda, but no NVIDIA GPU is visible: installing the CUDA build to run elsewhere"
+            "warning: DEVICE=cuda, but no NVIDIA GPU is visible: installing the CUDA build, which will not"
+            " run here"
         )
     if wanted == "auto" and not driver and installed == "cuda":
         print("warning: no NVIDIA GPU is visible; keeping the CUDA build in .venv (DEVICE=cpu replaces it)")
@@ -142,7 +144,7 @@ def make_venv() -> None:
 
 
 def install(name: str, note: dict[str, Any], lock: int) -> None:
-    """Installs requirements/NAME.txt, unless the note says that this very list is installed."""
+    """Install requirements/NAME.txt, unless the record says that this very list is installed."""
     requirements = ROOT / "requirements" / f"{name}.txt"
     kind = name if name in ("dev", "ray") else "runtime"
     wanted = digest(requirements) if kind != "runtime" else digest(requirements, ROOT / "pyproject.toml")
@@ -175,7 +177,7 @@ def set_up(targets: list[str], wanted_device: str, this_python: bool) -> None:
             names.append(device)
         names += ["dev", "ray"] if "dev" in targets else []
         if note.get("working"):
-            print("the last set-up was cut off while it installed", flush=True)
+            print("the last set-up was interrupted while it installed", flush=True)
         if not is_usable(note, device, this_python):
             make_venv()
             note = {"root": str(ROOT), "python": platform.python_version()}
@@ -189,7 +191,8 @@ def set_up(targets: list[str], wanted_device: str, this_python: bool) -> None:
 
 
 def is_usable(note: dict[str, Any], device: str | None, this_python: bool) -> bool:
-    """Whether .venv can be kept: whole, not moved, its interpreter there, made for this device and Python."""
+    """Whether .venv can be kept: complete, not moved, with its interpreter, made for this
+    device and Python."""
     python = ".".join(str(note.get("python")).split(".")[:2])
     return (
         not note.get("working")
@@ -210,7 +213,9 @@ def main() -> None:
     )
     parser.add_argument("targets", nargs="+", choices=["runtime", "dev", "model"])
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--this-python", action="store_true", help="make .venv anew if it has another Python")
+    parser.add_argument(
+        "--this-python", action="store_true", help="make .venv anew if its Python has another version"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     try:
@@ -223,7 +228,7 @@ def main() -> None:
             raise
         sys.exit(textwrap.fill(f"error: {explain(str(error), ROOT)}", 100, break_long_words=False))
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command continues")
+        sys.exit("\\ninterrupted; run the same command to continue")
 
 
 if __name__ == "__main__":

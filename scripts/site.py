@@ -1,8 +1,8 @@
-"""The documents as a site: `python -m scripts.site` makes it where the server finds it (mkdocs.yml).
+"""Builds the documentation as a site, in the folder where the server finds it: `python -m scripts.site`.
 
-mkdocs knows one folder, docs/. What a page links to outside of it (SECURITY.md, deploy/, results of
-benchmarks) is put below repository/ in the site. Scripts and styles that a page would have between its own
-lines are put into files, because the server's Content-Security-Policy allows nothing inline.
+mkdocs reads only docs/. Files that a page links to outside of it (SECURITY.md, deploy/, benchmark results) go
+below repository/ in the site. Inline scripts and styles are moved to files, because the server's
+Content-Security-Policy allows nothing inline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "server/page/documents"
 DOCS = "docs"
-BESIDE = "repository"  # what is not below docs/, in the site
+BESIDE = "repository"  # the folder in the site for files outside of docs/
 LINK = re.compile(r"(?<=\]\()([^()\s]+)(?=\))")
 CODE = re.compile(r"^ *(```+).*?^ *\1 *$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -27,31 +27,31 @@ STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
 def main() -> None:
-    """Build it; --strict: a link that leads nowhere is an error."""
+    """Build the site; with --strict, a broken link is an error."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--clean"]
     environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     raise SystemExit(subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, env=environ, check=False).returncode)
 
 
 def in_site(path: str) -> str:
-    """Where a file of the repository is in the site."""
+    """The path in the site of a file of the repository."""
     return path.removeprefix(f"{DOCS}/") if path.startswith(f"{DOCS}/") else f"{BESIDE}/{path}"
 
 
 def in_repository(path: str) -> str:
-    """The opposite."""
+    """The path in the repository of a file of the site."""
     return path.removeprefix(f"{BESIDE}/") if path.startswith(f"{BESIDE}/") else f"{DOCS}/{path}"
 
 
 def linked(page: str, text: str) -> set[str]:
-    """Files of the repository that a page links to, by their paths in it."""
+    """Files of the repository to which a page links, by their paths."""
     prose = CODE.sub("", text)
     links = [link.partition("#")[0] for link in LINK.findall(prose) if not re.match(r"[a-z]+:", link)]
     return {posixpath.normpath(posixpath.join(posixpath.dirname(page), link)) for link in links if link}
 
 
 def beside() -> dict[str, Path]:
-    """What pages link to outside of docs/, and what that links to: by its path in the site."""
+    """Files outside of docs/ to which pages link, and files to which those link: path in the site -> file."""
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / DOCS).rglob("*.md")}
     found: dict[str, Path] = {}
     waiting = sorted(pages)
@@ -69,7 +69,7 @@ def beside() -> dict[str, Path]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    from mkdocs.structure.files import File  # late: an extra of its own
+    from mkdocs.structure.files import File  # imported late: an optional dependency
 
     for name, path in sorted(beside().items()):
         files.append(File.generated(config, name, abs_src_path=str(path)))
@@ -77,7 +77,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links as they are in the site; one to a folder, which a site has no page for, is its name alone."""
+    """Links as they are in the site; a link to a folder, which has no page in the site, becomes its name."""
     here = in_repository(page.file.src_uri)
     parts: list[str] = []
     end = 0
@@ -115,13 +115,13 @@ def on_post_template(output_content: str, template_name: str, config: Any) -> st
 
 
 def on_post_build(config: Any) -> None:
-    """The same bytes each time: a site map has the date, and nobody looks for these pages from outside."""
+    """Remove the site map: it has a date, and the bytes should be the same each time."""
     for name in ("sitemap.xml", "sitemap.xml.gz"):
         (Path(config.site_dir) / name).unlink(missing_ok=True)
 
 
 def _outlined(html: str, site: Path, page: str) -> str:
-    """The page, whose scripts and styles are in files."""
+    """The page with its scripts and styles moved to files."""
     start = posixpath.dirname(page) or "."
 
     def kept(content: str, ending: str) -> str:

@@ -1,9 +1,9 @@
-"""Verifying an Ed25519 signature, as RFC 8032 (5.1.7) describes it.
+"""Verifies an Ed25519 signature, as in RFC 8032 (5.1.7).
 
-Everywhere else signatures are the library cryptography's. But a site has to know whose bundle it holds before
-any package of it is installed, there is no verifier in Python's standard library, and `openssl` is not on
-every machine, nor able to do Ed25519 on all. Nothing secret passes through here: a public key, a signature
-and a public message, so that time may depend on them. Tested against the RFC's vectors
+Everywhere else, the library cryptography does this. But a site has to check a bundle's signature before any
+package of it is installed; Python's standard library has no verifier, and `openssl` is missing on some
+machines and does not support Ed25519 on others. Only public data is processed here (a public key, a
+signature, a message), so the time may depend on it. Tested against the RFC's vectors
 and against cryptography.
 """
 
@@ -20,7 +20,8 @@ Point = tuple[int, int, int, int]  # extended coordinates (X, Y, Z, T): x = X/Z,
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the 64-byte signature of the message is the 32-byte key's. Never raises for their content."""
+    """Whether the 64-byte signature of the message was made by the 32-byte key. Never raises because
+    of their content."""
     if len(public_key) != 32 or len(signature) != 64:
         return False
     key, r = _decompress(public_key), _decompress(signature[:32])
@@ -54,7 +55,7 @@ def _equal(p: Point, q: Point) -> bool:
 
 
 def _decompress(encoded: bytes) -> Point | None:
-    """The point of 32 bytes: y, and the sign of x in the highest bit. None where there is no such point."""
+    """The point from 32 bytes: y, and the sign of x in the highest bit. None if there is no such point."""
     y = int.from_bytes(encoded, "little")
     sign, y = y >> 255, y & ((1 << 255) - 1)
     if y >= P:

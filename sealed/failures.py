@@ -17,7 +17,8 @@ class SealedFailure(Exception):  # noqa: N818  # its subclasses say what it is
 
 
 class BundleError(SealedFailure):
-    """A bundle or an installation is not whole, or not signed as is required. The message names the file."""
+    """A bundle or an installation is incomplete, altered, or not signed as required. The message
+    names the file."""
 
 
 class SiteError(SealedFailure):

@@ -1,4 +1,4 @@
-"""Opening files that somebody else has put there: no link is followed, nothing is waited for or replaced."""
+"""Opens files that others have put there: follows no links, waits for nothing, replaces nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UnreadableError(Exception):
 
 
 def open_file(path: Path) -> BinaryIO:
-    """A plain file for reading, never a link, a pipe or a device.
+    """Open a regular file for reading, never a link, a pipe or a device.
 
     Raises FileNotFoundError, UnreadableError.
     """
@@ -30,19 +30,19 @@ def open_file(path: Path) -> BinaryIO:
         ) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise UnreadableError("not a plain file")
+        raise UnreadableError("not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
 def create(path: Path) -> BinaryIO:
-    """A file for writing that was not there before, with its folders."""
+    """Create a new file for writing, with its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o644), "wb")
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every file and link below; links are not followed."""
+    """Every file and link below the folder; links are not followed."""
     for place, folders, names in os.walk(folder):
         linked = [name for name in folders if (Path(place) / name).is_symlink()]
         yield from (Path(place) / name for name in (*names, *linked))

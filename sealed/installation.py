@@ -33,20 +33,20 @@ VERSIONS, CURRENT, PREVIOUS, INSTALLED = "versions", "current", "previous", "ins
 
 @contextmanager
 def only_one(prefix: Path) -> Iterator[int]:
-    """A lock that pip inherits: held until the pip of a killed installation has ended too."""
+    """A lock that pip inherits: it is held until the pip of a killed installation has ended too."""
     try:
         (prefix / VERSIONS).mkdir(parents=True, exist_ok=True)
         lock = os.open(prefix / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise SiteError(
-            f"cannot write {error.filename or prefix}: {error.strerror}. Run as a user who may, or name"
+            f"cannot write {error.filename or prefix}: {error.strerror}. Run this as a user who may, or name"
             " another place with --prefix."
         ) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("waiting for another installation in the same place to end", flush=True)
+            print("waiting for another installation in the same place", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
     finally:
@@ -58,7 +58,7 @@ def complete_versions(prefix: Path) -> list[Path]:
 
 
 def manifest_of(version: Path) -> Manifest | None:
-    """None where it is damaged, or of another format."""
+    """The manifest of a version; None if it is damaged, or of another format."""
     try:
         return manifests.parse(manifests.read_bytes(version))
     except BundleError:
@@ -66,12 +66,13 @@ def manifest_of(version: Path) -> Manifest | None:
 
 
 def target_of(link: Path) -> Path | None:
-    """The version that `current` or `previous` leads to, if it is there."""
+    """The version to which `current` or `previous` leads, if it exists."""
     return link.resolve() if link.is_symlink() and (link / INSTALLED).is_file() else None
 
 
 def switch(prefix: Path, version: Path) -> None:
-    """Make a version the current one. Killed in between, the links still lead to whole versions."""
+    """Make a version the current one. If this is killed in between, the links still lead
+    to complete versions."""
     before = target_of(prefix / CURRENT)
     if before == version.resolve():
         return
@@ -81,10 +82,10 @@ def switch(prefix: Path, version: Path) -> None:
 
 
 def roll_back(prefix: Path) -> Path:
-    """Make the version before the current one. Raises SiteError when there is none."""
+    """Go back to the version before the current one. Raises SiteError if there is none."""
     current, previous = target_of(prefix / CURRENT), target_of(prefix / PREVIOUS)
     if previous is None or previous == current:
-        raise SiteError(f"{prefix} has no version before the current one, so there is nothing to go back to.")
+        raise SiteError(f"{prefix} has no version before the current one to go back to.")
     switch(prefix, previous)
     return previous
 
@@ -97,24 +98,24 @@ def _point(link: Path, version: Path) -> None:
 
 
 def seal(version: Path, identity: str, report: Report = silent) -> None:
-    """Write down every file of a finished installation, last of all."""
+    """Write the list of all files of a finished installation, as its last step."""
     paths = list(_walk(version))
     counter = Counter(report, sum(path.lstat().st_size for path in paths))
     listed = {str(path.relative_to(version)): _mark(path, counter) for path in paths}
     temporary = version / f".{INSTALLED}.new"
     temporary.write_text(json.dumps({"manifest": identity, "files": listed}, indent=0, sort_keys=True) + "\n")
-    os.sync()  # after a power cut, what the list names is there
+    os.sync()  # so that after a power cut the listed files are there
     temporary.replace(version / INSTALLED)
 
 
 def _walk(version: Path) -> Iterator[Path]:
-    """Every file and link, but for the list itself."""
+    """Every file and link, except the list itself."""
     own = (version / INSTALLED, version / f".{INSTALLED}.new")
     return (path for path in walk(version) if path not in own)
 
 
 def _mark(path: Path, counter: Counter) -> list[Any]:
-    """What has to stay the same: a link's target, or a file's size and digest."""
+    """What must not change: a link's target, or a file's size and digest."""
     if path.is_symlink():
         return ["link", str(path.readlink())]
     digest, size = hashlib.sha256(), 0
@@ -127,19 +128,18 @@ def _mark(path: Path, counter: Counter) -> list[Any]:
 
 
 def find_version(folder: Path) -> Path | None:
-    """The version that a folder is, or whose `current` it has. None for a folder that is no installation: a
-    bundle is none, whatever link somebody has put into it."""
+    """The version in this folder, or to which its `current` leads. None for a folder that is not an
+    installation. A bundle is none, whatever links somebody has put into it."""
     if (folder / INSTALLED).is_file():
         return folder
     return None if os.path.lexists(folder / manifests.SCRIPT) else target_of(folder / CURRENT)
 
 
 def check_installation(version: Path, keys: list[PublicKey], report: Report = silent) -> Problems:
-    """What is wrong with an installed version, every byte of it looked at.
+    """The problems of an installed version; every byte is checked.
 
-    Its models, configuration and further files of the bundle have to be what the manifest says, and
-    everything what it was when the installation ended. Raises BundleError when the manifest itself cannot
-    be believed.
+    Its models, configuration and other files of the bundle must match the manifest, and every file must be as
+    it was at the end of the installation. Raises BundleError if the manifest itself cannot be trusted.
     """
     data, text = read_sealed(version)
     if keys:
@@ -160,7 +160,7 @@ def check_installation(version: Path, keys: list[PublicKey], report: Report = si
 
 
 def _is_carried(name: str) -> bool:
-    """Whether a file is of a bundle alone, so that a list that has it is no installation's."""
+    """Whether a file only belongs to a bundle, so that a list with it is not an installation's."""
     return name.startswith(f"{manifests.WHEELS}/") or bool(manifests.PART.fullmatch(name))
 
 
@@ -170,12 +170,12 @@ def _compare(path: Path, listed: list[Any], promised: Entry | None, counter: Cou
     except (UnreadableError, FileNotFoundError) as error:
         return str(error)
     if promised and found != [promised.size, promised.sha256]:
-        return "altered: it is not the file of the manifest"
+        return "altered: it differs from the file in the manifest"
     return None if found == listed else "altered since the installation"
 
 
 def kept(manifest: Manifest) -> list[Entry]:
-    """The files of a bundle that stay as they are: all but the wheels, which pip unpacks."""
+    """The files of a bundle that are installed unchanged: all but the wheels, which pip unpacks."""
     return [
         entry
         for entry in manifest.loose + manifest.files
@@ -187,10 +187,10 @@ def _read_list(version: Path, identity: str) -> dict[str, list[Any]]:
     try:
         content = json.loads((version / INSTALLED).read_bytes())
         if content["manifest"] != identity:
-            raise BundleError(f"{INSTALLED}: altered, it belongs to another manifest.")
+            raise BundleError(f"{INSTALLED}: altered; it belongs to another manifest.")
         listed: dict[str, list[Any]] = content["files"]
         return dict(listed)
     except OSError as error:
         raise BundleError(f"{INSTALLED}: cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{INSTALLED}: altered, it is not a list of files.") from error
+        raise BundleError(f"{INSTALLED}: altered; it is not a list of files.") from error

@@ -1,7 +1,7 @@
 """manifest.json: every file of a bundle with its size and SHA-256. A signature over it covers them all.
 
-Whoever made a manifest, it decides about names on this disk and about lines of a shell script. So each of its
-fields has a pattern, and each file one of a few places: what fits none of them is refused before it is used.
+Whoever made a manifest, it decides about file names on this disk and about lines of a shell script. So each
+field has a pattern, and each file must be in one of a few places; anything else is refused before it is used.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ SBOM = "sbom.cdx.json"
 WHEELS = "wheels"
 MODELS = "models"
 
-MOST_MANIFEST_BYTES = 32 << 20  # some hundred thousand files
-MOST_BYTES = 1 << 44  # of one file, and of an installation: a number beyond is a mistake or a trick
+MOST_MANIFEST_BYTES = 32 << 20  # enough for some hundred thousand files
+MOST_BYTES = 1 << 44  # of one file, and of an installation: a larger number is a mistake or an attack
 MOST_PATH_BYTES, MOST_NAME_BYTES = 1000, 200
 
-# Of a path, between slashes: nothing hidden, no way out of the folder, nothing that another file system or a
-# shell reads otherwise.
+# Part of a path between slashes: not hidden, not leading out of the folder, and not read differently by
+# another file system or a shell.
 NAME = re.compile(r"""(?![. ])[^/\\:*?"<>|$`]+(?<![. ])""")
 WHEEL = re.compile(rf"{WHEELS}/[A-Za-z0-9_.+!]+(?:-[A-Za-z0-9_.+!]+){{4,5}}\.whl")
 PIP = re.compile(rf"{WHEELS}/pip-[0-9][A-Za-z0-9.]*-py3-none-any\.whl")
 PART = re.compile(r"part-[0-9]{4,6}")
-# Signatures for the site's own tools. They are made last, lie beside the manifest and are not in it.
+# Signatures for the site's own tools. They are made last, and lie beside the manifest without being
+# listed in it.
 DETACHED = re.compile(r"install\.sh(?:\.[2-9])?\.(?:sshsig|ed25519)")
 
 DIGEST = r"[0-9a-f]{64}"
@@ -45,10 +46,10 @@ PACKAGE, VERSION = r"[a-z0-9][a-z0-9.-]{0,100}", r"[0-9][0-9A-Za-z.+!]{0,60}"
 VARIABLE, VALUE = (
     r"(?:VERBATIM|VLLM)_[A-Z0-9_]{1,60}",
     r"[ -~]{0,1000}",
-)  # none that leads a program elsewhere
+)  # no variable that leads a program elsewhere
 MANIFEST_TEXTS = {
     "version": VERSION,
-    "created": r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00",  # sorts as it passes
+    "created": r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00",  # sorts in order of time
     "recipe": DIGEST,
 }
 TARGET_TEXTS = {
@@ -72,10 +73,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The machine that a bundle is for.
+    """The machine for which a bundle is made.
 
-    python: such as 3.12. machine: as `uname -m` says. glibc: the oldest. gpu: compute capability, empty for
-    any. have: packages that the machine has already, version by name.
+    python: such as 3.12. machine: as from `uname -m`. glibc: the oldest. gpu: compute capability, empty for
+    any. have: packages that the machine has already, name -> version.
     """
 
     device: str
@@ -89,12 +90,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle holds.
+    """The contents of a bundle.
 
-    version: of Verbatim. created: UTC. recipe: digest of what decides what is in it. installed_bytes: what
-    packages and models take at the site. environment: variables that the command is to run with. loose: the
-    installer, beside manifest.json. files: the payload, in order; parts: what it is cut into, empty when its
-    files lie beside manifest.json too.
+    version: of Verbatim. created: UTC. recipe: digest of what decides its contents. installed_bytes: size of
+    packages and models at the site. environment: variables for the command. loose: the installer, beside
+    manifest.json. files: the payload, in order; parts: what it is split into, empty if its files lie beside
+    manifest.json too.
     """
 
     version: str
@@ -123,7 +124,7 @@ class Manifest:
 
     @property
     def packages(self) -> list[Entry]:
-        """The wheels that are installed: all but pip's."""
+        """The wheels to install: all but pip's."""
         return [entry for entry in self.files if WHEEL.fullmatch(entry.path) and entry != self.pip]
 
 
@@ -132,12 +133,12 @@ def to_bytes(manifest: Manifest) -> bytes:
 
 
 def identity(data: bytes) -> str:
-    """A manifest's own digest: the name of the whole bundle."""
+    """A manifest's own digest, which identifies the whole bundle."""
     return hashlib.sha256(data).hexdigest()
 
 
 def read_bytes(folder: Path) -> bytes:
-    """manifest.json as it lies there. Raises BundleError where there is none."""
+    """The bytes of manifest.json. Raises BundleError if there is none."""
     try:
         with open_file(folder / MANIFEST) as file:
             data = file.read(MOST_MANIFEST_BYTES + 1)
@@ -153,14 +154,15 @@ def read_bytes(folder: Path) -> bytes:
 
 
 def parse(data: bytes) -> Manifest:
-    """Raises BundleError for bytes that are no manifest of this format, or that break one of its patterns."""
+    """Parse a manifest. Raises BundleError if the bytes are not a manifest of this format, or break one of
+    its patterns."""
     try:
         fields = json.loads(data, object_pairs_hook=_once)
         number = fields.pop("format")
         if number != FORMAT:
             raise BundleError(
-                f"{MANIFEST} is of format {shown(str(number))}, and this program reads format {FORMAT}: use"
-                " the install.sh or the `verbatim` that the bundle was made with."
+                f"{MANIFEST} has format {shown(str(number))}, but this program reads format {FORMAT}: use"
+                " the install.sh or the `verbatim` with which the bundle was made."
             )
         return _manifest(fields)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -171,10 +173,10 @@ def parse(data: bytes) -> Manifest:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of a key that stands in it twice another reader might believe the other value."""
+    """A JSON object without repeated keys: another reader might use the other value."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has a key twice")
     return found
 
 
@@ -206,7 +208,7 @@ def _check_texts(holder: object, patterns: Mapping[str, str]) -> None:
 
 def _check_mapping(name: str, found: object, keys: str, values: str) -> None:
     if not isinstance(found, dict):
-        raise TypeError(f"{name} is no object")
+        raise TypeError(f"{name} is not an object")
     for key, value in found.items():
         _check_text(f"a name in {name}", key, keys)
         _check_text(f"{name} {key}", value, values)
@@ -218,35 +220,36 @@ def _check_size(name: str, value: object) -> None:
 
 
 def _check_places(manifest: Manifest) -> None:
-    """Every file where files of its kind go, and no two where some file system would see one."""
+    """Check that every file is where files of its kind belong, and that no file system would confuse
+    two of them."""
     paths = [entry.path for entry in (*manifest.loose, *manifest.files, *manifest.parts)]
     if {entry.path for entry in manifest.loose} != {SCRIPT, PROGRAM}:
         raise ValueError(f"its installer is not {SCRIPT} and {PROGRAM}")
     for entry in manifest.files:
         if not has_place(entry.path):
-            raise ValueError(f"the path {entry.path!r} is none of a bundle")
+            raise ValueError(f"the path {entry.path!r} may not be in a bundle")
     if wrong := [part.path for part in manifest.parts if not PART.fullmatch(part.path)]:
         raise ValueError(f"the part {wrong[0]!r}")
     if sum(1 for path in paths if PIP.fullmatch(path)) != 1:
-        raise ValueError("it does not have one pip")
+        raise ValueError("it does not have exactly one pip")
     folded = {path.casefold() for path in paths}
     if len(folded) != len(paths):
-        raise ValueError("a path stands in it twice")
+        raise ValueError("a path is listed twice")
     if inside := [path for path in folded if folded.intersection(_folders(path))]:
-        raise ValueError(f"{min(inside)!r} lies in another file")
+        raise ValueError(f"{min(inside)!r} is inside another file")
     payload, cut = sum(file.size for file in manifest.files), sum(part.size for part in manifest.parts)
     if manifest.parts and payload != cut:
-        raise ValueError(f"its files add up to {payload} bytes and its parts to {cut}")
+        raise ValueError(f"its files have {payload} bytes together, and its parts {cut}")
 
 
 def has_place(path: str) -> bool:
-    """Whether a file of the payload may have this path: nothing that the installation makes itself."""
+    """Whether a file of the payload may have this path, which the installation must not create itself."""
     model = path.startswith(f"{MODELS}/") and path.count("/") >= 2 and is_safe(path)
     return model or path in (CONFIGURATION, SBOM) or bool(WHEEL.fullmatch(path))
 
 
 def is_safe(path: str) -> bool:
-    """Whether a path leads nowhere else and every file system can hold it."""
+    """Whether a path stays inside the folder and every file system supports it."""
     return (
         path.isprintable()
         and unicodedata.normalize("NFC", path) == path
@@ -261,5 +264,5 @@ def _folders(path: str) -> Iterable[str]:
 
 
 def shown(text: str) -> str:
-    """A text of somebody else's for a terminal or a log: what is not printable is escaped."""
+    """Text from others for a terminal or a log: unprintable characters are escaped."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

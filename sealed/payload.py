@@ -1,7 +1,7 @@
-"""Reading a bundle: its files whole or out of parts, each byte of them against its digest.
+"""Reads a bundle: its files whole or from parts, each byte checked against a digest.
 
-What is to be used is written down while it is hashed, so that nothing can change between the check and the
-use. Problems are collected, not raised, so that one look names every bad file.
+Files are written while they are hashed, so that nothing can change between check and use. Problems are
+collected instead of raised, so that one run names every bad file.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from sealed.manifest import DETACHED, MANIFEST, SIGNATURE, Entry, Manifest
 
 CHUNK_BYTES = 1 << 20
 
-Problems = dict[str, str]  # what is wrong, by the name of the file
+Problems = dict[str, str]  # file name -> what is wrong
 Report = Callable[[int, int], None]  # bytes done, bytes in all
-Place = Callable[[Entry], Path | None]  # where a file is to be written; None: it is only checked
+Place = Callable[[Entry], Path | None]  # where to write a file; None: only check it
 
 
 def silent(done: int, total: int) -> None: ...
@@ -35,14 +35,14 @@ class Counter:
 
 
 def check(folder: Path, manifest: Manifest, report: Report = silent) -> Problems:
-    """What is wrong with a bundle, every byte of it looked at; files that it should not have among it."""
+    """The problems of a bundle; every byte is checked, and files that do not belong to it are reported."""
     return take(folder, manifest, lambda _: None, report)
 
 
 def take(folder: Path, manifest: Manifest, place: Place, report: Report = silent) -> Problems:
-    """Check a bundle and write its files, those of parts put together, where `place` says.
+    """Check a bundle and write its files, joined from parts, where `place` says.
 
-    What was written is worth nothing unless no problem is returned. Each of its files must be new.
+    The written files may only be used if no problem is returned. None of them may exist before.
     """
     counter = Counter(report, sum(entry.size for entry in manifest.beside + manifest.parts))
     problems = unlisted(folder, manifest)
@@ -57,13 +57,13 @@ def take(folder: Path, manifest: Manifest, place: Place, report: Report = silent
             if problems:
                 cutter.stop()
         cutter.close()
-        if not problems:  # a damaged part damages files too: the part is what can be copied again
+        if not problems:  # a damaged part damages files too, but the part is what can be copied again
             problems = cutter.problems
     return problems
 
 
 def unlisted(folder: Path, manifest: Manifest) -> Problems:
-    """What lies in a bundle's folder and is not part of the bundle."""
+    """Files in a bundle's folder that are not part of the bundle."""
     listed = {MANIFEST, SIGNATURE, *(entry.path for entry in manifest.beside + manifest.parts)}
     names = (path.relative_to(folder).as_posix() for path in walk(folder))
     return {
@@ -74,7 +74,7 @@ def unlisted(folder: Path, manifest: Manifest) -> Problems:
 
 
 def is_file(path: Path, entry: Entry) -> bool:
-    """Whether a file is what an entry says."""
+    """Whether a file matches its entry."""
     return _read(path, entry, Counter(silent, 0), lambda _: None) is None
 
 
@@ -84,7 +84,7 @@ def _note(problems: Problems, entry: Entry, problem: str | None) -> None:
 
 
 def _read(path: Path, entry: Entry, counter: Counter, feed: Callable[[bytes], None]) -> str | None:
-    """What is wrong with a file. `feed` is given its bytes."""
+    """What is wrong with a file. `feed` gets its bytes."""
     digest, size = hashlib.sha256(), 0
     try:
         with open_file(path) as file:
@@ -107,7 +107,7 @@ def _read(path: Path, entry: Entry, counter: Counter, feed: Callable[[bytes], No
 
 
 class Writer:
-    """One file of the payload, hashed and, where it has a place, written there."""
+    """One file of the payload, hashed and, if it has a place, written there."""
 
     def __init__(self, entry: Entry, path: Path | None) -> None:
         self.entry, self.left = entry, entry.size
@@ -121,7 +121,7 @@ class Writer:
             self._out.write(data)
 
     def close(self) -> str | None:
-        """What is wrong with what was fed."""
+        """What is wrong with the bytes that were fed."""
         if self._out:
             self._out.close()
         found, expected = self._digest.hexdigest(), self.entry.sha256
@@ -129,7 +129,7 @@ class Writer:
 
 
 class Cutter:
-    """Cuts the stream of all parts into the payload's files."""
+    """Splits the stream of all parts into the payload's files."""
 
     def __init__(self, files: Iterable[Entry], place: Place) -> None:
         self.problems: Problems = {}
@@ -146,7 +146,7 @@ class Cutter:
                 self._next()
 
     def stop(self) -> None:
-        """The stream is broken: nothing more can be cut from it."""
+        """The stream is damaged: stop splitting it."""
         self._files = iter(())
         self.close()
 
@@ -156,7 +156,7 @@ class Cutter:
         self._writer = None
 
     def _next(self) -> None:
-        """The next file that has bytes; those without are made at once."""
+        """Begin the next file with content; empty ones are made at once."""
         self.close()
         for entry in self._files:
             self._writer = Writer(entry, self._place(entry))

@@ -1,8 +1,9 @@
-"""Who made a bundle: its manifest's signatures, and the public keys that a site trusts.
+"""Who made a bundle: the signatures of its manifest, and the public keys that a site trusts.
 
 manifest.json.sig begins with the line `sha256 - HEX`, the digest of manifest.json, so that damage shows
-without any key. Then a line for each signature, `ed25519 KEY-ID BASE64`, over the bytes of manifest.json; two
-of them while one key takes over from another. Keys are PEM files, as openssl makes and reads them too.
+without any key. Then there is a line for each signature, `ed25519 KEY-ID BASE64`, over the bytes of
+manifest.json; there are two while one key replaces another. Keys are PEM files, which openssl makes
+and reads too.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from sealed.manifest import MANIFEST, SIGNATURE, read_bytes
 
 ALGORITHM = "ed25519"
 KEY_ID = re.compile(r"[0-9a-f]{16}")
-MOST_SIGNATURE_BYTES = 1 << 16  # some hundred signatures
-# a SubjectPublicKeyInfo of Ed25519, up to the key itself
+MOST_SIGNATURE_BYTES = 1 << 16  # enough for some hundred signatures
+# the beginning of an Ed25519 SubjectPublicKeyInfo, up to the key itself
 DER_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """One key, and where it was read."""
+    """One key, and the file that it was read from."""
 
     raw: bytes
     file: str
@@ -40,7 +41,7 @@ class PublicKey:
 
 
 def key_id(raw: bytes) -> str:
-    """A short name of a public key, for people to compare."""
+    """A short id of a public key, for people to compare."""
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
@@ -59,7 +60,8 @@ def read_public_key(path: Path) -> PublicKey:
         der = b""
     if "PRIVATE KEY" in "".join(lines):
         raise SiteError(
-            f"{path} is a private key. A site needs the public one, NAME.pub; keep the private one away."
+            f"{path} is a private key. A site needs the public key, NAME.pub; keep the private key where"
+            " bundles are made."
         )
     if len(der) != len(DER_PREFIX) + 32 or not der.startswith(DER_PREFIX):
         raise SiteError(
@@ -77,7 +79,8 @@ def signature_line(raw_key: bytes, signature: bytes) -> str:
 
 
 def read_sealed(folder: Path) -> tuple[bytes, str]:
-    """The bytes of manifest.json, which are what manifest.json.sig says, and the text of the latter."""
+    """(the bytes of manifest.json, which match the digest in manifest.json.sig; the text of the latter).
+    Raises BundleError."""
     manifest = read_bytes(folder)
     try:
         with open_file(folder / SIGNATURE) as file:
@@ -87,15 +90,12 @@ def read_sealed(folder: Path) -> tuple[bytes, str]:
     except UnreadableError as error:
         raise BundleError(f"{folder / SIGNATURE}: {error}.") from error
     if not text.startswith(digest_line(manifest)):
-        raise BundleError(
-            f"{MANIFEST}: altered, or {SIGNATURE} is: the digest in the one is not that of the other. Copy"
-            " both again."
-        )
+        raise BundleError(f"{MANIFEST}: altered, or {SIGNATURE} is: their digests differ. Copy both again.")
     return manifest, text
 
 
 def signers(text: str) -> list[str]:
-    """The ids of the keys that a signature file names; whether they signed is not looked at."""
+    """The ids of the keys that a signature file names; the signatures are not checked."""
     return [key for key, _ in _signatures(text)]
 
 
@@ -110,7 +110,7 @@ def _signatures(text: str) -> Iterator[tuple[str, bytes]]:
 
 
 def require_signature(manifest: bytes, text: str, keys: Iterable[PublicKey]) -> PublicKey:
-    """The key among those trusted whose signature is on the manifest. Raises BundleError when none is."""
+    """The trusted key whose signature is on the manifest. Raises BundleError if there is none."""
     trusted, named = list(keys), list(_signatures(text))
     for key in trusted:
         for _, signature in named:
@@ -118,16 +118,15 @@ def require_signature(manifest: bytes, text: str, keys: Iterable[PublicKey]) -> 
                 return key
     wanted = " or ".join(f"{key.file} ({key.id})" for key in trusted)
     if not named:
-        raise BundleError(f"{SIGNATURE}: this bundle is not signed, and a signature of {wanted} is required.")
+        raise BundleError(f"{SIGNATURE}: this bundle is not signed, but a signature by {wanted} is required.")
     ours = {key.id for key in trusted} & {key for key, _ in named}
     if ours:
         raise BundleError(
-            f"{SIGNATURE}: the signature of key {', '.join(sorted(ours))} is not one of this {MANIFEST}. One"
-            " of the two was damaged or exchanged."
+            f"{SIGNATURE}: the signature by key {', '.join(sorted(ours))} does not fit this {MANIFEST}. One"
+            " of the two was damaged or replaced."
         )
     found = ", ".join(key for key, _ in named)
     raise BundleError(
-        f"{SIGNATURE}: signed by {found}, and a signature of {wanted} is required. Either the bundle is"
-        " somebody else's, or whoever makes it has a new key: ask for the public key, on another way than"
-        " the bundle's."
+        f"{SIGNATURE}: signed by {found}, but a signature by {wanted} is required. The bundle is somebody"
+        " else's, or its sender has a new key: ask for the public key, by another way than the bundle's."
     )

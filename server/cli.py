@@ -25,7 +25,7 @@ from server.commands.journal import journal
 from server.commands.models import models
 from server.commands.replay import replay
 from server.config.directories import models_of, sharing_memory
-from server.config.loading import Settings, config_file, load_settings, settings_of
+from server.config.loading import CONFIG_HELP, Settings, config_file, load_settings, settings_of
 from server.config.values import socket_path
 from server.engine.served import problem_of
 from server.errors import ConfigurationError, EngineFailed
@@ -36,19 +36,17 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 Config = Annotated[
     Path | None,
-    typer.Option(
-        "--config", help="The file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model."
-    ),
+    typer.Option("--config", help=CONFIG_HELP),
 ]
 
-COMMANDS = "verbatim.commands"  # the entry points of the packages above this one: a function or a typer.Typer
+COMMANDS = "verbatim.commands"  # entry points of the packages above this one: a function or a typer.Typer
 
 
 class OneParagraph(TyperGroup):
-    """Commands of this package and others, and one paragraph instead of a traceback, whichever it is of.
+    """The commands of this package and of others. A failure that the user can mend is printed
+    as one paragraph.
 
-    Exit code 1 for a bundle that is not as it should be and for an engine that does not start, 2 for
-    everything else that can be mended.
+    Exit code 1: a bundle is damaged, or an engine does not start. 2: every other failure of this kind.
     """
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -61,8 +59,8 @@ class OneParagraph(TyperGroup):
         return super().list_commands(ctx)
 
     def _load(self, name: str) -> None:
-        """A command of another package, when it is asked for: one that brings much, or lacks something, costs
-        the others nothing."""
+        """Import a command of another package only when it is used: slow or missing imports of one command
+        do not affect the others."""
         for point in entry_points(group=COMMANDS, name=name) if name not in self.commands else ():
             made = point.load()
             if not isinstance(made, typer.Typer):
@@ -84,13 +82,13 @@ class OneParagraph(TyperGroup):
 cli = typer.Typer(
     name="verbatim",
     cls=OneParagraph,
-    help="Text completions on your own hardware, to the letter of the hosted endpoint.",
+    help="Serve the hosted completions API from your own hardware.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-keys = typer.Typer(help="API keys.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+keys = typer.Typer(help="Make API keys.", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 cli.add_typer(keys, name="keys")
 
 
@@ -98,30 +96,34 @@ cli.add_typer(keys, name="keys")
 def serve(
     directories: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[DIRECTORY...]", help="Models to serve, without a models.yaml."),
+        typer.Argument(metavar="[DIRECTORY...]", help="Model directories to serve without a models.yaml."),
     ] = None,
     config: Config = None,
     model_dir: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIRECTORY", help="Serve each model in this folder; `verbatim reload` finds new ones."
+            metavar="DIRECTORY", help="Serve every model in this folder; `verbatim reload` adds new ones."
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on, or unix:PATH.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that answer requests, on the same engines.")
+        int | None, typer.Option(help="Number of processes that answer requests. They share the engines.")
     ] = None,
     cluster: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Ray cluster whose nodes run the engines; `auto`: this node's."),
+        typer.Option(
+            metavar="ADDRESS", help="Address of the Ray cluster that runs the engines; `auto`: this node's."
+        ),
     ] = None,
-    api_keys_file: Annotated[Path | None, typer.Option(help="File of `verbatim keys new`.")] = None,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(help="API keys, a file that `verbatim keys new` writes.")
+    ] = None,
     drain_timeout: Annotated[
-        float | None, typer.Option(help="How long running requests may finish after SIGTERM, s.")
+        float | None, typer.Option(help="Seconds that running requests have to finish after SIGTERM.")
     ] = None,
-    log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged.")] = None,
-    log_format: Annotated[LogFormat | None, typer.Option(help="A line as text, or as JSON.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Lowest level that is logged.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Log lines as text or as JSON.")] = None,
 ) -> None:
     """Start the server."""
     overrides = {
@@ -137,7 +139,8 @@ def serve(
 
     if (directories or model_dir) and config:
         raise ConfigurationError(
-            "give either --config or model directories: a configuration names its models itself."
+            "give either --config or model directories, not both: the configuration file lists its own"
+            " models."
         )
 
     def load() -> Settings:
@@ -150,7 +153,7 @@ def serve(
         return settings_of(sharing_memory(keys), overrides, os.environ)
 
     settings = load()
-    # Late: the application brings half a second of imports that no other command needs.
+    # Imported late: the application takes half a second to import, and no other command needs it.
     from server.process.serve import serve as run
 
     run(settings, None if directories or model_dir else config_file(config, os.environ), load)
@@ -160,18 +163,20 @@ def serve(
 def node(
     join: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="The head's address; without it, this is the head."),
+        typer.Option(
+            metavar="HOST:PORT", help="Address of the head node. Without it, this machine is the head."
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(help="The head's port, if this is the head.")] = 6379,
+    port: Annotated[int, typer.Option(help="Port to listen on, if this machine is the head.")] = 6379,
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Further options of `ray start`.")
     ] = None,
 ) -> None:
     """Run this machine as a node of a Ray cluster, until SIGTERM or Ctrl-C (docs/cluster.md).
 
-    It runs `ray start`, and contacts only the other nodes.
+    It runs `ray start`, set up so that Ray connects to the other nodes and to nothing else.
     """
-    # Late: as serve.
+    # Imported late, as in serve.
     from server.process.node import become_node
 
     become_node(join or "", port, more or [])
@@ -180,12 +185,12 @@ def node(
 @cli.command()
 def reload(
     config: Config = None,
-    port: Annotated[int | None, typer.Option(help="The server's port; default: the configuration's.")] = None,
+    port: Annotated[int | None, typer.Option(help="The server's port. Default: the configuration's.")] = None,
 ) -> None:
-    """Make the running server read its configuration again; no request is lost.
+    """Tell the running server to read its configuration again. No request is lost.
 
-    Exit code 0 when the new configuration is in use, 1 when the server refuses it and goes on with the old
-    one, or an engine has not started; 2 when there is no such server. SIGHUP to the server does the same.
+    Exit code 0: the new configuration is in use. 1: the server refused it and keeps the old one, or an engine
+    did not start. 2: no such server runs. SIGHUP to the server has the same effect.
     """
     where: int | Path | None = port
     if where is None:
@@ -212,9 +217,13 @@ cli.add_typer(journal, name="journal")
 
 @keys.command("new")
 def keys_new(
-    name: Annotated[str, typer.Argument(help="Name of the key, for logs, metrics and allowed_keys.")],
-    file: Annotated[Path, typer.Option(help="File to append to; created if missing.")] = Path("api-keys.txt"),
-    expires: Annotated[str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day, UTC.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key, as logs, metrics and allowed_keys show it.")],
+    file: Annotated[Path, typer.Option(help="File to append the key to. It is created if missing.")] = Path(
+        "api-keys.txt"
+    ),
+    expires: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="Last day on which the key is valid, UTC.")
+    ] = None,
     role: Annotated[
         list[str] | None,
         typer.Option(
@@ -226,12 +235,12 @@ def keys_new(
         typer.Option(metavar="ID", help="Allow only this model or adapter; may be repeated."),
     ] = None,
 ) -> None:
-    """Make a key: it is printed once, and its SHA-256 is appended to the file.
+    """Make a key: print it once, and append its SHA-256 to the file.
 
-    A running server reads the changed file. To revoke the key, delete its line.
+    A running server reads the changed file by itself. Delete the line to revoke the key.
     """
     print(new_key(name, file, _day(expires), role or (), model or ()))
-    print(f"Keep it: only its SHA-256 is in {file}.", file=sys.stderr)
+    print(f"Keep the key: {file} has only its SHA-256.", file=sys.stderr)
 
 
 def _day(text: str | None) -> date | None:
@@ -243,7 +252,7 @@ def _day(text: str | None) -> date | None:
 
 @cli.command()
 def version() -> None:
-    """Show the versions of this server and of its main dependencies."""
+    """Show the versions of this server and of the packages that it runs on."""
     for name, number in versions().items():
         print(f"{name} {number}")
 

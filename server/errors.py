@@ -43,7 +43,8 @@ class ConfigurationError(Failure):
 
 
 class EngineFailed(Failure):
-    """An engine did not start, and may with another try. The message is its own reason, in one line."""
+    """An engine did not start; another try may succeed. The message is the engine's own reason,
+    in one line."""
 
 
 class RequestFailure(Failure):
@@ -129,7 +130,7 @@ class TokenLimitExceeded(RateLimitExceeded):
 
 
 class InternalError(RequestFailure):
-    """Our fault. The message carries the request's id and nothing else. cause: what an operator is told."""
+    """A bug of ours. The client's message has only the request's id. cause: what the log says."""
 
     def __init__(self, request_id: str, cause: str = "") -> None:
         self.cause = cause
@@ -142,8 +143,8 @@ class EngineDeathsError(InternalError):
     def __init__(self, request_id: str, num_deaths: int) -> None:
         super().__init__(request_id)
         self.message = (
-            f"the engine died {num_deaths} times while it worked on this request, which is not tried again;"
-            f" the server's log has the details under request id {request_id}"
+            f"the engine died {num_deaths} times while it worked on this request, so the request is not"
+            f" tried again; the server's log has the details under request id {request_id}"
         )
 
 

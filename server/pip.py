@@ -1,7 +1,7 @@
-"""pip, run on behalf of set-up, of a bundle and of the built-in model; and the lists that it is given.
+"""Runs pip for set-up, bundles and the built-in model, and reads the lists of packages.
 
-Where files come from, proxies and certificates are pip's own. Only the standard library, because set-up runs
-before anything is installed.
+pip's own settings decide about sources, proxies and certificates. Only the standard library is used, because
+set-up runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-OLDEST, NEWEST = (3, 11), (3, 14)  # the Pythons that vLLM 0.32.0 and the pinned wheels support
-GLIBC = (2, 31)  # the oldest that every pinned wheel supports
+OLDEST, NEWEST = (3, 11), (3, 14)  # the Python versions that vLLM 0.32.0 and the pinned wheels support
+GLIBC = (2, 31)  # the oldest one that every pinned wheel supports
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-NEEDED_FREE_BYTES = 2 << 30  # with less, a download that broke off is taken for a full disk
+NEEDED_FREE_BYTES = 2 << 30  # with less free, a broken download is taken for a full disk
 
 NOT_FOUND = re.compile(
     r"No matching distribution found for ([^\s(]+)"
-    r"|Cannot install (\S+) because"  # where a constraint names it too
+    r"|Cannot install (\S+) because"  # also if a constraint names it
 )
 NO_NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|name resolution|Network is unreachable|ConnectTimeout"
@@ -32,23 +32,24 @@ NO_NETWORK = re.compile(
 )
 OTHER_FILE = re.compile(r"DO NOT MATCH THE HASHES.*?\n\s*(\S+).*?Got\s+([0-9a-f]{64})", re.DOTALL)
 
-Heard = Callable[[str], None]  # a line of pip's, or an empty one for every half second of its silence
+# Called with each line of pip, and with an empty one for every half second of silence
+Heard = Callable[[str], None]
 
 
 class Pin(NamedTuple):
-    """One package of a list. requirement: name, == or ===, version. sha256: of each wheel that will do."""
+    """One package of a list. requirement: name, == or ===, version. sha256: of each acceptable wheel."""
 
     requirement: str
     sha256: tuple[str, ...]
 
     @property
     def line(self) -> str:
-        """As pip reads it."""
+        """The line for pip."""
         return " ".join([self.requirement, *(f"--hash=sha256:{digest}" for digest in self.sha256)])
 
 
 class Answer(NamedTuple):
-    """How pip ended. printed: all that it said, but for its progress."""
+    """How pip ended. printed: its output, without progress."""
 
     succeeded: bool
     printed: str
@@ -69,7 +70,8 @@ def run(
     python: str = sys.executable,
     lock: int | None = None,
 ) -> Answer:
-    """Runs that Python's pip. temporary: made, and removed. lock: a locked file, which pip inherits."""
+    """Run the pip of that Python. temporary: a folder that is created, and removed. lock: a locked file,
+    which pip inherits."""
     temporary.mkdir(parents=True, exist_ok=True)  # not /tmp, which is small on many machines
     command = [python, "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
     environ = {"TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1", "SOURCE_DATE_EPOCH": "315532800"}
@@ -111,14 +113,14 @@ def lines_of(process: subprocess.Popen[bytes]) -> Iterator[str]:
 
 
 def missing(printed: str) -> str | None:
-    """The requirement that pip found nowhere. None when it did not get as far as to know."""
+    """The requirement that pip did not find. None if it did not get that far."""
     found = NOT_FOUND.search(printed)
     return None if NO_NETWORK.search(printed) or not found else found[1] or found[2]
 
 
 def explain(printed: str, folder: Path) -> str:
-    """One paragraph out of all that pip printed while it filled that folder."""
-    # pip takes a disk that fills up while it downloads for a broken connection
+    """A message of one paragraph from pip's output while it filled that folder."""
+    # pip reports a disk that fills up during a download as a broken connection
     cut_short = "incomplete-download" in printed and shutil.disk_usage(folder).free < NEEDED_FREE_BYTES
     if cut_short or "No space left on device" in printed:
         return (
@@ -132,14 +134,14 @@ def explain(printed: str, folder: Path) -> str:
         )
     if other := OTHER_FILE.search(printed):
         return (
-            f"{other[1]} is not the file that was expected: its SHA-256 is {other[2]}, which is not pinned. "
-            "It was damaged or exchanged on the way; if `pip config list` names a mirror, that one has "
-            "another file. Run `pip cache purge` and try again."
+            f"{other[1]} is not the expected file: its SHA-256 is {other[2]}, which is not pinned. It was"
+            " damaged or replaced on the way; if `pip config list` names a mirror, the mirror has another"
+            " file. Run `pip cache purge` and try again."
         )
     if requirement := missing(printed):
         return (
-            f"pip's configured sources have no wheel of {requirement} for this Python and machine. If `pip "
-            "config list` names a mirror, it has to carry the pinned versions in requirements/."
+            f"pip's package sources have no wheel of {requirement} for this Python and machine. If `pip"
+            " config list` names a mirror, it must have the pinned versions of requirements/."
         )
     errors = [line for line in printed.splitlines() if "error" in line.lower()]
-    return f"pip failed, and said: {(errors or printed.splitlines() or ['nothing'])[-1].strip()}"
+    return f"pip failed: {(errors or printed.splitlines() or ['it printed nothing'])[-1].strip()}"

@@ -69,7 +69,7 @@ ROOMS = {
     "twin": "latency scripted sampler engine models serve cli plugin",
     "conform.subject": "ends budget frames client address sockets server refusal rule",
     "conform.rules": (
-        "table houses values body reply prompts stops logprobs choices sampling structured stream folds"
+        "table profiles values body reply prompts stops logprobs choices sampling structured stream folds"
         " errors http adapters wire"
     ),
     "conform": "every runner report difference cli",

@@ -22,40 +22,48 @@ def simulate(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [8000]")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help=f"Id of a model; may be given several times. [{MODEL}]")
+        list[str] | None, typer.Option(help=f"Id of a model; may be repeated. [{MODEL}]")
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A models.yaml: its ids, limits, defaults and keys, and its tokenizers if there."),
+        typer.Option(
+            help="Take model ids, limits, defaults, keys and tokenizers from this models.yaml."
+            " Models without files get the built-in tokenizer."
+        ),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help=f"How fast: {', '.join(PROFILES)}. [{DEFAULT}]")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help=f"Speed to simulate: {', '.join(PROFILES)}. [{DEFAULT}]")
+    ] = None,
     fit_to: Annotated[
         Path | None,
         typer.Option(
-            "--fit", help="As fast as a real server that `benchmarks.serving --json FILE` measured."
+            "--fit",
+            help="Simulate the speed of a real server: the file that `benchmarks.serving --json` wrote.",
         ),
     ] = None,
-    speed: Annotated[float, typer.Option(min=1e-3, help="How many times as fast.")] = 1.0,
-    script: Annotated[Path | None, typer.Option(help="Fixed replies by prompt, a YAML file.")] = None,
-    echo_prompt: Annotated[bool, typer.Option("--echo", help="Answer each prompt with itself.")] = False,
+    speed: Annotated[float, typer.Option(min=1e-3, help="Factor on the speed; 2 is twice as fast.")] = 1.0,
+    script: Annotated[Path | None, typer.Option(help="YAML file with fixed replies by prompt.")] = None,
+    echo_prompt: Annotated[
+        bool, typer.Option("--echo", help="Reply to each prompt with the prompt.")
+    ] = False,
     faults: Annotated[
-        Path | None, typer.Option(help="Faults of requests, a YAML file (docs/faults.md).")
+        Path | None, typer.Option(help="YAML file that says which requests fail, and how (docs/faults.md).")
     ] = None,
     load_s: Annotated[
         float,
-        typer.Option("--load-s", min=0, help="Seconds that it takes to load a model on demand."),
+        typer.Option("--load-s", min=0, help="Seconds that a model with `load: on_demand` takes to load."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the jitter.")] = 0,
-    log_level: Annotated[LogLevel | None, typer.Option(help="Least level that is logged. [info]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random part of the delays.")] = 0,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Lowest level that is logged. [info]")] = None,
 ) -> None:
-    """Start a server to test clients against: the same replies to the letter, without a GPU or a model."""
-    from twin.faults.rules import Faults, read_rules  # late: the application
+    """Start a simulated server to test clients against: the same API, without a GPU or a model."""
+    from twin.faults.rules import Faults, read_rules  # imported late: the application is slow to import
     from twin.serve import serve
 
     if profile and fit_to:
-        raise ConfigurationError("--profile and --fit exclude each other.")
+        raise ConfigurationError("--profile and --fit cannot be given together.")
     if script and echo_prompt:
-        raise ConfigurationError("--script and --echo exclude each other.")
+        raise ConfigurationError("--script and --echo cannot be given together.")
     chosen = fit(fit_to) if fit_to else profile_of(profile or DEFAULT)
     replies: Script | None = read_script(script) if script else echo if echo_prompt else None
     latency = Latency(chosen, speed=speed, seed=seed)
@@ -71,7 +79,7 @@ def simulate(
 def _settings(config: Path | None, overrides: dict[str, object], ids: list[str] | None) -> Settings:
     if config is not None:
         if ids:
-            raise ConfigurationError("--config and --model exclude each other.")
+            raise ConfigurationError("--config and --model cannot be given together.")
         return load_settings(config, overrides, os.environ)
     models = [{"id": one, "path": str(DATA), "engine": "simulated"} for one in ids or [MODEL]]
     return settings_of({"models": models}, overrides, os.environ)

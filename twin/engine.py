@@ -1,4 +1,4 @@
-"""The twin's engine: a continuous batch of candidates, in which every field of a request acts."""
+"""The twin's engine: a continuous batch of candidates that supports every field of a request."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from twin.sampler import Row, Sampler, shape_of, transforms_of
 
 log = logging.getLogger(__name__)
 
-# The ids of a prompt -> those of a fixed reply; None: the language answers.
+# The ids of a prompt -> the ids of a fixed reply; None: the language model answers.
 Reply = Callable[[list[int]], list[int] | None]
 
 
 @dataclass(slots=True)
 class Running:
-    """A job in the batch. ends: ids that end it. reply: the ids that it is answered with; None: those that
-    are drawn. grammar: what they follow. unread: tokens of the prompt that are not computed yet. num_new:
-    generated here."""
+    """A job in the batch. ends: ids that end it. reply: ids of its fixed reply; None: they are drawn.
+    grammar: for structured output. unread: prompt tokens that are not computed yet. num_new:
+    tokens generated here."""
 
     job: Job
     sink: Sink
@@ -49,7 +49,7 @@ class Running:
 
 
 class TwinEngine:
-    """Steps as long as there is anything to do; none takes longer than its latency and its work."""
+    """Runs steps as long as there are jobs; a step takes its latency or its work, whichever is longer."""
 
     cache_tokens = 0
 
@@ -61,7 +61,7 @@ class TwinEngine:
         grammars: Grammars | None = None,
         load_s: float = 0.0,
     ) -> None:
-        """load_s: from its start until it is ready."""
+        """load_s: seconds from the start until it is ready."""
         self._sampler = sampler
         self._grammars = grammars
         self._latency = latency
@@ -71,7 +71,7 @@ class TwinEngine:
         self._stepping: asyncio.Task[None] | None = None
         self._died = asyncio.Event()
         self._death = Death("")
-        self._next = 0.0  # when the next step ends, of time.monotonic
+        self._next = 0.0  # end of the current step (time.monotonic)
 
     async def start(self, report: Report) -> None:
         self._sampler.warm_up()
@@ -113,7 +113,7 @@ class TwinEngine:
         return self._grammars.begun(job.params.grammar, job.prompt_ids[num_prompt:])
 
     async def _step_on(self) -> None:
-        """The border where no error of ours leaves jobs waiting for ever."""
+        """Run steps. A broad except stands here, so that no bug of ours leaves jobs waiting for ever."""
         try:
             await self._steps()
         except Exception as error:
@@ -128,13 +128,13 @@ class TwinEngine:
             batch, num_prompt_tokens = self._batch()
             self._next += self._latency.step_s(len(batch), num_prompt_tokens)
             left_s = self._next - time.monotonic()
-            if left_s < 0:  # the work took longer than it was to
+            if left_s < 0:  # the work took longer than the latency
                 self._next -= left_s
             await asyncio.sleep(max(0.0, left_s))
             self._step([one for one in batch if one.job.id in self._running])
 
     def _batch(self) -> tuple[list[Running], int]:
-        """Those that get a token in this step, and how many tokens of prompts are computed in it."""
+        """(jobs that get a token in this step, number of prompt tokens computed in it)."""
         left = self._latency.chunk
         batch = []
         for one in self._running.values():
@@ -197,13 +197,14 @@ class TwinEngine:
         return self._sampler.prompt_logprobs(one.job.prompt_ids, one.job.num_logprobs or 0)
 
     def _is_scripted(self, one: Running) -> bool:
-        """Whether its next token is of a fixed reply, or the end of the text after one."""
+        """Whether its next token is from a fixed reply, or the end of the text after it."""
         if one.reply is None:
             return False
         if one.row.position < len(one.reply):
             return True
         ends = bool(one.job.eos_ids) and not one.job.params.ignore_eos
-        return ends and one.num_new >= one.job.params.min_tokens  # until then the language goes on
+        # Until min_tokens, the language model continues
+        return ends and one.num_new >= one.job.params.min_tokens
 
     def _scripted(self, one: Running) -> int:
         assert one.reply is not None, "asked before"

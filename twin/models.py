@@ -1,4 +1,4 @@
-"""The twin's models: named as in production, with production's tokens where there is a tokenizer for them."""
+"""The twin's models: with the names of production, and its token ids where a tokenizer exists."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 def load_models(
     settings: Settings, latency: Latency, script: Script | None, load_s: float = 0.0
 ) -> list[ServedModel]:
-    """Of each model its name, limits and defaults, and its tokens if its directory has a tokenizer.json.
+    """The models of these settings, with their limits and defaults, and their own tokens if their directory
+    has a tokenizer.json.
 
-    latency: the engines take turns with it, which is how fast it is for each. load_s: that a model takes to
-    load which is loaded on demand. Raises ConfigurationError for a directory that cannot be served.
+    latency: shared by the engines in turn, so each is as fast as it says. load_s: seconds to load a model on
+    demand. Raises ConfigurationError for a directory that cannot be served.
     """
     return [_load(model, settings, latency, script, load_s) for model in settings.models]
 
@@ -37,9 +38,11 @@ def _load(
 ) -> ServedModel:
     directory, chosen = model.directory, model.max_model_len
     is_own = directory == DATA or not (directory / "tokenizer.json").is_file()
-    if is_own and directory != DATA:  # a model of production's, whose files are not here
+    if is_own and directory != DATA:  # a model of production whose files are not here
         directory = DATA
-        log.info("model %s: its directory has no tokenizer.json; its token ids are the twin's", model.id)
+        log.info(
+            "model %s: its directory has no tokenizer.json, so the twin's own token ids are used", model.id
+        )
     architecture = check_checkpoint(directory, weights=False).architecture
     tokenizer = load_tokenizer(directory, architecture.vocab_size)
     language = own_language() if is_own else _language(tokenizer, architecture.vocab_size)
@@ -52,13 +55,13 @@ def _load(
     served = ServedModel(
         settings=model,
         tokenizer=tokenizer,
-        # There are no positions to run out of.
+        # The language model has no positions, so no longest context.
         context_size=chosen or context_size(architecture, None, extended=True),
         vocab_size=architecture.vocab_size,
         engine=Replicas(model.id, make),
     )
     tune(served.engine, settings, model)
-    return served.with_settings(model, {})  # its adapters too, with the same words
+    return served.with_settings(model, {})  # includes its adapters, with the same tokens
 
 
 def _language(tokenizer: Tokenizer, vocab_size: int) -> Language:

@@ -1,6 +1,6 @@
-"""A plugin of pytest's for the test suites of clients: the fixture `verbatim_server`.
+"""A pytest plugin for the test suites of clients: the fixture `verbatim_server`.
 
-Nothing of the server is imported here: it runs in a process of its own, once for all tests of a session.
+It imports nothing of the server, which runs in a process of its own, once for all tests of a session.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 COMMAND = (sys.executable, "-c", "from server.cli import main; main()", "simulate", "--port", "0")
-USUAL = "--profile none --log-level warning"  # a test wants no latency
+USUAL = "--profile none --log-level warning"  # tests want no latency
 MOST_SHOWN = 5
 
 
@@ -37,10 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class VerbatimServer:
-    """A server for one test, which knows its requests by a key of their own.
+    """A server for one test, which recognizes its requests by a key of their own.
 
-    url: with the prefix that SDKs take as their base. root: without. key: to be sent with each request.
-    model: that may be asked for.
+    url: with the prefix that SDKs use as their base. root: without it. key: to send with each request. model:
+    a model id.
     """
 
     def __init__(self, root: str) -> None:
@@ -51,10 +51,10 @@ class VerbatimServer:
 
     @contextlib.contextmanager
     def fault(self, fault: str, **rule: Any) -> Iterator[None]:
-        """Have requests of this test go wrong meanwhile.
+        """Let requests of this test fail within the context.
 
-        fault: as docs/faults.md has them, "status=429 retry_after=1". rule: further keys of a rule: first,
-        nth, every, share, times. Raises ValueError for what is no fault or no rule.
+        fault: as in docs/faults.md, such as "status=429 retry_after=1". rule: further keys of a rule: first,
+        nth, every, share, times. Raises ValueError for an invalid fault or rule.
         """
         match = {**rule.pop("match", {}), "key": self.key}
         self.rules.insert(0, {"fault": fault, "match": match, **rule})
@@ -66,21 +66,21 @@ class VerbatimServer:
             self._put_rules()
 
     def requests(self) -> list[dict[str, Any]]:
-        """What this test's client has sent, in order, and what became of it."""
+        """What this test's client has sent, in order, and how it was answered."""
         found: list[dict[str, Any]] = self._call("GET", f"/simulator/requests?client={self.client}")[
             "requests"
         ]
         return found
 
     def verdict(self, **patience: float) -> dict[str, Any]:
-        """What is to be said of it: a rule's state and what is against it, by the rule's id."""
+        """The verdict on this test's client: rule id -> state and violations."""
         query = "".join(f"&{name}={value}" for name, value in patience.items())
         (found,) = self._call("GET", f"/simulator/verdict?client={self.client}{query}")["clients"]
         return {rule["id"]: rule for rule in found["rules"]}
 
     @property
     def client(self) -> str:
-        """How the server names it."""
+        """The server's name for this client."""
         return f"key-{hashlib.sha256(f'Bearer {self.key}'.encode()).hexdigest()[:8]}"
 
     def _put_rules(self) -> None:
@@ -89,7 +89,8 @@ class VerbatimServer:
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"authorization": "Bearer of-the-plugin"}
-        request = urllib.request.Request(self.root + path, data, headers, method=method)  # noqa: S310  # our own
+        # Our own server
+        request = urllib.request.Request(self.root + path, data, headers, method=method)  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
                 answer: dict[str, Any] = json.load(response)
@@ -120,7 +121,7 @@ def verbatim_process(pytestconfig: pytest.Config) -> Iterator[str]:
 
 @pytest.fixture
 def verbatim_server(request: pytest.FixtureRequest, verbatim_process: str) -> Iterator[VerbatimServer]:
-    """A server to test a client against. Fails the test at its end by what is against the client then."""
+    """A server to test a client against. The test fails at its end if the client broke rules."""
     server = VerbatimServer(verbatim_process)
     yield server
     marker = request.node.get_closest_marker("verbatim")

@@ -1,7 +1,8 @@
-"""The tokens of one step: by sampling/reference.py, or by the same sums for all plain rows together.
+"""Chooses the tokens of one step: with sampling/reference.py, or for all plain rows together with
+the same formulas.
 
-A row is plain whose request neither punishes nor favours a token: its distribution depends on the tokens
-right before alone, and is kept.
+A row is plain if its request has no penalties, bias and the like: its distribution only depends on the last
+tokens, and is cached.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from server.contract.params import GenerationParams
 from server.engine.base import TopLogprobs
 from twin.language.model import CONTEXT, Language
 
-# Added to log-probabilities, which changes none of them: the likely logits of a real model are above 0 too,
-# where a repetition_penalty divides.
+# Added to all log-probabilities, which changes no distribution: the likely logits of a real model are above 0
+# too, where a repetition_penalty divides.
 LIKELY = 12.0
-NEUTRAL = (1.0, 0.0, 0, 1.0)  # a shape that changes nothing
-MEMORY_BYTES = 64 * 2**20  # of what is kept; the more there is, the more pages the kernel has to find
+NEUTRAL = (1.0, 0.0, 0, 1.0)  # changes nothing
+MEMORY_BYTES = 64 * 2**20  # of the cache; with more, the kernel has more pages to find
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Before: TypeAlias = tuple[int, ...]  # the last CONTEXT token ids
@@ -32,8 +33,9 @@ Shape: TypeAlias = tuple[float, float, int, float]  # temperature, min_p, top_k,
 
 @dataclass(slots=True)
 class Row:
-    """What is drawn for. tokens: of the prompt, then, from num_prompt on, generated ones. held_back: ids that
-    may not come yet. shape: of `shape_of`. mask: [vocab_size] bool, what a grammar lets come; None: all."""
+    """One row to draw for. tokens: of the prompt, then, from num_prompt on, generated ones. held_back: ids
+    that may not come yet. shape: from `shape_of`. mask: [vocab_size] bool, tokens that a grammar allows;
+    None: all."""
 
     tokens: list[int]
     num_prompt: int
@@ -68,7 +70,7 @@ def transforms_of(params: GenerationParams) -> Transforms:
 
 
 def shape_of(transforms: Transforms) -> Shape | None:
-    """What the distribution of a plain row depends on beside the tokens before; None for one that is not."""
+    """The parameters of a plain row's distribution; None: the row is not plain."""
     penalties = transforms.repetition_penalty, transforms.frequency_penalty, transforms.presence_penalty
     if transforms.logit_bias or transforms.allowed_token_ids or transforms.bad_words:
         return None
@@ -78,8 +80,8 @@ def shape_of(transforms: Transforms) -> Shape | None:
 
 
 class Distribution:
-    """The next token's, as a draw needs it. blocks: [num_blocks, BLOCK] probabilities, with zeros at the end.
-    sums: [num_blocks]. likeliest: the first of the likeliest ids."""
+    """A distribution of the next token, prepared for draws. blocks: [num_blocks, BLOCK] probabilities, with
+    zeros at the end. sums: [num_blocks]. likeliest: the lowest of the likeliest ids."""
 
     __slots__ = ("blocks", "likeliest", "sums")
 
@@ -93,7 +95,7 @@ class Distribution:
 
 
 class Sampler:
-    """Draws from a language by the rules of sampling/reference.py."""
+    """Draws from a language model by the rules of sampling/reference.py."""
 
     def __init__(self, language: Language) -> None:
         self.language = language
@@ -102,7 +104,7 @@ class Sampler:
         self._distributions: dict[tuple[Before, Shape], Distribution] = {}
 
     def choose(self, rows: Sequence[Row]) -> list[int]:
-        """The next token of each."""
+        """The next token of each row."""
         chosen = [0] * len(rows)
         drawn: list[tuple[int, Distribution]] = []
         for k, row in enumerate(rows):
@@ -121,7 +123,7 @@ class Sampler:
         return chosen
 
     def warm_up(self) -> None:
-        """Have the libraries make what they make when they are first used."""
+        """Run the code once that initializes libraries on first use."""
         neutral, penalised = Transforms(), Transforms(repetition_penalty=2.0, top_k=5, top_p=0.5)
         self.choose([Row([0, 0], 2, one, 0, shape_of(one)) for one in (neutral, neutral, penalised)])
         self.logprobs((0, 0), 0, 5)
@@ -144,7 +146,7 @@ class Sampler:
         return ids, values[ids].tolist()
 
     def prompt_logprobs(self, prompt_ids: Sequence[int], num: int) -> TopLogprobs:
-        """Of each token but the first."""
+        """The log-probabilities of each token but the first."""
         found = TopLogprobs(1 + num)
         for k in range(1, len(prompt_ids)):
             before = tuple(prompt_ids[max(0, k - CONTEXT) : k])
@@ -152,7 +154,7 @@ class Sampler:
         return found
 
     def _raw(self, before: Before) -> Logits:
-        """The language's logits, which are log-probabilities: their softmax is itself."""
+        """The language model's logits, which are log-probabilities: their softmax does not change them."""
         found = self._logits.get(before)
         if found is None:
             found = np.log(self.language.probabilities(before))
@@ -160,11 +162,11 @@ class Sampler:
         return found
 
     def _distribution(self, before: Before, shape: Shape, transforms: Transforms) -> Distribution:
-        """Of a plain row."""
+        """The distribution of a plain row."""
         key = before, shape
         found = self._distributions.get(key)
         if found is None:
-            if shape == NEUTRAL:  # as the reference has it, but for the last bits
+            if shape == NEUTRAL:  # as in the reference, except for the last bits
                 probabilities = self.language.probabilities(before)
             else:
                 probabilities = reference.probabilities(self._raw(before), transforms)
@@ -201,7 +203,7 @@ def _draw(distributions: Sequence[Distribution], rows: Sequence[Row]) -> list[in
 
 
 def _keep(kept: dict[Any, Any], key: object, value: object, most: int) -> None:
-    """The oldest makes room."""
+    """Keep a value in the cache, in place of the oldest one if it is full."""
     if len(kept) >= most:
         del kept[next(iter(kept))]
     kept[key] = value

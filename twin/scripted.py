@@ -1,4 +1,4 @@
-"""Fixed replies: what a prompt is answered with, where a file or `--echo` says so."""
+"""Fixed replies to prompts, from a file or with `--echo`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from server.config.yamlfile import nearest
 from server.errors import ConfigurationError
 
-# The text of a prompt -> what it is answered with; None: the language answers.
+# The text of a prompt -> its reply; None: the language model answers.
 Script = Callable[[str], str | None]
 
 MATCHES = ("exact", "prefix", "regex")
@@ -43,14 +43,14 @@ def echo(prompt: str) -> str:
 
 
 def read_script(file: Path) -> Script:
-    """The replies of a YAML file, a list of FORM; the first that matches answers. Raises ConfigurationError
-    that says what is wrong and where."""
+    """The replies of a YAML file, a list of FORM; the first that matches answers. Raises ConfigurationError,
+    which says what is wrong and where."""
     try:
         entries = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{file}: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} is no YAML: {error}") from None
+        raise ConfigurationError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(entries, list):
         raise ConfigurationError(f"{file} must be a list of replies: {FORM}.")
     lines = [_line(entry, f"{file}, reply {number}") for number, entry in enumerate(entries, 1)]
@@ -67,7 +67,7 @@ def _line(entry: Any, where: str) -> Line:
         raise ConfigurationError(f"{where} must be {FORM}.")
     for name in entry:
         if name not in KEYS:
-            raise ConfigurationError(f'{where}: "{name}" is not known{nearest(str(name), KEYS)}')
+            raise ConfigurationError(f'{where}: unknown key "{name}"{nearest(str(name), KEYS)}')
     matches = [name for name in MATCHES if name in entry]
     if len(matches) != 1 or "reply" not in entry:
         raise ConfigurationError(f"{where} must be {FORM}.")

@@ -1,4 +1,4 @@
-"""`verbatim simulate`: our front end over the twin's engine, in one process."""
+"""`verbatim simulate`: our front end with the twin's engine, in one process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from twin.verdict.eyes import Eyes
 
 
 class TwinConnection(WatchedConnection, FaultyConnection):
-    """What is watched is what was sent, faults included."""
+    """Watches what was really sent, including faults."""
 
 
 def serve(
@@ -41,8 +41,8 @@ def serve(
     faults: Faults | None = None,
     load_s: float = 0.0,
 ) -> None:
-    """Serve until a signal. load_s: as load_models'. Raises ConfigurationError for a port or a model that
-    cannot be had."""
+    """Serve until a signal comes. load_s: as load_models'. Raises ConfigurationError for a port or a model
+    that is not available."""
     logs.outlast_a_full_disk()
     logs.configure(settings.log_level, settings.log_format)
     raise_limit()
@@ -75,7 +75,7 @@ def serve(
 
 
 async def _run(settings: Settings, groups: Groups, models: list[ServedModel]) -> None:
-    """Load them and unload them as in production, until cancelled."""
+    """Load and unload models as in production, until cancelled."""
     groups.adopt(settings)
     for model in models:
         groups.add(model)

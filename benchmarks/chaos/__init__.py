@@ -1,1 +1,1 @@
-"""Faults by chance under load: what is lost, what is wrong, what is left."""
+"""Injects faults under load: what is lost, what is wrong, what is left over."""

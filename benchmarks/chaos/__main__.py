@@ -1,14 +1,14 @@
-"""Faults by chance under load, or each once: what is lost, what is wrong, what is left.
+"""Injects faults under load, at random or each once, and counts lost and wrong replies and leftovers.
 
     python -m benchmarks.chaos --minutes 60 [--seed 1] [--json FILE]
     python -m benchmarks.chaos --cases --requests 64 [--json FILE]
 
-A server with a tiny random model in float32 is asked for completions of many kinds, by clients of which some
-read slowly, leave, or send half of a request; meanwhile its engine is killed, stopped, and sent garbage for.
-Each reply is held against the one that the same request got before, when nothing happened. Log-probabilities
-may differ by 0.0001, and the usage of ranked candidates, of which the time decides when they are given up.
+Clients ask a server with a tiny random float32 model for completions of many kinds; some clients read slowly,
+leave, or send half a request. Meanwhile the engine is killed or stopped, or its messages are damaged. Each
+reply is compared with the reply to the same request without faults. Log-probabilities may differ by 0.0001.
+The usage of ranked candidates may differ too, because it depends on time when candidates are given up.
 
-FILE is written each minute and at the end. SIGTERM ends it early, with what it has found.
+FILE is written each minute and at the end. SIGTERM ends the run early and writes what was found.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from benchmarks.servers import Server, verbatim
 MODEL = "tiny"
 AT_ONCE = 16
 PROGRESS_S = 60.0
-OVERTIME_S = 900.0  # for the start, what is learned, and what runs at the end; then it is ended by force
-WARM_SHARE = 0.15  # of the time, after which memory is taken for warm; and the length of what is compared
+OVERTIME_S = 900.0  # seconds for the start, for learning the replies, and for the end; then the run is killed
+WARM_SHARE = 0.15  # share of the time after which memory counts as warm, and length of the compared periods
 QUIET_S = 5.0
-CACHE = f"torchinductor_{getpass.getuser()}"  # which torch makes when it is imported
+CACHE = f"torchinductor_{getpass.getuser()}"  # torch creates it when it is imported
 
 
 def main() -> None:
@@ -54,17 +54,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--minutes", type=float, help="of faults by chance")
-    what.add_argument("--cases", action="store_true", help="each fault once, in the middle of all requests")
+    what.add_argument("--minutes", type=float, help="inject random faults for this many minutes")
+    what.add_argument(
+        "--cases", action="store_true", help="inject each fault once, in the middle of all requests"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=60, help="different ones, drawn with the seed")
+    parser.add_argument(
+        "--requests", type=int, default=60, help="number of different requests, drawn with the seed"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--every", type=float, default=40, help="seconds between two faults, on average")
-    parser.add_argument("--greedy", action="store_true", help="no sampled requests")
-    parser.add_argument("--standby", action="store_true", help="with a process in reserve")
-    parser.add_argument("--kill-workers", action="store_true", help="too; what was theirs is cut")
-    parser.add_argument("--log", type=Path, help="where to leave the server's log")
+    parser.add_argument("--greedy", action="store_true", help="send greedy requests only")
+    parser.add_argument("--standby", action="store_true", help="run the server with a standby process")
+    parser.add_argument(
+        "--kill-workers", action="store_true", help="kill workers too, which cuts their replies"
+    )
+    parser.add_argument("--log", type=Path, help="where to write the server's log")
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, _out_of_time)
@@ -85,7 +91,7 @@ def main() -> None:
                 how = each_once if options.cases else by_chance
                 results = asyncio.run(how(server, temporary, options))
             finally:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends, and the server first
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the run ends, the server first
                 if options.log:
                     options.log.write_bytes(server.log.read_bytes())
         results["left"] = [path.name for path in temporary.iterdir() if path.name != CACHE]
@@ -172,9 +178,9 @@ async def by_chance(server: Server, temporary: Path, options: argparse.Namespace
 
 
 async def learn(port: int, options: argparse.Namespace) -> list[tuple[dict[str, Any], Reply]]:
-    """Requests, some of which stop in the middle of their text, and what they are answered.
+    """Requests with their replies; some of them stop in the middle of their text.
 
-    Raises RuntimeError where the same request is answered in two ways.
+    Raises RuntimeError if the same request gets two different replies.
     """
     draw = random.Random(options.seed)
     bodies = [{"model": MODEL} | drawn(draw, k, sampled=not options.greedy) for k in range(options.requests)]
@@ -204,7 +210,7 @@ async def _answers(port: int, bodies: list[dict[str, Any]]) -> list[Reply]:
 
 
 async def _engine_is_back(port: int, known: list[tuple[dict[str, Any], Reply]]) -> None:
-    """For the last fault may have come a moment ago."""
+    """Wait until an engine is ready: the last fault may have come a moment ago."""
     async with asyncio.timeout(PROGRESS_S * 3):
         while True:
             with contextlib.suppress(Exception):
@@ -231,7 +237,7 @@ def _found(campaign: Campaign, seconds: float) -> dict[str, Any]:
 
 
 def _complaints(log: Path) -> Counter[str]:
-    """Lines of the log that are warnings or worse, numbers aside, and how often each was said."""
+    """Warnings and errors in the log without numbers, and how often each came."""
     lines = log.read_text("utf-8", "replace").splitlines()
     said = (line[24:] for line in lines if re.search(r" (ERROR|WARNING) ", line[:34]))
     return Counter(re.sub(r"[0-9a-f]{32}|\d+", "N", line) for line in said)

@@ -1,4 +1,4 @@
-"""The load, the faults, and the count of what became of each request."""
+"""Sends the load, injects the faults, and counts the outcome of each request."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from benchmarks.chaos.footprint import Footprint, footprint
 from benchmarks.chaos.kinds import can_stream
 from benchmarks.chaos.replies import BrokenReply, Reply
 
-# Longer than a request may wait for an engine (resume_timeout_s): one that takes longer hangs.
+# Longer than a request may wait for an engine (resume_timeout_s): a request that takes longer hangs.
 PATIENCE_S = 200.0
-BACK_S = 1.0  # after a refusal
+BACK_S = 1.0  # seconds after a refusal
 SAMPLE_S = 5.0
-# Shares of clients: who reads slowly, who leaves in the middle, who sends half of a request.
+# Shares of clients that read slowly, leave in the middle, or send half a request.
 SLOW, LEAVES, HALF = 0.08, 0.08, 0.04
 MOST_EVIDENCE = 30
 
 
 @dataclass
 class Findings:
-    """started: requests that were sent whole and read to their end, whatever that was. refused: of them,
-    those that were told to come back before anything had begun. cut: whose worker was killed. resumed: that
-    saw a pause."""
+    """started: requests that were sent completely and read to their end, with any result. refused: those of
+    them that were told to come back before anything had begun. cut: those whose worker was killed. resumed:
+    those that saw a pause."""
 
     started: int = 0
     finished: int = 0
@@ -59,8 +59,9 @@ class Findings:
 
 
 class Campaign:
-    """server: its process. temporary: its TMPDIR. known: requests, each with its reply when nothing happens.
-    every_s: from a fault to the next, on average. kills_workers: whether that is one of the faults."""
+    """server: its process. temporary: its TMPDIR. known: requests with their replies without faults. every_s:
+    seconds from a fault to the next, on average. kills_workers: whether killing workers is one
+    of the faults."""
 
     def __init__(
         self,
@@ -87,11 +88,11 @@ class Campaign:
         return time.monotonic() - self._began
 
     def stop(self) -> None:
-        """No new requests, and no new faults."""
+        """Send no more requests, and inject no more faults."""
         self._is_over.set()
 
     async def run(self, seconds: float, num_clients: int) -> None:
-        """Raises RuntimeError where the server ends by itself."""
+        """Run the load and the faults. Raises RuntimeError if the server ends by itself."""
         clients = [asyncio.create_task(self._client(k)) for k in range(num_clients)]
         beside = [asyncio.create_task(self._do_faults()), asyncio.create_task(self._look())]
         try:
@@ -126,7 +127,7 @@ class Campaign:
                         await leave(self._port, Exchange(body), draw.randint(0, 20_000))
                 else:
                     await self._ask(Exchange(body), expected, slowly=kind < HALF + LEAVES + SLOW)
-            except (OSError, TimeoutError):  # of those that leave
+            except (OSError, TimeoutError):  # clients that leave
                 await asyncio.sleep(BACK_S)
 
     async def _ask(self, exchange: Exchange, expected: Reply, *, slowly: bool) -> None:
@@ -168,7 +169,7 @@ class Campaign:
             name = draw.choice(list(self._faults))
             try:
                 await asyncio.to_thread(self._faults[name], self._server.pid, self._temporary, draw)
-            except (OSError, psutil.Error) as error:  # the server was between two engines
+            except (OSError, psutil.Error) as error:  # the server had no engine at the moment
                 self.findings.tell("no fault", {"name": name}, repr(error))
             else:
                 self.findings.faults[name] += 1
@@ -177,7 +178,7 @@ class Campaign:
         while self._server.is_running() and self._server.status() != psutil.STATUS_ZOMBIE:
             try:
                 self.samples.append((self.seconds, footprint(self._server.pid, self._temporary)))
-            except (OSError, psutil.Error):  # something has ended while it was looked at
+            except (OSError, psutil.Error):  # something ended while it was looked at
                 continue
             finally:
                 await asyncio.sleep(SAMPLE_S)

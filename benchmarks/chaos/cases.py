@@ -1,4 +1,4 @@
-"""Each fault once, in the middle of many streams: what they saw, and what is left."""
+"""Injects each fault once, in the middle of many streams, and reports what they saw and what is left over."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from benchmarks.chaos.replies import BrokenReply, Reply
 from benchmarks.servers import Server
 
 PATIENCE_S = 200.0
-# A life that was shorter counts as a failure, and the next engine is waited for.
+# An engine that lived shorter counts as a failed start, and the next one is delayed.
 LIVES_S = 32.0
-BEGUN = 0.5  # of the streams, when the fault comes
+BEGUN = 0.5  # share of the streams that have begun when the fault comes
 
 
 async def each_fault(
     server: Server, temporary: Path, known: list[tuple[dict[str, Any], Reply]], seed: int
 ) -> AsyncIterator[dict[str, Any]]:
-    """A row for each."""
+    """A row of the results for each fault."""
     for name in FAULTS:
         await asyncio.sleep(LIVES_S)
         yield await _one(name, server, temporary, known, random.Random(seed))

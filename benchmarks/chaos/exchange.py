@@ -1,4 +1,4 @@
-"""One request over a connection of its own, by good clients and bad ones: raw bytes, as they come."""
+"""One request over a connection of its own, by well-behaved and by bad clients, as raw bytes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from benchmarks.chaos.replies import BrokenReply, Reply, num_comments, parse
 
 PATH = "/v1/completions"
 READ_BYTES = 1 << 16
-# Of one that reads slowly: what its kernel keeps for it, how much it takes at a time, and how often.
+# For a slow reader: its receive buffer, bytes per read, and seconds between reads.
 SLOW_BUFFER, SLOW_BYTES, SLOW_S = 4096, 2048, 0.05
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A request and what came of it. received: bytes so far, head included. longest_gap_s: of a stream,
-    between two chunks."""
+    """A request and its outcome. received: bytes so far, head included. longest_gap_s: between two chunks of
+    a stream."""
 
     body: dict[str, Any]
     received: bytearray = field(default_factory=bytearray)
@@ -61,7 +61,7 @@ def request_of(body: dict[str, Any]) -> bytes:
 
 
 def dechunked(data: bytes) -> bytes:
-    """Raises BrokenReply for a body without its last chunk."""
+    """The content of chunks. Raises BrokenReply for a body without its last chunk."""
     parts: list[bytes] = []
     while data:
         size, _, data = data.partition(b"\r\n")
@@ -73,7 +73,7 @@ def dechunked(data: bytes) -> bytes:
 
 
 async def ask(port: int, exchange: Exchange, *, slowly: bool = False) -> None:
-    """Read all of the reply, however long it takes: the caller has the clock."""
+    """Read the whole reply, however long it takes: the caller limits the time."""
     async with _connected(port, slowly=slowly) as (reader, writer):
         writer.write(request_of(exchange.body))
         while data := await reader.read(SLOW_BYTES if slowly else READ_BYTES):
@@ -83,7 +83,7 @@ async def ask(port: int, exchange: Exchange, *, slowly: bool = False) -> None:
 
 
 async def leave(port: int, exchange: Exchange, num_bytes: int) -> None:
-    """Read so much, and go without a word."""
+    """Read this many bytes, and close the connection."""
     async with _connected(port) as (reader, writer):
         writer.write(request_of(exchange.body))
         while len(exchange.received) < num_bytes and (data := await reader.read(READ_BYTES)):
@@ -91,7 +91,7 @@ async def leave(port: int, exchange: Exchange, num_bytes: int) -> None:
 
 
 async def half(port: int, exchange: Exchange, share: float, stays_s: float) -> bytes:
-    """Send a part of the request, and wait. Returns what the server says to that."""
+    """Send a part of the request, and wait. Returns the server's answer to that."""
     async with _connected(port) as (reader, writer):
         request = request_of(exchange.body)
         writer.write(request[: int(len(request) * share)])
@@ -105,7 +105,7 @@ async def half(port: int, exchange: Exchange, share: float, stays_s: float) -> b
 async def _connected(
     port: int, *, slowly: bool = False
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection, gone without a word in the end."""
+    """A connection that is closed at the end."""
     connection = socket.socket()
     connection.setblocking(False)
     if slowly:

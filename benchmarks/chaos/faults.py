@@ -1,4 +1,4 @@
-"""What can happen to an engine, done to it: signals, and messages on its socket that nobody has meant."""
+"""The faults: signals to an engine's processes, and invalid messages on its sockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import zmq
 
 from server.engine.vllm.wire import CoreOutput, CoreOutputs, encode
 
-# (the server's process, its TMPDIR, a generator to choose by)
+# (the server's process, its TMPDIR, a random generator)
 Fault = Callable[[int, Path, random.Random], None]
 
 WORKER = "server.process.worker"
@@ -23,17 +23,17 @@ SENT_WITHIN_MS = 1000
 
 
 def engines(server: int) -> list[psutil.Process]:
-    """The engines' first processes, of the server of this number."""
+    """The main processes of the engines of this server."""
     return _started(server, are_workers=False)
 
 
 def workers(server: int) -> list[psutil.Process]:
-    """The others that answer beside it."""
+    """The worker processes of this server."""
     return _started(server, are_workers=True)
 
 
 def _started(server: int, *, are_workers: bool) -> list[psutil.Process]:
-    """An engine calls itself by another name than it was started with."""
+    """The processes that the server started. (An engine changes its own name.)"""
     found = []
     for process in psutil.Process(server).children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -43,8 +43,8 @@ def _started(server: int, *, are_workers: bool) -> list[psutil.Process]:
 
 
 def sockets(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Where a server whose TMPDIR is this folder listens for its engines' outputs: the process that runs
-    them, and its workers."""
+    """The sockets on which a server with this TMPDIR receives its engines' outputs: of its main process, and
+    of its workers."""
     found = sorted(path for path in folder.rglob("out") if path.is_socket())
     return (
         [path for path in found if path.parent.parent == folder],
@@ -53,7 +53,7 @@ def sockets(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def garbage(draw: random.Random) -> list[bytes]:
-    """A message of anything: of no bytes, or of up to a few thousand."""
+    """A message of random bytes, empty or up to a few thousand."""
     return [draw.randbytes(draw.choice((0, 1, 7, 100, 5000))) for _ in range(draw.randint(1, 3))]
 
 
@@ -64,7 +64,7 @@ def cut(draw: random.Random) -> list[bytes]:
 
 
 def send(path: Path, message: list[bytes]) -> None:
-    """To one of the server's sockets, as an engine would."""
+    """Send a message to one of the server's sockets, as an engine would."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as sender:
         sender.linger = sender.sndtimeo = SENT_WITHIN_MS
         sender.connect(f"ipc://{path}")
@@ -72,7 +72,7 @@ def send(path: Path, message: list[bytes]) -> None:
 
 
 def send_raw(path: Path, data: bytes) -> None:
-    """Bytes that are not even a message."""
+    """Send bytes that are not even a message."""
     with contextlib.suppress(BrokenPipeError), socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
         connection.sendall(data)
@@ -100,12 +100,12 @@ def _send_raw(server: int, folder: Path, draw: random.Random) -> None:
 
 
 def kill_worker(server: int, folder: Path, draw: random.Random) -> None:
-    """Its connections end with it."""
+    """Kill a worker, and with it its connections."""
     if found := workers(server):
         draw.choice(found).kill()
 
 
-# To a worker's socket: the engine lives on, and the worker begins anew with it.
+# To a worker's socket: the engine lives on, and the worker connects to it again.
 FAULTS: dict[str, Fault] = {
     "kill -9": signalled(signal.SIGKILL),
     "SIGSTOP": signalled(signal.SIGSTOP),

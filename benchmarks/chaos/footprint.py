@@ -1,4 +1,4 @@
-"""What a server holds at a moment: memory, open files, processes, files in its temporary folder."""
+"""What a server uses at a moment: memory, open files, processes, files in its temporary folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """owner_mib, workers_mib: resident memory of the process that runs the engines, and of the others that
-    answer; the engines', which are new after each death, is not in it. num_files: open in these. processes:
-    all that the server has started. temporary: files and folders in its TMPDIR."""
+    """owner_mib, workers_mib: resident memory of the process that runs the engines, and of the workers. The
+    engines' memory is not included, because an engine is new after each death. num_files: open files of
+    these. processes: all that the server has started. temporary: files and folders in its TMPDIR."""
 
     owner_mib: float
     workers_mib: list[float]

@@ -1,4 +1,4 @@
-"""Requests of many kinds, drawn with a seed: the same seed, the same requests."""
+"""Requests of many kinds, drawn with a seed: the same seed gives the same requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUM_STOP_CHARS = 5
 
 
 def drawn(draw: random.Random, number: int, *, sampled: bool) -> dict[str, Any]:
-    """A request without a stop sequence. sampled: whether it may be anything but greedy."""
+    """A request without a stop sequence. sampled: whether it may be other than greedy."""
     fields: dict[str, Any] = {
         "prompt": f"{draw.choice(PROMPTS)} {number}",
         "max_tokens": draw.randint(60, 190),
@@ -52,7 +52,7 @@ def _some(draw: random.Random, share: float, fields: dict[str, Any]) -> dict[str
 
 
 def _candidates(draw: random.Random) -> dict[str, Any]:
-    """How many of them: several in a quarter of all requests, ranked in a half of these."""
+    """The number of candidates: a quarter of all requests have several, and half of these are ranked."""
     if draw.random() >= 0.25:
         return {}
     n = draw.randint(1, 3)

@@ -1,4 +1,4 @@
-"""What a reply says, whole or streamed, and where two of the same request differ."""
+"""The content of a reply, whole or streamed, and the differences between two replies to the same request."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-# Of log-probabilities: in float32 they move by the last bits with what else a step computes.
+# Tolerance of log-probabilities: in float32, the rest of the batch changes their last bits.
 TOLERANCE = 1e-4
 
 
-class BrokenReply(Exception):  # noqa: N818  # what it says is said by its words
-    """A reply that is no whole answer: an error, in a word, or what its bytes break."""
+class BrokenReply(Exception):  # noqa: N818  # its message says what it is
+    """A reply that is not complete and valid: an error, or what is wrong with its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """choices: folded, where they were streamed. usage: None where it was not sent."""
+    """choices: added up, if they were streamed. usage: None if it was not sent."""
 
     choices: list[dict[str, Any]]
     usage: dict[str, int] | None
 
     def difference(self, other: Reply, *, usage: bool = True) -> str:
-        """Where it differs from another one of the same request; empty: nowhere.
+        """How it differs from another reply to the same request; empty: not at all.
 
-        usage: whether that is compared; which of several candidates are given up when, depends on the time.
+        usage: whether to compare it; when candidates are given up depends on time.
         """
         here, there = (
             {"choices": reply.choices} | ({"usage": reply.usage} if usage else {}) for reply in (self, other)
@@ -81,7 +81,7 @@ def _add(choices: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
 
 
 def num_comments(body: bytes) -> int:
-    """Signs of life in a stream that waited for an engine."""
+    """Comment frames in a stream that waited for an engine."""
     return body.count(b": resuming\n\n")
 
 

@@ -1,1 +1,1 @@
-"""Engines that compute nothing, in a time of their own: what a router does is seen in seconds."""
+"""Simulated engines in virtual time: the effects of a router are seen within seconds."""

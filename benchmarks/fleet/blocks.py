@@ -1,8 +1,8 @@
-"""The blocks of one engine, as vLLM's block pool has them (vllm.v1.core.block_pool).
+"""The KV cache blocks of one engine, as in vLLM's block pool (vllm.v1.core.block_pool).
 
-A full block has the hash of all tokens up to its end. When its job has ended it keeps it until the block is
-needed for something else: the one that was freed longest ago first, and of one job's the last of its text
-first. What jobs use is not taken.
+A full block has the hash of all tokens up to its end. It keeps the hash after its job has ended, until the
+block is needed for something else: the one that was freed longest ago goes first, and of one job the last of
+its text. Blocks that jobs use are not taken.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Sequence
 
 
 class Blocks:
-    """num_free: those that can be had, with those that keep a hash."""
+    """num_free: available blocks, including those that keep a hash."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_free = self._num_blank = num_blocks  # blank: free, without a hash
-        self._used: dict[int, int] = {}  # by hash: by how many jobs
-        self._kept: OrderedDict[int, None] = OrderedDict()  # free, the next to be taken first
+        self._used: dict[int, int] = {}  # hash -> number of jobs that use it
+        self._kept: OrderedDict[int, None] = OrderedDict()  # free, in the order in which they are taken
 
     def num_held(self, hashes: Sequence[int]) -> int:
-        """How many of them are here, from the first on."""
+        """How many of these blocks are here, from the first on."""
         for index, block in enumerate(hashes):
             if block not in self._used and block not in self._kept:
                 return index
         return len(hashes)
 
     def take(self, hashes: Sequence[int], num_others: int = 0) -> bool:
-        """For a job: these, whether they are here or not, and others without a hash. False: there are not so
-        many, and nothing has changed."""
+        """Take these blocks for a job, whether they are here or not, and others without a hash. False: there
+        are not enough, and nothing has changed."""
         num_wanted = num_others + sum(block not in self._used for block in hashes)
         if num_wanted > self.num_free:
             return False
@@ -49,8 +49,8 @@ class Blocks:
         return True
 
     def give(self, hashes: Sequence[int], text: Sequence[int], num_others: int) -> None:
-        """Back what a job has taken. text: the hashes of what has been computed, which are kept; it begins
-        with those that were taken, or is the beginning of them."""
+        """Give back a job's blocks. text: the hashes of what was computed, which are kept; it begins with
+        those that were taken, or is the beginning of them."""
         self.num_free += num_others
         self._num_blank += num_others
         for block in reversed(text[len(hashes) :]):

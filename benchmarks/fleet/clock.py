@@ -1,4 +1,4 @@
-"""An event loop whose time is not that of the world: it is at once what the next call waits for."""
+"""An event loop with virtual time: the clock jumps to the time that the next call waits for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Nothing(selectors.SelectSelector):
-    """Never has anything to read. To wait for it is to let the time go by."""
+    """A selector that never has anything to read; waiting for it advances the time."""
 
     now = 0.0
 
@@ -23,7 +23,7 @@ class _Nothing(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """loop.time() is 0 at the beginning; seconds."""
+    """loop.time() is 0 at the beginning; in seconds."""
 
     def __init__(self) -> None:
         self._nothing = _Nothing()
@@ -33,7 +33,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._nothing.now
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """A callback has failed, and so has the run."""
+        """A callback has failed, so the run fails."""
         raise context.get("exception") or RuntimeError(context["message"])
 
 

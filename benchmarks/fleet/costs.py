@@ -1,5 +1,5 @@
-"""What the server's own code takes for one thing, measured here: seconds and bytes, by the number of replicas
-and of front ends."""
+"""Measures the costs of the server's own code: seconds and bytes, by the number of replicas and
+of front ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BEAT_MS = 10
 
 
 def least(measured: Callable[[], None], repeats: int = 5) -> float:
-    """Seconds of CPU: the least of several."""
+    """CPU seconds: the smallest of several measurements."""
     found = []
     for _ in range(repeats):
         gc.collect()
@@ -41,7 +41,7 @@ def least(measured: Callable[[], None], repeats: int = 5) -> float:
 
 
 class Nowhere(SteppedEngine):
-    """Takes jobs, and does nothing with them."""
+    """An engine that takes jobs and does nothing with them."""
 
     def __init__(self) -> None:
         super().__init__(Shape())
@@ -52,8 +52,8 @@ class Nowhere(SteppedEngine):
 
 
 def routed_s(num_replicas: int, num_tokens: int, count: int = 100) -> float:
-    """One job from its submission to its end: Work, Turns, Router and Prefixes, for a prompt of
-    so many tokens."""
+    """CPU seconds of one job from submission to end in Work, Turns, Router and Prefixes, for a prompt of this
+    many tokens."""
     rng = Random(0)
     prompts = [[rng.randrange(1 << 17) for _ in range(num_tokens)] for _ in range(count)]
 
@@ -80,7 +80,7 @@ async def _begun(num_replicas: int) -> None:
 
 
 def block_bytes(num_replicas: int, num_blocks: int = 100_000) -> float:
-    """Of the router's table, for each block that a replica holds; each is held by one."""
+    """Bytes of the router's table for each block that a replica holds; each block is held by one replica."""
     rng = Random(0)
     blocks = [rng.getrandbits(61) for _ in range(num_blocks)]
     gc.collect()
@@ -90,12 +90,12 @@ def block_bytes(num_replicas: int, num_blocks: int = 100_000) -> float:
         prefixes.add(replica, blocks[replica * each : (replica + 1) * each])
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    hash_bytes = 32  # of a number of 61 bits, which the table keeps alive
+    hash_bytes = 32  # bytes of a 61-bit integer, which the table keeps alive
     return used / num_blocks + hash_bytes
 
 
 def step_s(num_tokens: int, count: int = 500) -> float:
-    """One step's message, of so many jobs, from ZeroMQ's socket to their sinks; its sending as well."""
+    """CPU seconds of one step's message with this many jobs, from sending it over ZeroMQ to the sinks."""
     outputs = [CoreOutput(str(number), [7]) for number in range(num_tokens)]
     frame = msgspec.msgpack.encode(CoreOutputs(0, outputs))
     from prometheus_client import CollectorRegistry
@@ -120,7 +120,7 @@ def step_s(num_tokens: int, count: int = 500) -> float:
 
 
 def heartbeat_s(num_pairs: int = 50, seconds: float = 2.0) -> float:
-    """One ping and its answer between two ZeroMQ sockets over TCP, both ends."""
+    """CPU seconds of one ping and its answer between two ZeroMQ sockets over TCP, both ends."""
     context = zmq.Context()
     sockets = []
     for _ in range(num_pairs):
@@ -139,7 +139,7 @@ def heartbeat_s(num_pairs: int = 50, seconds: float = 2.0) -> float:
 
 
 def scrape(num_replicas: int) -> tuple[float, int]:
-    """/metrics of one front end: seconds and bytes."""
+    """(seconds, bytes) of /metrics of one front end."""
     metrics = Metrics()
     for number in range(num_replicas):
         stats = metrics.engines.of("model", number)
@@ -149,7 +149,7 @@ def scrape(num_replicas: int) -> tuple[float, int]:
 
 
 def keeper_s(num_replicas: int, num_front_ends: int, num_keys: int = 100) -> float | None:
-    """One report of a front end to the keeper and its answer; None where Ray is not installed."""
+    """CPU seconds of one report of a front end to the keeper, with its answer; None: Ray is not installed."""
     try:
         from server.engine.ray.keeper import FrontEnd, Keeper
         from server.engine.ray.messages import Load, ReplicaView, Report, Use, View

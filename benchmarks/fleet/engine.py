@@ -1,8 +1,8 @@
-"""An engine that only takes the time: vLLM's scheduler in outline, with steps as long as measured ones.
+"""A simulated engine: a simple model of vLLM's scheduler, with measured step times.
 
-A step has a token of each job that generates, and as much of the prompts that wait as its budget allows, in
-the order of their coming. What is in a block that is here is not computed again. Where there are no more
-blocks, the job that came last starts again.
+A step has a token of each generating job, and as much of the waiting prompts as its budget allows, in order
+of arrival. Blocks in the cache are not computed again. If there are no more blocks, the job that came last
+starts again.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from benchmarks.fleet.blocks import Blocks
 from server.engine.base import Death, EngineOutput, Job, Report, Sink
 from server.engine.prefixes import BLOCK, chain
 
-# Llama 3 8B in 16 bits on one A100: all but attention, ms, by the tokens in the step. Measured by others: the
-# medians in microsoft/vidur, data/profiling/compute/a100/meta-llama/Meta-Llama-3-8B/mlp.csv (Agrawal et al.,
-# "Vidur", MLSys 2024), the sum of a layer's parts times 32 layers.
+# Llama 3 8B in 16 bits on one A100: everything but attention, in ms, by the tokens in the step. Measured by
+# others: the medians in microsoft/vidur, data/profiling/compute/a100/meta-llama/Meta-Llama-3-8B/mlp.csv
+# (Agrawal et al., "Vidur", MLSys 2024), the sum of a layer's parts times 32 layers.
 TOKENS = (1, 64, 128, 144, 200, 512, 656, 1952, 2048, 2464)
 STEP_MS = (9.8, 11.3, 13.3, 18.3, 18.6, 34.8, 50.3, 137.7, 142.6, 169.2)
-# Attention, computed: a generated token reads the keys and values of its text, 131,072 bytes a token at 1.6
-# TB/s; a prompt's token takes 4 × 4,096 × 32 operations with each before it, at 150 TFLOP/s.
+# Attention, calculated: a generated token reads the keys and values of its text, 131,072 bytes a token at 1.6
+# TB/s; a prompt token takes 4 × 4,096 × 32 operations with each token before it, at 150 TFLOP/s.
 READ_S, PAIR_S = 131_072 / 1.6e12, 4 * 4096 * 32 / 150e12
 
 
 def linear_s(num_tokens: int) -> float:
-    """A step of so many tokens, without attention."""
+    """Seconds of a step with this many tokens, without attention."""
     index = min(max(bisect_left(TOKENS, num_tokens), 1), len(TOKENS) - 1)
     before, after = TOKENS[index - 1], TOKENS[index]
     share = (num_tokens - before) / (after - before)
@@ -36,8 +36,8 @@ def linear_s(num_tokens: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An engine's settings. num_blocks: what 40 GB leave beside 16 GB of weights. speed: times as
-    fast as measured."""
+    """An engine's settings. num_blocks: 40 GB of cache beside 16 GB of weights. speed: relative to the
+    measured one."""
 
     num_blocks: int = 9_500
     max_num_seqs: int = 256
@@ -46,16 +46,16 @@ class Shape:
 
 
 def reply(job: Job) -> list[int]:
-    """What is generated: as long as it may be, and like no other job's."""
+    """The generated tokens: as many as allowed, and different for each job."""
     first = (1 << 32) + job.seed * 8192
     return [*range(first, first + job.max_tokens)]
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A job on the engine. prompt: with what was generated before it started again. num_read: tokens of it
-    that have been computed. first: the step with its first token since; 0: it has none. num_made: tokens that
-    were generated until then, with that one; num_told: those that its sink has. hashes: of the prompt."""
+    """A job on the engine. prompt: including what was generated before it started again. num_read: its tokens
+    that have been computed. first: the step of its first token since then; 0: none yet. num_made: tokens
+    generated until then, including that one; num_told: tokens that its sink has. hashes: of the prompt."""
 
     job: Job
     sink: Sink
@@ -73,7 +73,7 @@ class Sequence:
 
 @dataclass(slots=True)
 class Counts:
-    """num_hits, num_queries: tokens of prompts that were here, and all, as vLLM counts them."""
+    """num_hits, num_queries: prompt tokens in the cache, and all prompt tokens, as vLLM counts them."""
 
     num_hits: int = 0
     num_queries: int = 0
@@ -82,24 +82,24 @@ class Counts:
 
 
 class SteppedEngine:
-    """An Engine."""
+    """The simulated engine; implements Engine."""
 
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.cache_tokens = 0  # said apart, where it is to be known (run.py)
+        self.cache_tokens = 0  # run.py sets it separately if it is known
         self.counts = Counts()
         self.blocks = Blocks(shape.num_blocks)
-        self.num_steps = 0  # that are over
+        self.num_steps = 0  # completed steps
         self._waiting: deque[Sequence] = deque()
-        self._running: dict[str, Sequence] = {}  # in the order of their coming
-        self._reading: list[Sequence] = []  # of these, those whose prompts are computed
-        self._ending: dict[int, list[Sequence]] = {}  # and the others, by their last step
-        self._growing = [0] * BLOCK  # how many need a block in a step of that number, modulo 16
+        self._running: dict[str, Sequence] = {}  # in order of arrival
+        self._reading: list[Sequence] = []  # those whose prompts are being computed
+        self._ending: dict[int, list[Sequence]] = {}  # the others, by their last step
+        self._growing = [0] * BLOCK  # how many need a block in a step with this number, modulo 16
         self._num_generating = self._num_looked_at = 0  # jobs, and the tokens of their texts
         self._step: asyncio.Handle | None = None
 
     async def start(self, report: Report) -> None:
-        """It is ready."""
+        """Ready at once."""
 
     def memory(self) -> int:
         return 0
@@ -127,7 +127,7 @@ class SteppedEngine:
         self._waiting = deque(one for one in self._waiting if one.job.id != job_id)
 
     def _begin(self) -> None:
-        """A step, if there is anything to do."""
+        """Begin a step, if there is anything to do."""
         self._grow()
         budget = self.shape.max_num_batched_tokens - self._num_generating
         read, pairs = list[tuple[Sequence, int]](), 0
@@ -171,7 +171,7 @@ class SteppedEngine:
             one.tell(one.num_made)
 
     def _admit(self, budget: int) -> None:
-        """Those that begin in this step."""
+        """Jobs that begin in this step."""
         budget -= sum(len(one.prompt) - one.num_read for one in self._reading)
         while self._waiting and budget > 0 and len(self._running) < self.shape.max_num_seqs:
             one = self._waiting[0]
@@ -182,14 +182,14 @@ class SteppedEngine:
             self._waiting.popleft()
             one.num_read = num_held * BLOCK
             budget -= num_tokens - one.num_read
-            if not one.num_made:  # as vLLM, which counts those that start again elsewhere
+            if not one.num_made:  # as in vLLM, which counts restarted ones elsewhere
                 self.counts.num_hits += one.num_read
                 self.counts.num_queries += num_tokens
             self._running[one.job.id] = one
             self._reading.append(one)
 
     def _grow(self) -> None:
-        """Blocks for the tokens that are generated in this step."""
+        """Take blocks for the tokens generated in this step."""
         index = (self.num_steps + 1) % BLOCK
         while (num := self._growing[index]) and not self.blocks.take((), num):
             one = next(reversed(self._running.values()))
@@ -201,7 +201,7 @@ class SteppedEngine:
             self._waiting.appendleft(one)
 
     def _stop(self, one: Sequence) -> None:
-        """Nothing of it is done any more."""
+        """Stop working on the job."""
         del self._running[one.job.id]
         num_tokens = len(one.prompt)
         text = one.hashes
@@ -226,7 +226,7 @@ class SteppedEngine:
 
 
 def _more(one: Sequence, tokens: list[int]) -> list[int]:
-    """The hashes of the blocks that are full with what was generated."""
+    """The hashes of the blocks that generated tokens have filled."""
     known = len(one.hashes)
     before = one.hashes[-1] if known else 0
     return chain([*one.prompt[known * BLOCK :], *tokens], before=before)

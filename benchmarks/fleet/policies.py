@@ -1,4 +1,4 @@
-"""Other ways to choose a replica, to compare with."""
+"""Other ways to choose a replica, for comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.engine.ticket import Route, Ticket
 
 
 class RoundRobin(Router):
-    """One after the other."""
+    """One replica after the other."""
 
     _next = 0
 
@@ -25,7 +25,7 @@ class RoundRobin(Router):
 
 
 class LeastLoaded(RoundRobin):
-    """The one with the fewest jobs; of several, the next."""
+    """The replica with the fewest jobs; of several, the next one."""
 
     def choice(self, replicas: Sequence[Replica], turn: int) -> Replica:
         return min([*replicas[turn:], *replicas[:turn]], key=lambda one: len(one.placed))

@@ -1,4 +1,4 @@
-"""The router on two real engines: conversations with a server of `replicas: 2`, on this machine's CPU."""
+"""The router with two real engines: conversations with a server of `replicas: 2`, on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rich.console import Console
 from benchmarks.servers import free_port, running
 
 NUM_REPLICAS, NUM_CLIENTS, NUM_TURNS, NUM_TOKENS = 2, 8, 5, 8
-THINKS_S = 3.0  # on average
-NAME, BLOCK = "smollm2-135m-instruct", 32  # the least that vLLM's attention on a CPU can do
+THINKS_S = 3.0  # seconds, on average
+NAME, BLOCK = "smollm2-135m-instruct", 32  # the smallest block that vLLM's attention on a CPU supports
 MODEL: dict[str, Any] = {
     "id": NAME,
     "builtin": NAME,
@@ -37,7 +37,7 @@ Prompts = list[list[int]]
 
 
 def conversations(seed: int) -> list[Prompts]:
-    """The prompts of each: the same instructions for half of them, and 150 tokens more each turn."""
+    """The prompts of each conversation: half of them share instructions, and each turn adds 150 tokens."""
     rng = Random(seed)
     instructions = [[rng.randrange(1000, 40_000) for _ in range(300)] for _ in range(2)]
     found = []
@@ -68,9 +68,9 @@ async def talk(client: httpx.AsyncClient, prompts: Prompts, rng: Random) -> list
 
 
 async def all_of_them(port: int, seed: int) -> tuple[list[float], dict[str, dict[str, int]]]:
-    """TTFTs, and what the engines counted meanwhile: tokens of prompts that were in their caches, and all."""
+    """TTFTs, and the engines' counts meanwhile: prompt tokens in their caches, and all prompt tokens."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=ALL_S, headers=KEY) as client:
-        before = await counted(client)  # for its warm-up
+        before = await counted(client)  # without the warm-up
         talks = (
             talk(client, prompts, Random(f"{seed} {number}"))
             for number, prompts in enumerate(conversations(seed))
@@ -119,7 +119,7 @@ def _all_ready(port: int) -> bool:
 
 
 def best_hit_rate(seed: int) -> float:
-    """Of one cache that holds all."""
+    """The hit rate of a single cache that holds everything."""
     held, hits, asked = set[tuple[int, ...]](), 0, 0
     for number in range(NUM_TURNS):
         for prompts in conversations(seed):
@@ -132,7 +132,7 @@ def best_hit_rate(seed: int) -> float:
 
 
 def measure(console: Console, num_seeds: int = 2) -> dict[str, Any]:
-    """Each policy in turn, on engines of its own."""
+    """Measure each policy in turn, on new engines."""
     rows = []
     for seed in range(num_seeds):
         for policy in ("prefixes", "round robin"):

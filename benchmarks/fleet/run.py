@@ -1,4 +1,4 @@
-"""One run: a workload on some engines, with the server's own jobs and router, in virtual time."""
+"""One run: a workload on some engines, with the server's own Work and router, in virtual time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PLAIN = GenerationParams(ignore_eos=True)
 
 @dataclass(slots=True)
 class Found:
-    """Of the time after the warm-up. ttft_s: from a job's submission to its first token; token_s: between two
-    tokens of each. hit_rate: tokens of prompts that were not computed. busy: how much of the time engines
-    worked. estimated_rate: hits as the router foretold them."""
+    """Results after the warm-up. ttft_s: from a job's submission to its first token; token_s: between two
+    tokens of each job. hit_rate: share of prompt tokens that were not computed. busy: share of the time in
+    which engines worked. estimated_rate: hits as predicted by the router."""
 
     ttft_s: list[float] = field(default_factory=list)
     token_s: list[float] = field(default_factory=list)
@@ -137,8 +137,8 @@ def simulate(
     num_senders: int = 1,
     is_known: bool = True,
 ) -> Found:
-    """rate: conversations a second; what is asked for is the same for each policy, given the same seed.
-    num_senders: front ends. is_known: whether they know how large the engines' caches are."""
+    """rate: conversations a second; the load is the same for each policy with the same seed. num_senders:
+    front ends. is_known: whether they know the size of the engines' caches."""
     texts, times = workload(Random(f"texts {seed}")), arrivals(Random(f"times {seed}"), rate)
     gc.collect()
     return run(_run(make, shapes, texts, times, seconds, warm_s, num_senders, is_known))

@@ -1,6 +1,6 @@
-"""`verbatim` with another way to choose a replica, and with what the router foretold written down.
+"""`verbatim` with another way to choose a replica, which also writes the router's predictions to a file.
 
-BENCHMARK_POLICY: prefixes or round robin. BENCHMARK_FORETOLD: the file for its figures, at the end.
+BENCHMARK_POLICY: prefixes or round robin. BENCHMARK_FORETOLD: the file for the figures, written at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.engine.ticket import Ticket
 
 
 class Counted(Router):
-    """Tokens of prompts that it thinks are held where it sends them, and all of them."""
+    """Counts prompt tokens that it predicts to be cached where it sends them, and all prompt tokens."""
 
     num_held = num_asked = 0
 

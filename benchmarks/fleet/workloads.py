@@ -1,4 +1,4 @@
-"""What clients ask for: conversations of one turn or several, each turn with one candidate or several."""
+"""The load: conversations of one or several turns, each turn with one or several candidates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from random import Random
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """said: tokens that the client adds to the text so far. wait_s: before that."""
+    """said: tokens that the client adds to the text so far. wait_s: seconds before that."""
 
     said: list[int]
     num_reply: int
@@ -29,12 +29,12 @@ def text(rng: Random, length: int) -> list[int]:
 
 
 def around(rng: Random, median: float, spread: float, most: int) -> int:
-    """Log-normal, from 1 to most."""
+    """A log-normal number, from 1 to most."""
     return max(1, min(most, round(median * math.exp(rng.gauss(0.0, spread)))))
 
 
 def chat(rng: Random) -> Iterator[Conversation]:
-    """16 assistants with instructions of 200 to 1,500 tokens; 1 to 12 turns, 4 on average; the client thinks
+    """16 assistants with instructions of 200 to 1,500 tokens; 1 to 12 turns, 4 on average; the client pauses
     for 10 s on average; questions of about 60 tokens and replies of about 150."""
     instructions = [text(rng, rng.randrange(200, 1500)) for _ in range(16)]
     while True:
@@ -51,8 +51,8 @@ def chat(rng: Random) -> Iterator[Conversation]:
 
 
 def few_shot(rng: Random) -> Iterator[Conversation]:
-    """200 templates of 1,000 to 3,000 tokens, the k-th asked for 1/k as often as the first; after it a
-    question of about 60 tokens, and an answer of about 30; every fifth asks for eight candidates."""
+    """200 templates of 1,000 to 3,000 tokens, the k-th used 1/k as often as the first; each followed by a
+    question of about 60 tokens and an answer of about 30; every fifth request has eight candidates."""
     templates = [text(rng, rng.randrange(1000, 3000)) for _ in range(200)]
     often = [*itertools.accumulate(1 / (k + 1) for k in range(len(templates)))]
     while True:
@@ -68,7 +68,7 @@ def unshared(rng: Random) -> Iterator[Conversation]:
 
 
 def poisson(rng: Random, rate: float) -> Iterator[float]:
-    """When each comes, seconds; rate: a second."""
+    """Arrival times in seconds; rate: per second."""
     now = 0.0
     while True:
         now += rng.expovariate(rate)
@@ -76,7 +76,7 @@ def poisson(rng: Random, rate: float) -> Iterator[float]:
 
 
 def bursts(rng: Random, rate: float) -> Iterator[float]:
-    """As many on average, in bursts of about 40 that come within half a second."""
+    """The same average rate, in bursts of about 40 within half a second."""
     for start in poisson(rng, rate / 40):
         for _ in range(around(rng, 32, 0.67, 200)):
             yield start + rng.random() / 2

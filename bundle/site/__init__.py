@@ -1,4 +1,4 @@
-"""What runs at the site, before anything is installed there: the standard library alone.
+"""The installer, which runs at the site before anything is installed: standard library only.
 
 These modules and sealed/ are packed into install.pyz.
 """

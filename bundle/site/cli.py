@@ -18,10 +18,10 @@ from sealed.failures import BundleError, SealedFailure
 from sealed.signature import read_public_key
 
 PREFIX = "/opt/verbatim"
-HOW = """Installs Verbatim from the folder that this file lies in, without any network.
+HOW = """Installs Verbatim from the folder of this script, without a network.
 
-Every digest is checked before anything is installed. Safe to run twice, and to run again after it was
-interrupted.
+It checks every digest before it installs anything. It is safe to run it twice, and to run it again after an
+interruption.
 """
 
 
@@ -40,11 +40,11 @@ def main() -> None:
         what = "the disk is full" if full else f"{error.filename}: {error.strerror}"
         console.say()
         sys.stderr.write(
-            f"install.sh: {what}. Nothing that was installed before has changed; run it again.\n"
+            f"install.sh: {what}. What was installed before is unchanged. Mend this and run it again.\n"
         )
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command starts the installation again")
+        sys.exit("\ninterrupted; run the same command to start the installation again")
 
 
 def options() -> argparse.Namespace:
@@ -52,17 +52,17 @@ def options() -> argparse.Namespace:
         prog="install.sh", description=HOW, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prefix", metavar="DIR", default=PREFIX, help=f"where to install; default {PREFIX}")
-    parser.add_argument("--python", metavar="PYTHON", help="the interpreter to install for")
+    parser.add_argument("--python", metavar="PYTHON", help="Python interpreter to install for")
     parser.add_argument(
         "--require-signature", metavar="PUBKEY", action="append", default=[],
-        help="refuse a bundle without a signature of this key; of one of them, when given more than once",
+        help="refuse a bundle without a signature by this key; if repeated, one of the keys suffices",
     )  # fmt: skip
     parser.add_argument(
         "--allow-older", action="store_true", help="install a bundle that is older than the current version"
     )
     parser.add_argument("--check", action="store_true", help="check the bundle and install nothing")
     parser.add_argument(
-        "--rollback", action="store_true", help="make the version before the current one again"
+        "--rollback", action="store_true", help="go back to the version before the current one"
     )
     parser.add_argument("--bundle", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -91,12 +91,12 @@ def farewell(version: Path, prefix: Path, console: Console) -> str:
 
     {command} serve
 
-which listens on this machine alone. For others, make a key first:
+It listens on this machine alone. To let others use it, make a key first:
 
     {command} keys new NAME --file {keys}
     {command} serve --host 0.0.0.0 --api-keys-file {keys}
 
-`{command} verify {place}` checks it at any time."""
+To check the installation at any time: `{command} verify {place}`."""
 
 
 def _wrapped(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the installer says: a line for each step, and how far a long one is."""
+"""The installer's output: a line for each step, and progress for long ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Console:
         print(text, flush=True)
 
     def step(self, text: str) -> None:
-        """A step begins, or is further on than it was."""
+        """A step begins, or has made progress."""
         line = f"{time.monotonic() - self.started_at:4.0f} s  {text}"
         if self.terminal:
             print("\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1], end="", flush=True)

@@ -1,8 +1,8 @@
-"""The installation, in order: believe the bundle, look at the machine, put things in place, switch.
+"""The installation in order: check signatures, check the machine, copy files, switch versions.
 
-Killed at any moment, what it leaves is a version without installed.json, which the next run removes:
-`current` leads to a whole version before, during and after. Of the bundle every byte is read once: what is
-written down while it is checked is what is used.
+If it is killed at any moment, it leaves a version without installed.json, which the next run removes:
+`current` always leads to a complete version. Every byte of the bundle is read once: it is copied while
+it is checked.
 """
 
 from __future__ import annotations
@@ -32,43 +32,45 @@ from sealed.payload import Problems
 from sealed.signature import PublicKey, read_sealed, require_signature, signers
 
 INCOMING = "incoming"
-MOST_NAMED = 20  # bad files
+MOST_NAMED = 20  # number of bad files that are listed
 
 
 def believe(folder: Path, keys: list[PublicKey], console: Console) -> tuple[bytes, str, Manifest]:
-    """The manifest of a bundle, after the signatures that are required. Raises BundleError."""
+    """The manifest of a bundle with the required signatures. Raises BundleError."""
     data, text = read_sealed(folder)
     if keys:
         key = require_signature(data, text, keys)
         console.say(f"signed by {key.id} ({key.file})")
     elif named := signers(text):
-        console.say(f"says that it is signed by {', '.join(named)}: --require-signature PUBKEY finds out")
+        console.say(
+            f"claims a signature by {', '.join(named)}, which was not checked: use --require-signature PUBKEY"
+        )
     else:
         console.say("not signed")
     return data, text, manifests.parse(data)
 
 
 def refuse(problems: Problems) -> None:
-    """Raises BundleError that names the bad files, unless there is none."""
+    """Raise BundleError, which names the bad files, if there are any."""
     if problems:
         named = list(problems.items())[:MOST_NAMED]
         lines = "".join(f"\n  {shown(name)}: {problem}" for name, problem in named)
         more = f"\n  and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
         raise BundleError(
-            "refused, nothing was installed. Copy again what is damaged, remove what is not part of it:"
-            f"{lines}{more}"
+            "refused, and nothing was installed. Copy damaged files again, and remove files that are not"
+            f" part of the bundle:{lines}{more}"
         )
 
 
 def check_bundle(folder: Path, keys: list[PublicKey], console: Console) -> Manifest:
-    """Every byte of a bundle. Raises BundleError that names what is bad."""
+    """Check every byte of a bundle. Raises BundleError, which names the bad files."""
     _, _, manifest = believe(folder, keys, console)
     refuse(payload.check(folder, manifest, lambda done, total: console.bytes("checking", done, total)))
     return manifest
 
 
 def install(bundle: Path, prefix: Path, keys: list[PublicKey], allow_older: bool, console: Console) -> Path:
-    """The version that the bundle holds, installed and current."""
+    """Install the bundle's version and make it the current one."""
     data, text, manifest = believe(bundle, keys, console)
     check_machine(manifest.target)
     have_paths = packages_of_interpreter(manifest.target) if manifest.target.have else []
@@ -82,12 +84,12 @@ def install(bundle: Path, prefix: Path, keys: list[PublicKey], allow_older: bool
             version = free_name(prefix / installation.VERSIONS / f"{manifest.version}-{identity[:12]}")
             wheels = sum(entry.size for entry in (manifest.pip, *manifest.packages))
             check_space(prefix, manifest.installed_bytes + wheels)
-            version.mkdir(mode=0o700)  # nobody else's until it is finished
+            version.mkdir(mode=0o700)  # closed to other users until it is finished
             take_in(bundle, manifest, prefix, version, console)
             place_packages(version, manifest, have_paths, lock, console)
             finish(version, manifest, {manifests.MANIFEST: data, manifests.SIGNATURE: text.encode()})
             installation.seal(
-                version, identity, lambda done, total: console.bytes("writing down digests", done, total)
+                version, identity, lambda done, total: console.bytes("writing digests", done, total)
             )
         installation.switch(prefix, version)
     if manifest.target.device == "cuda" and (warning := driver_warning()):
@@ -96,19 +98,19 @@ def install(bundle: Path, prefix: Path, keys: list[PublicKey], allow_older: bool
 
 
 def refuse_older(prefix: Path, manifest: Manifest) -> None:
-    """Raises SiteError for a bundle made before the one that is current: an old one has old faults."""
+    """Raise SiteError for a bundle that is older than the current version: an old one has old bugs."""
     current = installation.target_of(prefix / installation.CURRENT)
     before = installation.manifest_of(current) if current else None
     if current and before and manifest.created < before.created:
         raise SiteError(
             f"this bundle is older than what is installed: {manifest.version} of {manifest.created}, and"
-            f" {current.name} is of {before.created}. If that is meant, say --allow-older; the version before"
-            " the current one comes back with --rollback."
+            f" {current.name} is of {before.created}. To install it anyway, give --allow-older; to go back"
+            " to the version before the current one, use --rollback."
         )
 
 
 def remove_incomplete(prefix: Path) -> None:
-    """What an interrupted installation left."""
+    """Remove what an interrupted installation left."""
     complete = installation.complete_versions(prefix)
     for path in (prefix / installation.VERSIONS).iterdir():
         if path not in complete and path.is_dir() and not path.is_symlink():
@@ -116,36 +118,36 @@ def remove_incomplete(prefix: Path) -> None:
 
 
 def sound_version(prefix: Path, identity: str, console: Console) -> Path | None:
-    """This very bundle, installed before and still whole."""
+    """The installed version of this very bundle, if it is undamaged."""
     for version in installation.complete_versions(prefix):
         try:
             if manifests.identity(manifests.read_bytes(version)) != identity:
                 continue
             problems = installation.check_installation(
-                version, [], lambda done, total: console.bytes("checking what is installed", done, total)
+                version, [], lambda done, total: console.bytes("checking the installed version", done, total)
             )
         except (BundleError, OSError) as error:
             problems = {version.name: str(error)}
         if not problems:
-            console.say(f"already installed and whole: {version}")
+            console.say(f"already installed and undamaged: {version}")
             return version
         name, problem = next(iter(problems.items()))
         console.say(
-            f"{version} is damaged ({shown(name)}: {problem}; {len(problems)} in all): installing it anew"
+            f"{version} is damaged ({shown(name)}: {problem}; {len(problems)} in all): installing it again"
             " beside it"
         )
     return None
 
 
 def free_name(path: Path) -> Path:
-    """The path, or with a number where a damaged version has it."""
+    """The path, with a number if a damaged version has it."""
     names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(2, 1000)))
     return next(name for name in names if not os.path.lexists(name))
 
 
 def take_in(bundle: Path, manifest: Manifest, prefix: Path, version: Path, console: Console) -> None:
-    """Everything of the bundle, checked while it is written. Raises BundleError, and leaves nothing then."""
-    text = "putting the parts together and checking" if manifest.parts else "checking and copying"
+    """Copy everything of the bundle and check it meanwhile. Raises BundleError, and leaves nothing then."""
+    text = "joining and checking the parts" if manifest.parts else "checking and copying"
     place = places(version, models_of_others(prefix))
     problems = payload.take(bundle, manifest, place, lambda done, total: console.bytes(text, done, total))
     if problems:
@@ -154,7 +156,7 @@ def take_in(bundle: Path, manifest: Manifest, prefix: Path, version: Path, conso
 
 
 def places(version: Path, twins: Mapping[str, Path]) -> Callable[[Entry], Path | None]:
-    """Where each file goes; nowhere, where an earlier version's weights could be shared."""
+    """Where each file goes; None for weights that are shared with an earlier version."""
 
     def place(entry: Entry) -> Path | None:
         if entry.path.startswith(f"{WHEELS}/"):
@@ -176,7 +178,7 @@ def models_of_others(prefix: Path) -> dict[str, Path]:
 
 
 def share(twin: Path | None, target: Path, entry: Entry) -> bool:
-    """Make the target another name of the twin, if that is what the manifest wants."""
+    """Make the target a hard link to the other version's file, if it has the digest of the manifest."""
     if twin is None or not payload.is_file(twin, entry):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +193,7 @@ def place_packages(
     version: Path, manifest: Manifest, have_paths: list[str], lock: int, console: Console
 ) -> None:
     environment, incoming = version / "venv", version / INCOMING
-    console.step("making the environment")
+    console.step("making the virtual environment")
     make_environment(environment)
     wheels = [incoming / entry.path for entry in manifest.packages]
     install_packages(environment, incoming / manifest.pip.path, wheels, lock, console)
@@ -203,7 +205,7 @@ def place_packages(
 
 
 def finish(version: Path, manifest: Manifest, sealed: Mapping[str, bytes]) -> None:
-    """The command, tried; the manifest as it was believed; open to those who will run it."""
+    """Finish: write and try the command, write the verified manifest, and open the version to other users."""
     for name, data in sealed.items():
         with create(version / name) as file:
             file.write(data)
@@ -216,9 +218,9 @@ def finish(version: Path, manifest: Manifest, sealed: Mapping[str, bytes]) -> No
 def write_command(version: Path, environment: Mapping[str, str]) -> None:
     """bin/verbatim: the command with this version's models, configuration and variables."""
     defaults = {
-        "VERBATIM_CACHE": str(version),  # where a model that comes with the server is looked for: in models/
+        "VERBATIM_CACHE": str(version),  # where built-in models are searched: in models/
         "VERBATIM_CONFIG": str(version / manifests.CONFIGURATION),
-        "PYTHONDONTWRITEBYTECODE": "1",  # an installation stays as it was made
+        "PYTHONDONTWRITEBYTECODE": "1",  # an installation is not changed later
         **environment,
     }
     lines = ["#!/bin/sh", "# Made by install.sh: a variable that is set already keeps its value."]
@@ -232,7 +234,7 @@ def write_command(version: Path, environment: Mapping[str, str]) -> None:
 
 
 def try_command(version: Path) -> None:
-    """Raises BundleError when the command does not even tell its version."""
+    """Raise BundleError if the command cannot even print its version."""
     command = [str(version / "bin/verbatim"), "version"]
     ran = subprocess.run(command, capture_output=True, text=True, env=clean_environ({}), check=False)
     if ran.returncode:

@@ -1,7 +1,7 @@
-"""The packages of a bundle, into a virtual environment of their own: by pip, from given wheels alone.
+"""Installs a bundle's packages into a virtual environment: with pip, and only from the given wheels.
 
-pip comes out of the bundle too, as a wheel that runs without being installed: the interpreter needs neither
-pip nor ensurepip, and the finished environment holds no installer.
+pip comes from the bundle too, as a wheel that runs without being installed: the interpreter needs neither pip
+nor ensurepip, and the finished environment has no installer.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ HAVE_PATHS = "verbatim-have.pth"
 
 
 def make_environment(folder: Path) -> None:
-    """An empty virtual environment, without pip."""
+    """Make an empty virtual environment, without pip."""
     venv.EnvBuilder(symlinks=True, with_pip=False, clear=True).create(folder)
 
 
 def let_see(folder: Path, have_paths: Iterable[str]) -> None:
-    """Packages of other folders, after its own. When pip has ended: it would not install what it sees."""
+    """Make packages of other folders visible, after its own. Done after pip, which would not install packages
+    that it sees."""
     if paths := list(have_paths):
         (site_packages(folder) / HAVE_PATHS).write_text("".join(f"{path}\n" for path in paths))
 
@@ -39,7 +40,7 @@ def site_packages(folder: Path) -> Path:
 def install_packages(
     environment: Path, pip: Path, wheels: Sequence[Path], lock: int, console: Console
 ) -> None:
-    """These wheels, which lie beside pip's own, and nothing else. Raises BundleError with pip's words."""
+    """Install exactly these wheels, which lie beside pip's own. Raises BundleError with pip's output."""
     temporary = environment / "tmp"  # not /tmp, which is small on many machines
     temporary.mkdir()
     command = [
@@ -60,7 +61,7 @@ def install_packages(
             raise SiteError("the disk filled up during the installation. Free some space and run it again.")
         lines = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()[-3:]
         raise BundleError(
-            f"pip could not install the packages: {' '.join(lines)} All that it said is in {log}."
+            f"pip could not install the packages: {' '.join(lines)} Its whole output is in {log}."
         )
     log.unlink()
     shutil.rmtree(temporary)
@@ -73,14 +74,14 @@ def _wait(process: subprocess.Popen[bytes], environment: Path, num_packages: int
             console.step(f"installing packages: {done} of {num_packages}")
             time.sleep(0.2)
     finally:
-        process.kill()  # only when this program is interrupted has it not ended
+        process.kill()  # only true if this program is interrupted
         process.wait()
 
 
 def compile_packages(environment: Path, lock: int) -> None:
-    """Byte code, on all cores: the start is faster, and nothing is written here later."""
+    """Compile byte code, on all cores: the start is faster, and nothing is written here later."""
     command = [str(environment / "bin/python"), "-I", "-m", "compileall", "-q", "-j", "0"]
-    # a package may ship a file for another Python: it fails to compile, and nobody imports it
+    # A package may contain a file for another Python version, which fails to compile, and is never imported.
     subprocess.run(
         [*command, str(site_packages(environment))],
         check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environ({}),
@@ -89,6 +90,6 @@ def compile_packages(environment: Path, lock: int) -> None:
 
 
 def clean_environ(more: Mapping[str, str]) -> dict[str, str]:
-    """The environment less what would lead Python or pip elsewhere."""
+    """The environment without variables that would mislead Python or pip."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     return {**kept, **more}

@@ -1,4 +1,4 @@
-"""Whether this machine is the one that a bundle was made for; told before anything is written."""
+"""Checks that this machine is the kind that a bundle was made for, before anything is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sealed.failures import SiteError
 from sealed.manifest import Target
 
 DRIVER = 580  # the oldest NVIDIA driver for CUDA 13, which vLLM and torch are built for
-SPARE_BYTES = 200_000_000  # beside what is installed: pip's temporary files and the manifest's own
+SPARE_BYTES = 200_000_000  # in addition to the installation: pip's temporary files and the manifest's own
 
 PROBE = """
 import importlib.metadata, json, re, site, sysconfig
@@ -30,7 +30,7 @@ print(json.dumps([names, list(dict.fromkeys(paths))]))
 
 
 def check_machine(target: Target) -> None:
-    """Raises SiteError for an interpreter or a machine that the wheels do not run on."""
+    """Raise SiteError for an interpreter or a machine on which the wheels do not run."""
     found = "{}.{}".format(*sys.version_info)
     if found != target.python or sys.implementation.name != "cpython":
         raise SiteError(
@@ -40,8 +40,8 @@ def check_machine(target: Target) -> None:
         )
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         raise SiteError(
-            f"{sys.executable} is a free-threaded build of Python, which the wheels of this bundle do not"
-            " run on. Name an ordinary one with --python."
+            f"{sys.executable} is a free-threaded build of Python, for which this bundle has no wheels. Name"
+            " an ordinary one with --python."
         )
     if sys.platform != "linux" or platform.machine() != target.machine:
         raise SiteError(
@@ -55,9 +55,9 @@ def check_machine(target: Target) -> None:
         )
     if importlib.util.find_spec("venv") is None:
         raise SiteError(
-            f"{sys.executable} cannot make virtual environments: its module venv is missing. Install it from"
-            " the system's own packages (Debian and Ubuntu: python3-venv), or name another interpreter with"
-            " --python."
+            f"{sys.executable} cannot make virtual environments: its module venv is missing. Install it with"
+            " the system's package manager (Debian and Ubuntu: python3-venv), or name another interpreter"
+            " with --python."
         )
 
 
@@ -73,21 +73,21 @@ def _numbers(version: str) -> list[int]:
 
 
 def check_space(prefix: Path, needed: int) -> None:
-    """Raises SiteError unless that many bytes fit below `prefix`, which need not exist."""
+    """Raise SiteError unless that many bytes fit below `prefix`, which need not exist."""
     existing = next(path for path in (prefix, *prefix.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed + SPARE_BYTES:
         raise SiteError(
-            f"the disk of {prefix} is too full: the installation needs {(needed + SPARE_BYTES) / 1e6:.0f} MB"
-            f" and {free / 1e6:.0f} MB are free. Free some, remove an old directory under"
+            f"the disk of {prefix} is too full: the installation needs {(needed + SPARE_BYTES) / 1e6:.0f}"
+            f" MB, and {free / 1e6:.0f} MB are free. Free some space, remove an old directory under"
             f" {prefix / 'versions'}, or name another place with --prefix."
         )
 
 
 def packages_of_interpreter(target: Target) -> list[str]:
-    """Where this interpreter's own packages are, those that the bundle counts on among them.
+    """The folders of this interpreter's own packages, which the bundle relies on.
 
-    Raises SiteError that names what is missing or of another version.
+    Raises SiteError, which names what is missing or has another version.
     """
     answer = subprocess.run(
         [sys.executable, "-I", "-c", PROBE], capture_output=True, text=True, check=True
@@ -100,24 +100,24 @@ def packages_of_interpreter(target: Target) -> list[str]:
     ]
     if wrong:
         raise SiteError(
-            f"this bundle was made for a machine that has {', '.join(wrong)}. Name the interpreter that has"
-            " it with --python, or make the bundle anew with the versions that are here in --have."
+            f"this bundle was made for a machine with {', '.join(wrong)}. Name the interpreter that has them"
+            " with --python, or make the bundle again with this machine's versions in --have."
         )
     return list(paths)
 
 
 def same_version(found: str, wanted: str) -> bool:
-    """A local part, such as that of 2.11.0+cu130, counts only where it was asked for."""
+    """Whether versions match. A local part, such as that of 2.11.0+cu130, only counts if it was asked for."""
     return found == wanted or ("+" not in wanted and found.split("+")[0] == wanted)
 
 
 def driver_warning() -> str | None:
-    """What is wrong with this machine's NVIDIA driver; the installation itself does without."""
+    """What is wrong with this machine's NVIDIA driver; the installation itself does not need one."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
-        return "no NVIDIA driver is loaded: the server will not start before one is (580 or newer)."
+        return "no NVIDIA driver is loaded: the server cannot start before one is (580 or newer)."
     found = re.search(r"\b(\d{3})\.\d+", text)
     if found and int(found[1]) < DRIVER:
-        return f"the NVIDIA driver is {found[0]}, and CUDA 13 needs {DRIVER} or newer."
+        return f"the NVIDIA driver is {found[0]}, but CUDA 13 needs {DRIVER} or newer."
     return None

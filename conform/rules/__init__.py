@@ -1,1 +1,1 @@
-"""The rules, a file for each part of the contract; a docstring is a rule's statement."""
+"""The rules, one file for each part of the contract. The docstring of a rule is its statement."""

@@ -18,7 +18,7 @@ AS_ITS_MODEL = (
 
 
 def _adapters(subject: Subject) -> list[dict[str, Any]]:
-    """Entries of the list that name a parent; vLLM's own have null for one where they are no adapters."""
+    """The models of the list that have a parent; in vLLM's list, models that are not adapters have null."""
     found = [entry for entry in subject.client.get("/models").json()["data"] if entry.get("parent")]
     if not found:
         raise Skipped("the server lists no adapters")

@@ -46,7 +46,7 @@ def numbers_are_finite(subject: Subject) -> None:
 
 @rule("body.malformed", requests=len(MALFORMED), tokens=32, hard=True)
 def malformed(subject: Subject) -> None:
-    """Bodies that are made to break a parser, nested a thousand deep or of broken Unicode, are a 400."""
+    """Bodies made to break a parser, nested a thousand levels deep or with broken Unicode, are a 400."""
     _refuses_bodies(subject, MALFORMED)
 
 

@@ -110,5 +110,5 @@ def seeds_of_candidates(subject: Subject) -> None:
     every = [subject.choices(**WARM, n=4, seed=seed) for seed in (42, 43, 44, -42)]
     every.append(subject.choices(**WARM | {"prompt": [IDS, IDS]}, seed=42))
     texts = [text for choices in every for text in _texts(choices)]
-    # The first prompt's candidate of the last request is the first of all once more.
+    # The first prompt's candidate of the last request equals the very first one.
     require(len(set(texts)) == len(texts) - 1, f"{len(set(texts))} of {len(texts) - 1} differ")

@@ -35,7 +35,8 @@ def error_object(subject: Subject) -> None:
 
 @rule("errors.same-words-in-both", requests=1, tokens=26, differs=FLAT)
 def same_words_in_both(subject: Subject) -> None:
-    """The object says what the envelope says: message, the field as `param`, the reason as `code`."""
+    """The object has the same content as the envelope: message, the field as `param`, the
+    reason as `code`."""
     body = object_of(subject.ask(max_tokens=1, top_p=9).text)
     inner = body.get("error") or {}
     seen = (inner.get("message"), inner.get("param"), inner.get("code"))
@@ -50,7 +51,7 @@ def same_words_in_both(subject: Subject) -> None:
     differs={"openai": "with other messages", "vllm": "with other messages"},
 )
 def message_has_value_and_range(subject: Subject) -> None:
-    """The message gives field, value and allowed range."""
+    """The message names field, value and allowed range."""
     message = message_of(subject.ask(max_tokens=1, temperature=9))
     wanted = "temperature (current value: 9) must be between 0 and 2"
     require(message == wanted, f"it is {shown(message)}")

@@ -53,7 +53,8 @@ def stops_as_the_reply(subject: Subject) -> None:
 
 @rule("stream.token-ids", requests=2, tokens=120, differs={"openai": "there is no such field"})
 def token_ids(subject: Subject) -> None:
-    """With `return_token_ids` the ids of the chunks add up too, and a choice's first has the prompt's."""
+    """With `return_token_ids` the ids of the chunks add up too, and a choice's first chunk has
+    the prompt's ids."""
     asked: dict[str, Any] = {"n": 2, "temperature": 1, "seed": 4, "max_tokens": 6, "return_token_ids": True}
     whole, chunks = subject.choices(**asked), subject.chunks(**asked)
     for choice in whole:
@@ -78,8 +79,8 @@ def _folds(subject: Subject, asked: dict[str, Any]) -> None:
 
 
 def alike(left: Any, right: Any) -> bool:
-    """Equal, log-probabilities but for what else an engine of 16-bit numbers computes in a step: that moves
-    them a little, and may bring another token among the likeliest."""
+    """Whether two values are equal. Log-probabilities may differ a little: with 16-bit numbers, the rest of
+    an engine's batch moves them, and may bring another token among the likeliest."""
     if isinstance(left, dict) and isinstance(right, dict):
         common = left.keys() & right.keys()
         likeliest = all(isinstance(value, float) for value in left.values())

@@ -1,4 +1,4 @@
-"""Log-probabilities: what the arrays hold, and that they are the raw model's."""
+"""Log-probabilities: the contents of the arrays, and that they are the raw model's."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def tokens_are_the_text(subject: Subject) -> None:
 
 @rule("logprobs.bytes-are-spelled", requests=1, tokens=30, differs=SPELLING)
 def bytes_are_spelled(subject: Subject) -> None:
-    """A token that is not whole UTF-8 by itself is written `bytes:\\xf0`: no two share a name."""
+    """A token that is not whole UTF-8 by itself is written `bytes:\\xf0`; no two tokens have
+    the same name."""
     tokens = subject.scored(prompt=FOREIGN, echo=True, max_tokens=0, logprobs=1)["tokens"]
     joined = b"".join(map(as_bytes, tokens))
     require(joined.decode("utf-8", "replace").endswith(FOREIGN), f"{shown(tokens)} are not {FOREIGN}")

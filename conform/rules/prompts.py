@@ -1,4 +1,4 @@
-"""The prompt: its four forms, its length, and what is made of an empty one."""
+"""The prompt: its four forms, its length, and an empty one."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def empty_is_bos(subject: Subject) -> None:
 
 @rule("prompts.context-is-kept", requests=2, tokens=128)
 def context_is_kept(subject: Subject) -> None:
-    """A `max_tokens` that does not fit into the context is a 400 in OpenAI's words, with the numbers."""
+    """A `max_tokens` that does not fit into the context is a 400 with OpenAI's message and the numbers."""
     size = subject.context_size
     if size is None:
-        raise Skipped("the model's entry says no context size")
+        raise Skipped("the model's entry does not state the context size")
     for max_tokens in (size, table.INT64):
         words = table.too_long_words(size, 1, max_tokens)
         refuses(subject, {"prompt": [300], "max_tokens": max_tokens}, "max_tokens", words)
@@ -135,7 +135,7 @@ def truncated_on_the_right(subject: Subject) -> None:
 
 @rule("prompts.truncated-to-fit", requests=1, tokens=2060, differs=TO_FIT)
 def truncated_to_fit(subject: Subject) -> None:
-    """`truncate_prompt_tokens: -1` keeps what leaves room for `max_tokens`."""
+    """`truncate_prompt_tokens: -1` keeps as many as leave room for `max_tokens`."""
     size = subject.small_context()
     usage = subject.complete(prompt=[300] * (4 * size), truncate_prompt_tokens=-1, max_tokens=6)["usage"]
     require(usage["prompt_tokens"] == size - 6, f"prompt_tokens is {usage['prompt_tokens']} of {size} - 6")
@@ -181,7 +181,7 @@ def suffix(subject: Subject) -> None:
 
 
 def _ids(subject: Subject, prompt: str, **fields: Any) -> list[int]:
-    """The prompt's tokens, as the server tells them."""
+    """The prompt's token ids, as the server returns them."""
     asked = GREEDY | {"max_tokens": 1, "prompt": prompt, "return_token_ids": True}
     ids = subject.choice(**asked, **fields).get("prompt_token_ids")
     require(isinstance(ids, list) and ids, f"prompt_token_ids is {shown(ids)}")

@@ -112,7 +112,8 @@ def max_tokens_zero_with_echo(subject: Subject) -> None:
 
 
 def special_token(subject: Subject) -> tuple[str, int]:
-    """Name and id of one that the model's entry tells, with one request. Raises Unmet where it tells none."""
+    """(name, id) of a special token from the model's entry, with one request. Raises Unmet if the
+    entry has none."""
     named = subject.client.get(f"/models/{quote(subject.model)}").json().get("special_tokens")
     require(named, f"special_tokens of the model's entry is {shown(named)}")
     name, token_id = max(named.items(), key=lambda one: len(one[0]))

@@ -1,6 +1,7 @@
-"""The fields that change what is drawn: each is shown to act by as much as it says.
+"""The sampling fields: each is shown to act exactly as strongly as it should.
 
-Two tokens, a and b, between which a bias decides (conform/subject/server.py, Duel), tell half a logit.
+Two tokens, a and b, between which a bias decides (Duel in conform/subject/server.py), show differences of
+half a logit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CLEAR = 0.02  # a natural logarithm, of the clearest: no more than a model of ra
 
 
 def said(subject: Subject, duel: Duel, count: int = 1, **fields: Any) -> str:
-    """Which of the two tokens come, as a text of a and b."""
+    """The chosen ones of the two tokens, as a text of a and b."""
     asked: dict[str, Any] = {"prompt": duel.prompt, "temperature": 0, "max_tokens": count, "logprobs": 0}
     tokens = subject.scored(**asked | fields)["tokens"]
     return "".join({duel.name_a: "a", duel.name_b: "b"}.get(token, "?") for token in tokens)
@@ -32,7 +33,7 @@ def expect(seen: str, wanted: str, what: str) -> None:
 
 
 def drawn(subject: Subject, prompt: list[int], **fields: Any) -> set[str]:
-    """The names of the tokens that come first in 32 candidates."""
+    """The names of the first tokens in 32 candidates."""
     choices = subject.choices(prompt=prompt, **DRAWS | fields)
     return {choice["logprobs"]["tokens"][0] for choice in choices}
 
@@ -56,7 +57,7 @@ class Ranking:
 
 
 def ranking(subject: Subject) -> Ranking:
-    """The clearest of several prompts: an engine of 16-bit numbers knows no small difference twice."""
+    """The clearest ranking of several prompts: small differences are not reproducible with 16-bit numbers."""
     subject.need_logprobs()
     choices = subject.choices(prompt=PROMPTS, temperature=0, max_tokens=1, logprobs=5)
     found = []

@@ -1,4 +1,4 @@
-"""Where a text ends: stop sequences, stop tokens, and what of them is in the text."""
+"""Where a text ends: stop sequences and stop tokens, and whether they are in the text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEVER = "☃☃"  # in no text
 
 
 def pieces(subject: Subject) -> tuple[str, str]:
-    """The text up to a sequence in its middle that has not come before, and the sequence."""
+    """(the text before a sequence in its middle that has not come earlier, the sequence)."""
     text = subject.text
     for start in range(max(1, len(text) // 3), len(text) - 4):
         piece = text[start : start + 3]
@@ -75,7 +75,7 @@ def completion_alone(subject: Subject) -> None:
 
 @rule("stops.usage-to-the-stop", requests=1, tokens=45)
 def usage_to_the_stop(subject: Subject) -> None:
-    """`usage` counts the tokens up to the stop, and none beyond."""
+    """`usage` counts the tokens up to the stop, and none after it."""
     subject.need_logprobs()
     before, stop = pieces(subject)
     joined, count = "", 0

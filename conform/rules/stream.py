@@ -57,7 +57,7 @@ def content_type(subject: Subject) -> None:
 
 @rule("stream.no-buffering", requests=1, tokens=45, differs={"openai": "not documented", "vllm": "not sent"})
 def no_buffering(subject: Subject) -> None:
-    """`Cache-Control: no-cache` and `X-Accel-Buffering: no` keep proxies from holding a stream back."""
+    """`Cache-Control: no-cache` and `X-Accel-Buffering: no` keep proxies from buffering a stream."""
     headers = subject.ask(stream=True, **GREEDY).headers
     seen = (headers.get("cache-control"), headers.get("x-accel-buffering"))
     require(seen == ("no-cache", "no"), f"Cache-Control and X-Accel-Buffering are {seen}")
@@ -103,7 +103,7 @@ def comes_as_it_is_made(subject: Subject) -> None:
 
 @rule("stream.usage-on-the-last-chunk", requests=1, tokens=60, differs=USAGE_NULL)
 def usage_on_the_last_chunk(subject: Subject) -> None:
-    """Without `stream_options` the usage is on the last chunk, which has a choice; no chunk has none."""
+    """Without `stream_options`, the usage is on the last chunk, and every chunk has a choice."""
     chunks = subject.chunks(**TWO)
     require(all(chunk["choices"] for chunk in chunks), "a chunk has no choices")
     with_usage = [i for i, chunk in enumerate(chunks) if "usage" in chunk]

@@ -1,4 +1,4 @@
-"""Structured output: the text has the form that was asked for, whatever the model would have said."""
+"""Structured output: the text has the requested form, whatever the model would have written."""
 
 from __future__ import annotations
 

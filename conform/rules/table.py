@@ -1,7 +1,8 @@
-"""contract.md's request, value by value: what is accepted, what is refused, and in which words.
+"""The request fields of contract.md, value by value: what is accepted, what is refused, and the words
+of the refusal.
 
-For a server of any kind, on whatever engine: this file knows the contract and nothing of the server. The rows
-differ by the model's vocabulary and context alone. Each changes fields of BASE.
+For any server with any engine: this file knows the contract and nothing of the server. The rows only depend
+on the model's vocabulary and context. Each row changes fields of BASE.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ Row = tuple[str, Any, str]  # field, value, words of the message
 
 BASE: Body = {"prompt": "hello", "max_tokens": 2}
 INT64 = 2**63
-# Of a model that has no fill-in-the-middle template; any other one answers it (rules/prompts.py).
+# For a model without a fill-in-the-middle template; other models answer it (rules/prompts.py).
 NO_TEMPLATE: Row = ("suffix", "x", "has no fill-in-the-middle template")
 
 
 def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
-    """Fields of the request -> what they mean, where it is something else than nothing."""
+    """Accepted fields of a request -> their meaning, if they have one."""
     last = vocab_size - 1
     return [
         ({}, {"max_tokens": 2, "n": 1, "best_of": 1, "seed": None, "temperature": 1.0, "top_p": 1.0}),
@@ -150,7 +151,7 @@ def _rows(fields: Iterable[str], values: list[Any], words: str) -> list[Row]:
 
 
 def refused(vocab_size: int) -> list[Row]:
-    """Values that break the rule of their field; for a model that has no fill-in-the-middle template."""
+    """Values that break the rule of their field; for a model without a fill-in-the-middle template."""
     ids = f"between 0 and {vocab_size - 1}"
     large_ids = (str(vocab_size), "9" * 30, "-1")
     no_decimals = ("", "a", "05", "1.0", " 5", "٥", "²", "9" * 5000)
@@ -230,7 +231,7 @@ def refused(vocab_size: int) -> list[Row]:
     ]
 
 
-# fields that do not go together, or that are missing; the one to change; words of the message
+# (fields that do not go together, or that are missing; the field to change; words of the message)
 TOGETHER: list[tuple[Body, str, str]] = [
     ({"n": 3, "best_of": 2}, "best_of", "best_of (current value: 2) must be between n (3) and 128"),
     ({"best_of": 2, "stream": True}, "best_of", "must be n (1) in a stream"),
@@ -261,7 +262,7 @@ TOGETHER: list[tuple[Body, str, str]] = [
 
 
 def too_long(context_size: int) -> list[tuple[int, int, str]]:
-    """Tokens of a prompt, max_tokens, and the field to change: together more than the context."""
+    """(tokens of a prompt, max_tokens, the field to change): together they exceed the context."""
     return [
         (context_size, 1, "max_tokens"),
         (context_size + 1, 1, "prompt"),
@@ -273,14 +274,14 @@ def too_long(context_size: int) -> list[tuple[int, int, str]]:
 
 
 def too_long_words(context_size: int, num_prompt: int, max_tokens: int) -> str:
-    """OpenAI's, which clients search for the numbers."""
+    """OpenAI's message, in which clients search for the numbers."""
     return (
         f"This model's maximum context length is {context_size} tokens, however you requested "
         f"{num_prompt + max_tokens} tokens ({num_prompt} in your prompt; {max_tokens} for the completion)."
     )
 
 
-# What each row of TOGETHER is about, in its order.
+# The subject of each row of TOGETHER, in its order.
 TOGETHER_NAMES = (
     "best-of-below-n", "best-of-in-a-stream", "include-usage-of-another-type", "min-tokens-over-the-default",
     "too-many-candidates", "too-many-prompts", "model-is-missing", "prompt-is-missing", "suffix-after-ids",

@@ -1,6 +1,6 @@
-"""Values of the request's fields: what is accepted, and what is a 400 that names field and range.
+"""Values of the request's fields: which are accepted, and which are a 400 that names field and range.
 
-The rules are made of conform/rules/table.py, one for each field and kind of mistake.
+The rules are made from conform/rules/table.py, one for each field and kind of mistake.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from conform.rules import table
-from conform.rules.houses import differences
+from conform.rules.profiles import differences
 from conform.subject.budget import Cost, most_tokens
 from conform.subject.ends import require, shown
 from conform.subject.refusal import LONG_TOKENS, expected_tokens, refuses, refuses_each
@@ -22,7 +22,7 @@ NO_ID = 10**8  # in no vocabulary, where its size is not known
 
 
 def rows_of(field: str, kind: str, vocab_size: int | None) -> list[tuple[Any, str]]:
-    """Values of the field that are refused, and words of the message. kind: range or type."""
+    """(refused values of the field, words of the message). kind: range or type."""
     if kind == "range":
         return table.OUT_OF_RANGE.get(field, [])
     ranged = {id(value) for value, _ in table.OUT_OF_RANGE.get(field, [])}
@@ -44,7 +44,7 @@ def _refuses(field: str, kind: str, subject: Subject) -> None:
 
 
 def _most(bodies: list[table.Body]) -> Cost:
-    """What these requests cost, if a server answers every one."""
+    """The cost of these requests, if the server answers every one."""
     return Cost(len(bodies), sum(expected_tokens(table.BASE | body) for body in bodies))
 
 
@@ -87,7 +87,7 @@ def _accepts(field: str, subject: Subject) -> None:
 
 
 def _name(body: table.Body) -> str:
-    """The field that a row of the table is about."""
+    """The field of a row of the table."""
     named = [name for name in body if name not in ("stream", "max_tokens", "functions")] or list(body)
     return "unknown" if "functions" in body else named[0] if named else "prompt"
 
@@ -149,7 +149,7 @@ REFUSED_FOR_EVER: dict[str, Any] = {
     },
 )
 def nothing_is_ignored(subject: Subject) -> None:
-    """A field of other servers that would change the text is a 400 that names it, never ignored."""
+    """A field of other servers that would change the text is a 400 that names it; it is never ignored."""
     for field, value in REFUSED_FOR_EVER.items():
         refuses(subject, table.BASE | {field: value}, field)
 

@@ -1,4 +1,4 @@
-"""Bytes: what is hardly HTTP, and HTTP as it was."""
+"""Raw bytes: old HTTP, and input that is hardly HTTP."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The server as the rules see it: where it answers, what may be asked, what a few requests have told."""
+"""The tested server: where it answers, what may be asked, and what a few first requests have shown."""

@@ -1,4 +1,4 @@
-"""Where the server answers: a URL with or without the path prefix of the completions endpoint."""
+"""Finds where the server answers: a URL with or without the path prefix of the completions endpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COST = Cost(1 + len(PREFIXES), 0)
 
 
 def parse(url: str) -> httpx.URL:
-    """The URL as it is meant: http where it names no scheme, and without what stands below a base."""
+    """The meant URL: http if it has no scheme, and without a path below a base."""
     try:
         parsed = httpx.URL(url if "://" in url else f"http://{url}")
     except httpx.InvalidURL as error:
@@ -31,7 +31,7 @@ def parse(url: str) -> httpx.URL:
 
 
 def candidates(url: str, profile: str) -> Iterator[str]:
-    """The bases to try: the one that was given, then that with a prefix, the house's own first."""
+    """The bases to try: the given one, then with a prefix, the profile's own first."""
     given = str(parse(url)).rstrip("/")
     prefixes = PREFIXES if profile == "hosted" else ("/v1", *PREFIXES[:-1])
     if parse(given).path.strip("/"):
@@ -42,7 +42,7 @@ def candidates(url: str, profile: str) -> Iterator[str]:
 
 
 def root_of(base: str) -> str:
-    """The server's own address: a base without the prefix."""
+    """The server's own address: a base without its prefix."""
     for prefix in sorted(PREFIXES, key=len, reverse=True):
         if base.endswith(prefix):
             return base.removesuffix(prefix)
@@ -50,7 +50,7 @@ def root_of(base: str) -> str:
 
 
 def find(url: str, profile: str, connect: Callable[[str], Client]) -> tuple[Client, list[Json]]:
-    """The client of the first base that lists models, and what it lists."""
+    """(a client of the first base that lists models, the list)."""
     seen = ""
     for base in candidates(url, profile):
         client = connect(base)
@@ -68,5 +68,5 @@ def find(url: str, profile: str, connect: Callable[[str], Client]) -> tuple[Clie
         seen = f"GET {base}/models is {response.status_code}: {shown(response.text)}"
         client.close()
         if response.status_code in (401, 403):
-            raise ConformError(f"the server wants another key: name it with --key. {seen}")
-    raise ConformError(f"no list of models is found under {url}. {seen}")
+            raise ConformError(f"the server refuses the key: give another one with --key. {seen}")
+    raise ConformError(f"no list of models was found under {url}. {seen}")

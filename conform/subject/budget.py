@@ -1,7 +1,7 @@
-"""What a run may cost: requests and tokens, stated before it begins and never exceeded.
+"""The cost of a run: requests and tokens, stated before it begins and never exceeded.
 
-A token counts before its request is sent, as many as it may take at most; what the reply says that it did not
-take is given back.
+Tokens are counted before a request is sent, as many as it can take; the ones that the reply did not take are
+given back.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from conform.subject.ends import OverBudget
 
-DEFAULT_MAX_TOKENS = 16  # of a request that does not say
-MOST_RETRIES = 20  # in a run: requests that a 429 asks to send again
+DEFAULT_MAX_TOKENS = 16  # of a request without max_tokens
+MOST_RETRIES = 20  # of a run: requests that are repeated after a 429
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +32,30 @@ NOTHING = Cost(0, 0)
 
 
 class Budget:
-    """The allowance of the rule that runs, and what the run has spent in all.
+    """The allowance of the running rule, and what the run has spent in all.
 
-    peak: the most tokens of the allowance that were taken at once, what was given back later included.
+    peak: the most tokens of the allowance that were taken at once, including those given back later.
     """
 
     def __init__(self) -> None:
         self.spent = NOTHING
         self.retries = 0
-        self._lock = Lock()  # a rule may send several requests at the same time
+        self._lock = Lock()  # a rule may send several requests at once
         self.open(NOTHING)
 
     def open(self, allowance: Cost) -> None:
-        """Begin a rule: from here on, its allowance is all that may be spent."""
+        """Begin a rule: from now on, it may spend its allowance."""
         self.allowance = allowance
         self.used = NOTHING
         self.peak = 0
 
     def take(self, tokens: int) -> None:
-        """Before a request is sent. Raises OverBudget."""
+        """Count a request before it is sent. Raises OverBudget."""
         with self._lock:
             after = self.used + Cost(1, tokens)
             self.peak = max(self.peak, after.tokens)
             if after.requests > self.allowance.requests or after.tokens > self.allowance.tokens:
-                raise OverBudget(f"it would have spent {after}, of {self.allowance}")
+                raise OverBudget(f"it would have used {after}, but is allowed {self.allowance}")
             self.used = after
             self.spent += Cost(1, tokens)
 
@@ -65,14 +65,14 @@ class Budget:
             self.spent += Cost(0, -tokens)
 
     def retry(self) -> bool:
-        """Whether one more request may be sent in place of one that was refused with a 429."""
+        """Whether a request that got a 429 may be sent again."""
         with self._lock:
             self.retries += 1
             return self.retries <= MOST_RETRIES
 
 
 def most_tokens(body: object) -> int:
-    """The most that a request can take: its prompts by their bytes, and every candidate's tokens."""
+    """The most tokens that a request can take: its prompts by their bytes, and every candidate's tokens."""
     if not isinstance(body, dict):
         return 0
     prompts = _prompts(body.get("prompt"))
@@ -82,7 +82,7 @@ def most_tokens(body: object) -> int:
 
 
 def _prompts(prompt: Any) -> list[int]:
-    """The most tokens that each prompt can have; a tokenizer puts one before a text."""
+    """The most tokens of each prompt; a tokenizer adds one before a text."""
     if isinstance(prompt, str):
         return [len(prompt.encode("utf-8", "replace")) + 1]
     if isinstance(prompt, list) and prompt and all(isinstance(part, str | list) for part in prompt):

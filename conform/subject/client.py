@@ -1,4 +1,4 @@
-"""The client of a run: it counts what it sends, and sends nothing beyond the budget."""
+"""The client of a run: it counts what it sends, and never exceeds the budget."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from conform.subject.ends import ConformError, require, shown
 from conform.subject.frames import DONE, Json, chunks_of, data_of, object_of
 
 MOST_WAIT_S = 60
-GLIMPSE_TOKENS = 64  # what a server may make of a stream until it sees that its client has gone
+GLIMPSE_TOKENS = 64  # tokens of a stream that a server may generate until it sees that its client has left
 HEADERS = {"accept": "application/json", "user-agent": "verbatim-conform"}
 
 
 @cache
 def trusted(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
-    """ca: certificates to trust; empty: the system's authorities, or those of SSL_CERT_FILE, as for OpenSSL's
-    own programs. cert, key: shown to the server. Raises ConformError that names the file."""
+    """The TLS context. ca: certificates to trust; empty: the system's CAs, or those of SSL_CERT_FILE, as for
+    OpenSSL's own programs. cert, key: the client's own. Raises ConformError, which names the file."""
     said = f"--ca {ca}"
     try:
         context = ssl.create_default_context(cafile=ca or None)
@@ -35,15 +35,15 @@ def trusted(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask for it at the terminal."""
-    raise ValueError("the key is encrypted; decrypt it")
+    """Refuse an encrypted key: without this, OpenSSL asks for the password at the terminal."""
+    raise ValueError("the private key is encrypted; give a decrypted one")
 
 
 class Client:
-    """base: the URL up to /completions, without a slash at its end. key: sent as the bearer token.
+    """base: the URL before /completions, without a slash at its end. key: sent as the bearer token.
 
-    socket_path: of the Unix socket that the server listens on; empty: base says where it does.
-    context: of TLS. waits: is told of each wait that a 429 has asked for.
+    socket_path: of the server's Unix socket; empty: base has the address. context: for TLS. waits: called
+    before each wait that a 429 asks for.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class Client:
         self._http.close()
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        """GET below the base, or of a whole URL."""
+        """GET a path below the base, or a whole URL."""
         return self.send("GET", path, **options)
 
     def post(self, body: Any, *, path: str = "/completions", **options: Any) -> httpx.Response:
-        """A completion request, whatever its answer; bytes are sent as they are."""
+        """Send a completion request, and return any answer. Bytes are sent unchanged."""
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
         return self.send("POST", path, tokens=options.pop("tokens", most_tokens(body)), **content, **options)
 
@@ -91,7 +91,8 @@ class Client:
         headers: Mapping[str, Any] | None = None,
         **body: Any,
     ) -> httpx.Response:
-        """One request, its answer read whole. A header of None is not sent, that of the key included."""
+        """Send one request and read its whole answer. A header of None is not sent, not even that
+        of the key."""
         self.budget.take(tokens)
         while True:
             response = self._http.send(self._request(method, path, headers, body))
@@ -102,7 +103,7 @@ class Client:
         return response
 
     def arrivals(self, body: Json) -> tuple[str, list[float]]:
-        """A stream's text, and when each piece of it came, in seconds."""
+        """(a stream's text, the time of each piece in seconds)."""
         tokens = most_tokens(body)
         self.budget.take(tokens)
         request = self._request("POST", "/completions", None, {"json": {**body, "stream": True}})
@@ -116,8 +117,8 @@ class Client:
         return text, [at for at, _ in pieces]
 
     def glimpse(self, body: Json) -> httpx.Response:
-        """The answer to a request that would be long if it were answered: a stream's first piece alone, and
-        then the connection closes, so that the server need not go on."""
+        """The answer to a request that would be long if it were answered: only the first piece of a stream is
+        read, then the connection closes, so that the server can stop."""
         tokens = glimpse_tokens(body)
         self.budget.take(tokens)
         request = self._request("POST", "/completions", None, {"json": {**body, "stream": True}})
@@ -143,7 +144,7 @@ class Client:
     def _wait(self, response: httpx.Response) -> None:
         header = response.headers.get("retry-after", "1")
         seconds = min(int(header), MOST_WAIT_S) if header.isdigit() else 1
-        self._waits(f"the server asks to come again in {seconds} s (429)")
+        self._waits(f"waiting {seconds} s, as the server asks (429)")
         time.sleep(seconds)
 
 
@@ -152,7 +153,7 @@ def glimpse_tokens(body: Json) -> int:
 
 
 def used_tokens(response: httpx.Response, most: int) -> int:
-    """By the reply's own usage; nothing of a refusal, and all where a reply does not say."""
+    """By the reply's usage; none for a refusal, all if the reply does not say."""
     if response.status_code >= 400:
         return 0
     counts = [message["usage"] for message in _messages(response) if message.get("usage")]
@@ -163,22 +164,22 @@ def used_tokens(response: httpx.Response, most: int) -> int:
 
 
 def _messages(response: httpx.Response) -> list[Json]:
-    """The JSON objects of a reply or of a stream; none where it is neither."""
+    """The JSON objects of a reply or stream; empty if it is neither."""
     try:
         if "event-stream" in response.headers.get("content-type", ""):
             return [object_of(data) for data in data_of(response.text) if data != DONE]
         return [object_of(response.text)]
-    except Exception:  # noqa: BLE001  # whatever the server has sent, the rule that reads it says what is wrong
+    except Exception:  # noqa: BLE001  # whatever the server has sent, the rule that reads it reports it
         return []
 
 
 def reply_of(response: httpx.Response) -> Json:
-    """The reply of a request that was answered."""
+    """The reply to a request, which must succeed."""
     require(response.status_code == 200, f"{response.status_code}: {shown(response.text)}")
     return object_of(response.text)
 
 
 def stream_of(response: httpx.Response) -> list[Json]:
-    """The chunks of a stream that was answered."""
+    """The chunks of a stream, which must succeed."""
     require(response.status_code == 200, f"{response.status_code}: {shown(response.text)}")
     return chunks_of(response.text)

@@ -1,22 +1,22 @@
-"""How a run, or one rule of it, can come to another end than that the rule holds."""
+"""The exceptions by which a run or a rule ends, if the rule does not hold."""
 
 from __future__ import annotations
 
 
 class ConformError(Exception):
-    """The run cannot begin or go on. The message says what to change."""
+    """The run cannot begin or continue. The message says what to change."""
 
 
-class Unmet(Exception):  # noqa: N818  # what a rule raises is no error of the suite
+class Unmet(Exception):  # noqa: N818  # the result of a rule is no error of the program
     """The rule does not hold. The message is what was seen."""
 
 
 class Skipped(Exception):  # noqa: N818
-    """The rule cannot be tried on this server. The message is the reason."""
+    """The rule cannot be tried on this server. The message has the reason."""
 
 
 class OverBudget(Exception):  # noqa: N818
-    """A rule asked for more than it had said that it would. The request was not sent."""
+    """A rule wanted more than its stated cost. The request was not sent."""
 
 
 def require(condition: object, seen: str) -> None:

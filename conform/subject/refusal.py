@@ -1,4 +1,4 @@
-"""Whether a server refuses what it should, in the words of its house."""
+"""Checks that a server refuses what it should, in the form of its profile."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from conform.subject.ends import Unmet, require, shown
 from conform.subject.frames import Json, object_of
 from conform.subject.server import Subject
 
-LONG_TOKENS = 200  # of a request that would take more, were it answered, a glimpse is enough
-MOST_SAID = 3  # values of a field that were taken, in a message
+LONG_TOKENS = 200  # if a request would take more, only the first piece of an answer is read
+MOST_SAID = 3  # wrongly accepted values of a field that a message lists
 
 
 def message_of(response: httpx.Response) -> str:
-    """The words of a failure, in either form of the body."""
+    """The message of a failure, in either form of the body."""
     body = object_of(response.text)
     inner = body.get("error")
     message = body.get("message") or (inner.get("message") if isinstance(inner, dict) else inner)
@@ -26,7 +26,8 @@ def message_of(response: httpx.Response) -> str:
 
 
 def failed(subject: Subject, response: httpx.Response, status: int, reason: str) -> Json:
-    """The body of a failure of this status, in the shape of the house; hosted: with this reason."""
+    """The body of a failure, which must have this status, in the profile's form; for hosted,
+    with this reason."""
     require(response.status_code == status, f"{response.status_code}, not {status}: {shown(response.text)}")
     body = object_of(response.text)
     message_of(response)
@@ -39,13 +40,13 @@ def failed(subject: Subject, response: httpx.Response, status: int, reason: str)
 
 
 def expected_tokens(body: Json) -> int:
-    """The most that it costs to see whether a request is refused."""
+    """The largest cost of seeing whether a request is refused."""
     tokens = most_tokens(body)
     return tokens if tokens <= LONG_TOKENS else glimpse_tokens(body)
 
 
 def refuses(subject: Subject, body: Json, field: str, words: str = "") -> None:
-    """A 400, which hosted names the field and what is allowed."""
+    """Check for a 400; with hosted, it must name the field and the allowed values."""
     whole = subject.body(**body)
     long = most_tokens(whole) > LONG_TOKENS
     response = subject.client.glimpse(whole) if long else subject.client.post(whole)
@@ -63,7 +64,7 @@ def refuses(subject: Subject, body: Json, field: str, words: str = "") -> None:
 
 
 def refuses_each(subject: Subject, rows: list[tuple[Any, str]], field: str, base: Json) -> None:
-    """Each of these values of a field; all that do not hold are said together."""
+    """Check that each of these values of a field is refused; all that are not are reported together."""
     wrong = []
     for value, words in rows:
         try:

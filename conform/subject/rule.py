@@ -1,4 +1,4 @@
-"""What a rule is: a sentence with an id, what it may cost, and a function that sees whether it holds."""
+"""A rule: a statement with an id, its largest cost, and a function that checks it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PROFILES = ("hosted", "openai", "vllm")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """check: returns where the rule holds, and raises Unmet or Skipped where not.
+    """check: returns if the rule holds; otherwise raises Unmet or Skipped.
 
-    differs: profile -> what is so in that house instead. hard: only tried with --hard.
+    differs: profile -> what is so with that API instead. hard: only tried with --hard.
     """
 
     id: str
@@ -39,7 +39,7 @@ def rule(
     differs: Mapping[str, str] | None = None,
     hard: bool = False,
 ) -> Callable[[Check], Rule]:
-    """Makes a rule of a function, whose docstring is the statement."""
+    """Make a rule of a function; its docstring is the statement."""
 
     def make(check: Check) -> Rule:
         statement = " ".join((check.__doc__ or "").split())

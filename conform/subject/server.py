@@ -1,4 +1,4 @@
-"""The server as the rules see it: a client, a model, and what a few requests have told about it."""
+"""The tested server: a client, a model, and what a few requests have shown about it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from conform.subject.ends import ConformError, Skipped, Unmet, require, shown
 from conform.subject.frames import Json
 
 PROMPT = "The capital of France is"
-# A text that does not repeat itself, whatever the model, and is the same each time.
+# A prompt whose continuation does not repeat itself with any model, and is the same each time.
 PLAIN: dict[str, Any] = {"temperature": 0, "frequency_penalty": 2, "presence_penalty": 2, "max_tokens": 12}
-UNKNOWN_ID = 2**31 - 1  # of no vocabulary
-IDS = ((300, 500), (400, 700), (350, 650), (450, 750))  # words, or parts of them, in any vocabulary
+UNKNOWN_ID = 2**31 - 1  # not in any vocabulary
+IDS = ((300, 500), (400, 700), (350, 650), (450, 750))  # words, or parts of words, in any vocabulary
 PAIRS = (*IDS, *((b, a) for a, b in IDS))
 COST = Cost(3 + 4 * len(PAIRS), 700)
-OTHER_SHAPES = (Unmet, IndexError, KeyError, TypeError, ValueError)  # of a reply that is not as it should be
+OTHER_SHAPES = (Unmet, IndexError, KeyError, TypeError, ValueError)  # exceptions for a reply of another form
 
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """Two tokens between which a bias decides, and by how much.
+    """Two tokens between which a bias decides, and how far apart they are.
 
     first: how much likelier a is than b after the prompt, as a natural logarithm; second: the same after the
     prompt and a.
@@ -41,14 +41,14 @@ class Duel:
     second: float
 
     def bias(self, lead: float, level: float = 50) -> dict[str, float]:
-        """A bias by which no third token is chosen, and a is before b by so much at the first position."""
+        """A bias with which no third token is chosen, and a leads by `lead` at the first position."""
         return {str(self.a): level + lead - self.first, str(self.b): level}
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """entry: the model's, in the list of models. key: whether one was given. text, tokens: what the model
-    says to PROMPT as PLAIN asks; tokens is empty where it serves no logprobs."""
+    """entry: of the model in the list of models. key: whether a key was given. text, tokens: the model's
+    answer to PROMPT with PLAIN; tokens is empty if the server returns no logprobs."""
 
     client: Client
     profile: str
@@ -66,7 +66,7 @@ class Subject:
         return {"model": self.model, "prompt": PROMPT} | fields
 
     def ask(self, **fields: Any) -> httpx.Response:
-        """The response to a request of these fields, whatever its status."""
+        """The response to a request with these fields, whatever its status."""
         return self.client.post(self.body(**fields))
 
     def complete(self, **fields: Any) -> Json:
@@ -95,29 +95,32 @@ class Subject:
 
     def need_logprobs(self) -> None:
         if not self.tokens:
-            raise Skipped("the server serves no logprobs")
+            raise Skipped("the server returns no logprobs")
 
     def duel(self) -> Duel:
         self.need_logprobs()
         if self.duel_or_none is None:
-            raise Skipped("no two tokens were found between which a bias decides")
+            raise Skipped("found no two tokens between which a logit_bias decides")
         return self.duel_or_none
 
     def need_key(self) -> None:
         if not self.key:
-            raise Skipped("needs a key that is valid: --key")
+            raise Skipped("needs a valid key: --key")
 
     def small_context(self, most: int = 512) -> int:
-        """The context's size, where a request that fills it is cheap."""
+        """The context size, if it is small enough to fill. Raises Skipped."""
         if self.context_size is None:
-            raise Skipped("the model's entry says no context size")
+            raise Skipped("the model's entry does not state the context size")
         if self.context_size > most:
-            raise Skipped(f"the model's context is {self.context_size} tokens: over {most}, which is dear")
+            raise Skipped(
+                f"the model's context is {self.context_size} tokens; this rule is skipped above {most},"
+                " because it would cost too much"
+            )
         return self.context_size
 
 
 def learn(client: Client, profile: str, listed: list[Json], model: str | None, key: bool) -> Subject:
-    """The subject, from some twenty small requests. Raises ConformError where a plain one fails."""
+    """Learn about the server with some twenty small requests. Raises ConformError if a plain one fails."""
     if model is None and not listed:
         raise ConformError("the server lists no models: name one with --model")
     name = model or str(listed[0]["id"])
@@ -148,13 +151,13 @@ def learn(client: Client, profile: str, listed: list[Json], model: str | None, k
 
 
 def _vocab_size(subject: Subject) -> int | None:
-    """From the refusal of an id that no vocabulary has, where its message says the largest."""
+    """The vocabulary size, from the message that refuses an id outside of any vocabulary."""
     found = re.search(r"between 0 and (\d+)", subject.ask(prompt=[UNKNOWN_ID], max_tokens=1).text)
     return int(found[1]) + 1 if found else None
 
 
 def _duel(subject: Subject) -> Duel | None:
-    """The first pair whose difference is about the same at both positions."""
+    """The first pair of tokens whose difference is about the same at both positions."""
     for a, b in PAIRS:
         with contextlib.suppress(*OTHER_SHAPES):
             prompt = [320, a, 330]
@@ -167,7 +170,7 @@ def _duel(subject: Subject) -> Duel | None:
 
 
 def _forced(subject: Subject, prompt: list[int], token_id: int, count: int) -> list[tuple[str, float]]:
-    """Name and log-probability of a token that a bias has forced, each time."""
+    """(name, log-probability) of a token forced by a bias, each time."""
     bias = {str(token_id): 100}
     logprobs = subject.choice(prompt=prompt, max_tokens=count, temperature=0, logprobs=0, logit_bias=bias)[
         "logprobs"

@@ -1,4 +1,4 @@
-"""Bytes on a connection of their own, for rules about what no HTTP client would send."""
+"""Sends raw bytes on a connection of its own, for what no HTTP client would send."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def head_of(client: Client, method: str, version: str, *lines: str) -> bytes:
 
 
 def say(client: Client, data: bytes, tokens: int = 0) -> tuple[int, str, str]:
-    """Status, headers and body of what comes back until the server closes the connection.
+    """(status, headers, body) of what comes until the server closes the connection.
 
-    Raises Unmet where it says nothing, or does not close.
+    Raises Unmet if nothing comes, or the connection stays open.
     """
     client.budget.take(tokens)
     with _connection(client) as connection:
-        with suppress(ConnectionError):  # it may have said enough, and closed
+        with suppress(ConnectionError):  # it may have answered and closed already
             connection.sendall(data)
         answer = _all(connection)
     head, _, body = answer.decode("utf-8", "replace").partition("\r\n\r\n")
     first = head.split(" ", 2)
     require(
         len(first) > 1 and first[0].startswith("HTTP/1.") and first[1].isdigit(),
-        f"no HTTP comes back: {shown(head) or 'nothing'}",
+        f"the answer is not HTTP: {shown(head) or 'nothing'}",
     )
     return int(first[1]), head.lower(), body
 

@@ -1,4 +1,4 @@
-"""Writes deploy/grafana/verbatim.json anew: `python -m scripts.dashboard`."""
+"""Writes deploy/grafana/verbatim.json: `python -m scripts.dashboard`."""
 
 from scripts.dashboard.file import FILE, text
 

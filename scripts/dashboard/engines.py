@@ -1,4 +1,4 @@
-"""Rows about what requests need: places and memory, engines that live, keys, and models that are loaded."""
+"""Rows of the dashboard about engines: places and memory, living engines, keys, and loaded models."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ QUEUE = Row(
     (
         Panel(
             "Running and waiting",
-            "Candidates: in the engines' batches, waiting in the engines, and waiting for their turn.",
+            "Candidates: in the engines' batches, waiting in the engines, and waiting in the server for"
+            " their turn.",
             {
                 "running": f"sum({largest('vllm:num_requests_running', ENGINES, EACH)})",
-                "wait in engines": f"sum({largest('vllm:num_requests_waiting', ENGINES, EACH)})",
-                "wait for their turn": f"sum(verbatim_candidates_waiting{{{OURS}}})",
+                "waiting in engines": f"sum({largest('vllm:num_requests_waiting', ENGINES, EACH)})",
+                "waiting for their turn": f"sum(verbatim_candidates_waiting{{{OURS}}})",
             },
         ),
         Panel(
             "KV cache in use",
-            "By engine.",
+            "For each engine; 100 % is all of it.",
             {"{{model_name}} {{engine}}": largest("vllm:kv_cache_usage_perc", ENGINES, EACH)},
             unit="percentunit",
             most=1,
         ),
         Panel(
             "Prefix cache",
-            "The share of prompts' tokens that were not computed again.",
+            "Share of prompt tokens that were found in the cache and not computed again.",
             {
                 "hits": f"{rate('vllm:prefix_cache_hits_total', ENGINES, 'model_name')}"
                 f" / {rate('vllm:prefix_cache_queries_total', ENGINES, 'model_name')}"
@@ -47,14 +48,15 @@ QUEUE = Row(
             most=1,
         ),
         Panel(
-            "Requests put off",
-            "For lack of KV cache, each second: their prompts are computed a second time.",
+            "Requests preempted",
+            "Per second, for lack of KV cache: their prompts are computed a second time.",
             {"{{model_name}} {{engine}}": rate("vllm:num_preemptions_total", ENGINES, "model_name, engine")},
             unit="ops",
         ),
         Panel(
-            "Drafts accepted",
-            "With speculative decoding: the share of drafted tokens, and tokens accepted a draft.",
+            "Draft tokens accepted",
+            "With speculative decoding: the share of draft tokens that were accepted, and accepted tokens"
+            " per draft.",
             {
                 "share": f"sum(rate(vllm:spec_decode_num_accepted_tokens_total{{{ENGINES}}}[{RATE}]))"
                 f" / sum(rate(vllm:spec_decode_num_draft_tokens_total{{{ENGINES}}}[{RATE}]))",
@@ -65,24 +67,25 @@ QUEUE = Row(
     ),
 )
 FAULTS = Row(
-    "Engines and faults",
+    "Engines and failures",
     (
         Panel(
             "Models",
-            "Of several front ends, the worst state that one tells.",
+            "With several front ends: the worst state that one of them reports.",
             {"{{job}} {{model}}": state()},
             kind=Kind.STATES,
         ),
         Panel(
             "Replicas",
-            "Each engine of each model that is not out of memory on purpose.",
+            "Each engine of each model that is not unloaded on purpose.",
             {"{{model}} {{engine}}": f"min by (job, model, engine) ({in_use('verbatim_replica_ready')})"},
             kind=Kind.STATES,
             most=1,
         ),
         Panel(
             "Lost and resumed",
-            "In an hour: engines that died, those of them that hung, and candidates that went on.",
+            "In an hour: engines that died, those of them that hung, and candidates that continued on"
+            " another engine.",
             {
                 "died": f"sum({in_an_hour('verbatim_engine_deaths_total')})",
                 "hung": f"sum({in_an_hour('verbatim_engine_hangs_total')})",
@@ -91,20 +94,20 @@ FAULTS = Row(
         ),
         Panel(
             "Time without an engine",
-            "In an hour: from an engine's end until the next was ready.",
+            "In an hour: time from the end of an engine until the next one was ready.",
             {"{{model}} {{engine}}": in_an_hour("verbatim_lost_seconds_total")},
             unit="s",
         ),
         Panel(
             "Errors",
-            "Requests that failed, each second, by reason.",
+            "Failed requests per second, by reason.",
             {"{{reason}}": f'sum by (reason) (rate(verbatim_errors_total{{job=~"$job"}}[{RATE}]))'},
             unit="reqps",
             is_stacked=True,
         ),
         Panel(
-            "The server's own",
-            "In an hour: processes that stood still, and connections without room.",
+            "The server itself",
+            "In an hour: stalls of the event loop, and connections that were dropped.",
             {
                 "stalls {{instance}}": 'increase(verbatim_loop_stalls_total{job=~"$job"}[1h])',
                 "connections dropped, {{reason}}": (
@@ -122,20 +125,20 @@ KEYS = Row(
     "Keys",
     (
         Panel(
-            "Tokens generated, by key",
-            "Each second, of the ten that have most; candidates that were not returned too.",
+            "Generated tokens, by key",
+            "Per second, for the ten keys with the most; including candidates that were not returned.",
             {"{{key}}": f"topk(10, {rate('verbatim_completion_tokens_total', OURS, 'key')})"},
             is_stacked=True,
         ),
         Panel(
-            "Tokens of prompts, by key",
-            "Each second, of the ten that have most.",
+            "Prompt tokens, by key",
+            "Per second, for the ten keys with the most.",
             {"{{key}}": f"topk(10, {rate('verbatim_prompt_tokens_total', OURS, 'key')})"},
             is_stacked=True,
         ),
         Panel(
             "Requests, by key",
-            "Each second, of the ten that have most.",
+            "Per second, for the ten keys with the most.",
             {"{{key}}": f"topk(10, {rate('verbatim_requests_total', OURS, 'key')})"},
             unit="reqps",
             is_stacked=True,
@@ -148,7 +151,7 @@ LOADED = Row(
     panels=(
         Panel(
             "Memory of loaded models",
-            "As far as is known; 0 for a model in no group.",
+            "As far as known; 0 for a model without a group.",
             {
                 "{{model}}": (
                     f"max by (job, model) (verbatim_model_bytes{{{OURS}}}"
@@ -160,7 +163,7 @@ LOADED = Row(
         ),
         Panel(
             "Loads",
-            "The mean time of a load, by where the weights were.",
+            "Mean duration of a load, by where the weights came from.",
             {
                 "{{source}}": (
                     f"sum by (source) (increase(verbatim_model_load_seconds_sum{{{OURS}}}[1h]))"
@@ -170,13 +173,13 @@ LOADED = Row(
             unit="s",
         ),
         Panel(
-            "Loads that failed",
-            "In an hour: requests got a 503 with the engine's reason.",
+            "Failed loads",
+            "In an hour. The waiting requests got a 503 with the engine's reason.",
             {"{{model}}": f"sum by (model) (increase(verbatim_model_load_failures_total{{{OURS}}}[1h]))"},
         ),
         Panel(
             "Unloads",
-            "In an hour, by why; many for room: the models chase each other.",
+            "In an hour, by reason. Many of the reason `room`: the models evict each other.",
             {
                 "{{model}}, {{why}}": (
                     f"sum by (model, why) (increase(verbatim_model_unloads_total{{{OURS}}}[1h]))"
@@ -190,15 +193,15 @@ RECORDS = Row(
     (
         Panel(
             "Journal",
-            "Records each second, and in an hour those that it lacks: its disk was full or slow.",
+            "Written records per second, and records lost in an hour because the disk was full or slow.",
             {
                 "written": f'sum(rate(verbatim_journal_records_total{{job=~"$job"}}[{RATE}]))',
-                "dropped in an hour": 'sum(increase(verbatim_journal_dropped_total{job=~"$job"}[1h]))',
+                "lost in an hour": 'sum(increase(verbatim_journal_dropped_total{job=~"$job"}[1h]))',
             },
         ),
         Panel(
             "Spans of traces",
-            "Each second: sent, not taken by the collector, and dropped because too many waited.",
+            "Per second: sent, refused by the collector, and dropped because too many were waiting.",
             {"{{result}}": f'sum by (result) (rate(verbatim_spans_total{{job=~"$job"}}[{RATE}]))'},
             is_stacked=True,
         ),

@@ -1,6 +1,6 @@
-"""The dashboard's file, in the form of Grafana 10.1 and later.
+"""Makes the dashboard's file, in the form of Grafana 10.1 and later.
 
-Which Prometheus it asks is chosen in Grafana, by the variable `datasource`.
+The Prometheus to use is chosen in Grafana, with the variable `datasource`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scripts.dashboard import engines, requests
 from scripts.dashboard.panel import STATES, Kind, Panel, Row
 
 FILE = Path("deploy/grafana/verbatim.json")
-WIDTH = 24  # columns that Grafana's grid has
+WIDTH = 24  # columns of Grafana's grid
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 HEIGHTS = {Kind.STAT: 4, Kind.TIME: 8, Kind.STATES: 6}
 COLOURS = {"failed": "red", "unloaded": "text", "asleep": "blue", "loading": "yellow", "loaded": "green"}
@@ -66,7 +66,7 @@ def _variables() -> list[dict[str, Any]]:
 
 
 def _alerts() -> dict[str, Any]:
-    """Marks on every panel: when an alert fired."""
+    """Marks on every panel when an alert fired."""
     return {
         "name": "Alerts",
         "datasource": SOURCE,
@@ -149,7 +149,7 @@ def _field(panel: Panel) -> dict[str, Any]:
 
 
 def _states(panel: Panel) -> dict[str, dict[str, Any]]:
-    """What a number is called and how it is coloured."""
+    """The names and colours of states."""
     if panel.most == 1:
         return {"0": {"text": "not ready", "color": "red"}, "1": {"text": "ready", "color": "green"}}
     return {

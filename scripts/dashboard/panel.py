@@ -1,6 +1,6 @@
-"""What a panel of the dashboard is, and expressions that many have.
+"""A panel of the dashboard, and expressions that many panels use.
 
-Gauges of engines are told by every front end of a cluster: the largest is taken, not the sum. Counters and
+Gauges of engines are reported by every front end of a cluster: the largest counts, not the sum. Counters and
 histograms are of what went through one front end: they are added up.
 """
 
@@ -16,7 +16,7 @@ STATES = ("failed", "unloaded", "asleep", "loading", "loaded")
 
 
 class Kind(Enum):
-    """By Grafana's names of panels."""
+    """Panel types by their names in Grafana."""
 
     STAT = "stat"
     TIME = "timeseries"
@@ -25,8 +25,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Panel:
-    """unit: by Grafana's names. queries: by how their series are called in the legend. most: of the scale.
-    is_bad: what is above nothing is red. is_stacked: what is shown adds up."""
+    """unit: by Grafana's names. queries: legend -> expression. most: the maximum of the scale. is_bad: values
+    above zero are red. is_stacked: the values add up."""
 
     title: str
     meaning: str
@@ -46,7 +46,7 @@ class Row:
 
 
 def quantiles(name: str, selector: str, by: str = "") -> dict[str, str]:
-    """Of a histogram: the median, and what one in 20 and one in 100 are above."""
+    """The quantiles 0.5, 0.95 and 0.99 of a histogram."""
     rate = f"sum by (le{by}) (rate({name}_bucket{{{selector}}}[{RATE}]))"
     return {f"p{part * 100:.0f}": f"histogram_quantile({part}, {rate})" for part in (0.5, 0.95, 0.99)}
 
@@ -65,17 +65,17 @@ def largest(name: str, selector: str, by: str) -> str:
 
 
 def in_an_hour(name: str) -> str:
-    """Of a counter that every front end of a cluster has for itself."""
+    """The increase in an hour of a counter that every front end of a cluster has."""
     return f"max by (job, model, engine) (increase({name}{{{OURS}}}[1h]))"
 
 
 def in_use(name: str) -> str:
-    """Of the models that are not out of memory on purpose."""
+    """Only models that are not unloaded on purpose."""
     told = f'verbatim_model_state{{{OURS}, state=~"unloaded|asleep"}}'
     return f"{name}{{{OURS}}} unless on (job, instance, model) {told} == 1"
 
 
 def state() -> str:
-    """A number for each model: 1, failed, to 5, loaded; of several front ends the worst."""
+    """A number for each model, from 1, failed, to 5, loaded; with several front ends the worst."""
     told = f"max by (job, model) (verbatim_model_state{{{OURS}, state="
     return " or ".join(f'({told}"{one}"}}) == 1) * {number}' for number, one in enumerate(STATES, 1))

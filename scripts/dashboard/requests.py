@@ -1,4 +1,4 @@
-"""Rows about requests: how it is now, how long they take, how many there are."""
+"""Rows of the dashboard about requests: the current state, durations, and counts."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ NOW = Row(
     panels=(
         Panel(
             "Alerts firing",
-            "Rules of deploy/prometheus.",
+            "Alerts of the rules in deploy/prometheus.",
             {"": 'count(ALERTS{alertname=~"Verbatim.*", alertstate="firing", job=~"$job"}) or vector(0)'},
             kind=Kind.STAT,
             is_bad=True,
         ),
         Panel(
             "Models that cannot answer",
-            "Without those that are out of memory on purpose.",
+            "Without models that are unloaded on purpose.",
             {"": f"count(max by (job, model) ({in_use('verbatim_model_ready')}) == 0) or vector(0)"},
             kind=Kind.STAT,
             is_bad=True,
         ),
         Panel(
             "Requests in flight",
-            "Being answered, whichever their model.",
+            "Requests being answered, for all models.",
             {"": 'sum(verbatim_requests_in_flight{job=~"$job"})'},
             kind=Kind.STAT,
         ),
         Panel(
             "Tokens generated",
-            "Each second, by all engines.",
+            "Per second, by all engines.",
             {"": f"sum(rate(vllm:generation_tokens_total{{{ENGINES}}}[{RATE}]))"},
             kind=Kind.STAT,
         ),
@@ -43,7 +43,7 @@ NOW = Row(
         ),
         Panel(
             "KV cache, fullest engine",
-            "At 100 % requests are put off.",
+            "At 100 %, requests are preempted.",
             {"": f"max(vllm:kv_cache_usage_perc{{{ENGINES}}})"},
             unit="percentunit",
             kind=Kind.STAT,
@@ -55,37 +55,37 @@ LATENCY = Row(
     (
         Panel(
             "Time to the first token",
-            "From a request's arrival until its engine has its first token.",
+            "From a request's arrival until its engine has the first token.",
             quantiles("vllm:time_to_first_token_seconds", ENGINES),
             unit="s",
         ),
         Panel(
             "Between tokens",
-            "Of one request; what a reader sees as speed.",
+            "For one request; this is the speed that a reader sees.",
             quantiles("vllm:inter_token_latency_seconds", ENGINES),
             unit="s",
         ),
         Panel(
             "Between tokens, by request",
-            "The mean of each request: one slow token in a long answer does not show.",
+            "The mean of each request: a single slow token in a long answer does not show.",
             quantiles("vllm:request_time_per_output_token_seconds", ENGINES),
             unit="s",
         ),
         Panel(
             "Whole requests",
-            "From a request until its reply's last byte, whichever its status.",
+            "Until the last byte of the reply, for requests with any status.",
             quantiles("verbatim_request_seconds", OURS),
             unit="s",
         ),
         Panel(
             "First byte",
-            "From a request until its reply's first byte. A reply that is no stream has it at its end.",
+            "Until the first byte of the reply. A reply that is not streamed has its first byte at its end.",
             quantiles("verbatim_first_byte_seconds", OURS),
             unit="s",
         ),
         Panel(
             "Where a request's time goes",
-            "Means: waiting in the engine, reading the prompt, generating.",
+            "Means: waiting in the engine, processing the prompt, generating.",
             {
                 "queue": mean("vllm:request_queue_time_seconds", ENGINES),
                 "prefill": mean("vllm:request_prefill_time_seconds", ENGINES),
@@ -101,30 +101,30 @@ THROUGHPUT = Row(
     (
         Panel(
             "Tokens generated",
-            "Each second.",
+            "Per second.",
             {"{{model_name}}": rate("vllm:generation_tokens_total", ENGINES, "model_name")},
             is_stacked=True,
         ),
         Panel(
-            "Tokens of prompts",
-            "Each second. What the prefix cache had is counted too.",
+            "Prompt tokens",
+            "Per second, including those found in the prefix cache.",
             {"{{model_name}}": rate("vllm:prompt_tokens_total", ENGINES, "model_name")},
             is_stacked=True,
         ),
         Panel(
             "Requests",
-            "Each second, by HTTP status; 499: the client has left.",
+            "Per second, by HTTP status; 499: the client has left.",
             {"{{status}}": rate("verbatim_requests_total", OURS, "status")},
             unit="reqps",
             is_stacked=True,
         ),
         Panel(
-            "Tokens a step",
-            "How many requests an engine works on at once, seen by what comes out of it.",
+            "Tokens per step",
+            "Shows how many requests an engine works on at the same time.",
             {"mean": mean("vllm:iteration_tokens_total", ENGINES)},
         ),
         Panel(
-            "Tokens a request",
+            "Tokens per request",
             "Means.",
             {
                 "prompt": mean("vllm:request_prompt_tokens", ENGINES),
@@ -133,7 +133,7 @@ THROUGHPUT = Row(
         ),
         Panel(
             "How candidates end",
-            "Each second: by a stop, at their length, given up.",
+            "Per second: by a stop, at their length, or given up.",
             {"{{finished_reason}}": rate("vllm:request_success_total", ENGINES, "finished_reason")},
             unit="ops",
             is_stacked=True,

@@ -1,1 +1,2 @@
-"""Who may ask, and how much: keys and limits. Nothing of HTTP beyond the Authorization header's text."""
+"""API keys and limits: who may send requests, and how many. Of HTTP only the text of
+the Authorization header."""

@@ -1,8 +1,8 @@
-"""What keys use on the other front ends of a cluster, in this one's tallies.
+"""Usage of the API keys on the other front ends of a cluster, added to this front end's tallies.
 
-Every front end tells what its own requests have used, second by second, and is told what the others' have:
-the whole of it each time, so that nothing is wrong for long that was not heard. What is told is a second or
-two old; so long can a key have what it has left on each front end.
+Each front end reports the usage of its own requests every second, and receives the usage of the others. Each
+report is complete, so that a lost one is corrected by the next. Reports are one or two seconds old: for that
+long, a key can use its remaining limit on each front end.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 
 from server.access.tallies import NUM_PLACES, WINDOW_S, Tallies, Window
 
-# How much, and for how many seconds it still counts.
+# (amount, seconds for which it still counts).
 Amounts = list[tuple[float, int]]
 
 
 @dataclass(slots=True)
 class Used:
-    """By one key. running: requests at this moment."""
+    """Usage of one key. running: requests that run now."""
 
     requests: Amounts = field(default_factory=list)
     tokens: Amounts = field(default_factory=list)
@@ -28,19 +28,19 @@ class Used:
 
 
 class Elsewhere:
-    """Of one front end, whose tallies these are."""
+    """The usage reported by one other front end, which is added to these tallies."""
 
     def __init__(self, tallies: Tallies) -> None:
         self._tallies = tallies
         self._heard_at = -math.inf
-        # By key, window and place: until when and how much of what counts there is the others'.
+        # By key, window and place in the window: (end, amount) of what the other front ends used.
         self._theirs: defaultdict[tuple[str, str], dict[int, tuple[float, int]]] = defaultdict(dict)
 
     def mine(self, now: float) -> dict[str, Used]:
-        """What was used here. now: of time.monotonic."""
+        """The usage on this front end, by key. now: time.monotonic."""
         with self._tallies.locked() as is_locked:
             tallies = self._tallies.known() if is_locked else {}
-            if now - self._heard_at > WINDOW_S:  # what runs there has no end of its own
+            if now - self._heard_at > WINDOW_S:  # what runs there has no end time of its own
                 for tally in tallies.values():
                     tally.note_elsewhere(0)
         return {
@@ -53,7 +53,8 @@ class Elsewhere:
         }
 
     def take(self, others: Mapping[str, Used], now: float) -> None:
-        """This is what was used elsewhere, all of it. It holds for a minute, if nothing is told after it."""
+        """Replace the other front ends' usage by this report. Without another report it expires
+        after a minute."""
         self._heard_at = now
         with self._tallies.locked() as is_locked:
             if not is_locked:

@@ -1,4 +1,4 @@
-"""API keys: who is asking. Digests alone are stored, so that the file gives no key away."""
+"""API keys: who sends a request. Only digests are stored, so the file reveals no key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger("verbatim.auth")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key, and what its line says of it."""
+    """One key and the terms in its line of the file."""
 
     name: str
     digest: str
@@ -43,9 +43,10 @@ def today() -> date:
 
 
 class Keyring:
-    """The keys of the environment and of a file, read anew when it changes: deleting a line revokes a key.
+    """The keys of the environment and of a file. A changed file is read again: deleting a line
+    revokes its key.
 
-    A file that cannot be read any more revokes none: its last good keys stay, and the log says so.
+    If the file can no longer be read, no key is revoked: the last good keys stay valid, and the log says so.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Keyring:
         for number, key in enumerate(keys, 1):
             if not KEY.fullmatch(key):
                 raise ConfigurationError(
-                    f"VERBATIM_API_KEYS: key {number} has a space or a character outside ASCII."
+                    f"VERBATIM_API_KEYS: key {number} contains a space or a character outside ASCII."
                 )
         self._fixed = [Entry(f"key-{number}", digest(key)) for number, key in enumerate(keys, 1)]
         self._file = file
@@ -67,29 +68,29 @@ class Keyring:
         self._mark = _mark(file)
         if file is not None and self._mark is None:
             raise ConfigurationError(
-                f"{file} is not there; `verbatim keys new NAME --file {file}` makes it, and a key."
+                f"{file} does not exist; `verbatim keys new NAME --file {file}` makes the file and a key."
             )
         self._from_file = read_keys(file, rules) if file else []
         self._anonymous = rules.key(ANONYMOUS)
         self._take_in()
         self._is_read = True
-        self._problems: list[str] = []  # of the file as it is now
-        # A file without keys lets nobody in: who deletes the last key does not mean to open the server.
+        self._problems: list[str] = []  # problems of the file as it is now
+        # A file without keys admits nobody: deleting the last key must not open the server to everyone.
         self.open = not keys and file is None
 
     def num_usable(self) -> int:
-        """Keys that can be used today."""
+        """The number of keys that are valid today."""
         return sum(not self._has_expired(entry) for entry, _ in self._known)
 
     @property
     def is_whole(self) -> bool:
-        """Whether the file could be read to its last line, now. While it cannot be read at all, the keys that
-        it had stay."""
+        """Whether every line of the file can be read now. If the file cannot be read at all, the keys read
+        before stay valid."""
         self._reload()
         return not self._problems
 
     def authenticate(self, authorization: str | None) -> Key:
-        """The key in an Authorization header."""
+        """The key in an Authorization header. Raises InvalidApiKey or FailedToAuth."""
         match = HEADER.fullmatch(authorization) if authorization else None
         if match is None:
             raise InvalidApiKey("the request needs the header `Authorization: Bearer KEY`")
@@ -98,7 +99,7 @@ class Keyring:
         self._reload()
         presented, found = digest(match[1]), None
         for entry, key in self._known:
-            # Every entry is compared, in constant time, so that timing tells nothing about any of them.
+            # Every entry is compared, in constant time, so that response times reveal nothing about any key.
             if hmac.compare_digest(entry.digest, presented):
                 found = entry, key
         if found is None:
@@ -112,12 +113,12 @@ class Keyring:
         return entry.line.expires is not None and self._today() > entry.line.expires
 
     def _take_in(self) -> None:
-        """What the keys may, as the file says now."""
+        """Apply the terms that the file gives to the keys now."""
         entries = (*self._from_file, *self._fixed)
         self._known = [(entry, self._rules.key(entry.name, entry.line)) for entry in entries]
 
     def _reload(self) -> None:
-        """Read the file if it has changed, or could not be read."""
+        """Read the file if it has changed or could not be read before."""
         mark = _mark(self._file)
         if self._file is None or (mark == self._mark and self._is_read):
             return
@@ -127,19 +128,19 @@ class Keyring:
             self._take_in()
             self._is_read = True
         except ConfigurationError as error:
-            # Nobody revokes a key this way: a directory that is not mounted, rights that somebody set.
-            problems.append(f"{error.message} The keys that it had stay valid.")
+            # A directory that is not mounted, or changed permissions, must not revoke the keys.
+            problems.append(f"{error.message} The keys that were read before stay valid.")
             self._is_read = False
         if mark != self._mark or problems != self._problems:
             for problem in problems:
-                log.error("the keys' file: %s", problem)
-            log.info("%d keys of %s are valid", len(self._from_file), self._file)
+                log.error("the file of API keys: %s", problem)
+            log.info("%d keys of %s can be used", len(self._from_file), self._file)
         self._mark, self._problems = mark, problems
 
 
 def authorize(key: Key, model: str, allowed: Sequence[str]) -> None:
-    """Refuses a key that may not use the model, or is not in its `allowed_keys`; an empty list
-    allows every key."""
+    """Raise AccessDenied if the key may not use the model, or is not in the model's `allowed_keys`. An empty
+    list allows every key."""
     if not key.may_use(model) or (allowed and key.name not in allowed):
         raise AccessDenied(f"the API key {key.name} may not use the model {model}")
 
@@ -149,8 +150,8 @@ def digest(key: str) -> str:
 
 
 def _mark(file: Path | None) -> tuple[int, ...] | None:
-    """Changes when the file does, or its rights; None: it is not to be found. The inode tells a file that was
-    replaced within the clock's resolution."""
+    """A value that changes with the file or its permissions; None: there is no file. The inode reveals a
+    replaced file even within the clock's resolution."""
     try:
         stat = file.stat() if file else None
     except OSError:
@@ -159,17 +160,15 @@ def _mark(file: Path | None) -> tuple[int, ...] | None:
 
 
 def read_keys(file: Path, rules: Rules | None = None, problems: list[str] | None = None) -> list[Entry]:
-    """The entries of a file. rules: has the groups that they may name; None: any. With `problems`, a bad line
-    is noted there and skipped: a slip of the pen in one must neither undo the revocation in another nor lock
-    everyone out."""
+    """The entries of a file. rules: has the groups that lines may name; None: any group. problems: if given,
+    a bad line is added to it and skipped: a typing error in one line must not undo the revocation in another,
+    nor lock everyone out. Raises ConfigurationError."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigurationError(f"cannot read the keys in {file}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"{file} is not UTF-8 text; write one `name sha256` on each line."
-        ) from error
+        raise ConfigurationError(f"{file} is not UTF-8 text; each line must be `NAME SHA-256`.") from error
     entries: list[Entry] = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -187,12 +186,13 @@ def read_keys(file: Path, rules: Rules | None = None, problems: list[str] | None
 def _entry(text: str, before: list[Entry], rules: Rules | None) -> Entry:
     name, *rest = text.split()
     if not NAME.fullmatch(name):
-        raise ValueError("a name is letters, digits and . _ @ - only")
+        raise ValueError("a key's name may contain only letters, digits and . _ @ -")
     if name in (entry.name for entry in before):
         raise ValueError(f'the name "{name}" is used twice')
-    # The line itself is not quoted: whoever wrote a key where its digest belongs should not find it in a log.
+    # The message does not quote the line: it may have a key in the place of the digest, which must not reach
+    # a log.
     if not rest or not DIGEST.fullmatch(rest[0]):
-        raise ValueError(f'after "{name}" comes the SHA-256 of the key, 64 hex digits')
+        raise ValueError(f'"{name}" must be followed by the SHA-256 of the key, 64 hex digits')
     line = parse_line(rest[1:])
     if line.group is not None and rules is not None:
         rules.check_group(line.group)
@@ -206,12 +206,16 @@ def new_key(
     roles: Sequence[str] = (),
     models: Sequence[str] = (),
 ) -> str:
-    """A new key, whose digest is appended to the file. The key itself is stored nowhere."""
+    """A new key. Its digest is appended to the file; the key itself is stored
+    nowhere. Raises ConfigurationError."""
     if not NAME.fullmatch(name):
-        raise ConfigurationError("a key's name is letters, digits and . _ @ - only, at most 100.")
+        raise ConfigurationError(
+            "a key's name may contain only letters, digits and . _ @ -, at most 100 characters."
+        )
     if file.exists() and name in (entry.name for entry in read_keys(file)):
         raise ConfigurationError(
-            f'{file} already has a key named "{name}"; delete that line to revoke it first.'
+            f'{file} already has a key named "{name}"; choose another name, or delete that line to revoke'
+            " the old key."
         )
     key = "vb-" + secrets.token_urlsafe(32)
     words = [f"expires={expires.isoformat()}"] if expires else []
@@ -229,8 +233,9 @@ def new_key(
 
 
 def _append(file: Path, line: str) -> None:
-    """Written into the file that is there, in one write: its owner, its rights and its links stay, so whoever
-    could read it still can. A server that reads it meanwhile sees all of the line, or none."""
+    """Append the line with one write, into the existing file: owner, permissions and links stay, so everyone
+    who could read it still can. A server that reads the file meanwhile sees the whole line or
+    nothing of it."""
     descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         size = os.fstat(descriptor).st_size

@@ -1,9 +1,8 @@
-"""Requests and tokens per minute of one key, and its requests at the same time.
+"""Limits of one key: requests and tokens per minute, and requests at the same time.
 
-A sliding window rather than a bucket: no 60 seconds, wherever they begin, hold more requests than the limit,
-which is what "per minute" says. A request's tokens are counted when it is known how many they can be at most,
-and what was not used is given back at its end; the request that crosses the limit is let through, and the
-next ones wait.
+They use a sliding window instead of a bucket: no 60 seconds, wherever they begin, contain more requests than
+the limit. A request reserves the largest number of tokens that it can use, and gives the unused ones back at
+its end. The request that crosses the token limit is let through, and the next ones are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Of a limit per minute. reset_s: until all of it is there again."""
+    """What is left of a limit per minute. reset_s: seconds until the whole limit is available again."""
 
     limit: int
     remaining: int
@@ -31,26 +30,27 @@ class Left:
 
 
 class Allowance:
-    """What one request takes of its key's limits: this one's has none."""
+    """What one request uses of its key's limits. This class is for a key without limits."""
 
     def begin(self) -> None:
-        """Counts the request, or refuses it; one that is refused does not count."""
+        """Count the request, or refuse it (RateLimitExceeded). A refused request does not count."""
 
     def reserve(self, tokens: int) -> None:
-        """Counts the tokens that it takes at most, or refuses it."""
+        """Reserve the largest number of tokens that the request can use, or
+        refuse it (TokenLimitExceeded)."""
 
     def settle(self, tokens: int) -> None:
-        """Gives back what it has reserved over these."""
+        """Give back the reserved tokens beyond this number, which was used."""
 
     def end(self) -> None:
-        """It runs no more. Safe to call twice, and without begin."""
+        """The request has ended. Safe to call twice, and without begin."""
 
     def requests_left(self) -> Left | None:
-        """None: no such limit."""
+        """None: there is no such limit."""
         return None
 
     def tokens_left(self) -> Left | None:
-        """None: no such limit."""
+        """None: there is no such limit."""
         return None
 
 
@@ -58,7 +58,7 @@ UNLIMITED = Allowance()
 
 
 class Limited(Allowance):
-    """One request of a key that has limits."""
+    """One request of a key with limits."""
 
     def __init__(self, key: Key, tallies: Tallies, clock: Callable[[], float]) -> None:
         self._key = key
@@ -82,11 +82,11 @@ class Limited(Allowance):
                     retry_after_s=tally.requests.wait_s(key.requests_per_minute, now),
                 )
             if key.concurrent_requests and tally.running >= key.concurrent_requests:
-                # One of so many ends after that time, on average.
+                # On average, one of the running requests ends after this time.
                 wait_s = math.ceil(tally.mean_s / key.concurrent_requests)
                 raise RateLimitExceeded(
-                    f"the API key {key.name} has {tally.running} requests running, of"
-                    f" {key.concurrent_requests} that it may have at the same time",
+                    f"the API key {key.name} has {tally.running} requests running, and may have at most"
+                    f" {key.concurrent_requests} at the same time",
                     retry_after_s=max(wait_s, 1),
                 )
             if key.requests_per_minute:
@@ -102,7 +102,7 @@ class Limited(Allowance):
             if not is_locked:
                 return
             try:
-                self._check_tokens(self._tally, now)  # others have begun meanwhile
+                self._check_tokens(self._tally, now)  # other requests may have begun meanwhile
             except TokenLimitExceeded:
                 self._tally.requests.take_back(1, self._began, now)
                 raise
@@ -132,17 +132,21 @@ class Limited(Allowance):
         return self._left(self._key.tokens_per_minute, window)
 
     def _open(self) -> Tally | None:
-        """None: a full disk has no room for a further tally. Requests are answered all the same."""
+        """The key's tally. None: a full disk has no room for it; requests are answered all the same."""
         try:
             return self._tallies.of(self._key.name)
         except OSError as error:
-            log.error("requests of the API key %s are not counted: %s", self._key.name, error.strerror)
+            log.error(
+                "requests of the API key %s are not counted towards its limits: %s",
+                self._key.name,
+                error.strerror,
+            )
             return None
 
     def _left(self, limit: int, window: Window | None) -> Left | None:
         if not limit:
             return None
-        if window is None:  # nothing is known of it
+        if window is None:  # the usage is unknown
             return Left(limit, limit, 0.0)
         now = self._clock()
         return Left(limit, max(limit - window.total(now), 0), window.reset_s(now))
@@ -164,7 +168,7 @@ class RateLimits:
         self._clock = clock
 
     def of(self, key: Key) -> Allowance:
-        """For one request of that key."""
+        """The allowance of one request of that key."""
         if key.requests_per_minute or key.tokens_per_minute or key.concurrent_requests:
             return Limited(key, self._tallies, self._clock)
         return UNLIMITED

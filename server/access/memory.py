@@ -1,6 +1,6 @@
-"""Bytes that several processes read and write, with a lock that none of them can take along.
+"""Memory that several processes read and write, with a lock that is released when its holder ends.
 
-The kernel frees the lock of a process that ends, and nobody waits for one that was stopped.
+The kernel releases the lock of a process that ends. Nobody waits long for a process that was stopped.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-# A holder of the lock needs 20 microseconds. One that was stopped in the middle must not stop the others.
+# A holder needs the lock for 20 microseconds. If it was stopped meanwhile, it must not stop the others.
 PATIENCE_S = 0.05
 PAUSE_S = 20e-6
-GIVEN_UP_S = 1.0  # for which nobody waits again
+GIVEN_UP_S = 1.0  # seconds during which nobody waits for it again
 
 
 class Memory:
-    """Of this process alone, or of all that map the file. As a context: whether no other process writes
-    meanwhile. Where that is not so, one has been stopped in the middle."""
+    """Memory of this process alone, or of all processes that map the file. Used as a context manager, which
+    returns whether this process holds the lock; if not, another process was stopped while it held it."""
 
     def __init__(self, file: Path | None, size: int) -> None:
         self._descriptor: int | None = None
@@ -34,7 +34,7 @@ class Memory:
             self.bytes = mmap.mmap(self._descriptor, self._extend(self._descriptor, size))
 
     def grow(self, size: int) -> None:
-        """To that size at least. With the lock. Raises OSError where the disk is full."""
+        """Grow to at least that size. Needs the lock. Raises OSError if the disk is full."""
         if size <= len(self.bytes):
             return
         if isinstance(self.bytes, bytearray):
@@ -44,7 +44,7 @@ class Memory:
             self.bytes.resize(self._extend(self._descriptor, size))
 
     def _extend(self, descriptor: int, size: int) -> int:
-        """The file has that size at least, and its room on the disk: where it had none, writing to memory
+        """Grow the file to at least that size and allocate its blocks: without them, writing to the memory
         would end the process. Returns the size, which another process may have made larger."""
         size = max(size, os.fstat(descriptor).st_size)
         os.posix_fallocate(descriptor, 0, size)
@@ -73,6 +73,9 @@ class Memory:
                 return False
             if now > end:
                 self._given_up_until = now + GIVEN_UP_S
-                log.error("a process holds the lock of the keys' limits; some requests are not counted")
+                log.error(
+                    "a process holds the lock of the keys' limits too long; some requests are not counted"
+                    " towards the limits"
+                )
                 return False
             time.sleep(PAUSE_S)

@@ -1,6 +1,6 @@
-"""What each key has used in the last minute, and has running now, in memory that all processes share.
+"""What each key used in the last minute, and its running requests, in memory shared by all processes.
 
-What a process has running it notes in a place of its own, which is emptied when the process has ended.
+Each process notes its running requests in a place of its own, which is cleared when the process has ended.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from pathlib import Path
 from server.access.memory import Memory
 
 WINDOW_S = 60.0
-# What was added within the same second is one entry, and ends to count with the last of it: so a window has
-# this many places, however much is added. One can be used again when nothing of it counts any more.
+# Amounts added within the same second share one entry, which expires with the last of them: so a window needs
+# this many places, however much is added. A place is free again when it has expired.
 NUM_PLACES = 64
-MOST_PROCESSES = 64  # models.yaml's most workers
-ELSEWHERE = MOST_PROCESSES - 1  # in whose place is what runs on the other front ends of a cluster
-NAME_BYTES = 104  # names have 100 characters at most, ASCII
+MOST_PROCESSES = 64  # the maximum of `workers` in models.yaml
+ELSEWHERE = MOST_PROCESSES - 1  # this place holds what runs on the other front ends of a cluster
+NAME_BYTES = 104  # names have at most 100 characters, ASCII
 
-COUNT = struct.Struct("Q")  # of tallies; the head of the file
+COUNT = struct.Struct("Q")  # number of tallies, at the start of the file
 HEAD_BYTES = 16
 END, AMOUNT = struct.Struct("d"), struct.Struct("q")
 ENDS, AMOUNTS = struct.Struct(f"{NUM_PLACES}d"), struct.Struct(f"{NUM_PLACES}q")
-SUM = struct.Struct("ddq")  # until when it holds, the last place's end, the sum
+SUM = struct.Struct("ddq")  # expiry of the sum, end of the last place, the sum
 RUNNING = struct.Struct("I")
 ALL_RUNNING = struct.Struct(f"{MOST_PROCESSES}I")
 
-# A tally: name, mean seconds of a request, running by process, window of requests, window of tokens.
+# A tally: name, mean seconds of a request, running requests by process, window of requests, window of tokens.
 SECONDS_AT = NAME_BYTES
 RUNNING_AT = SECONDS_AT + END.size
 REQUESTS_AT = RUNNING_AT + ALL_RUNNING.size
 TOKENS_AT = REQUESTS_AT + SUM.size + ENDS.size + AMOUNTS.size
 TALLY_BYTES = TOKENS_AT + SUM.size + ENDS.size + AMOUNTS.size
 
-ROOM = 64  # tallies at first, and twice as many each time that they are full
+ROOM = 64  # number of tallies at first; doubled each time that they are full
 
 
 class Window:
-    """The sum of what was added in the last 60 seconds. `now` is of time.monotonic, which all processes of a
-    machine share. What writes has the lock.
+    """The sum of what was added in the last 60 seconds. `now` is time.monotonic, which all processes of a
+    machine share. Writing needs the lock.
 
-    The sum is there too, with the time until which it holds: then the first of the places counts no more, and
-    it is made anew, so that nothing is wrong for long that a process left behind which was killed.
+    The sum is stored with the time at which its first place expires. Then it is computed again, so that a
+    value left behind by a killed process is soon corrected.
     """
 
     def __init__(self, memory: Memory, offset: int) -> None:
@@ -60,7 +60,7 @@ class Window:
         return max(0.0, self._sum()[1] - now)
 
     def wait_s(self, limit: int, now: float) -> int:
-        """Whole seconds, 1 to 60, until the sum is below the limit, if nothing is added."""
+        """Whole seconds, 1 to 60, until the sum is below the limit if nothing is added."""
         counting = sorted(self._counting(now))
         left = sum(amount for _, amount in counting)
         for end, amount in counting:
@@ -82,33 +82,34 @@ class Window:
         SUM.pack_into(self._memory.bytes, self._at, holds_until, last_end, total + amount)
 
     def take_back(self, amount: int, added: float, now: float) -> None:
-        """Part of what was added at that time, if it still counts."""
+        """Take back a part of what was added at that time, if it still counts."""
         holds_until, last_end, total = self._sum()
         place = int(added) % NUM_PLACES
         end, before = self._place(place)
-        if now < end < added + WINDOW_S + 2:  # else the place is another second's by now
+        if now < end < added + WINDOW_S + 2:  # otherwise the place belongs to another second by now
             amount = min(amount, before)
             self._write(place, before - amount, end)
             SUM.pack_into(self._memory.bytes, self._at, holds_until, last_end, total - amount)
 
     def places(self, now: float) -> dict[int, tuple[float, int]]:
-        """Until when and how much, by the place."""
+        """Place -> (end, amount)."""
         found = ((place, self._place(place)) for place in range(NUM_PLACES))
         return {place: one for place, one in found if one[0] > now and one[1]}
 
     def change(self, place: int, amount: int, end: float, now: float) -> None:
-        """Add that much, or take it away, where it counts until that time. With the lock."""
+        """Add the amount (or subtract it) in this place, which counts until `end`. Needs the lock."""
         until, before = self._place(place)
         left = max(amount + (before if until > now else 0), 0)
         self._write(place, left, max(until, end))
-        SUM.pack_into(self._memory.bytes, self._at, 0.0, max(self._sum()[1], end), 0)  # is made anew
+        # The sum expires, so that it is computed again.
+        SUM.pack_into(self._memory.bytes, self._at, 0.0, max(self._sum()[1], end), 0)
 
     def _sum(self) -> tuple[float, float, int]:
-        """Until when it holds, when all of it will have ended to count, the sum."""
+        """(expiry of the sum, end of the last place, the sum)."""
         return SUM.unpack_from(self._memory.bytes, self._at)
 
     def _counting(self, now: float) -> list[tuple[float, int]]:
-        """Until when, and how much."""
+        """(end, amount) of each place that counts."""
         memory = self._memory.bytes
         ends, amounts = ENDS.unpack_from(memory, self._ends_at), AMOUNTS.unpack_from(memory, self._amounts_at)
         return [one for one in zip(ends, amounts, strict=True) if one[0] > now]
@@ -124,7 +125,8 @@ class Window:
 
 
 class Tally:
-    """One key's. process: the number of this one, whose place among the running ones it alone writes to."""
+    """The tally of one key. process: the number of this process; only this process writes the place of its
+    running requests."""
 
     def __init__(self, memory: Memory, number: int, process: int) -> None:
         at = HEAD_BYTES + number * TALLY_BYTES
@@ -137,24 +139,24 @@ class Tally:
 
     @property
     def running(self) -> int:
-        """Requests, in all processes."""
+        """Running requests, in all processes."""
         return sum(ALL_RUNNING.unpack_from(self._memory.bytes, self._running_at))
 
     @property
     def running_here(self) -> int:
-        """Requests, in the processes of this machine."""
+        """Running requests, in the processes of this machine."""
         return self.running - self._others()
 
     def note_elsewhere(self, running: int) -> None:
-        """So many run on the other front ends of a cluster."""
+        """Set the number of requests that run on the other front ends of a cluster."""
         RUNNING.pack_into(self._memory.bytes, self._running_at + ELSEWHERE * RUNNING.size, running)
 
     def begin(self) -> None:
-        """A request runs, in this process."""
+        """A request begins in this process."""
         self._add(1)
 
     def end(self, seconds: float) -> None:
-        """It has ended, after so long."""
+        """A request of this process has ended, after this time."""
         self._add(-1)
         mean_s = self.mean_s
         END.pack_into(
@@ -163,7 +165,7 @@ class Tally:
 
     @property
     def mean_s(self) -> float:
-        """How long a request takes, the last ones above all; 0: not known."""
+        """Mean duration of a request, with more weight on recent ones; 0: unknown."""
         (seconds,) = END.unpack_from(self._memory.bytes, self._seconds_at)
         return float(seconds)
 
@@ -177,23 +179,23 @@ class Tally:
 
 
 class Tallies:
-    """The keys' tallies. file: of all processes of the server; None: there is one alone. process: the number
-    of this one, below MOST_PROCESSES."""
+    """The tallies of all keys. file: shared by all processes of the server; None: there is only one process.
+    process: the number of this one, below MOST_PROCESSES."""
 
     def __init__(self, file: Path | None = None, process: int = 0) -> None:
         assert 0 <= process < MOST_PROCESSES
         self._memory = Memory(file, HEAD_BYTES + ROOM * TALLY_BYTES)
         self._process = process
         self._known: dict[str, Tally] = {}
-        self._num_seen = 0  # of those in the memory, from the first on
+        self._num_seen = 0  # tallies of the memory that this process knows
 
     def locked(self) -> Memory:
-        """For what reads and then writes: a context, as Memory is."""
+        """A context manager for reading and then writing, like Memory."""
         return self._memory
 
     def of(self, name: str) -> Tally:
-        """The tally of the key of that name, made where there is none. With the lock. Raises OSError where
-        there is no room for a further one."""
+        """The tally of the key with that name, made if missing. Needs the lock. Raises OSError if there is no
+        room for another one."""
         tally = self._known.get(name)
         if tally is None:
             self._look()
@@ -201,12 +203,12 @@ class Tallies:
         return tally
 
     def known(self) -> dict[str, Tally]:
-        """All of them, by the keys' names. With the lock."""
+        """All tallies, by the keys' names. Needs the lock."""
         self._look()
         return {**self._known}
 
     def forget(self, process: int) -> None:
-        """That process has ended, and with it all that it had running."""
+        """A process has ended, and its running requests with it."""
         with self._memory as is_locked:
             if is_locked:
                 self._look()
@@ -215,7 +217,7 @@ class Tallies:
             RUNNING.pack_into(self._memory.bytes, at, 0)
 
     def _look(self) -> None:
-        """Take in what other processes have made."""
+        """Learn of the tallies that other processes have made."""
         (count,) = COUNT.unpack_from(self._memory.bytes, 0)
         self._memory.grow(HEAD_BYTES + count * TALLY_BYTES)
         for number in range(self._num_seen, count):

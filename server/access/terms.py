@@ -1,6 +1,6 @@
-"""What a key may: roles and models, limits, its share of the work, and how urgent its requests may be.
+"""What a key may do: roles, models, limits, its share of the work, and the priority of its requests.
 
-Each of them is what the key's own line says, else what its group says, else what all keys have.
+Each term comes from the key's own line, else from its group, else from what applies to all keys.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from server.config.yamlfile import nearest
 from server.errors import AccessDenied
 
 TERMS = tuple(KeyTerms.model_fields)
-LISTS = ("roles", "models")  # with commas between
+LISTS = ("roles", "models")  # written with commas
 NUMBERS = tuple(name for name in TERMS if name not in LISTS)
 NAMES = ("expires", "group", *TERMS)
 
 HOW_TO_BE_ADMIN = (
-    "`verbatim keys new NAME --role admin` makes one, roles=admin after a key's SHA-256 in api_keys_file"
-    " makes it one, and so does roles: [admin] of its group in key_groups"
+    "make an admin key with `verbatim keys new NAME --role admin`, or give this one the role: write"
+    " roles=admin after its SHA-256 in api_keys_file, or roles: [admin] in its group of key_groups"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who asks. name: the key's, never the secret; the same in every process. models: that it may use; None:
-    every one. weight: its share of the work when keys compete. lowest_priority: the most urgent that its
-    requests may ask for; lower ones come first. The limits are of all its requests together; 0 is none."""
+    """The key of a request. name: the key's name, never the secret; the same in every process. models: those
+    that it may use; None: all. weight: its share of the work when keys compete. lowest_priority: the smallest
+    priority, which is the most urgent, that its requests may ask for. The limits apply to all its requests
+    together; 0: no limit."""
 
     name: str
     weight: float = 1.0
@@ -43,25 +44,25 @@ class Key:
     models: tuple[str, ...] | None = None
 
     def may_use(self, model: str) -> bool:
-        """As far as the key says itself: the model may name those that it lets in."""
+        """Whether the key's own terms allow the model. The model's allowed_keys are checked elsewhere."""
         return self.models is None or model in self.models
 
     def check(self, role: Role) -> None:
-        """Raises AccessDenied for a key that has not this role."""
+        """Raise AccessDenied if the key does not have this role."""
         if role not in self.roles:
             how = f"; {HOW_TO_BE_ADMIN}" if role == "admin" else ""
             raise AccessDenied(
-                f"this takes an API key with the role {role}, and {self.name} has"
+                f"this needs an API key with the role {role}; {self.name} has only"
                 f" {', '.join(self.roles)}{how}"
             )
 
 
-NOBODY = Key("")  # until it is known
+NOBODY = Key("")  # until the key is known
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What may follow the digest in a key's line. expires: the last day, in UTC, on which it works."""
+    """What may follow the digest in a key's line. expires: the last day, in UTC, on which it is valid."""
 
     expires: date | None = None
     group: str | None = None
@@ -73,13 +74,14 @@ PLAIN = Line()
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What models.yaml says of keys."""
+    """What models.yaml says about keys."""
 
     limits: RateLimits = field(default_factory=RateLimits)
     groups: Mapping[str, KeyGroup] = field(default_factory=dict)
 
     def key(self, name: str, line: Line = PLAIN) -> Key:
-        """The key of that name. A group that its line names goes before one that names the key."""
+        """The key with that name. A group named in its line takes precedence over a group that
+        lists the key."""
         if line.group is not None:
             group = self.groups[line.group]
         else:
@@ -88,10 +90,10 @@ class Rules:
         return Key(name, lowest_priority=values.pop("priority", 0), **values)
 
     def check_group(self, name: str) -> None:
-        """Raises ValueError for one that there is not."""
+        """Raise ValueError if there is no such group."""
         if name not in self.groups:
-            known = nearest(name, self.groups).rstrip(".") if self.groups else ", which are not set"
-            raise ValueError(f'no group "{name}" is in key_groups of models.yaml{known}')
+            known = nearest(name, self.groups).rstrip(".") if self.groups else ", which is not set"
+            raise ValueError(f'key_groups of models.yaml has no group "{name}"{known}')
 
 
 def _given(terms: KeyTerms) -> dict[str, Any]:
@@ -99,17 +101,18 @@ def _given(terms: KeyTerms) -> dict[str, Any]:
 
 
 def parse_line(words: Sequence[str]) -> Line:
-    """Raises ValueError that says what is wrong, but quotes nothing that might be a secret."""
+    """Parse the words after the digest. Raises ValueError, whose message quotes nothing that might
+    be a secret."""
     texts: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or name not in NAMES:
             raise ValueError(
-                "after the SHA-256 may come expires=YYYY-MM-DD, group=NAME, roles=infer,admin, models=ID,ID,"
-                f" and a number each for {', '.join(NUMBERS)}, nothing else"
+                "after the SHA-256, a line may have expires=YYYY-MM-DD, group=NAME, roles=infer,admin,"
+                f" models=ID,ID, numbers for {', '.join(NUMBERS)}, and nothing else"
             )
         if name in texts:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is set twice")
         texts[name] = text
     expires, group = texts.pop("expires", None), texts.pop("group", None)
     try:
@@ -123,7 +126,7 @@ def parse_line(words: Sequence[str]) -> Line:
 
 
 def _value(name: str, text: str) -> object:
-    """Text that is no number stays text, for the check to refuse."""
+    """A number if the text is one, else the text, which validation then refuses."""
     if name in LISTS:
         return text.split(",")
     for kind in (int, float):

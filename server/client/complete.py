@@ -1,4 +1,4 @@
-"""`verbatim complete`: one request to a running server, each field of the contract a flag.
+"""`verbatim complete`: one request to a running server, with an option for each field of the contract.
 
 Text goes to stdout and everything else to stderr, so that the command can be piped. Nothing here is shared
 with the server: it is a client like any other, and works with the hosted endpoint as well.
@@ -24,87 +24,85 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def complete(
     prompt: Annotated[
-        str | None, typer.Argument(help="The text to continue; - reads it from standard input.")
+        str | None, typer.Argument(help="The text to continue; `-` reads it from standard input.")
     ] = None,
     prompt_json: Annotated[
         str | None,
-        Text(help="Instead: any prompt of the contract, such as '[504, 3575]' or '[\"a\", \"b\"]'."),
+        Text(help="Prompt as JSON instead: such as '[504, 3575]' or '[\"a\", \"b\"]'."),
     ] = None,
     url: Annotated[
         str, Text(envvar="VERBATIM_URL", help="The server, a base URL with its path, or unix:PATH.")
     ] = DEFAULT_URL,
     api_key: Annotated[
-        str, Text(envvar="VERBATIM_API_KEY", help="Sent as the bearer token.", show_default=False)
+        str, Text(envvar="VERBATIM_API_KEY", help="API key, sent as the bearer token.", show_default=False)
     ] = "none",
     cert: Cert = None,
     cert_key: CertKey = None,
     ca: CA = None,
-    model: Annotated[str | None, Text(help="Default: the server's first model.")] = None,
+    model: Annotated[str | None, Text(help="Model id. Default: the first that the server lists.")] = None,
     max_tokens: Annotated[int | None, Text(help="Tokens to generate.")] = None,
     n: Annotated[int | None, Text("--n", help="Choices to return.")] = None,
-    best_of: Annotated[int | None, Text(help="Candidates to generate, of which the n best return.")] = None,
-    seed: Annotated[int | None, Text(help="Same seed, same text.")] = None,
+    best_of: Annotated[int | None, Text(help="Candidates to generate; the n best are returned.")] = None,
+    seed: Annotated[int | None, Text(help="The same seed gives the same text.")] = None,
     temperature: Annotated[float | None, Text(help="0 to 2; 0 is greedy.")] = None,
-    top_p: Annotated[float | None, Text(help="Above 0, to 1.")] = None,
+    top_p: Annotated[float | None, Text(help="Above 0, at most 1.")] = None,
     top_k: Annotated[int | None, Text(help="1 to 128; 0 is off.")] = None,
     min_p: Annotated[float | None, Text(help="0 to 1.")] = None,
     frequency_penalty: Annotated[float | None, Text(help="-2 to 2.")] = None,
     presence_penalty: Annotated[float | None, Text(help="-2 to 2.")] = None,
-    repetition_penalty: Annotated[float | None, Text(help="Above 0, to 2.")] = None,
+    repetition_penalty: Annotated[float | None, Text(help="Above 0, at most 2.")] = None,
     stop: Annotated[list[str] | None, Text(help="A stop sequence; may be repeated.")] = None,
     logit_bias: Annotated[str | None, Text(metavar="JSON", help="Such as '{\"50256\": -100}'.")] = None,
     allowed_token_id: Annotated[
-        list[int] | None, Text(help="Generate only this token; may be repeated.")
+        list[int] | None, Text(help="Generate only such tokens; may be repeated.")
     ] = None,
-    bad_word: Annotated[list[str] | None, Text(help="A word that is not generated; may be repeated.")] = None,
+    bad_word: Annotated[list[str] | None, Text(help="Never generate this word; may be repeated.")] = None,
     response_format: Annotated[
         str | None, Text(metavar="JSON", help='Such as \'{"type": "json_object"}\'.')
     ] = None,
     structured_outputs: Annotated[
         str | None, Text(metavar="JSON", help='Such as \'{"choice": ["yes", "no"]}\'.')
     ] = None,
-    logprobs: Annotated[int | None, Text(help="0 to 5; shown as a table on standard error.")] = None,
+    logprobs: Annotated[int | None, Text(help="0 to 5; printed as a table on standard error.")] = None,
     logprob_token_id: Annotated[
-        list[int] | None, Text(help="Show the log-probability of this token; may be repeated.")
+        list[int] | None, Text(help="Return this token's log-probability too; may be repeated.")
     ] = None,
     echo: Annotated[bool | None, Text(help="Return the prompt before the completion.")] = None,
-    suffix: Annotated[str | None, Text(help="What follows the completion.")] = None,
-    user: Annotated[str | None, Text(help="For the server's request log.")] = None,
-    priority: Annotated[int | None, Text(help="Lower ones come first if the server is busy.")] = None,
-    ignore_eos: Annotated[bool | None, Text(help="Continue after the end-of-text token.")] = None,
-    min_tokens: Annotated[int | None, Text(help="Do not end before that many tokens.")] = None,
-    stop_token_id: Annotated[
-        list[int] | None, Text(help="A token that ends the text; may be repeated.")
-    ] = None,
+    suffix: Annotated[str | None, Text(help="Text that follows the completion.")] = None,
+    user: Annotated[str | None, Text(help="Your end user, for the server's request log.")] = None,
+    priority: Annotated[int | None, Text(help="On a busy server, lower numbers run first.")] = None,
+    ignore_eos: Annotated[bool | None, Text(help="Do not stop at the end-of-text token.")] = None,
+    min_tokens: Annotated[int | None, Text(help="Generate at least this many tokens.")] = None,
+    stop_token_id: Annotated[list[int] | None, Text(help="Stop at this token; may be repeated.")] = None,
     skip_special_tokens: Annotated[bool | None, Text(help="Leave special tokens out of the text.")] = None,
     include_stop_str_in_output: Annotated[
         bool | None, Text(help="Keep the stop sequence in the text.")
     ] = None,
-    truncate_prompt_tokens: Annotated[
-        int | None, Text(help="Keep that many last tokens of the prompt.")
-    ] = None,
-    truncation_side: Annotated[str | None, Text(help="left or right: where a prompt is cut.")] = None,
-    add_special_tokens: Annotated[bool | None, Text(help="Begin the prompt with the model's BOS.")] = None,
-    parse_special: Annotated[bool | None, Text(help="Read names of special tokens in the prompt.")] = None,
+    truncate_prompt_tokens: Annotated[int | None, Text(help="Cut the prompt to this many tokens.")] = None,
+    truncation_side: Annotated[str | None, Text(help="Side that is cut off: left or right.")] = None,
+    add_special_tokens: Annotated[bool | None, Text(help="Add the model's BOS to the prompt.")] = None,
+    parse_special: Annotated[bool | None, Text(help="Read special tokens in the prompt's text.")] = None,
     spaces_between_special_tokens: Annotated[
-        bool | None, Text(help="Spaces between special tokens in the text.")
+        bool | None, Text(help="Put spaces between special tokens in the text.")
     ] = None,
     return_token_ids: Annotated[
-        bool | None, Text(help="Also return the ids of prompt and completion.")
+        bool | None, Text(help="Return the token ids of prompt and completion too.")
     ] = None,
     stream_interval: Annotated[int | None, Text(help="Tokens in each chunk of a stream.")] = None,
-    cache_salt: Annotated[str | None, Text(help="Share the prefix cache only with the same salt.")] = None,
+    cache_salt: Annotated[
+        str | None, Text(help="Share the prefix cache only with requests that have this salt.")
+    ] = None,
     stream: Annotated[
-        bool | None, Text(help="Text as it comes; default, except with --json or best_of above n.")
+        bool | None, Text(help="Print text as it comes. Default, unless --json or best_of above n.")
     ] = None,
     stream_options: Annotated[
         str | None, Text(metavar="JSON", help="Such as '{\"include_usage\": true}'.")
     ] = None,
-    raw: Annotated[bool, Text("--json", help="Print the reply as it is.")] = False,
+    raw: Annotated[bool, Text("--json", help="Print the server's JSON unchanged.")] = False,
 ) -> None:
     """Send one request to a running server and print the completion.
 
-    Exit code 1 when the server answers with an error or not at all.
+    Exit code 1: the server answered with an error, or did not answer.
     """
     flags = dict(locals())  # every parameter by name, before anything else is defined
     try:
@@ -115,7 +113,7 @@ def complete(
         raise typer.Exit(1) from None
 
 
-# Flags that are no field, or have another name there.
+# Options that are not sent as a field of their name.
 NO_FIELD = {"prompt", "prompt_json", "url", "api_key", "cert", "cert_key", "ca", "raw", "stream"}
 REPEATED = {
     "stop_token_id": "stop_token_ids",
@@ -127,7 +125,7 @@ JSON_FIELDS = {"logit_bias", "stream_options", "response_format", "structured_ou
 
 
 def request_body(flags: dict[str, Any]) -> dict[str, Any]:
-    """The request that the flags describe; what was not given is left to the server."""
+    """The request body that the options describe. Fields that were not given are left out."""
     body: dict[str, Any] = {"model": flags["model"], "prompt": _prompt(flags["prompt"], flags["prompt_json"])}
     for name, value in flags.items():
         if name not in NO_FIELD and value is not None and value != []:
@@ -140,7 +138,7 @@ def request_body(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _prompt(text: str | None, as_json: str | None) -> Any:
     if (text is None) == (as_json is None):
-        raise ClientError("give a prompt, or --prompt-json instead of it")
+        raise ClientError("give either a prompt or --prompt-json")
     if as_json is not None:
         return _json("prompt_json", as_json)
     return sys.stdin.read() if text == "-" else text
@@ -170,7 +168,7 @@ def send(endpoint: Endpoint, body: dict[str, Any], raw: bool) -> None:
 
 
 def _copy(response: http.client.HTTPResponse) -> None:
-    """Line by line as they come, which for a reply that is not streamed is all at once."""
+    """Print lines as they come; a reply that is not streamed comes all at once."""
     line = b""
     for line in iter(response.readline, b""):
         sys.stdout.buffer.write(line)

@@ -1,4 +1,4 @@
-"""The small HTTP client of `verbatim complete` and others: the standard library's, which is no dependency."""
+"""A small HTTP client for `verbatim complete` and other commands, with the standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLOSED = (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP on a Unix socket. context: of its TLS; None: it has none."""
+    """HTTP on a Unix socket. context: for TLS; None: without TLS."""
 
     def __init__(self, path: str, context: ssl.SSLContext | None = None) -> None:
         super().__init__("localhost")
@@ -37,13 +37,13 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def _unix(url: str) -> tuple[str, str]:
-    """The path of unix:PATH, and a URL for what is asked there; no path of another one."""
+    """(path of unix:PATH, a URL for requests to it); the path is empty for another URL."""
     return (url.removeprefix(UNIX), "http://localhost") if url.startswith(UNIX) else ("", url)
 
 
 class Endpoint:
-    """A server's address and the key for it. trust: of its TLS. tls: on a Unix socket too, whose address does
-    not say it. Raises ClientError."""
+    """A server's address and the key for it. trust: for TLS. tls: use TLS on a Unix socket too, whose address
+    cannot say so. Raises ClientError."""
 
     def __init__(self, url: str, api_key: str, trust: Trust = PLAIN, *, tls: bool = False) -> None:
         given = url
@@ -56,7 +56,7 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not self.host:
             raise ClientError(f"{url} is not an http or https URL")
         if not api_key.isascii() or not api_key.isprintable():
-            raise ClientError("the API key has a character that no key has")
+            raise ClientError("the API key has a character outside printable ASCII")
         self.url = given
         self.socket_path = socket_path
         self.tls = parts.scheme == "https" or bool(socket_path and (tls or trust.says_tls))
@@ -67,7 +67,7 @@ class Endpoint:
 
     @contextmanager
     def open(self, method: str, path: str, body: Any = None) -> Iterator[http.client.HTTPResponse]:
-        """The reply to one request, its body still to be read. An error status is a ClientError."""
+        """The response to one request, with its body still to be read. An error status raises ClientError."""
         connection = self._connection()
         headers = {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
         try:
@@ -87,7 +87,7 @@ class Endpoint:
             connection.close()
 
     def ask_root(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Status and answer of what is beside the completions, whatever the status is."""
+        """(status, answer) of a path outside of the API, whatever the status is."""
         connection = self._connection()
         try:
             connection.request("GET", path)
@@ -108,8 +108,8 @@ class Endpoint:
         return http.client.HTTPConnection(self.host, self.port, timeout=CONNECT_TIMEOUT_S)
 
     def _words(self, error: Exception) -> str:
-        """With what to do about a certificate. With TLS 1.3, a server that refuses a client may say so after
-        the handshake, and be gone by then."""
+        """The error in words, with advice about certificates. With TLS 1.3, a server that refuses a client's
+        certificate may say so after the handshake, and be gone by then."""
         said = str(error) or type(error).__name__
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"{said}; --ca names the certificates to trust"
@@ -135,12 +135,14 @@ def _object(payload: bytes) -> dict[str, Any]:
     except ValueError:
         data = None
     if not isinstance(data, dict):
-        raise ClientError("the server's reply is not a JSON object; is the URL that of a completions server?")
+        raise ClientError(
+            "the server's reply is not a JSON object; check that the URL is that of a completions server"
+        )
     return data
 
 
 def _message(status: int, payload: bytes) -> str:
-    """The server's own words, whichever of the two error shapes they come in."""
+    """The server's message, in either of the two error shapes."""
     try:
         data = json.loads(payload)
         inner = data.get("error")
@@ -152,7 +154,7 @@ def _message(status: int, payload: bytes) -> str:
 
 
 def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The chunks of a stream. An error frame is a ClientError, and so is an end without [DONE]."""
+    """The chunks of a stream. An error frame raises ClientError, and so does an end without [DONE]."""
     for line in iter(response.readline, b""):
         if not line.startswith(b"data:"):
             continue
@@ -163,4 +165,4 @@ def events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         if "choices" not in event:
             raise ClientError("the stream failed: " + _message(int(event.get("code", 500)), payload))
         yield event
-    raise ClientError("the stream ended before its end; the server may have stopped")
+    raise ClientError("the stream ended without [DONE]; the server may have stopped")

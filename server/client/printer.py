@@ -1,4 +1,4 @@
-"""Shows a reply on a terminal, as it comes."""
+"""Prints a reply on a terminal, as it comes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 class Printer:
-    """Shows choices: the first as its text comes, the others after it, then what there is beside the text."""
+    """Prints choices: the first as its text comes, then the others, then logprobs and usage."""
 
     def __init__(self, out: TextIO, notes: TextIO) -> None:
         self._out = out
@@ -21,7 +21,7 @@ class Printer:
         self._usage: dict[str, Any] | None = None
 
     def add(self, event: dict[str, Any]) -> None:
-        """One chunk, or a whole reply: they differ in nothing that matters here."""
+        """Add one chunk, or a whole reply: they do not differ here."""
         self._usage = event.get("usage") or self._usage
         for choice in event["choices"]:
             index, text = choice.get("index", 0), choice.get("text") or ""

@@ -1,4 +1,4 @@
-"""What the client commands show a server with TLS, and whom they trust: the same options for all of them."""
+"""TLS options that all client commands share: the client's certificate, and the CAs to trust."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Cert = Annotated[
     typer.Option(
         "--cert",
         envvar="VERBATIM_CLIENT_CERT",
-        help="A certificate to show the server, PEM.",
+        help="Client certificate to show the server, PEM.",
         show_default=False,
     ),
 ]
@@ -24,7 +24,7 @@ CertKey = Annotated[
     Path | None,
     typer.Option(
         envvar="VERBATIM_CLIENT_KEY",
-        help="Its key, PEM; default: in the same file.",
+        help="Private key of --cert, PEM. Default: in the same file.",
         show_default=False,
     ),
 ]
@@ -33,7 +33,7 @@ CA = Annotated[
     typer.Option(
         "--ca",
         envvar="VERBATIM_CA",
-        help="Certificates to trust, PEM, instead of the system's.",
+        help="CA certificates to trust, PEM, instead of the system's.",
         show_default=False,
     ),
 ]
@@ -41,9 +41,10 @@ CA = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """cert, key: shown to the server. ca: whose signature its certificate needs; None: one of the system's.
+    """TLS files of a client, in PEM.
 
-    checks: off for a server of this machine, whose certificate names it as others know it.
+    cert, key: the client's own. ca: CAs that may have signed the server's certificate; None: the system's.
+    checks: off for the server of this machine, whose certificate has its public name, not localhost.
     """
 
     cert: Path | None = None
@@ -53,16 +54,16 @@ class Trust:
 
     @property
     def says_tls(self) -> bool:
-        """Whether TLS is meant also where an address cannot say it, as that of a Unix socket."""
+        """Whether to use TLS where the address cannot say so: on a Unix socket."""
         return bool(self.cert or self.ca)
 
     def context(self) -> ssl.SSLContext:
-        """Raises ClientError that names the file."""
+        """Raises ClientError, which names the file."""
         context = self._trusting()
         if not self.checks and self.ca is None:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if self.key is not None and self.cert is None:
-            raise ClientError("--cert-key is the key of a certificate: give --cert too")
+            raise ClientError("--cert-key needs --cert, the certificate of this key")
         if self.cert is not None:
             try:
                 context.load_cert_chain(self.cert, self.key, password=_no_password)
@@ -84,12 +85,12 @@ PLAIN = Trust()
 def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         reason = str(error.reason or error).lower().replace("_", " ")
-        return f"it should be in PEM, and a key that of its certificate ({reason})"
+        return f"not PEM, or the key does not belong to the certificate ({reason})"
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return "its key is encrypted; decrypt it"
+    return "the private key is encrypted; give a decrypted one"
 
 
 def _no_password() -> str:
-    """OpenSSL would ask for it at the terminal."""
+    """Refuse an encrypted key: without this, OpenSSL asks for the password at the terminal."""
     raise ValueError("encrypted")

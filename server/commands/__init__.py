@@ -1,1 +1,1 @@
-"""What `verbatim` does with a configuration and with model directories, without serving them."""
+"""The commands that work on a configuration or on model directories without serving them."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from server.access.keys import Keyring
 from server.access.terms import Rules
 from server.commands.progress import bars, progress
-from server.config.loading import ModelSettings, Settings, load_settings
+from server.config.loading import CONFIG_HELP, ModelSettings, Settings, load_settings
 from server.config.sections import TLS
 from server.engine.adapters import read_adapters
 from server.engine.fit import fit, shared_out, undivided
@@ -28,26 +28,23 @@ from server.http.expiry import end_of, said
 from server.observe.versions import CPU_BUILD, installed
 from server.weights.checkpoint import Report, verify_checksums
 
+GPU_MEMORY_HELP = "Memory of each GPU, such as 80GiB. Default: what the driver reports."
+
 
 def check(
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", help="The file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model."
-        ),
+        typer.Option("--config", help=CONFIG_HELP),
     ] = None,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE", help="Memory of each GPU, such as 80GiB; default: what the driver says."
-        ),
+        typer.Option(metavar="SIZE", help=GPU_MEMORY_HELP),
     ] = None,
 ) -> None:
     """Check configuration, weights, checksums and memory, without loading a model.
 
-    Exit code 0 when `verbatim serve` could start, 1 when a model, the key file or the certificate cannot be
-    used, 2 when the configuration is wrong.
-    """
+    Exit code 0: `verbatim serve` can start. 1: a model, the key file or the certificate cannot be used. 2:
+    the configuration is wrong."""
     size = stated(gpu_memory)
     settings = load_settings(config, {}, os.environ)
     console, failed = Console(highlight=False), False
@@ -65,15 +62,17 @@ def check(
 
 
 def stated(text: str | None) -> float | None:
-    """Bytes of a GPU that is not here."""
+    """The option --gpu-memory in bytes. Raises ConfigurationError if it is no size."""
     try:
         return None if text is None else TypeAdapter(ByteSize).validate_python(text)
     except ValidationError:
-        raise ConfigurationError(f"--gpu-memory is {text}; write a size such as 80GiB.") from None
+        raise ConfigurationError(
+            f"--gpu-memory is {text}, which is no size; write one such as 80GiB."
+        ) from None
 
 
 def gpu_memory_of(model: ModelSettings, said: float | None) -> float | None:
-    """Bytes of each of a model's GPUs; None: it runs on the CPU, or no GPU is here to say."""
+    """Bytes of each of a model's GPUs. None: the model runs on the CPU, or this machine has no GPU."""
     if said is not None or installed(CPU_BUILD):
         return said
     return min(memory(), default=None)
@@ -92,7 +91,9 @@ def _check_keys(settings: Settings) -> str:
     rules = Rules(settings.rate_limits, settings.key_groups)
     ring = Keyring(settings.api_keys, settings.api_keys_file, rules)
     return (
-        "none, so loopback only and any key is accepted" if ring.open else f"{ring.num_usable()} can be used"
+        "none, so the server listens on loopback only and accepts any key"
+        if ring.open
+        else f"{ring.num_usable()} can be used"
     )
 
 
@@ -109,7 +110,7 @@ def _check_tls(tls: TLS) -> str:
 def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report) -> str:
     checkpoint, size = inspect(model)
     adapters = read_adapters(model, checkpoint)
-    if gpu_memory is None:  # else it is for another machine
+    if gpu_memory is None:  # with --gpu-memory the configuration is for another machine
         check_devices(model)
         check_sleep_level(model)
         check_engine_args(model)
@@ -129,6 +130,6 @@ def _check_model(model: ModelSettings, gpu_memory: float | None, report: Report)
 
 
 def _check_memory(settings: Settings, gpu_memory: float | None) -> str:
-    """Of all models together."""
+    """Check that all models together fit into the memory. Raises ConfigurationError."""
     on_cpu = gpu_memory is None and installed(CPU_BUILD)
     return shared_out(settings.models, psutil.virtual_memory().total if on_cpu else None)

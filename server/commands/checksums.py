@@ -1,4 +1,4 @@
-"""`verbatim checksums`: what the files of a model or an adapter are, to see later that they are the same."""
+"""`verbatim checksums`: digests of the files of a model or an adapter, to detect later changes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from server.weights.checkpoint import CHECKSUMS, digest_of, verify_checksums
 def checksums(
     directory: Annotated[Path, typer.Argument(help="Directory of the model or adapter.")],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare with the checksums.json that is there.")
+        bool, typer.Option("--verify", help="Compare the files with the checksums.json that is there.")
     ] = False,
 ) -> None:
-    """Write checksums.json beside the weights: the SHA-256 of a model's files, or of an adapter's two.
+    """Write checksums.json beside the weights, with the SHA-256 of each file of the model or adapter.
 
-    From then on `verbatim serve` and `verbatim check` compare the files with it.
+    `verbatim serve` and `verbatim check` compare the files with it.
     """
     if not directory.is_dir():
         raise ConfigurationError(f"the model directory {directory} does not exist.")
@@ -47,19 +47,19 @@ def checksums(
 
 
 def files_of(directory: Path) -> list[Path]:
-    """Raises ConfigurationError for a folder that is neither: nobody would compare its files."""
-    if is_adapter(directory):  # a training leaves much beside the two, that no server reads
+    """The files to take digests of. Raises ConfigurationError if the folder is no model and no adapter."""
+    if is_adapter(directory):  # training leaves other files beside the two, which no server reads
         return [directory / ADAPTER_MARK, weights_of(directory)]
     if not is_model(directory):
         below = [name for looks in (is_model, is_adapter) for name, _ in found_below(directory, looks)]
-        inside = f"; it has {', '.join(below[:3])} in it: name each by itself." if below else "."
+        inside = f". It contains {', '.join(below[:3])}; give these one by one." if below else "."
         raise ConfigurationError(
-            f"{directory} has no {MARK} and no {ADAPTER_MARK}: it is neither a model nor an adapter{inside}"
+            f"{directory} is neither a model nor an adapter: it has no {MARK} and no {ADAPTER_MARK}{inside}"
         )
     return sorted(path for path in directory.rglob("*") if path.is_file() and is_ours(path, directory))
 
 
 def is_ours(path: Path, directory: Path) -> bool:
-    """Whether it is the model's, not what tools leave beside it (.cache, .git)."""
+    """Whether the file belongs to the model; tools leave others beside it (.cache, .git)."""
     parts = path.relative_to(directory).parts
     return path.name != CHECKSUMS and not any(part.startswith(".") for part in parts)

@@ -1,4 +1,4 @@
-"""`verbatim health`: whether the server of this configuration can answer, for probes of this machine."""
+"""`verbatim health`: whether the server of this configuration can answer, for probes on this machine."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ import typer
 from server.client.failure import ClientError
 from server.client.trust import CA, Cert, CertKey, Trust
 from server.commands.here import endpoint_here
-from server.config.loading import load_settings
+from server.config.loading import CONFIG_HELP, load_settings
 
 
 def health(
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config",
-            help="The server's file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model.",
-        ),
+        typer.Option("--config", help=CONFIG_HELP),
     ] = None,
     cert: Cert = None,
     cert_key: CertKey = None,
     ca: CA = None,
 ) -> None:
-    """Ask the server of this configuration on this machine whether it can answer.
+    """Ask the server on this machine whether it can answer requests.
 
-    At its admin port, or else at its port, with TLS or on a Unix socket as the configuration says. Exit
-    code 0 when every model can answer, 1 when not, or nothing answers.
+    The configuration says where it listens; the admin port is asked if there is one. Exit code 0: every model
+    can answer. 1: a model cannot, or the server does not answer.
     """
     settings = load_settings(config, {}, os.environ)
     try:

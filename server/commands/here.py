@@ -1,4 +1,4 @@
-"""The server of a configuration, as other commands of this machine reach it."""
+"""How commands on the same machine reach the server of a configuration."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from server.config.settings import Settings
 from server.config.values import socket_path
 
 HERE = Trust(checks=False)
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # listened on, and where that is reached
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # address listened on -> address to connect to
 
 
 def endpoint_here(settings: Settings, trust: Trust = HERE) -> Endpoint:
-    """Its admin port, if that has a number of its own, or else its port. Raises ClientError."""
+    """The admin port if the configuration has one of its own, else the port. Raises ClientError."""
     host, port, tls = settings.host, settings.port, settings.tls is not None
     if (admin := settings.admin) is not None and (admin.port or socket_path(admin.host) is not None):
         host, port, tls = admin.host, admin.port, tls and admin.tls

@@ -11,7 +11,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from server.commands.check import gpu_memory_of, stated
+from server.commands.check import GPU_MEMORY_HELP, gpu_memory_of, stated
 from server.commands.matching import adapters_of, models_named, placed
 from server.config.directories import found_below, is_adapter, is_model, models_of
 from server.config.loading import DEFAULT_FILE, ModelSettings, settings_of
@@ -22,41 +22,40 @@ from server.weights.adapters import Adapter, Base, base_of
 from server.weights.sizes import GIB
 
 HEAD = """\
-# Written by `verbatim init`. All keys: docs/configuration.md. `verbatim check` says whether the models fit,
-# `verbatim serve` serves them.
-host: 127.0.0.1  # an address other than loopback needs a key: `verbatim keys new`
+# Written by `verbatim init`. docs/configuration.md lists all keys. `verbatim check` says whether the models
+# fit, `verbatim serve` serves them.
+host: 127.0.0.1  # any address but loopback needs an API key: `verbatim keys new`
 port: 8000
 models:
 """
 SHARE = 0.9  # of a GPU's memory, for all models on it together
 CPU_SHARE = 0.25  # of the machine's memory, for the KV caches
-STEP = 1024  # what a context that had to be cut is a multiple of
+STEP = 1024  # tokens; a context that had to be cut is a multiple of this
 USUAL_TOKENS, MOST_SEQUENCES = 2048, 256
 
 
 def init(
     directories: Annotated[
         list[Path],
-        typer.Argument(metavar="DIRECTORY...", help="Models and their LoRA adapters, or folders of them."),
+        typer.Argument(
+            metavar="DIRECTORY...", help="Model directories, LoRA adapters of theirs, or folders of both."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path(DEFAULT_FILE),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(
-            metavar="SIZE", help="Memory of each GPU, such as 80GiB; default: what the driver says."
-        ),
+        typer.Option(metavar="SIZE", help=GPU_MEMORY_HELP),
     ] = None,
 ) -> None:
     """Write a models.yaml for model directories, with sizes that fit this machine.
 
-    An adapter is written under the model that it names, or else under the one whose shapes fit. Exit code 2
-    if a model or an adapter cannot be served, or if the file exists already.
-    """
+    Each adapter is listed under its base model: the one that the adapter names, else the one whose shapes
+    fit. Exit code 2: a model or an adapter cannot be served, or the file exists already."""
     said = stated(gpu_memory)
     if out.exists() and not force:
         raise ConfigurationError(
-            f"{out} is there; name another file with --out, or write over it with --force."
+            f"{out} exists already; name another file with --out, or overwrite it with --force."
         )
     adapted = [path for path in directories if is_adapter(path)]
     parents = [path for path in directories if path.is_dir() and not is_model(path) and path not in adapted]
@@ -82,7 +81,7 @@ def init(
 
 
 def _entry(model: ModelSettings, count: int, memory: float | None, base: Path) -> Iterator[str]:
-    """The lines of one of `count` models. memory: bytes of its GPU; None: it runs on the CPU."""
+    """The lines of one model of `count`. memory: bytes of its GPU; None: it runs on the CPU."""
     checkpoint, longest = inspect(model)
     if memory is None:
         most = psutil.virtual_memory().total * CPU_SHARE / count
@@ -105,7 +104,7 @@ def _entry(model: ModelSettings, count: int, memory: float | None, base: Path) -
         yield f"    # It does not fit: {problem}"
     own = "its own" if found.context_size == longest else f"its own is {longest}"
     yield f"    max_model_len: {found.context_size}  # tokens of prompt and completion; {own}"
-    yield f"    max_num_seqs: {_sequences(found)}  # candidates that are computed at the same time"
+    yield f"    max_num_seqs: {_sequences(found)}  # candidates that run at the same time"
     yield f"    {share}" + (f"  # of {in_words(memory)}" if memory else "  # memory for the KV cache")
 
 
@@ -115,7 +114,7 @@ def _base(model: ModelSettings) -> Base:
 
 
 def _adapters(adapters: list[Adapter], base: Path) -> Iterator[str]:
-    """The lines of one model's."""
+    """The lines of one model's adapters. Paths are relative to base."""
     if adapters:
         yield "    adapters:"
     for one in adapters:
@@ -126,7 +125,7 @@ def _adapters(adapters: list[Adapter], base: Path) -> Iterator[str]:
 
 
 def _cut(found: Fit) -> Fit:
-    """With as long a context as there is room for."""
+    """The same with the longest context that fits."""
     if found.cache is None or found.room is None or not found.problem():
         return found
     longest = found.cache.longest(found.room) // STEP * STEP

@@ -24,35 +24,41 @@ from server.journal.filters import Filter, time_of
 from server.journal.reading import Reader
 from server.journal.usage import COLUMNS, usage_of
 
-SHOW_AFTER_S = 2.0  # how far the reading is
-STREAM_ROWS = 1000  # of a table: columns are as wide as these need
+SHOW_AFTER_S = 2.0  # reading that takes longer shows a progress bar
+STREAM_ROWS = 1000  # rows of one table; its columns are as wide as these rows need
 
 Where = Annotated[
     Path | None,
     typer.Option(
-        "--from", metavar="PATH", help="The journal's folder, or one file; default: the configuration's."
+        "--from", metavar="PATH", help="The journal's folder, or one file. Default: the configuration's."
     ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", help="The file; default: VERBATIM_CONFIG or ./models.yaml."),
+    typer.Option("--config", help="Configuration file. Default: VERBATIM_CONFIG, else ./models.yaml."),
 ]
 Since = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="Since then: 2026-11-27, 2026-11-27T13:05 (UTC), or 2h, 7d ago."),
+    typer.Option(
+        metavar="TIME",
+        help="Only requests since: 2026-11-27, 2026-11-27T13:05 (UTC); 2h or 7d: that long ago.",
+    ),
 ]
-Until = Annotated[str | None, typer.Option(metavar="TIME", help="Before that.")]
-Key = Annotated[str, typer.Option(metavar="NAME", help="Only of this API key, by name.")]
-Model = Annotated[str, typer.Option(metavar="ID", help="Only of this model or adapter.")]
-Status = Annotated[str, typer.Option(metavar="STATUS", help="429, 4xx, 5xx, ok or error.")]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only requests before.")]
+Key = Annotated[str, typer.Option(metavar="NAME", help="Only requests of the API key with this name.")]
+Model = Annotated[str, typer.Option(metavar="ID", help="Only requests to this model or adapter.")]
+Status = Annotated[
+    str, typer.Option(metavar="STATUS", help="Only requests with this status: 429, 4xx, 5xx, ok or error.")
+]
 Finish = Annotated[
     str,
     typer.Option(
-        metavar="REASON", help="With a candidate that ended like this: stop, length, given_up, cut_off."
+        metavar="REASON",
+        help="Only requests with a candidate that ended so: stop, length, given_up or cut_off.",
     ),
 ]
-Id = Annotated[str, typer.Option("--id", metavar="ID", help="The request's id, or its beginning.")]
-Faults = Annotated[bool, typer.Option("--faults", help="Only requests that lost an engine.")]
+Id = Annotated[str, typer.Option("--id", metavar="ID", help="Only the request whose id begins so.")]
+Faults = Annotated[bool, typer.Option("--faults", help="Only requests during which an engine failed.")]
 
 journal = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -71,10 +77,10 @@ def show(
     request_id: Id = "",
     faults: Faults = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the records as they are, a line each.")
+        bool, typer.Option("--json", help="Print the records unchanged, one line of JSON each.")
     ] = False,
 ) -> None:
-    """Show the journal's records of requests, the oldest first (docs/journal.md)."""
+    """Show the requests that the journal has recorded, oldest first (docs/journal.md)."""
     if context.invoked_subcommand is not None:
         return
     wanted = Filter(
@@ -105,12 +111,13 @@ def usage(
     until: Until = None,
     key: Key = "",
     model: Model = "",
-    as_csv: Annotated[bool, typer.Option("--csv", help="As CSV, with a line of names.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header line.")] = False,
 ) -> None:
     """Sum requests and tokens by day (UTC), key and model, as the replies' `usage` counts them.
 
-    Each prompt counts once. The tokens of every candidate count, also of those that best_of did not return,
-    and of requests that failed or whose client left.
+    The tokens of a prompt count once, those of every candidate count, also of best_of candidates
+    that were not
+    returned. Tokens generated for a request that failed, or whose client left, count too.
     """
     wanted = Filter(time_of(since, "--since"), time_of(until, "--until"), key, model)
     with records(where, config, wanted) as entries:
@@ -130,7 +137,7 @@ def usage(
 
 @contextmanager
 def records(where: Path | None, config: Path | None, wanted: Filter) -> Iterator[Iterator[Entry]]:
-    """Those that are wanted; how far they are read is shown when it takes longer than a moment."""
+    """The records that pass the filter. Shows a progress bar if reading takes longer than SHOW_AFTER_S."""
     began, bar = time.monotonic(), None
     shown: Progress = progress()
 
@@ -151,7 +158,7 @@ def records(where: Path | None, config: Path | None, wanted: Filter) -> Iterator
         if bar is not None:
             shown.stop()
     if reader.num_damaged:
-        print(f"verbatim: lines that are no records, and are left out: {reader.num_damaged}", file=sys.stderr)
+        print(f"verbatim: ignored lines that are not records: {reader.num_damaged}", file=sys.stderr)
 
 
 def path_of(where: Path | None, config: Path | None) -> Path:
@@ -160,12 +167,12 @@ def path_of(where: Path | None, config: Path | None) -> Path:
         return where
     settings = load_settings(config, {}, os.environ)
     if settings.journal is None:
-        raise ConfigurationError("the configuration has no journal; say which one with --from PATH.")
+        raise ConfigurationError("the configuration has no journal; name one with --from PATH.")
     return settings.journal.path
 
 
 def _print(entries: Iterator[Entry]) -> None:
-    """Tables of so many rows each, so that no more of them is in memory."""
+    """Print tables of STREAM_ROWS rows, so that no more rows than that are in memory."""
     rows: list[Entry] = []
     for entry in entries:
         rows.append(entry)
@@ -196,6 +203,6 @@ def _print_rows(entries: list[Entry]) -> None:
 
 
 def _console() -> Console:
-    """As wide as it needs to be where it is no terminal."""
+    """Into a pipe or file, lines are not wrapped."""
     wide = None if sys.stdout.isatty() else 10_000
     return Console(highlight=False, markup=False, width=wide, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`verbatim models`: what would be served, and how far the server is that serves it."""
+"""`verbatim models`: the models of the configuration, and their state where the server runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from server.client.failure import ClientError
 from server.client.trust import CA, Cert, CertKey, Trust
 from server.commands.here import HERE, endpoint_here
-from server.config.loading import ModelSettings, Settings, load_settings
+from server.config.loading import CONFIG_HELP, ModelSettings, Settings, load_settings
 from server.engine.adapters import read_adapters
 from server.engine.fit import in_words
 from server.engine.served import inspect
@@ -24,15 +24,13 @@ from server.errors import ConfigurationError
 def models(
     config: Annotated[
         Path | None,
-        typer.Option(
-            "--config", help="The file; default: VERBATIM_CONFIG, ./models.yaml, or the built-in model."
-        ),
+        typer.Option("--config", help=CONFIG_HELP),
     ] = None,
     cert: Cert = None,
     cert_key: CertKey = None,
     ca: CA = None,
 ) -> None:
-    """Show the configured models; if a server is running, also which are loaded."""
+    """Show the models of the configuration and, if the server runs, the state of each."""
     settings = load_settings(config, {}, os.environ)
     there = running(settings, Trust(cert, cert_key, ca, checks=False))
     table = Table("id", "engine", "context", "weights", "state", box=None)
@@ -42,7 +40,7 @@ def models(
             context, weights = str(size), f"{checkpoint.num_bytes / 1e6:.0f} MB"
             state, adapters = _state(model, there.get(model.id)), read_adapters(model, checkpoint)
         except ConfigurationError as error:
-            known = there.get(model.id)  # by a server that runs without its files, the twin
+            known = there.get(model.id)  # the twin serves models whose files are not here
             context, weights, adapters = "?", "?", {}
             state = error.message if known is None else _state(model, known)
         table.add_row(model.id, model.engine, context, weights, state)
@@ -53,7 +51,7 @@ def models(
 
 
 def running(settings: Settings, trust: Trust = HERE) -> Mapping[str, Any]:
-    """What a server of this configuration says here of each of its models; empty: none answers."""
+    """The state of each model, as the server on this machine reports it. Empty: no server answers."""
     try:
         _, answer = endpoint_here(settings, trust).ask_root("/ready")
     except ClientError:
@@ -64,12 +62,12 @@ def running(settings: Settings, trust: Trust = HERE) -> Mapping[str, Any]:
 
 def _state(model: ModelSettings, progress: Mapping[str, Any] | None) -> str:
     if progress is None:
-        return "ready to serve" if model.load == "at_start" else "ready to serve, loaded when asked for"
+        return "ready to serve" if model.load == "at_start" else "ready to serve, loaded on demand"
     said = [str(progress.get("state", progress.get("phase")))]
     if size := progress.get("size_bytes"):
         said.append(in_words(float(size)))
     if (idle := progress.get("idle_seconds")) is not None:
         said.append(f"last used {idle:.0f} s ago")
     if (before := progress.get("waits_before")) is not None:
-        said.append(f"waits, {before} before it")
+        said.append(f"waits behind {before} others")
     return ", ".join(said)

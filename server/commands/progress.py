@@ -1,4 +1,4 @@
-"""Bars on standard error, for whatever reads large files."""
+"""Progress bars on standard error, for commands that read large files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def progress() -> Progress:
 
 
 def bars(progress: Progress) -> Report:
-    """A bar for each file, made when the file is first heard of."""
+    """A callback that shows a bar for each file, from the first report about it on."""
     tasks: dict[str, TaskID] = {}
 
     def report(name: str, done: int, total: int) -> None:

@@ -14,25 +14,26 @@ from server.config.values import Name, Sha256
 
 
 class AdapterSettings(Section):
-    """A LoRA adapter of a model, which is served beside it under an id of its own."""
+    """A LoRA adapter, served together with its model under an id of its own."""
 
     where = "in an adapter"
 
-    id: Name = Field(description="The name clients ask for as `model`; may contain `/`.")
-    title: str = Field(default="", description="Shown in the models list; empty is the id.")
-    description: str = Field(default="", description="Shown in the models list.")
+    id: Name = Field(description="The `model` that clients ask for; may contain `/`.")
+    title: str = Field(default="", description="Title in the list of models; empty: the id.")
+    description: str = Field(default="", description="Description in the list of models.")
     path: Path = Field(
         strict=False,
         description="Directory with adapter_config.json and adapter_model.safetensors, relative to this"
         " file.",
     )
     sha256: dict[str, Sha256] = Field(
-        default={}, description="Digest by file name, verified before the adapter is served."
+        default={}, description="SHA-256 by file name, verified before the adapter is served."
     )
     allowed_keys: tuple[Name, ...] | None = Field(
         default=None,
         strict=False,
-        description="Names of keys that may use it; null is the model's `allowed_keys`, empty is every key.",
+        description="Names of the API keys that may use it; null: the model's `allowed_keys`; empty: every"
+        " key.",
     )
 
     @field_validator("path")

@@ -1,4 +1,4 @@
-"""What a running server can take over of a new configuration, and what that asks of its engines."""
+"""Which changes of the configuration a running server can apply, and what they need of its engines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.errors import ConfigurationError
 
-# What processes, sockets and connections have from their beginning.
+# Settings that processes, sockets and connections take over when they start.
 FIXED = (
     *("host", "port", "socket_mode", "tls", "admin", "workers", "cors_origins", "error_format", "attest"),
     *("max_body_bytes", "receive_timeout_s", "slow_reader_timeout_s", "tracing"),
 )
-# Keys of a model that its engine knows nothing of.
+# Keys of a model that do not concern its engine.
 FRONT = frozenset(
     {
         *("title", "description", "owned_by", "sha256", "defaults", "limits", "best_of", "include_stop_text"),
@@ -24,20 +24,20 @@ FRONT = frozenset(
         *("load", "unload_after_s", "size_gib", "asleep_gib"),
     }
 )
-# Keys of an engine that change nothing of what it says: another one can go on in the middle of a text.
+# Keys of an engine that do not change its results: another engine can continue in the middle of a text.
 PLACE = frozenset(
     {
         *("max_num_seqs", "gpu_memory_utilization", "tensor_parallel_size", "pipeline_parallel_size"),
         *("devices", "standby", "kv_cache_gib", "replicas", "min_ready", "sleep_level"),
     }
 )
-# Keys that say how many engines there are, and nothing of any of them.
+# Keys that set the number of engines, and do not concern any single engine.
 COUNT = frozenset({"replicas", "min_ready"})
 
 
 class Change(Enum):
-    """NONE. FRONT: its engine stays. ENGINE: another engine of the same model. MODEL: another model under the
-    same id."""
+    """What a change of a model needs. NONE: nothing. FRONT: its engine stays. ENGINE: another engine of the
+    same model. MODEL: another model under the same id."""
 
     NONE = 0
     FRONT = 1
@@ -46,14 +46,14 @@ class Change(Enum):
 
 
 class AdapterChange(BaseModel):
-    """One adapter of a model. adapter: None: it is served no more."""
+    """A change of one adapter of a model. adapter: None: it is removed."""
 
     model: str
     id: str
     adapter: AdapterSettings | None = None
 
     def of(self, model: ModelSettings) -> ModelSettings:
-        """The model's settings after it. An adapter of that id keeps its place."""
+        """The model's settings after the change. A changed adapter keeps its position."""
         found = {one.id: one for one in model.adapters}
         if self.adapter is not None:
             found[self.id] = self.adapter
@@ -72,20 +72,20 @@ def change_of(old: ModelSettings, new: ModelSettings) -> Change:
 
 
 def is_same_engine(old: ModelSettings, new: ModelSettings, replica: int) -> bool:
-    """Whether the new one's engine of that replica would be as the old one's."""
+    """Whether the engine of that replica is the same with both settings."""
     return _changed(old.of_replica(replica), new.of_replica(replica)) <= FRONT | COUNT
 
 
 def check_changes(old: Settings, new: Settings) -> None:
-    """Raise ConfigurationError for what takes a restart."""
+    """Raise ConfigurationError for a change that takes a restart."""
     for name in FIXED:
         if getattr(old, name) != getattr(new, name):
             raise ConfigurationError(
-                f"{name} was {_shown(getattr(old, name))} when the server started, and is"
-                f" {_shown(getattr(new, name))} now: that takes a restart."
+                f"{name} was {_shown(getattr(old, name))} when the server started, and is now"
+                f" {_shown(getattr(new, name))}: this change takes a restart."
             )
     if old.attest:
-        raise ConfigurationError("attest is on: what the server attests of itself takes a restart.")
+        raise ConfigurationError("attest is on: a change of what the server attests takes a restart.")
 
 
 def _changed(old: ModelSettings, new: ModelSettings) -> set[str]:

@@ -1,4 +1,4 @@
-"""Models that are folders and nothing more, as `verbatim serve DIRECTORY` and `--model-dir` serve them."""
+"""Models given as folders, without a configuration: `verbatim serve DIRECTORY` and `--model-dir`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from server.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 GROUP = "all"
-MARK = "config.json"  # what makes a folder a model
-ADAPTER_MARK = "adapter_config.json"  # what makes one that is no model a LoRA adapter
+MARK = "config.json"  # a folder with this file is a model
+ADAPTER_MARK = (
+    "adapter_config.json"  # a folder with this file, and without that of a model, is a LoRA adapter
+)
 
 
 def is_model(directory: Path) -> bool:
@@ -27,11 +29,11 @@ def is_adapter(directory: Path) -> bool:
 def models_of(
     directories: Sequence[Path], parents: Sequence[Path], problem_of: Callable[[Path], str]
 ) -> dict[str, Any]:
-    """The keys of a configuration that serves these folders, and those that are models below `parents`.
+    """The keys of a configuration that serves these folders, and the models below `parents`.
 
-    The id of a model is its folder's name, below one of `parents` its path there. problem_of: why a folder
-    cannot be served; empty: it can. One that was found and cannot is left out, since somebody may be copying
-    it, and the log says why. Raises ConfigurationError.
+    The id of a model is its folder's name, or its path below one of `parents`. problem_of: why a folder
+    cannot be served; empty: it can. A model below `parents` that cannot be served is left out and logged,
+    because somebody may still be copying it. Raises ConfigurationError.
     """
     models: dict[str, Path] = {}
     for directory in directories:
@@ -40,7 +42,8 @@ def models_of(
         name = directory.resolve().name
         if name in models:
             raise ConfigurationError(
-                f"{models[name]} and {directory} would both be the model {name}; rename one of the folders."
+                f"{models[name]} and {directory} would both have the model id {name}; rename one of the"
+                " folders."
             )
         models[name] = directory
     for name, directory in (found for parent in parents for found in found_below(parent)):
@@ -49,27 +52,30 @@ def models_of(
         if problem := problem_of(directory):
             log.warning("%s is left out: %s", directory, problem)
         elif any(character.isspace() for character in name):
-            log.warning("%s is left out: the name of a model has no spaces; rename the folder", directory)
+            log.warning(
+                "%s is left out: the name of a model may not contain spaces; rename the folder", directory
+            )
         else:
             models[name] = directory
     if not models:
         raise ConfigurationError(
-            f"no folder in {', '.join(map(str, parents))} is a model that can be served; each needs {MARK},"
-            " tokenizer.json and weights."
+            f"no folder in {', '.join(map(str, parents))} is a model that can be served; a model needs"
+            f" {MARK}, tokenizer.json and weights."
         )
     return {"models": [{"id": name, "path": str(path.resolve())} for name, path in models.items()]}
 
 
 def sharing_memory(keys: dict[str, Any]) -> dict[str, Any]:
-    """The same models, each loaded when it is asked for, and as many at a time as there is memory for."""
+    """The same models, each loaded on demand, as many at a time as fit into memory."""
     models = [model | {"load": "on_demand"} for model in keys["models"]]
     return keys | {"models": models, "groups": {GROUP: {"models": [model["id"] for model in models]}}}
 
 
 def found_below(parent: Path, looks: Callable[[Path], bool] = is_model) -> Iterator[tuple[str, Path]]:
-    """Ids and folders of what has the looks of a model, also one folder deeper, as ORGANIZATION/MODEL."""
+    """(id, folder) of each folder below parent that `looks` like a model, also one level
+    deeper, as ORGANIZATION/MODEL."""
     if not parent.is_dir():
-        raise ConfigurationError(f"the folder of models {parent} does not exist.")
+        raise ConfigurationError(f"the model folder {parent} does not exist.")
     for folder in _folders(parent):
         if looks(folder):
             yield folder.name, folder
@@ -88,10 +94,13 @@ def _no_model(directory: Path) -> str:
         return f"the model directory {directory} does not exist."
     if is_adapter(directory):
         return (
-            f"{directory} is a LoRA adapter, which is served beside its model: name it under `adapters` of"
-            f" that model in models.yaml, or have `verbatim init MODEL_DIRECTORY {directory}` write it there."
+            f"{directory} is a LoRA adapter, which is served together with its base model: list it under"
+            f" `adapters` of that model in models.yaml, or let `verbatim init MODEL_DIRECTORY {directory}`"
+            " write it there."
         )
     below = [name for name, _ in found_below(directory)]
     if below:
-        return f"{directory} is no model, but has {', '.join(below[:3])} in it: use --model-dir {directory}."
+        return (
+            f"{directory} is not a model, but contains {', '.join(below[:3])}: use --model-dir {directory}."
+        )
     return f"{directory} has no {MARK}; is it a model in Hugging Face's layout?"

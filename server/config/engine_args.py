@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Set by a key of the model; a second value under engine_args would win or lose depending on vLLM's mood.
+# A key of the model sets these. With a second value under engine_args, vLLM might use either.
 OWN_KEYS = {
     "dtype": "dtype",
     "max_model_len": "max_model_len",
@@ -18,7 +18,7 @@ OWN_KEYS = {
     "enable_sleep_mode": "sleep_level",
 }
 
-# The values of those below that change nothing, and are let pass; else None and false.
+# Values of the arguments below that change nothing and are accepted. Default: None and false.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "aux_output_config": ({},),
     "config_format": ("hf",),
@@ -49,18 +49,18 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "_api_process_rank": (0,),
 }
 
-_FROM_PATH = "it follows from path or builtin"
-_TOKENS_ONLY = "the engine gets and returns tokens; this server does everything with text"
-_LOGPROBS = "by the contract log-probabilities are those of the raw model distribution"
-_CHANGES_TOKENS = "it would change the generated tokens, which only requests may do"
-_OTHER_OUTPUTS = "the engine would send data that this server does not read"
-_ONE_ENGINE = "several engines in one are not supported; use replicas, or tensor_parallel_size"
+_FROM_PATH = "the key `path` or `builtin` of the model sets it"
+_TOKENS_ONLY = "the engine only sees token ids; this server converts text"
+_LOGPROBS = "the contract wants the log-probabilities of the raw model distribution"
+_CHANGES_TOKENS = "it would change the sampled tokens, which only requests may do"
+_OTHER_OUTPUTS = "it makes the engine send data that this server does not read"
+_ONE_ENGINE = "one engine cannot be several here; use replicas or tensor_parallel_size"
 _ONE_MACHINE = "all processes of an engine run on one machine here"
-_NO_TEXT = "the model has to generate text"
-_DEFAULTS = "use the model's key defaults for what a request leaves out"
-_GRAMMARS = "this server handles grammars itself, and applies them from the first token on"
-_OTHER_CODE = "this server guarantees what an engine does in a step, and does not know such a class"
-_OTHER_WEIGHTS = "only the model's directory decides what is served"
+_NO_TEXT = "this server only serves models that continue a text"
+_DEFAULTS = "set defaults of requests under `defaults` of the model"
+_GRAMMARS = "this server enforces grammars itself, from the first token on"
+_OTHER_CODE = "this server cannot guarantee its results with a class of others in the engine"
+_OTHER_WEIGHTS = "this server only serves the files in the model's directory"
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("model", "model_weights", "served_model_name", "hf_config_path"), _FROM_PATH),
@@ -69,7 +69,7 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("enable_prompt_embeds", "enable_mm_embeds", "tokens_only"), _TOKENS_ONLY),
     "logprobs_mode": _LOGPROBS,
-    "logits_processors": "this server uses its own logits processor there",
+    "logits_processors": "this server puts its own logits processor there, for bias, penalties and min_p",
     "watermark_config": _CHANGES_TOKENS,
     "diffusion_config": _CHANGES_TOKENS,
     "enable_trace_replay": _CHANGES_TOKENS,
@@ -81,21 +81,28 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("generation_config", "override_generation_config"), _DEFAULTS),
     **dict.fromkeys(("model_class_overrides", "weight_transfer_config"), _OTHER_WEIGHTS),
-    "config_format": "this server reads config.json too",
+    "config_format": "this server reads config.json itself",
     **dict.fromkeys(
         ("structured_outputs_config", "reasoning_parser", "reasoning_parser_plugin", "reasoning_config"),
         _GRAMMARS,
     ),
     **dict.fromkeys(("scheduler_cls", "worker_cls", "worker_extension_cls"), _OTHER_CODE),
-    "scheduling_policy": "requests have priorities, which other policies ignore",
-    "kv_sharing_fast_prefill": "vLLM crashes at the first request for log-probabilities of a prompt",
-    "stream_interval": "use the server's key stream_interval",
-    "enable_log_requests": "this server writes the request log",
+    "scheduling_policy": "the server schedules requests by priority, which other policies ignore",
+    "kv_sharing_fast_prefill": "vLLM crashes at the first request for the log-probabilities of a prompt",
+    "stream_interval": "the server's own key stream_interval sets the tokens of a chunk",
+    "enable_log_requests": "the server writes its own request log",
     "ec_transfer_config": _ONE_ENGINE,
     **dict.fromkeys(("enable_elastic_ep", "elastic_ep_max_dp_size"), _ONE_ENGINE),
-    **dict.fromkeys(("fault_tolerance_config", "enable_fault_tolerance"), "this server restarts engines"),
-    **dict.fromkeys(("_api_process_count", "_api_process_rank"), "use the server's key workers"),
-    **dict.fromkeys(("max_num_queued_reqs", "max_num_queued_tokens"), "use the server's key max_pending"),
+    **dict.fromkeys(
+        ("fault_tolerance_config", "enable_fault_tolerance"), "the server restarts engines itself"
+    ),
+    **dict.fromkeys(
+        ("_api_process_count", "_api_process_rank"),
+        "the server's key `workers` sets the number of API processes",
+    ),
+    **dict.fromkeys(
+        ("max_num_queued_reqs", "max_num_queued_tokens"), "the server's key max_pending limits the queue"
+    ),
     **dict.fromkeys(("nnodes", "node_rank", "master_addr", "master_port"), _ONE_MACHINE),
     **dict.fromkeys(
         (
@@ -114,28 +121,31 @@ REFUSED: Mapping[str, str] = {
     ),
 }
 
-# Values of arguments that are otherwise passed on.
+# Values that are refused of arguments that are otherwise passed on.
 REFUSED_VALUES: Mapping[tuple[str, Any], str] = {
-    ("load_format", "pt"): "loading a pickle can run any code, so only safetensors are read",
-    ("load_format", "npcache"): "loading a pickle can run any code, so only safetensors are read",
-    ("distributed_executor_backend", "external_launcher"): "this server starts the processes of an engine",
+    ("load_format", "pt"): "loading a pickle can run any code, so the server only reads safetensors",
+    ("load_format", "npcache"): "loading a pickle can run any code, so the server only reads safetensors",
+    (
+        "distributed_executor_backend",
+        "external_launcher",
+    ): "the server starts the processes of the engine itself",
 }
 
-# What vLLM's CPU build cannot do, and says late, with an error that looks as if another try might help.
-_ONE_MEMORY = "without a GPU, weights and KV cache are in the machine's memory anyway"
+# vLLM's CPU build does not support these, and fails late with an error that looks temporary.
+_ONE_MEMORY = "without a GPU, weights and KV cache are in the machine's memory already"
 REFUSED_ON_CPU: Mapping[str, str] = {
     "kv_offloading_size": _ONE_MEMORY,
     "kv_transfer_config": _ONE_MEMORY,
     "offload_group_size": _ONE_MEMORY,
     "offload_backend": _ONE_MEMORY,
 }
-# The values of those that pass there, besides None and 0; connectors, by their names.
+# Values of these that are accepted on a CPU, besides None and 0; for connectors, their names.
 PASSED_ON_CPU: Mapping[str, tuple[str, ...]] = {
     "offload_backend": ("auto", "uva"),
     "kv_transfer_config": ("LMCacheConnectorV1", "LMCacheMPConnector"),
 }
 
-# Connectors that keep what an engine has computed for the same engine. Others carry it between engines.
+# Connectors that keep results of an engine for the same engine. Others carry them between engines.
 OFFLOADING = {
     "OffloadingConnector",
     "SimpleCPUOffloadConnector",
@@ -147,11 +157,11 @@ OFFLOADING = {
 def refusal(name: str, value: Any) -> str | None:
     """Why an engine argument is not passed on; None: it is."""
     if name in OWN_KEYS:
-        return f'set "{OWN_KEYS[name]}" as a key of the model, not "{name}" under engine_args'
+        return f'set "{OWN_KEYS[name]}" as a key of the model, instead of "{name}" under engine_args'
     reason = REFUSED.get(name)
     neutral = (None, *NEUTRAL.get(name, (False,)))
     if reason is not None and any(value == other and type(value) is type(other) for other in neutral):
-        reason = None  # (0 is False for Python)
+        reason = None  # for Python, 0 equals False
     elif isinstance(value, str):
         reason = reason or REFUSED_VALUES.get((name, value))
     elif name == "kv_transfer_config" and isinstance(value, Mapping):
@@ -160,7 +170,7 @@ def refusal(name: str, value: Any) -> str | None:
 
 
 def refusal_on_cpu(name: str, value: Any) -> str | None:
-    """The same, by vLLM's CPU build."""
+    """Why vLLM's CPU build does not take an engine argument; None: it does."""
     reason = REFUSED_ON_CPU.get(name)
     said = value.get("kv_connector") if isinstance(value, Mapping) else value
     if reason is None or not said or said in PASSED_ON_CPU.get(name, ()):
@@ -170,8 +180,8 @@ def refusal_on_cpu(name: str, value: Any) -> str | None:
 
 def _transfer_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("kv_load_failure_policy") == "recompute":
-        yield "with kv_load_failure_policy recompute a candidate's tokens could change half-way"
+        yield "with kv_load_failure_policy recompute, the tokens of a candidate could change midway"
     if config.get("kv_role") not in (None, "kv_both"):
-        yield f"kv_role {config['kv_role']} is one half of an engine; {_ONE_ENGINE}"
+        yield f"kv_role {config['kv_role']} makes it one half of an engine; {_ONE_ENGINE}"
     if config.get("kv_connector") not in OFFLOADING:
-        yield f"of the connectors only those that offload are served: {', '.join(sorted(OFFLOADING))}"
+        yield f"only connectors that offload are supported: {', '.join(sorted(OFFLOADING))}"

@@ -32,9 +32,12 @@ __all__ = [
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_FILE = "models.yaml"
+CONFIG_HELP = (
+    "Configuration file. Default: VERBATIM_CONFIG, else ./models.yaml, else the built-in model alone."
+)
 HERE = Path()
 
-# A variable for every top-level key that has a single value.
+# Every top-level key with a single value has an environment variable.
 ENVIRONMENT = {
     f"VERBATIM_{name.upper()}": name
     for name, field in Settings.model_fields.items()
@@ -75,13 +78,13 @@ def settings_of(
     file: YamlFile | None = None,
     base: Path = HERE,
 ) -> Settings:
-    """The settings from these keys, the environment and flags. file: that the keys are from. base: that paths
-    in it start from."""
+    """The settings from these keys, the environment and flags. file: the file of the keys. base: folder to
+    which paths in it are relative. Raises ConfigurationError."""
     data = dict(keys)
     if file and "api_keys" in data:
         place = file.place(["api_keys"])
         raise ConfigurationError(
-            f"{place}: keys do not belong in this file; use api_keys_file or VERBATIM_API_KEYS."
+            f"{place}: API keys are not allowed in this file; use api_keys_file or VERBATIM_API_KEYS."
         )
     sources: dict[str, str] = {}
     for variable, name in ENVIRONMENT.items():
@@ -101,7 +104,7 @@ def settings_of(
 
 
 def config_file(config_path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file in use; None is the built-in default."""
+    """The configuration file in use; None: the built-in default."""
     if config_path or environ.get("VERBATIM_CONFIG"):
         return config_path or Path(environ["VERBATIM_CONFIG"])
     return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
@@ -113,9 +116,9 @@ def _first(error: ValidationError, file: YamlFile | None, sources: Mapping[str, 
             return sources[str(location[0])]
         return file.place(location) if file and location else file.name if file else "the configuration"
 
-    # A misspelt key is often a missing one as well, and the first of the two explains the second.
+    # A misspelt key often causes a missing one as well: the first error explains the second.
     details = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    # pydantic also calls a list too short whose entries are wrong.
+    # pydantic also reports a list with wrong entries as too short.
     details = [one for one in details if one["type"] != "too_short" or not one["input"]]
     more = len(details) - 1
     tail = (
@@ -129,7 +132,8 @@ def _first(error: ValidationError, file: YamlFile | None, sources: Mapping[str, 
 
 
 def _from_text(name: str, text: str) -> object:
-    """An environment value in its key's type; text that does not fit stays text, for the check to refuse."""
+    """The value of an environment variable in its key's type. Text that does not fit stays text, and
+    validation refuses it."""
     kind = Settings.model_fields[name].annotation
     try:
         if kind is bool:

@@ -22,7 +22,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Defaults(Section):
-    """What a request gets that does not say; the ranges are the contract's."""
+    """Defaults for fields that a request leaves out. The ranges are the contract's."""
 
     where = "in defaults"
 
@@ -37,22 +37,24 @@ class Defaults(Section):
 
 
 class Limits(Section):
-    """What one request may ask for; more is a 400."""
+    """Limits of one request; a request beyond them is a 400."""
 
     where = "in limits"
 
-    n: int = Field(default=128, ge=1, le=128, description="Largest n.")
-    best_of: int = Field(default=128, ge=1, le=128, description="Largest best_of.")
-    stop: int = Field(default=4, ge=0, description="Most stop sequences.")
-    prompts: int = Field(default=1024, ge=1, description="Most prompts in one request.")
-    candidates: int = Field(default=4096, ge=1, description="Most prompts × best_of in one request.")
+    n: int = Field(default=128, ge=1, le=128, description="Largest `n`.")
+    best_of: int = Field(default=128, ge=1, le=128, description="Largest `best_of`.")
+    stop: int = Field(default=4, ge=0, description="Largest number of stop sequences.")
+    prompts: int = Field(default=1024, ge=1, description="Largest number of prompts in one request.")
+    candidates: int = Field(
+        default=4096, ge=1, description="Largest product of prompts and `best_of` in one request."
+    )
 
 
 class BestOf(Section):
     where = "in best_of"
 
     give_up: bool = Field(
-        default=True, description="End candidates that can no longer be among the `n` best."
+        default=True, description="End candidates early that can no longer be among the `n` best."
     )
 
 
@@ -61,99 +63,102 @@ class ModelSettings(Section):
 
     where = "in a model"
 
-    id: Name = Field(description="The name clients ask for; may contain `/`.")
-    title: str = Field(default="", description="Shown in the models list; empty is the id.")
-    description: str = Field(default="", description="Shown in the models list.")
-    owned_by: str = Field(default="verbatim", description="Shown in the models list.")
+    id: Name = Field(description="The `model` that clients ask for; may contain `/`.")
+    title: str = Field(default="", description="Title in the list of models; empty: the id.")
+    description: str = Field(default="", description="Description in the list of models.")
+    owned_by: str = Field(default="verbatim", description="Owner in the list of models.")
     path: Path | None = Field(
         default=None, strict=False, description="Directory of the model, relative to this file."
     )
-    builtin: str | None = Field(
-        default=None, description="A model that comes with the server, instead of `path`."
-    )
+    builtin: str | None = Field(default=None, description="A built-in model, instead of `path`.")
     sha256: dict[str, Sha256] = Field(
-        default={}, description="Digest by file name, verified before the engine starts."
+        default={}, description="SHA-256 by file name, verified before the engine starts."
     )
     engine: Literal["auto", "vllm", "simulated"] = Field(
-        default="auto", description="`simulated` computes nothing, for tests; the others are vLLM."
+        default="auto", description="`simulated` is an engine without a model, for tests."
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
-        description="Type of the weights in memory; `auto`: config.json's, but bfloat16 instead of float32.",
+        description="Type in which the weights are used; `auto`: that of config.json, but bfloat16 for"
+        " float32.",
     )
     max_model_len: Count | None = Field(
-        default=None, description="Longest prompt and completion together, tokens; null is the model's own."
+        default=None, description="Largest number of tokens of prompt and completion; null: the model's own."
     )
-    max_num_seqs: Count = Field(default=256, description="Candidates computed at the same time; others wait.")
+    max_num_seqs: Count = Field(default=256, description="Candidates that run at the same time; others wait.")
     gpu_memory_utilization: float = Field(
-        default=0.9, gt=0, le=1, description="Share of each GPU's memory to take."
+        default=0.9, gt=0, le=1, description="Share of each GPU's memory that the engine takes."
     )
-    tensor_parallel_size: Count = Field(default=1, description="GPUs over which every layer is split.")
+    tensor_parallel_size: Count = Field(
+        default=1, description="GPUs that share every layer (tensor parallelism)."
+    )
     pipeline_parallel_size: Count = Field(
-        default=1, description="Groups of GPUs, each with a part of the layers."
+        default=1, description="Groups of GPUs that take a part of the layers each (pipeline parallelism)."
     )
     quantization: str | None = Field(
-        default=None, description="vLLM's name of the quantization method; null is what config.json says."
+        default=None, description="vLLM's name of the quantization; null: what config.json says."
     )
     replicas: Replication = Field(
         default=Replication(),
-        description="Engines of the model, each with GPUs of its own: a number, or a range.",
+        description="Engines of the model, each with its own GPUs: a number or a range.",
     )
     min_ready: Count = Field(
-        default=1, description="Replicas that have to be ready for the model to take requests."
+        default=1, description="Replicas that must be ready before the model takes requests."
     )
     devices: Devices = Field(
         default=(),
         strict=False,
         description="GPU numbers as nvidia-smi shows them: a list for each replica, or one list that is"
-        " assigned in order; empty is all GPUs in order.",
+        " split in order; empty: all GPUs in order.",
     )
     load: Literal["at_start", "on_demand"] = Field(
         default="at_start",
-        description="`on_demand`: loaded when a request asks for it, until another one needs its memory.",
+        description="`on_demand`: load the model at its first request, and unload it when another model"
+        " needs the memory.",
     )
     unload_after_s: float = Field(
         default=0.0,
         ge=0,
-        description="How long a model that is loaded on demand may be idle, s; 0: it stays.",
+        description="Seconds without work after which a model that is loaded on demand is unloaded; 0:"
+        " never.",
     )
     size_gib: float | None = Field(
         default=None,
         gt=0,
-        description="How much of its group's memory it takes, GiB; null is what it took last time, and"
-        " before that the sum of its files and its KV cache.",
+        description="Memory of its group that the model takes, GiB; null: what it took last time, or an"
+        " estimate from its files and KV cache.",
     )
     sleep_level: Literal[0, 1, 2] = Field(
         default=0,
-        description="GPUs only: instead of ending to make room, its engines sleep (vLLM's term). 1: the"
-        " weights move to the machine's memory; 2: they are read from the disk again. 0: its engines end.",
+        description="GPUs only: let the engines sleep (vLLM's sleep mode) to make room. 1: the weights move"
+        " to the machine's memory; 2: they are dropped and read from disk again. 0: the engines end instead.",
     )
     asleep_gib: float | None = Field(
         default=None,
         ge=0,
-        description="How much of its group's memory it keeps while it sleeps, GiB; null is 1 for each GPU.",
+        description="Memory of its group that it keeps while it sleeps, GiB; null: 1 for each GPU.",
     )
     standby: bool = Field(
         default=False,
-        description="Keep a second process ready, so that a lost engine is replaced sooner.",
+        description="Keep a standby process ready, so that a lost engine is replaced sooner.",
     )
     kv_cache_gib: float = Field(default=1.0, gt=0, description="CPU only: memory for the KV cache, GiB.")
-    defaults: Defaults = Field(default=Defaults(), description="Values of fields that a request leaves out.")
-    limits: Limits = Field(default=Limits(), description="What one request may ask for.")
-    best_of: BestOf = Field(
-        default=BestOf(), description="How the `n` best candidates of `best_of` are found."
-    )
+    defaults: Defaults = Field(default=Defaults(), description="Values for fields that a request leaves out.")
+    limits: Limits = Field(default=Limits(), description="Limits of one request.")
+    best_of: BestOf = Field(default=BestOf(), description="How `best_of` works.")
     include_stop_text: bool = Field(
-        default=True, description="The returned text ends with the stop sequence."
+        default=True, description="Include the matched stop sequence in the returned text."
     )
     strict_fields: bool = Field(
-        default=False, description="Unknown request fields are a 400 instead of ignored."
+        default=False, description="Refuse unknown request fields with a 400 instead of ignoring them."
     )
     allowed_keys: tuple[Name, ...] = Field(
-        default=(), strict=False, description="Names of the keys that may use it; empty is every key."
+        default=(),
+        strict=False,
+        description="Names of the API keys that may use the model; empty: every key.",
     )
     adapters: tuple[AdapterSettings, ...] = Field(
-        default=(), strict=False, description="LoRA adapters, each served under an id of its own."
+        default=(), strict=False, description="LoRA adapters, each served with an id of its own."
     )
     suffix_template: str | None = Field(
         default=None,
@@ -161,37 +166,37 @@ class ModelSettings(Section):
         " fill-in-the-middle tokens; empty: none.",
     )
     single_bos: bool = Field(
-        default=True, description="A text prompt that begins with the BOS token gets no second one."
+        default=True, description="Do not add a second BOS token to a text prompt that begins with one."
     )
     engine_args: dict[str, Any] = Field(
         default={},
-        description="Further vLLM engine arguments, passed on as they are;"
-        " `load_format: dummy` needs no weights, and serves noise.",
+        description="Further vLLM engine arguments, passed on unchanged; `load_format: dummy` needs no"
+        " weights, and generates noise.",
     )
 
     @property
     def directory(self) -> Path:
-        """Where the weights are."""
+        """The directory of the weights."""
         return self.path if self.path is not None else builtin_path(str(self.builtin))
 
     @property
     def num_gpus(self) -> int:
-        """Of each replica."""
+        """GPUs of each replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     def of_replica(self, number: int) -> ModelSettings:
-        """As the engine of one replica is told: with the GPUs that are named for it."""
+        """The settings as the engine of one replica gets them, with the GPUs of this replica."""
         return self.model_copy(update={"devices": group_of(self.devices, number, self.num_gpus)})
 
     def of_adapter(self, adapter: AdapterSettings) -> ModelSettings:
-        """As requests for that adapter have it."""
+        """The settings as requests for that adapter see them."""
         keys = self.allowed_keys if adapter.allowed_keys is None else adapter.allowed_keys
         names = {"id": adapter.id, "title": adapter.title or adapter.id, "description": adapter.description}
         return self.model_copy(update={**names, "allowed_keys": keys, "adapters": ()})
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the engine reads them: vLLM's load format `dummy` takes random numbers instead."""
+        """Whether the engine reads weights. vLLM's load format `dummy` uses random numbers instead."""
         return self.engine != "simulated" and self.engine_args.get("load_format") != "dummy"
 
     @model_validator(mode="before")
@@ -237,24 +242,26 @@ class ModelSettings(Section):
         check_devices(self.id, self.devices, self.replicas.max, self.num_gpus)
         if self.unload_after_s and self.load == "at_start":
             raise MisplacedError(
-                f'model "{self.id}" is loaded at the start, and unload_after_s is for models that are'
-                " loaded again when they are asked for; set load: on_demand",
+                f'model "{self.id}" has unload_after_s, but is loaded at the start; unload_after_s needs'
+                " load: on_demand",
                 "unload_after_s",
             )
         if self.load == "on_demand" and not self.replicas.is_fixed:
             raise MisplacedError(
-                f'model "{self.id}" is loaded on demand, and then has a fixed number of replicas: set one'
-                " number, or load: at_start",
+                f'model "{self.id}" is loaded on demand, and needs a fixed number of replicas: set replicas'
+                " to one number, or load: at_start",
                 "replicas",
             )
         if self.asleep_gib is not None and not self.sleep_level:
             raise MisplacedError(
-                f'model "{self.id}" does not sleep; set sleep_level: 1, or leave asleep_gib out', "asleep_gib"
+                f'model "{self.id}" has asleep_gib, but does not sleep; set sleep_level: 1, or remove'
+                " asleep_gib",
+                "asleep_gib",
             )
         if self.min_ready > self.replicas.min:
             raise MisplacedError(
-                f'model "{self.id}" has {self.replicas.min} replicas at least, of which min_ready'
-                f" ({self.min_ready}) could not be ready",
+                f'model "{self.id}" has a min_ready of {self.min_ready}, but may run as few as'
+                f" {self.replicas.min} replicas; set min_ready to at most that",
                 "min_ready",
             )
         return self

@@ -14,32 +14,33 @@ Device = Annotated[int, Field(ge=0)]
 
 
 def _in_lists(devices: Any) -> Any:
-    """One list of all is written without a list around it."""
+    """Accept a single list for one that contains only this list."""
     is_one = isinstance(devices, list | tuple) and devices and not isinstance(devices[0], list | tuple)
     return (devices,) if is_one else devices
 
 
-# Lists of GPUs, one for each replica; or one that is dealt out.
+# Lists of GPUs, one for each replica; or one list that is split between them.
 Group = Annotated[tuple[Device, ...], Field(strict=False)]
 Devices = Annotated[tuple[Group, ...], BeforeValidator(_in_lists)]
 
 
 class Replication(Section):
-    """Where only a number is given, that is both."""
+    """A number alone sets both min and max."""
 
     where = "in replicas"
 
-    min: Count = Field(default=1, description="Replicas that always run.")
-    max: Count = Field(default=1, description="Most replicas, if requests wait.")
+    min: Count = Field(default=1, description="Smallest number of replicas.")
+    max: Count = Field(default=1, description="Largest number of replicas, if requests wait.")
     target_queue_s: float = Field(
         default=2.0,
         gt=0,
-        description="How long a request may wait for its first token, s; above it, one more is started.",
+        description="Seconds that a request may wait for its first token; above that, another replica is"
+        " started.",
     )
     shrink_after_s: float = Field(
         default=300.0,
         gt=0,
-        description="How long there must be too many before one is ended, s.",
+        description="Seconds for which there must be too many replicas before one is ended.",
     )
 
     @model_validator(mode="before")
@@ -55,7 +56,7 @@ class Replication(Section):
     def _range(self) -> Replication:
         if self.min > self.max:
             raise MisplacedError(
-                f"replicas has a min of {self.min} and a max of {self.max}, which is less", "min"
+                f"replicas has min {self.min} and max {self.max}; max must be at least min", "min"
             )
         return self
 
@@ -65,28 +66,31 @@ class Replication(Section):
 
 
 def check_devices(model: str, devices: Devices, num_replicas: int, num_gpus: int) -> None:
-    """num_gpus: of a replica. Raises ValueError where the lists do not fit."""
+    """Raise ValueError if the lists do not fit. num_gpus: GPUs of one replica."""
     every = flat(devices)
     if len(set(every)) != len(every):
-        raise ValueError(f'model "{model}" names a device twice')
+        raise ValueError(f'model "{model}" lists a device twice')
     if len(devices) > 1 and len(devices) != num_replicas:
-        raise ValueError(f'model "{model}" has {len(devices)} lists of devices for {num_replicas} replicas')
+        raise ValueError(
+            f'model "{model}" has {len(devices)} lists of devices for {num_replicas} replicas; give one list'
+            " for each"
+        )
     wanted = num_gpus if len(devices) > 1 else num_replicas * num_gpus
     for one in devices:
         if len(one) != wanted:
             times = f", times {num_replicas} replicas" if len(devices) == 1 < num_replicas else ""
             raise ValueError(
-                f'model "{model}" names {len(one)} devices, but'
-                f" tensor_parallel_size × pipeline_parallel_size is {num_gpus}{times}"
+                f'model "{model}" lists {len(one)} devices, but tensor_parallel_size ×'
+                f" pipeline_parallel_size is {num_gpus}{times}"
             )
 
 
 def group_of(devices: Devices, number: int, num_gpus: int) -> Devices:
-    """The GPUs of a replica, in one list; none: not said."""
+    """The GPUs of a replica, as one list; empty: not configured."""
     own = flat(devices)[number * num_gpus : (number + 1) * num_gpus]
     return (own,) if own else ()
 
 
 def flat(devices: Devices) -> tuple[int, ...]:
-    """All of them."""
+    """All GPUs of the lists."""
     return tuple(device for one in devices for device in one)

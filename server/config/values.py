@@ -1,4 +1,4 @@
-"""Kinds of text in the configuration, refused in words: pydantic would show a pattern."""
+"""Types of text in the configuration, with error messages in words: pydantic would show a pattern."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 
 def matching(pattern: str, words: str) -> AfterValidator:
-    """Text of this pattern; what it should be, in words."""
+    """A validator for text that matches this pattern. words: the expected form, for the error message."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -36,11 +36,11 @@ Origin = Annotated[
     str,
     matching(
         r"\*|[a-z][a-z0-9+.-]*://[^/\sA-Z,]+",
-        "an origin as browsers send it, https://app.example.com, lower case and without a path, or *",
+        "an origin as browsers send it, such as https://app.example.com (lower case, no path), or *",
     ),
 ]
-ClusterAddress = Annotated[str, matching(r"(auto|\S+:\d{1,5})?", "auto, the head's HOST:PORT, or empty")]
-UNIX = "unix:"  # before a host that is a socket's path
+ClusterAddress = Annotated[str, matching(r"(auto|\S+:\d{1,5})?", "auto, HOST:PORT of the head, or empty")]
+UNIX = "unix:"  # prefix of a host that is a socket's path
 Host = Annotated[
     str,
     matching(rf"(?!{UNIX})\S+|{UNIX}\S{{1,107}}", "an address, a name, or unix:PATH of at most 107 bytes"),
@@ -48,7 +48,7 @@ Host = Annotated[
 
 
 def _as_text(mode: object) -> object:
-    """YAML takes 0660 for a number, and for which one is not seen any more."""
+    """YAML reads 0660 as a number, and the digits as written are lost."""
     if isinstance(mode, int):
         raise PydanticCustomError("words", 'it should be octal digits in quotes, "660"')
     return mode
@@ -60,12 +60,12 @@ FileMode = Annotated[
 
 
 def socket_path(host: str) -> Path | None:
-    """Of a Unix socket; None: it is an address."""
+    """The path of a Unix socket; None: the host is an address."""
     return Path(host.removeprefix(UNIX)) if host.startswith(UNIX) else None
 
 
 def is_local(host: str) -> bool:
-    """Whether nobody else's machine reaches it."""
+    """Whether only this machine can reach the host."""
     if socket_path(host) is not None:
         return True
     try:

@@ -1,7 +1,7 @@
-"""YAML with line numbers: a file read into plain data, and every complaint about it said with its place.
+"""YAML with line numbers: reads a file into plain data, and gives the place of each error in it.
 
-Knows pydantic models in general and none of ours. A complaint is one sentence that starts with file and line,
-because the person who reads it has the file open in an editor.
+This module knows pydantic models in general and none of ours. An error is one sentence that starts with file
+and line, because the reader has the file open in an editor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Location = Sequence[int | str]
 
 @dataclass(frozen=True, slots=True)
 class YamlFile:
-    """A file's data, and the node tree that still knows the lines."""
+    """The data of a file, and its node tree, which has the line numbers."""
 
     name: str
     root: yaml.Node
@@ -52,7 +52,7 @@ def _descend(node: yaml.Node, part: int | str) -> tuple[int, yaml.Node] | None:
 
 
 def read_yaml(path: Path) -> YamlFile:
-    """Reads one mapping; anything else is a ConfigurationError."""
+    """Read a file that must be a mapping. Raises ConfigurationError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -80,10 +80,10 @@ def _parse(name: str, text: str) -> YamlFile:
     try:
         root = loader.get_single_node()
         if root is None:
-            raise ConfigurationError(f"{name} is empty; it needs keys with values.")
+            raise ConfigurationError(f"{name} is empty; it must have keys with values.")
         if not isinstance(root, yaml.MappingNode):
             raise ConfigurationError(
-                f"{name}, line {root.start_mark.line + 1}: expected keys with values at the top."
+                f"{name}, line {root.start_mark.line + 1}: the file must consist of keys with values."
             )
         _refuse_duplicates(name, root, set())
         data = loader.construct_document(root)
@@ -93,7 +93,7 @@ def _parse(name: str, text: str) -> YamlFile:
 
 
 def _refuse_duplicates(name: str, node: yaml.Node, seen: set[int]) -> None:
-    """YAML itself lets the second of two equal keys win in silence."""
+    """Refuse a key that is set twice: YAML itself would silently use the second value."""
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -115,14 +115,14 @@ def _refuse_duplicates(name: str, node: yaml.Node, seen: set[int]) -> None:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?`, or a list of what is known when nothing is near."""
+    """`; did you mean "x"?`, or a list of the known words if none is similar."""
     candidates = list(known)
     near = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else f"; known are {', '.join(candidates)}."
 
 
 class MisplacedError(ValueError):
-    """A validator's complaint about a place below the one it validates."""
+    """A validator's error about a place below the one that it validates."""
 
     def __init__(self, message: str, *below: int | str) -> None:
         super().__init__(message)
@@ -151,7 +151,7 @@ def explain(error: ErrorDetails, model: type[BaseModel], place: str) -> str:
         return f"{place}: {sentence}" + ("" if sentence.endswith("?") else ".")
     expected = error["msg"].replace("Input should be", "it should be").rstrip(".")
     if error["type"] == "too_short":
-        expected = "it should have an entry at least"
+        expected = "it should have at least one entry"
     return f"{place}: {key} is {shown(error['input'])}; {expected}."
 
 

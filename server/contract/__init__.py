@@ -1,1 +1,1 @@
-"""What a request may say, what that means, and the shape of what goes out. No HTTP, no engine."""
+"""The fields of a request and their meaning, and the shapes of replies. No HTTP, no engine."""

@@ -1,4 +1,4 @@
-"""What an admin may ask of a running server."""
+"""The body of requests that change a running server."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""(request, model) -> GenerationParams: the one place where a default is resolved.
+"""(request, model) -> GenerationParams: the only place where defaults are resolved.
 
-Precedence: request > model (models.yaml) > contract. After this a value is never None where a neutral value
-exists, and nobody checks it again.
+Precedence: request > model (models.yaml) > contract. A value is never None here if a neutral value exists,
+and nobody checks it again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ IdsOf = Callable[[str], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """What every candidate of a request shares. Neutral: penalties 0 and 1, top_p 1, top_k 0, min_p 0."""
+    """The parameters that all candidates of a request share. Neutral values: penalties 0 and 1, top_p 1,
+    top_k 0, min_p 0."""
 
     max_tokens: int = 16
     min_tokens: int = 0
     n: int = 1
     best_of: int = 1
     give_up: bool = True  # end candidates that cannot be among the n best any more
-    seed: int | None = None  # None: another one each time
+    seed: int | None = None  # None: a new one for each request
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -44,20 +45,20 @@ class GenerationParams:
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
-    allowed_token_ids: tuple[int, ...] = ()  # none: all are
+    allowed_token_ids: tuple[int, ...] = ()  # empty: all are allowed
     bad_words: tuple[tuple[int, ...], ...] = ()  # as token ids
-    grammar: str | None = None  # of text/grammars.py; None: any text
-    logprob_token_ids: tuple[int, ...] = ()  # none: the most likely ones are told
-    num_logprobs: int | None = None  # None: not asked; 0: the sampled token's own
+    grammar: str | None = None  # in the notation of text/grammars.py; None: any text
+    logprob_token_ids: tuple[int, ...] = ()  # empty: the most likely tokens are returned
+    num_logprobs: int | None = None  # None: not asked for; 0: only the sampled token's
     echo: bool = False
     stop: tuple[str, ...] = ()
     include_stop: bool = True
     stop_token_ids: tuple[int, ...] = ()
-    silent_ends: frozenset[int] = frozenset()  # of those: what they are written as is never in the text
+    silent_ends: frozenset[int] = frozenset()  # those of stop_ids whose text is never returned
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool = False
-    cache_salt: str | None = None  # what is cached of a prompt is for requests of the same one
+    cache_salt: str | None = None  # only requests with the same salt share cached prompts
     truncate_prompt_tokens: int | None = None  # -1: to what fits
     truncation_side: Side = "left"
     add_special_tokens: bool = True
@@ -66,8 +67,8 @@ class GenerationParams:
 
 @dataclass(frozen=True, slots=True)
 class StreamParams:
-    """How the reply travels. include_usage None: the usage rides on the last chunk that has a choice.
-    interval: tokens of a choice in a chunk."""
+    """How the reply is sent. include_usage None: the usage is on the last chunk that has a choice. interval:
+    tokens of a choice in each chunk."""
 
     stream: bool = False
     include_usage: bool | None = None
@@ -84,12 +85,11 @@ def resolve(
     ids_of: IdsOf = lambda text: (),
     fill_in_ends: Collection[int] | None = None,
 ) -> GenerationParams:
-    """The parameters of a request to a model. Raises InvalidRequest for what only the model can judge.
+    """The parameters of a request to a model. Raises InvalidRequest for values that only the model can judge.
 
-    eos_ids: the model's own, which end a candidate as well. special_ids: of its special tokens by their
-    names; a stop sequence that is such a name stops at the id, since the token may have no text. ids_of: of
-    a text that stands inside of another. fill_in_ends: those of what is filled in before a suffix; None: the
-    tokenizer knows no such thing.
+    eos_ids: the model's end tokens. special_ids: name -> id of the special tokens; a stop sequence that is
+    such a name stops at the id, because the token may have no text. ids_of: the token ids of a text in the
+    middle of another. fill_in_ends: ids that end a fill-in before a suffix; None: the tokenizer has none.
     """
     if request.model_extra and (unknown := refuse_unsupported(request.model_extra)):
         _unknown_fields(unknown, strict=model.strict_fields)
@@ -102,7 +102,8 @@ def resolve(
         )
     if best_of > n and request.stream:
         raise InvalidRequest(
-            f"best_of (current value: {best_of}) must be n ({n}) in a stream: ranking waits for every end",
+            f"best_of (current value: {best_of}) must be n ({n}) in a stream, because ranking needs all"
+            " candidates to be complete",
             "best_of",
         )
     max_tokens = _first(request.max_tokens, defaults.max_tokens)
@@ -168,7 +169,7 @@ def resolve(
 
 
 def resolve_stream(request: CompletionRequest, least_interval: int = 1) -> StreamParams:
-    """How the reply travels. Raises InvalidRequest for stream_options without stream."""
+    """How to send the reply. Raises InvalidRequest for stream_options without stream."""
     options = request.stream_options
     interval = max(least_interval, request.stream_interval or 1)
     if options is None:
@@ -181,9 +182,9 @@ def resolve_stream(request: CompletionRequest, least_interval: int = 1) -> Strea
 
 
 def candidate_seed(seed: int, prompt_index: int, candidate_index: int) -> int:
-    """The seed of one candidate: 62 bits of a hash, so that no two candidates share a stream of draws.
+    """The seed of one candidate: 62 bits of a hash, so that no two candidates share random numbers.
 
-    seed + i would not do: seed 42's second candidate would be seed 43's first.
+    seed + i would not do: the second candidate of seed 42 would be the first of seed 43.
     """
     text = f"{seed}/{prompt_index}/{candidate_index}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 2
@@ -196,6 +197,8 @@ def _first(given: T | None, default: T) -> T:
 def _unknown_fields(names: list[str], *, strict: bool) -> None:
     if strict:
         raise InvalidRequest(
-            f"{names[0]} is not a field of this endpoint, and this model's strict_fields is on", names[0]
+            f"{names[0]} is not a field of this endpoint, and strict_fields of this model refuses unknown"
+            " fields",
+            names[0],
         )
     log.debug("ignored unknown fields: %s", ", ".join(names))

@@ -1,4 +1,4 @@
-"""The shapes of what goes out, for the description in /openapi.json. The bytes are made in http/sse.py."""
+"""The shapes of replies, for /openapi.json. http/sse.py makes the bytes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The wire: what a request may say, and nothing else.
+"""The shape of a request.
 
-A field that was not given, or given as null, is None here; what that means is resolved in params.py. Each
-field carries its rule in words (`Rule`), so that a 400 names field, value and allowed range,
-whatever was wrong.
+A field that was left out, or given as null, is None here; params.py resolves what that means. Each field has
+its rule in words (`Rule`), so that a 400 names field, value and allowed range.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from pydantic_core import CoreSchema
 
 from server.errors import InvalidRequest
 
-MAX_SHOWN_CHARS = 100  # of a refused value in an error message
+MAX_SHOWN_CHARS = 100  # characters of a refused value that an error message shows
 INT64 = 2**63
 
-# fail_fast: one error is enough. A million wrong items would else be a million errors, and seconds of work.
+# fail_fast: one error is enough. A million wrong items would give a million errors and take seconds.
 TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Prompt = (
@@ -32,7 +31,7 @@ Prompt = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A field's rule in words. `kind` is said when the type is wrong, `limits` when only the value is."""
+    """A field's rule in words. `kind` is said if the type is wrong, `limits` if only the value is."""
 
     kind: str
     limits: str = ""
@@ -43,7 +42,7 @@ class Rule:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """In /openapi.json too, where the page at / has it from."""
+        """Adds the rule to /openapi.json, from where the playground reads it."""
         return {**handler(schema), "x-rule": str(self)}
 
 
@@ -53,7 +52,7 @@ BIAS = Rule("a number", "between -100 and 100")
 
 
 class StreamOptions(BaseModel):
-    """What a stream says besides its text. Only together with stream: true."""
+    """Options of a stream. Only allowed with stream: true."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -67,7 +66,7 @@ class StreamOptions(BaseModel):
 
 
 class Shape(BaseModel):
-    """A body, in which null means "not given" for every optional field."""
+    """A body in which null means "not given" for every optional field."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -210,15 +209,15 @@ class CompletionRequest(Shape):
 
 
 def parse_request(body: bytes) -> CompletionRequest:
-    """As parse_body."""
+    """The completion request in a body of JSON; raises as parse_body."""
     return parse_body(body, CompletionRequest)
 
 
 def parse_body(body: bytes, shape: type[S]) -> S:
-    """The request in a body of JSON.
+    """A body of JSON as this shape.
 
-    Raises InvalidRequest, which names field, value and rule. A JSON number that is not finite is refused by
-    the parser.
+    Raises InvalidRequest, which names field, value and rule. The parser refuses JSON numbers that
+    are not finite.
     """
     try:
         data = orjson.loads(body)
@@ -237,7 +236,7 @@ def shown(value: Any) -> str:
     """A refused value as the client wrote it, cut to a readable length."""
     try:
         text = orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # it writes fewer levels of nesting than it reads
+    except orjson.JSONEncodeError:  # orjson writes fewer levels of nesting than it reads
         return "…"
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"
 

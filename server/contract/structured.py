@@ -1,5 +1,4 @@
-"""What form the generated text is to have: response_format and structured_outputs, as OpenAI and
-vLLM have them."""
+"""The form of the generated text: response_format and structured_outputs, as OpenAI and vLLM define them."""
 
 from __future__ import annotations
 
@@ -14,16 +13,16 @@ from server.text.grammars import Kind, source_of
 FORMAT, OUTPUTS = "response_format", "structured_outputs"
 TYPES = ("text", "json_object", "json_schema", "structural_tag")
 KINDS = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-OF_JSON = ("json", "json_object", "structural_tag")  # with white space to speak of
-MAX_NESTING = 64  # of a schema, as in vLLM
+OF_JSON = ("json", "json_object", "structural_tag")  # kinds for which white space matters
+MAX_NESTING = 64  # the limit of a schema, as in vLLM
 ANY_OBJECT = '{"type":"object"}'
 
 
 def grammar_of(request: CompletionRequest) -> str | None:
-    """The grammar that a request asks for, in the words of text/grammars.py; None: it asks for none.
+    """The grammar that a request asks for, in the notation of text/grammars.py; None: it asks for none.
 
-    Whether there is such a grammar is for the model's tokenizer to say. Raises InvalidRequest for a request
-    that is none by its form.
+    The model's tokenizer decides later whether the grammar is valid. Raises InvalidRequest if the fields have
+    a wrong form.
     """
     of_format = None if request.response_format is None else _of_format(request.response_format)
     if request.structured_outputs is None:
@@ -47,11 +46,11 @@ def refused(field: str, problem: str) -> InvalidRequest:
 
 
 def field_of(request: CompletionRequest) -> str:
-    """Which of the two has said it."""
+    """The name of the field that asks for it."""
     return OUTPUTS if request.structured_outputs is not None else FORMAT
 
 
-# Kind, its text, whether there is no white space, and otherwise which; empty: any.
+# (kind, text, whether white space is disabled, white space pattern; empty: any).
 Asked = tuple[Kind, str, bool, str]
 
 
@@ -91,8 +90,8 @@ def _of_outputs(asked: dict[str, Any]) -> Asked:
     ((kind, value),) = given.items()
     if not isinstance(space, str) or (space and (compact or kind not in OF_JSON)):
         raise InvalidRequest(
-            f"{OUTPUTS}.whitespace_pattern (current value: {shown(space)}) must be an expression, beside"
-            f" one of {', '.join(OF_JSON)} and without disable_any_whitespace",
+            f"{OUTPUTS}.whitespace_pattern (current value: {shown(space)}) must be a regular expression,"
+            f" used with one of {', '.join(OF_JSON)} and without disable_any_whitespace",
             OUTPUTS,
         )
     text = _text_of(kind, value)
@@ -114,7 +113,7 @@ WORDS = {
 
 
 def _text_of(kind: str, value: Any) -> str | None:
-    """None: it is of another type."""
+    """The text of a value for this kind; None: the value has a wrong type."""
     if kind == "json_object":
         return ANY_OBJECT if value is True else None
     if kind == "choice":
@@ -139,9 +138,9 @@ def _schema_text(schema: dict[str, Any], field: str) -> str:
 
 
 def _tags_text(asked: dict[str, Any], field: str) -> str:
-    """Of structural tags; the newer form of xgrammar's own is another backend's."""
+    """The text of structural tags. xgrammar's newer form is not supported by this backend."""
     if "format" in asked:
-        raise refused(field, "structural tags are those with structures and triggers, not with a format")
+        raise refused(field, "structural tags must have structures and triggers; format is not supported")
     return _schema_text({name: asked.get(name) for name in ("structures", "triggers")}, field)
 
 
@@ -159,7 +158,7 @@ def _nesting(schema: Any) -> int:
 
 
 def _check_beside(request: CompletionRequest, field: str) -> None:
-    """What would have the text go on where its grammar ends, or end where it must go on, is refused."""
+    """Refuse fields that would continue the text after the end of its grammar, or end it before."""
     for name, value in (
         ("min_tokens", request.min_tokens),
         ("ignore_eos", request.ignore_eos),
@@ -167,7 +166,7 @@ def _check_beside(request: CompletionRequest, field: str) -> None:
     ):
         if value:
             raise InvalidRequest(
-                f"{name} (current value: {shown(value)}) must be left out with {field}, whose grammar says"
-                " which tokens may come and when the text may end",
+                f"{name} (current value: {shown(value)}) must be left out with {field}, whose grammar"
+                " decides which tokens may come and when the text may end",
                 name,
             )

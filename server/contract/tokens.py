@@ -1,4 +1,4 @@
-"""What a request to …/tokenize and …/detokenize may say, in vLLM's shapes."""
+"""The bodies of …/tokenize and …/detokenize, in vLLM's shapes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Fields of other servers that would change the reply, and that this one does not have.
+"""Fields of other servers that would change the reply, and that this server does not support.
 
-To ignore one would be to send another text than was asked for, so a value other than the neutral one is a
-400. A field that stands in no list here is unknown: it is ignored, as the hosted service does.
+Ignoring such a field would return another text than was asked for, so any value but the neutral one is a 400.
+A field that is not listed here is unknown and ignored, as the hosted service does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from server.contract.request import shown
 from server.errors import InvalidRequest
 
-# By name: the value that changes nothing. None: there is none but null, or leaving it out.
+# Field -> the value that changes nothing. None: only null, or leaving the field out, changes nothing.
 NEUTRAL: dict[str, Any] = {
     # vLLM
     "early_stopping": False,
@@ -40,7 +40,7 @@ NEUTRAL: dict[str, Any] = {
     "json_schema": None,
     "lora_path": None,
     "min_new_tokens": 0,
-    "no_stop_trim": True,  # the stop sequence is in the text here
+    "no_stop_trim": True,  # this server includes the stop sequence in the text
     "regex": None,
     "sampling_seed": None,
     "stop_regex": [],
@@ -58,7 +58,7 @@ NEUTRAL: dict[str, Any] = {
     "truncate": None,
     "typical_p": 1.0,
     "watermark": False,
-    # llama.cpp and what is built on it
+    # llama.cpp and servers built on it
     "dry_multiplier": 0.0,
     "dynatemp_range": 0.0,
     "grammar": "",
@@ -74,7 +74,7 @@ NEUTRAL: dict[str, Any] = {
     "xtc_probability": 0.0,
 }
 
-# What the same thing is called here.
+# The name of the same function here.
 INSTEAD = {
     "ebnf": "structured_outputs.grammar",
     "guided_choice": "structured_outputs.choice",
@@ -98,9 +98,10 @@ INSTEAD = {
 
 
 def refuse_unsupported(fields: Mapping[str, Any]) -> list[str]:
-    """The names among a request's further fields that are altogether unknown.
+    """The names among the further fields of a request that are entirely unknown.
 
-    Raises InvalidRequest for one that this server does not have, and whose value would change the reply.
+    Raises InvalidRequest for a field that this server does not support and whose value would
+    change the reply.
     """
     for name, value in fields.items():
         if name in NEUTRAL and value not in (None, NEUTRAL[name]):

@@ -1,4 +1,4 @@
-"""A field's value, where only the model or its settings can judge it. Each raises InvalidRequest."""
+"""Checks of values that only the model or its settings can judge. Each raises InvalidRequest."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Collection, Sequence
 from server.contract.request import shown
 from server.errors import InvalidRequest
 
-# Ids that may end a candidate, of which none may come before min_tokens. vLLM keeps so many for each of its
-# slots (its V2 runner's LogitBiasState), and one more would end the engine. Its tables for bias, allowed
-# tokens and bad words are not used: the bias is ours, and grows.
+# Ids that may end a candidate and may not come before min_tokens. vLLM has room for this many in each of its
+# slots (LogitBiasState of its V2 runner), and one more would crash the engine. We do not use its tables for
+# bias, allowed tokens and bad words: our bias has no fixed size.
 MAX_HELD_BACK = 128
 DECIMAL = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
-MAX_LOGPROB_IDS = 128  # as many as vLLM has room for, in each of its slots
-# As many as vLLM takes; so long as a word may be, so that reading them takes no time.
+MAX_LOGPROB_IDS = 128  # vLLM has room for this many in each of its slots
+# The first is vLLM's limit; the second limits a word's length, so that tokenizing the words takes no time.
 MAX_BAD_WORDS, MAX_BAD_WORD_CHARS = 128, 256
 
 
@@ -57,7 +57,7 @@ def stop_token_ids(ids: list[int], vocab_size: int, limit: int | None) -> tuple[
     if limit is not None and len(different) > limit:
         raise InvalidRequest(
             f"stop_token_ids ({len(different)} different ids) must be at most {limit} ids with min_tokens:"
-            f" an engine holds back {MAX_HELD_BACK}, this model's ends of a text among them",
+            f" an engine can hold back {MAX_HELD_BACK} ids, the model's own end tokens included",
             "stop_token_ids",
         )
     return different
@@ -73,7 +73,7 @@ def truncation(value: int | None) -> int | None:
 
 
 def allowed_token_ids(ids: list[int] | None, vocab_size: int, held_back: Collection[int]) -> tuple[int, ...]:
-    """held_back: ids that may not come first."""
+    """Check allowed_token_ids. held_back: ids that may not come first."""
     if ids is None:
         return ()
     different = tuple(dict.fromkeys(ids))
@@ -85,7 +85,7 @@ def allowed_token_ids(ids: list[int] | None, vocab_size: int, held_back: Collect
     if set(different) <= set(held_back):
         raise InvalidRequest(
             f"allowed_token_ids (current value: {shown(ids)}) must have an id that does not end the text:"
-            " with min_tokens none of these may come first",
+            " with min_tokens, an end token may not come first",
             "allowed_token_ids",
         )
     return different
@@ -94,7 +94,7 @@ def allowed_token_ids(ids: list[int] | None, vocab_size: int, held_back: Collect
 def logprob_token_ids(
     ids: list[int] | None, vocab_size: int, *, logprobs: int | None, echo: bool
 ) -> tuple[int, ...]:
-    """Which needs logprobs, as vLLM's does, and is not for the tokens of a prompt."""
+    """Check logprob_token_ids. As in vLLM, they need logprobs and do not apply to prompt tokens."""
     different = tuple(dict.fromkeys(ids or ()))
     if not different:
         return ()
@@ -106,15 +106,15 @@ def logprob_token_ids(
             f"{name} (current value: {max(different)}) must be between 0 and {vocab_size - 1}", name
         )
     if logprobs is None or echo:
-        raise InvalidRequest(f"{name} must be left out without logprobs, and with echo", name)
+        raise InvalidRequest(f"{name} must be left out without logprobs, and together with echo", name)
     return different
 
 
 def bad_words(
     words: list[str], vocab_size: int, ids_of: Callable[[str], Sequence[int]]
 ) -> tuple[tuple[int, ...], ...]:
-    """As token ids, as vLLM reads them: at a text's beginning, and after a space where that is
-    as many tokens."""
+    """The words as token ids, as vLLM tokenizes them: at the beginning of a text, and after a space if that
+    gives as many tokens."""
     if len(words) > MAX_BAD_WORDS:
         raise InvalidRequest(f"bad_words ({len(words)} words) must be at most {MAX_BAD_WORDS}", "bad_words")
     found: dict[tuple[int, ...], None] = {}
@@ -131,6 +131,6 @@ def bad_words(
             found[spaced] = None
         if max((*plain, *spaced), default=vocab_size) >= vocab_size:
             raise InvalidRequest(
-                f"bad_words (current value: {shown(word)}) must be of tokens that the model has", "bad_words"
+                f"bad_words (current value: {shown(word)}) must consist of tokens of the model", "bad_words"
             )
     return tuple(found)

@@ -1,1 +1,1 @@
-"""What runs a model: tokens in, tokens out. Text and HTTP have no place here."""
+"""Runs models: token ids in, token ids out. Text and HTTP have no place here."""

@@ -1,4 +1,4 @@
-"""The adapters of a model, and what its engine has to have room for."""
+"""The adapters of a model, and the room that its engine needs for them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from server.errors import ConfigurationError
 from server.weights.adapters import Adapter, base_of, check_adapter
 from server.weights.checkpoint import Checkpoint
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has room for
-USUAL_RANK = 16  # vLLM's own, where it is told of none
-MOST_SLOTS = 8  # of adapters in one step of the engine: each takes memory beside the weights
-# Of adapters that an engine keeps in the machine's memory; the longest unused leave, and are read again.
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM supports
+USUAL_RANK = 16  # vLLM's default
+MOST_SLOTS = 8  # adapters in one step of the engine: each takes memory beside the weights
+# Adapters that an engine keeps in the machine's memory; the least recently used are dropped, and read again
+# when needed.
 KEPT_BYTES, MOST_KEPT = 4 * 2**30, 256
 
 
 def read_adapters(settings: ModelSettings, checkpoint: Checkpoint) -> dict[str, Adapter]:
-    """Of a model, by id. Raises ConfigurationError for one that cannot be served."""
+    """The adapters of a model, by id. Raises ConfigurationError for one that cannot be served."""
     if not settings.adapters:
         return {}
     names = (settings.id, settings.directory.name, settings.builtin or settings.id)
@@ -27,13 +28,15 @@ def read_adapters(settings: ModelSettings, checkpoint: Checkpoint) -> dict[str, 
     for one in settings.adapters:
         found[one.id] = adapter = check_adapter(one.id, one.path, base, one.sha256)
         if sum(other.number == adapter.number for other in found.values()) > 1:
-            raise ConfigurationError(f"adapter {one.id}: choose another id: its number is another one's.")
+            raise ConfigurationError(
+                f"adapter {one.id}: choose another id; its internal number is the same as another adapter's."
+            )
     return found
 
 
 def engine_arguments(adapters: Collection[Adapter], given: Mapping[str, Any]) -> dict[str, Any]:
-    """vLLM's for a model with these: ranks and slots are the files', unless the model's engine_args say more.
-    Raises ConfigurationError where they say too little."""
+    """vLLM's engine arguments for a model with these adapters: ranks and slots come from the files, unless
+    the model's engine_args are larger. Raises ConfigurationError if they are too small."""
     if not adapters:
         return dict(given)
     largest = max(adapters, key=lambda one: one.rank)
@@ -48,18 +51,18 @@ def engine_arguments(adapters: Collection[Adapter], given: Mapping[str, Any]) ->
     }
     if (rank := rank_of(arguments)) < largest.rank:
         raise ConfigurationError(
-            f"adapter {largest.id} has rank {largest.rank}, and with the model's engine_args (enable_lora,"
-            f" max_lora_rank) the engine has room for {rank}."
+            f"adapter {largest.id} has rank {largest.rank}, but the model's engine_args (enable_lora,"
+            f" max_lora_rank) allow at most {rank}."
         )
     return arguments
 
 
 def rank_of(arguments: Mapping[str, Any]) -> int:
-    """Of the largest adapter that an engine with these arguments has room for; 0: of none."""
+    """The largest adapter rank for which an engine with these arguments has room; 0: none."""
     rank: int = arguments.get("max_lora_rank", USUAL_RANK) if arguments.get("enable_lora") else 0
     return rank
 
 
 def rank_for(adapters: Collection[Adapter]) -> int:
-    """Of the largest; 0: there are none."""
+    """The rank of the largest adapter; 0: there are none."""
     return max((one.rank for one in adapters), default=0)

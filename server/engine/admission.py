@@ -1,4 +1,4 @@
-"""Whether a request is taken now, or is better told to come back."""
+"""Decides whether a request is accepted now, or refused with a time to come back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from server.errors import ServiceUnavailable
 
 
 def check_room(model: Replicas, num_jobs: int, requester: Requester = NOBODY, timeout_s: float = 0.0) -> None:
-    """Raise ServiceUnavailable unless that many more jobs can be taken now, and the first of them can be
-    begun in time. timeout_s: the request's own; 0: it has none."""
+    """Raise ServiceUnavailable unless this many more jobs can be accepted now, and the first of them can
+    start in time. timeout_s: the request's own; 0: none."""
     model.residence.check(model.name)
     if not model.takes_jobs:
         status = model.status
@@ -27,7 +27,7 @@ def check_room(model: Replicas, num_jobs: int, requester: Requester = NOBODY, ti
     for limit_s, name in ((model.max_wait_s, "max_wait_s"), (timeout_s, "request_timeout_s")):
         if 0 < limit_s < wait_s:
             raise ServiceUnavailable(
-                f"model {model.name} has so much to do that this request would wait for {wait_s:.0f} s,"
-                f" and {name} is {limit_s:g}",
+                f"model {model.name} has so much to do that this request would wait for {wait_s:.0f} s, but"
+                f" {name} is {limit_s:g}",
                 retry_after_s=math.ceil(wait_s - limit_s),
             )

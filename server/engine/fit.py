@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory that it is given, and how much text then fits beside it."""
+"""Whether a model fits into its memory, and how much room is left for its KV cache."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from server.weights.checkpoint import Checkpoint
 from server.weights.sizes import GIB, WORK_BYTES, Cache, bytes_of_weights, cache_of, heads_of, running_dtype
 
 MIB = 2**20
-SLACK = 1e-6  # of shares that are added up
-LEAST_TOKENS = 256  # a context that is worth a start
+SLACK = 1e-6  # tolerance for the sum of shares
+LEAST_TOKENS = 256  # with a smaller context, a start is not worth it
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Bytes are those of each GPU, or of the machine. dtype: that it runs in. cache: what a sequence takes;
-    None: config.json does not say. budget: what the engine may take; None: nobody knows. room: of the budget,
-    for the KV cache. context_size: tokens of the longest sequence that is allowed."""
+    """The memory of a model, in bytes of each GPU, or of the machine. dtype: in which it runs. cache: KV
+    cache of a sequence; None: config.json does not say. budget: memory that the engine may use; None:
+    unknown. room: the part of the budget for the KV cache. context_size: tokens of the
+    longest allowed sequence."""
 
     settings: ModelSettings
     dtype: str
@@ -35,11 +36,11 @@ class Fit:
         return replace(self, context_size=num_tokens)
 
     def problem(self) -> str:
-        """Why a start would fail; empty: nothing is known that speaks against it."""
+        """Why a start would fail; empty: no reason is known."""
         if self.budget is not None and self.weights > self.budget:
             return (
-                f"its weights take {in_words(self.weights)} as {self.dtype}, and {in_words(self.budget)} of"
-                f" memory are for it. {self._remedy()}"
+                f"its weights take {in_words(self.weights)} as {self.dtype}, but only"
+                f" {in_words(self.budget)} of memory are available. {self._remedy()}"
             )
         if self.cache is None or self.room is None:
             return ""
@@ -47,17 +48,17 @@ class Fit:
             longest = self.cache.longest(self.room)
             remedy = f"Set max_model_len: {longest}." if longest >= LEAST_TOKENS else self._remedy()
             return (
-                f"a sequence of {self.context_size} tokens takes {in_words(needed)} of KV cache, for which"
-                f" {in_words(max(0, self.room))} are left. {remedy}"
+                f"a sequence of {self.context_size} tokens takes {in_words(needed)} of KV cache, but only"
+                f" {in_words(max(0, self.room))} are left for it. {remedy}"
             )
         return ""
 
     def sentence(self) -> str:
-        """What it takes, and what fits."""
+        """What the model takes, and how many sequences fit."""
         said = f"{in_words(self.weights)} in memory as {self.dtype}"
         if self.cache is None:
-            return f"{said}; its KV cache is known at start"
-        said += f", {in_words(self.cache.per_token)} of KV cache a token"
+            return f"{said}; the size of its KV cache is known only at the start"
+        said += f", {in_words(self.cache.per_token)} of KV cache per token"
         if self.room is None:
             return said
         num_sequences = self.room / self.cache.sequence(self.context_size)
@@ -69,11 +70,12 @@ class Fit:
     def _remedy(self) -> str:
         if self.settings.num_gpus > 1:
             return "Use more GPUs, or a smaller or quantized model."
-        return "Spread it over several GPUs (tensor_parallel_size), or use a smaller or quantized model."
+        return "Use several GPUs (tensor_parallel_size), or a smaller or quantized model."
 
 
 def fit(settings: ModelSettings, checkpoint: Checkpoint, context_size: int, memory: float | None) -> Fit:
-    """memory: bytes of each GPU; None: the CPU's, where kv_cache_gib says how large the KV cache is."""
+    """The fit of a model. memory: bytes of each GPU; None: it runs on the CPU, where kv_cache_gib is the size
+    of the KV cache."""
     dtype = running_dtype(checkpoint.directory, settings.dtype)
     shares, stages = settings.tensor_parallel_size, settings.pipeline_parallel_size
     kept_as = str(settings.engine_args.get("kv_cache_dtype", "auto"))
@@ -89,7 +91,7 @@ def fit(settings: ModelSettings, checkpoint: Checkpoint, context_size: int, memo
 
 
 def undivided(settings: ModelSettings, checkpoint: Checkpoint) -> str:
-    """Why the model cannot be shared out as it is to be; empty: it can."""
+    """Why the model cannot be split over its GPUs; empty: it can."""
     heads, shares = heads_of(checkpoint.directory), settings.tensor_parallel_size
     if heads and heads % shares:
         return f"tensor_parallel_size is {shares}, which does not divide the model's {heads} attention heads."
@@ -97,9 +99,9 @@ def undivided(settings: ModelSettings, checkpoint: Checkpoint) -> str:
 
 
 def shared_out(models: Sequence[ModelSettings], machine: float | None) -> str:
-    """What all models take together, of those that are loaded on demand one at a time. machine: bytes of its
-    memory; None: they run on GPUs, of each of which a model takes gpu_memory_utilization. Raises
-    ConfigurationError where that is more than there is."""
+    """The memory of all models together; of those loaded on demand, one at a time counts. machine: bytes of
+    its memory; None: the models run on GPUs, of which each takes gpu_memory_utilization. Raises
+    ConfigurationError if that is more than there is."""
     real = [model for model in models if model.engine != "simulated"]
     stays = [model for model in real if model.load == "at_start"]
     comes = [model for model in real if model.load == "on_demand"]
@@ -116,18 +118,18 @@ def shared_out(models: Sequence[ModelSettings], machine: float | None) -> str:
         for device, share in taken.items():
             if share > 1 + SLACK:
                 raise ConfigurationError(
-                    f"the models on GPU {device} take {share:.2f} of its memory together; set each one's"
-                    " gpu_memory_utilization so that it is at most 1, or give them other devices."
+                    f"the models on GPU {device} take {share:.2f} of its memory together; lower"
+                    " gpu_memory_utilization so that the sum is at most 1, or set other devices."
                 )
         most = max(taken.values(), default=0)
-        return f"at most {most:.0%} of a GPU is taken" if taken else "no model needs any"
+        return f"models take at most {most:.0%} of a GPU" if taken else "no model needs memory"
     needed = sum(_on_cpu(model) for model in stays) + max(map(_on_cpu, comes), default=0)
     if needed > machine:
         raise ConfigurationError(
-            f"the models take {in_words(needed)} together, and this machine has"
-            f" {in_words(machine)}. Serve fewer, or set kv_cache_gib lower."
+            f"the models take {in_words(needed)} together, but this machine has {in_words(machine)}. Serve"
+            " fewer models, or lower kv_cache_gib."
         )
-    return f"{in_words(needed)} of {in_words(machine)} for all engines"
+    return f"all engines together take {in_words(needed)} of {in_words(machine)}"
 
 
 def _on_cpu(model: ModelSettings) -> float:
@@ -140,7 +142,7 @@ def _devices(model: ModelSettings) -> Sequence[int]:
 
 
 def in_words(num_bytes: float) -> str:
-    """In the unit that fits."""
+    """A number of bytes with a fitting unit."""
     for unit, size in (("GiB", GIB), ("MiB", MIB)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"

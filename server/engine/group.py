@@ -1,6 +1,6 @@
-"""Which models of a group are in memory: who waits in line for it, and who goes to make room.
+"""Decides which models of a group are in memory: who waits for it, and who makes room.
 
-It decides and does nothing: process/groups.py does what it says, and tells it what has come of it.
+It only decides: process/groups.py carries out its moves and reports their results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Place(StrEnum):
-    """Where a model is. ASLEEP: its process lives, with its weights elsewhere than in the group's memory."""
+    """Where a model is. ASLEEP: its process lives, with its weights outside the group's memory."""
 
     UNLOADED = "unloaded"
     ASLEEP = "asleep"
@@ -24,12 +24,12 @@ class Place(StrEnum):
 class Member:
     """One model of a group. Sizes in bytes, times in seconds of one clock.
 
-    size, asleep_size: of the group's memory, when it is loaded, and asleep. sleeps: it makes room so. stays:
-    it does not make room for others. unload_after_s: without anything to do; 0: never.
+    size, asleep_size: its part of the group's memory when loaded, and when asleep. sleeps: it goes to sleep
+    to make room. stays: it never makes room. unload_after_s: idle time after which it is unloaded; 0: never.
 
-    place: where it is; going: where it is on its way to. running: jobs that its engine works on; waiting:
-    others that it has. used_at: when it last had any. loaded_at: since when it is. asked: where an operator
-    wants it, until it is there. is_leaving: it gets no more jobs, so that it can go.
+    place: where it is; going: where it is moving to. running: jobs on its engine; waiting: its other jobs.
+    used_at: when it last had jobs. loaded_at: since when it is loaded. asked: where an operator wants it,
+    until it is there. is_leaving: it gets no more jobs, so that it can leave.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Member:
 
     @property
     def is_settled(self) -> bool:
-        """It is loaded, and not on its way anywhere."""
+        """It is loaded, and not moving."""
         return self.place is Place.LOADED and self.going is None
 
     @property
@@ -63,25 +63,25 @@ class Member:
 
     @property
     def wants_in(self) -> bool:
-        """It is not loaded, and there is a job for it, or an operator's word."""
+        """It is not loaded, and a job or an operator wants it to be."""
         if self.place is Place.LOADED or self.going is not None:
             return False
         return self.asked is Place.LOADED or (self.asked is None and self.waiting > 0)
 
     def takes(self, place: Place) -> float:
-        """Of the group's memory, there."""
+        """Its part of the group's memory at that place."""
         return {Place.UNLOADED: 0.0, Place.ASLEEP: self.asleep_size, Place.LOADED: self.size}[place]
 
     @property
     def held(self) -> float:
-        """Of the group's memory, now; on its way, the more of the two."""
+        """Its part of the group's memory now; while it moves, the larger of the two."""
         return max(self.takes(self.place), self.takes(self.going or self.place))
 
 
 class Why(StrEnum):
-    """A model goes where it goes."""
+    """Why a model moves."""
 
-    ASKED = "asked"  # by a request, to be loaded, or by an operator
+    ASKED = "asked"  # by a request that needs it, or by an operator
     IDLE = "idle"
     ROOM = "room"
 
@@ -96,46 +96,46 @@ Steps = Iterator[tuple[Member, Place]]
 
 
 class Group:
-    """Models that share memory, so many bytes; math.inf: there is room for all. min_loaded_s: how long one
-    that is loaded stays at least, so that two that are asked for in turns do not chase each other.
+    """Models that share this many bytes of memory; math.inf: there is room for all. min_loaded_s: how long a
+    loaded model stays at least, so that two models in alternating use do not evict each other all the time.
 
-    The line is first come, first served, and one at a time is loaded. Room is made by the least recently used
-    that have nothing to do; where those are not enough, by those that have been loaded longest, which get no
-    new jobs, and go when their last one has ended. So no job is lost, and each one's turn comes.
+    Models are loaded one at a time, first come, first served. Idle models make room first, the least recently
+    used one first. If that is not enough, those that have been loaded longest get no new jobs, and leave when
+    their last job has ended. So no job is lost, and each model gets its turn.
     """
 
     def __init__(self, memory: float = math.inf, min_loaded_s: float = 0.0) -> None:
         self.memory = memory
         self.min_loaded_s = min_loaded_s
         self.members: dict[str, Member] = {}
-        self._line: dict[str, Member] = {}  # the first one first
+        self._line: dict[str, Member] = {}  # in order of arrival
 
     @property
     def free(self) -> float:
         return self.memory - sum(member.held for member in self.members.values())
 
     def ask(self, member: Member) -> None:
-        """It has a job, or an operator's word, and gets in line if it is not loaded."""
+        """The model has a job, or an operator wants it; it gets in line if it is not loaded."""
         if member.wants_in:
             self._line.setdefault(member.name, member)
 
     def order(self, member: Member, place: Place) -> None:
-        """An operator's word."""
+        """An operator wants the model at this place."""
         is_there = member.place is place and member.going is None
         member.asked = None if is_there else place
         self.ask(member)
 
     def num_before(self, member: Member) -> int | None:
-        """In the line; None: it does not wait there."""
+        """Models before it in the line; None: it does not wait."""
         return [*self._line].index(member.name) if member.name in self._line else None
 
     def remove(self, member: Member) -> None:
-        """It is no more of this group."""
+        """Remove the model from this group."""
         self._line.pop(member.name, None)
         self.members.pop(member.name, None)
 
     def arrived(self, member: Member, now: float) -> None:
-        """It is where it was going."""
+        """The model has arrived where it was going."""
         assert member.going is not None, "on its way"
         member.place, member.going = member.going, None
         if member.asked is member.place:
@@ -146,11 +146,11 @@ class Group:
             member.is_leaving = False
 
     def failed(self, member: Member) -> None:
-        """It could not be loaded, and is not in memory."""
+        """The model could not be loaded, and is not in memory."""
         member.place, member.going, member.asked = Place.UNLOADED, None, None
 
     def look(self, now: float) -> list[Move]:
-        """Who is to go where now; whoever is is on its way."""
+        """The moves to begin now; the models of these moves count as moving."""
         for member in self.members.values():
             self.ask(member)
         self._line = {name: member for name, member in self._line.items() if member.wants_in}
@@ -165,7 +165,7 @@ class Group:
             else:
                 others = [one for one in self.members.values() if one is not head]
                 leaving |= self._room(others, lacks, now)
-        elif self.free < 0:  # there is less than there was, or one takes more than was known
+        elif self.free < 0:  # the group has less memory than before, or a model takes more than was known
             leaving |= self._room([one for one in self.members.values() if one.is_idle], -self.free, now)
         for member in self.members.values():
             is_empty = not member.running if member.is_leaving and not member.stays else member.is_idle
@@ -177,7 +177,7 @@ class Group:
         return moves
 
     def _leaving(self, now: float) -> dict[Member, Move]:
-        """Who is to go, whether or not there is need of room."""
+        """The models that leave whether or not room is needed."""
         leaving: dict[Member, Move] = {}
         for member in self.members.values():
             if member.going is not None:
@@ -192,14 +192,14 @@ class Group:
         return now - member.loaded_at >= self.min_loaded_s
 
     def _is_over(self, member: Member, now: float) -> bool:
-        """It has had nothing to do for long enough."""
+        """It has been idle long enough."""
         after_s = member.unload_after_s
         if not after_s or not member.is_settled or not member.is_idle:
             return False
         return self._is_ripe(member, now) and now - max(member.used_at, member.loaded_at) >= after_s
 
     def _room(self, others: list[Member], lacks: float, now: float) -> dict[Member, Move]:
-        """Who of these makes room, and where each goes; nobody where all of them together are
+        """Which of these models make room, and where each goes; empty if all of them together are
         not enough yet."""
         leaving: dict[Member, Move] = {}
         lacks -= sum(one.held - one.takes(one.going) for one in others if one.going is not None)
@@ -212,7 +212,7 @@ class Group:
         return leaving if lacks <= 0 else {}
 
     def _steps(self, others: list[Member], now: float) -> Steps:
-        """What can be done for room, in the order in which it is."""
+        """The possible ways to make room, in the order in which they are used."""
         settled = [one for one in others if one.is_settled and not one.stays and self._is_ripe(one, now)]
         idle = sorted((one for one in settled if one.is_idle), key=lambda one: one.used_at)
         asleep = [one for one in others if one.place is Place.ASLEEP and one.going is None]

@@ -1,4 +1,4 @@
-"""Other engines for the jobs of a model, in the place of those that run."""
+"""Replaces the running engines of a model by others, which continue its jobs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ async def hand_over(
     engine: Engine | None = None,
     numbers: Collection[int] | None = None,
 ) -> None:
-    """Have other engines go on with the jobs, one replica after the other. Returns when the last does.
+    """Let other engines continue the jobs, one replica after the other. Returns when the last one does.
 
-    make: as Replicas'. engine: one that has started, for the first; without, each is made when the one before
-    it has ended. numbers: of the replicas; None is all of them. Those that have failed for good are tried
-    again. Raises what one fails with: then all go on as before. Of a model that is not loaded, the next
-    engines are of that kind.
+    make: as Replicas'. engine: one that has started, for the first replica; without it, each engine is made
+    when the one before it has ended. numbers: of the replicas; None: all. Replicas that have failed for good
+    are tried again. Raises the failure of an engine; then all former engines continue. If the model is not
+    loaded, only its next engines are of the new kind.
     """
     if replicas.residence.is_out:
         replicas.make = make
-        await replicas.sleepers.end(numbers)  # they are of the kind of before
+        await replicas.sleepers.end(numbers)  # they are of the former kind
         replicas.tell_out()
         return
     ones = replicas.supervisors
     ended = [number for number, one in ones.items() if one.has_ended]
     if len(ended) == len(ones):
-        ended = []  # there is nobody to go on with
+        ended = []  # there are no running engines to replace
     done: list[int] = []
     try:
         for number in sorted({*(ones if numbers is None else numbers)} - {*ended}):
@@ -41,7 +41,7 @@ async def hand_over(
             done.append(number)
     except Failure:
         for number in done:
-            with contextlib.suppress(Failure):  # it has said so, and goes on as it is
+            with contextlib.suppress(Failure):  # it has logged the failure, and continues as it is
                 await ones[number].hand_over(partial(replicas.make, number))
         raise
     replicas.make = make

@@ -1,4 +1,4 @@
-"""Metrics of models that come into memory and leave it."""
+"""Metrics of loading and unloading models."""
 
 from __future__ import annotations
 
@@ -11,52 +11,53 @@ STATES = ("loaded", "loading", "asleep", "unloaded", "failed")
 
 
 class LoadMetrics:
-    """Of all models of a registry."""
+    """The metrics of all models of a registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.state = Gauge(
             "verbatim_model_state",
-            "1 for the state that the model is in",
+            "1 for the state that the model is in, 0 for the others",
             ("model", "state"),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.size = Gauge(
             "verbatim_model_bytes",
-            "Memory that a loaded model takes, as far as known",
+            "Memory that the model takes when it is loaded, as far as known",
             ("model",),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.seconds = Histogram(
             "verbatim_model_load_seconds",
-            "From the beginning of a load until the model can answer",
+            "Time from the start of a load until the model could answer",
             ("model", "source"),
             buckets=SECONDS,
             registry=registry,
         )
         self.unloads = Counter(
             "verbatim_model_unloads",
-            "Unloads of a model: to make room, because it was idle, or because an admin asked",
+            "Times that the model was unloaded: to make room, because it was idle, or because an operator"
+            " asked for it",
             ("model", "why"),
             registry=registry,
         )
 
         self.failures = Counter(
             "verbatim_model_load_failures",
-            "Loads of a model that failed, so that its requests got an error",
+            "Times that the model could not be loaded, so that its requests were refused",
             ("model",),
             registry=registry,
         )
 
     def tell(self, model: str, state: str, size: int) -> None:
-        """It is so at the moment."""
+        """Set the current state and size."""
         for one in STATES:
             self.state.labels(model, one).set(one == state)
         self.size.labels(model).set(size)
 
     def loaded(self, model: str, seconds: float, source: str = "disk") -> None:
-        """It took so long. source: where its weights were: disk, or memory, where it has slept."""
+        """A load took this long. source: where the weights came from: disk, or memory if the model slept."""
         self.seconds.labels(model, source).observe(seconds)
 
     def failed(self, model: str) -> None:

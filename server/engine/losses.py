@@ -1,4 +1,4 @@
-"""Counters of the engines that were lost, and of what that has cost, by model and replica."""
+"""Counters of lost engines and of their consequences, by model and replica."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from prometheus_client import CollectorRegistry, Counter
 
 
 class LossMetrics:
-    """Of all models of a registry."""
+    """The counters of all models of a registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:
             return Counter(name, text, ("model", "engine"), registry=registry)
 
-        self.deaths = counter(
-            "verbatim_engine_deaths", "Engines that died, including those killed because they hung"
+        self.deaths = counter("verbatim_engine_deaths", "Engines that ended unexpectedly, hangs included")
+        self.hangs = counter("verbatim_engine_hangs", "Engines that hung and were killed")
+        self.resumed = counter(
+            "verbatim_resumed", "Candidates that continued on another engine after theirs was lost"
         )
-        self.hangs = counter("verbatim_engine_hangs", "Engines that did nothing any more, and were killed")
-        self.resumed = counter("verbatim_resumed", "Candidates that continued after their engine was lost")
-        self.seconds = counter("verbatim_lost_seconds", "Time from an engine's end until the next was ready")
+        self.seconds = counter(
+            "verbatim_lost_seconds", "Time from the end of an engine until the next one was ready"
+        )
 
     def of(self, model: str, replica: int = 0, *, is_owner: bool = True) -> Losses:
         """is_owner: whether this process runs the engine, and so counts its deaths."""
@@ -25,7 +27,7 @@ class LossMetrics:
 
 
 class Losses:
-    """Of one replica of a model, in one process."""
+    """The counters of one replica of a model, in one process."""
 
     def __init__(self, metrics: LossMetrics, labels: tuple[str, str], *, is_owner: bool) -> None:
         self._is_owner = is_owner
@@ -38,7 +40,7 @@ class Losses:
             self._hangs.inc(is_hang)
 
     def resumed(self, num_jobs: int) -> None:
-        """They go on, on another engine."""
+        """These jobs continue on another engine."""
         self._resumed.inc(num_jobs)
 
     def recovered(self, lost_s: float) -> None:

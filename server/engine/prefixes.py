@@ -1,8 +1,8 @@
-"""Which replica holds the beginning of which prompt, told from what each was sent.
+"""Estimates which replica has which prompt prefix in its cache, from the jobs that each was sent.
 
-An engine's prefix cache keeps whole blocks of tokens, each under a hash of the block and of all before it,
-and gives up the one that was used longest ago. This is the same, of all replicas of a model in one table. It
-may be wrong: what it costs then is time.
+The prefix cache of an engine keeps whole blocks of tokens, each under a hash of the block and all blocks
+before it, and evicts the least recently used. This is the same for all replicas of a model, in one table. It
+may be wrong, which only costs time.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-BLOCK = 16  # tokens; vLLM's own default
-MOST_BLOCKS = 1 << 16  # of a replica whose cache is of unknown size: a million tokens
+BLOCK = 16  # tokens; vLLM's default
+MOST_BLOCKS = 1 << 16  # for a replica whose cache size is unknown: a million tokens
 
 
 def chain(token_ids: Sequence[int], *, before: int = 0, start: int = 0) -> list[int]:
-    """The hash of each whole block from that index on, with all before it. before: the hash of the block
-    before the first. The same in every process: Python's hash of numbers has no random part."""
+    """The hash of each whole block from that index on, together with all blocks before it. before: the hash
+    of the block before the first. The hashes are the same in every process, because Python's hash of numbers
+    is not randomized."""
     blocks = []
     for end in range(start + BLOCK, len(token_ids) + 1, BLOCK):
         before = hash((before, *token_ids[end - BLOCK : end]))
@@ -25,19 +26,20 @@ def chain(token_ids: Sequence[int], *, before: int = 0, start: int = 0) -> list[
 
 
 class Prefixes:
-    """Replicas are numbers."""
+    """The cached blocks of each replica; replicas are numbers."""
 
     def __init__(self) -> None:
-        self._holders: dict[int, int] = {}  # by block: a bit for each replica that holds it
-        self._held: dict[int, OrderedDict[int, None]] = {}  # by replica; the longest unused first
+        self._holders: dict[int, int] = {}  # block -> a bit for each replica that holds it
+        # Replica -> its blocks, the least recently used first
+        self._held: dict[int, OrderedDict[int, None]] = {}
         self._capacity: dict[int, int] = {}
 
     def set_capacity(self, replica: int, num_blocks: int) -> None:
-        """As many blocks as its cache has."""
+        """Set the number of blocks in a replica's cache."""
         self._capacity[replica] = num_blocks
 
     def held(self, blocks: Sequence[int], replicas: Sequence[int]) -> dict[int, int]:
-        """How many of a prompt's blocks, from its first on, each of them holds."""
+        """How many blocks from the beginning of a prompt each replica holds."""
         lengths = dict.fromkeys(replicas, len(blocks))
         left = 0
         for replica in replicas:
@@ -54,10 +56,10 @@ class Prefixes:
         return lengths
 
     def add(self, replica: int, blocks: Sequence[int]) -> None:
-        """It has them now, or will have by the time that anything sent later needs them."""
+        """The replica has these blocks now, or will have them before it needs them for later jobs."""
         held = self._held.setdefault(replica, OrderedDict())
         bit = 1 << replica
-        for block in reversed(blocks):  # the last of a prompt is given up first, as in the engine
+        for block in reversed(blocks):  # the last block of a prompt is evicted first, as in the engine
             if block in held:
                 held.move_to_end(block)
             else:
@@ -67,7 +69,7 @@ class Prefixes:
             self._drop(held.popitem(last=False)[0], bit)
 
     def forget(self, replica: int) -> None:
-        """Its cache is gone."""
+        """The cache of the replica is gone."""
         for block in self._held.pop(replica, ()):
             self._drop(block, 1 << replica)
 

@@ -1,4 +1,4 @@
-"""One replica as the jobs of its model see it: its engine, what it works on, and how fast it is."""
+"""One replica as its model's jobs see it: its engine, the jobs on it, and its speed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 from server.engine.base import Engine
 from server.engine.ticket import Route, Ticket
 
-FORGET_S = 30.0  # how long a measure stands that nothing renews
-RENEWED = 0.2  # the share of each new measure
-ENOUGH = 8  # tokens of a job that tell how fast it was
+FORGET_S = 30.0  # seconds after which a measurement is forgotten
+RENEWED = 0.2  # weight of each new measurement
+ENOUGH = 8  # tokens of a job that are enough to measure its speed
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """number: among the model's, from 0. num_places: jobs that its engine works on at the same time.
+    """number: among the model's replicas, from 0. num_places: jobs that its engine works on at the same time.
 
-    engine: None: there is none that takes jobs now. placed: what it works on, by the jobs' ids, in the order
-    of their sending. unread: those of them without a token so far. num_unread_tokens: of their prompts, that
-    are to be computed. token_s: between two tokens of a job, as measured at measured_at; 0: not known.
-    has_lost: an engine, and what runs on the next one, if anything does, is a suspect. is_leaving: what runs
-    on it ends there, and nothing more comes, as long as there are others.
+    engine: None: no engine takes jobs now. placed: the jobs on it by id, in the order in which they were
+    sent. unread: those without a token so far. num_unread_tokens: tokens of their prompts that must be
+    computed. token_s: seconds between two tokens of a job, measured at measured_at; 0: unknown. has_lost: an
+    engine was lost, and the job on the next one, if any, is a suspect. is_leaving: its jobs end there, and it
+    gets no new ones while there are other replicas.
     """
 
     number: int
@@ -38,7 +38,7 @@ class Replica:
     is_leaving: bool = False
 
     def place(self, ticket: Ticket, route: Route) -> None:
-        """It is sent there."""
+        """A job is sent there."""
         ticket.route = route
         self.placed[ticket.job.id] = ticket
         if route.num_left:
@@ -46,18 +46,18 @@ class Replica:
             self.num_unread_tokens += route.num_left
 
     def read(self, ticket: Ticket) -> None:
-        """Its first token is here."""
+        """The first token of a job has come."""
         if (route := self.unread.pop(ticket, None)) is not None:
             self.num_unread_tokens -= route.num_left
 
     def leave(self, ticket: Ticket) -> None:
-        """It has ended, or goes elsewhere."""
+        """A job has ended, or goes elsewhere."""
         self.read(ticket)
         self.placed.pop(ticket.job.id, None)
         ticket.route = None
 
     def measure(self, seconds: float, num_tokens: int) -> None:
-        """A job took so long for so many tokens after its first."""
+        """A job took this long for this many tokens after its first."""
         if num_tokens < ENOUGH:
             return
         token_s = seconds / num_tokens
@@ -67,11 +67,11 @@ class Replica:
 
     @property
     def known_token_s(self) -> float:
-        """0: nothing was measured lately, and it is to be tried."""
+        """0: not measured recently, so it should be tried."""
         return self.token_s if self.clock() - self.measured_at < FORGET_S else 0.0
 
     @property
     def waits_s(self) -> float:
-        """How long the first of those that have no token has waited for it."""
+        """How long the first of the jobs without a token has waited for it."""
         first = next(iter(self.unread.values()), None)
         return 0.0 if first is None else self.clock() - first.sent_at

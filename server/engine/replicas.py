@@ -1,4 +1,4 @@
-"""The engines of one model: each is supervised alone, and all of them work on the same jobs."""
+"""The engines of one model: each has a supervisor, and all of them work on the same jobs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from server.errors import ConfigurationError, EngineFailed, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 60.0  # until one that failed in the same way each time is tried again, while others are served
+AGAIN_S = 60.0  # seconds until one that kept failing in the same way is tried again, while others run
 POLL_S = 0.02
 
 
 class Replicas:
     """make: (number) -> an engine that has not started. count: how many, numbered from 0. min_ready: how many
-    have to be, for the model to take requests.
+    must be ready for the model to take requests.
 
-    changing: to be held while others take their place, or there come to be more or fewer of them.
-    max_pending: jobs running or waiting, above which a request is refused. max_wait_s: how long one may wait
-    for its turn, as far as that can be told; 0: for ever. on_status: (number, status) told how far an engine
-    is. losses: (number) -> the count of what was lost there, where it is this process that counts.
+    changing: a lock to hold while engines are replaced, or their number changes. max_pending: jobs running or
+    waiting, above which a request is refused. max_wait_s: how long a job may wait for its turn, as far as
+    that can be predicted; 0: for ever. on_status: (number, status), called when an engine's status changes.
+    losses: (number) -> the counters of its losses, if this process counts them.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Replicas:
 
     @property
     def statuses(self) -> dict[int, Status]:
-        """Of each replica."""
+        """The status of each replica, by number."""
         return {number: one.status for number, one in self.supervisors.items()}
 
     @property
     def status(self) -> Status:
-        """Of the model: ready, if enough replicas are; else that of the one that will be next."""
+        """The status of the model: ready if enough replicas are, else that of the next one to be ready."""
         status, num_ready = self._next().status, self.num_ready
         if len(self.supervisors) == 1 or num_ready >= self._enough or status.detail:
             return status
@@ -86,26 +86,26 @@ class Replicas:
 
     @property
     def _enough(self) -> int:
-        """How many have to be ready: all of them, where a reload that was to bring more has failed."""
+        """How many must be ready: all of them, if a reload that was to add some has failed."""
         return min(self.min_ready, len(self.supervisors))
 
     @property
     def is_available(self) -> bool:
-        """Ready, or rightly not loaded."""
+        """Ready, or unloaded on purpose."""
         return self.status.ready or self.residence.may_stay_out
 
     @property
     def can_answer(self) -> bool:
-        """Now, or as soon as it is loaded."""
+        """It can answer now, or as soon as it is loaded."""
         return self.status.ready or (self.residence.on_demand and self.takes_jobs)
 
     @property
     def progress(self) -> str:
-        """What its jobs wait for that are on no engine."""
+        """What jobs without an engine wait for."""
         if not self.work.is_held:
             return "resuming"
         if (num_before := self.residence.num_before) is not None:
-            return f"model {self.name}: waits for memory, {num_before} before it"
+            return f"model {self.name} waits for memory; {num_before} models are before it"
         return f"model {self.name}: {self.status.words}"
 
     @property
@@ -123,17 +123,17 @@ class Replicas:
 
     @property
     def is_given_up(self) -> bool:
-        """No engine of it starts, and none is tried any more until it is loaded again."""
+        """None of its engines starts, and none is tried until the model is loaded again."""
         return self.residence.on_demand and self._hopeless >= set(self.supervisors)
 
     @property
     def memory(self) -> int:
-        """Bytes that its engines hold; 0: that cannot be told."""
+        """Bytes that its engines hold; 0: unknown."""
         return sum(one.memory for one in self.supervisors.values())
 
     @property
     def phase_since(self) -> float:
-        """When the model came to its phase, of time.monotonic."""
+        """When the model entered its phase (time.monotonic)."""
         return self._next().phase_since
 
     @property
@@ -142,19 +142,19 @@ class Replicas:
 
     @property
     def is_resuming(self) -> bool:
-        """Whether an engine was lost a moment ago, and another one is expected."""
+        """Whether an engine was lost a moment ago, and the next one is expected."""
         return any(one.is_resuming for one in self.supervisors.values())
 
     @property
     def takes_jobs(self) -> bool:
-        """Now, or as soon as the next engine is ready, or the model is loaded."""
+        """It takes jobs now, or when the next engine is ready or the model is loaded."""
         if self.residence.may_stay_out:
             return not self.residence.is_refused and self.status.phase is not Phase.FAILED
         return self.num_ready >= self._enough or (self.work.resume and self.is_resuming)
 
     async def run(self) -> None:
-        """Keep them alive until cancelled. Raises ConfigurationError where no other try would help, and
-        EngineFailed where none has helped, of the last of them that has failed."""
+        """Keep the engines running until cancelled. When the last one has failed, raises its failure:
+        ConfigurationError if another try would not help, EngineFailed if none has helped."""
         self._over = asyncio.get_running_loop().create_future()
         try:
             if self.residence.is_out:
@@ -177,15 +177,15 @@ class Replicas:
             self.work.fail(stopped())
 
     def load(self) -> None:
-        """Start the engines of a model that has none."""
+        """Start the engines of an unloaded model."""
         self.residence.is_out = False
         self.report(Status(Phase.WAITING))
         for number in self.supervisors:
             self._begin(number)
 
     async def loaded(self) -> None:
-        """Return when it is, or all of it that can be; of one that is loaded at the start, also when an
-        engine has failed so often that others need not wait for it. Raises where it will not be, as run."""
+        """Return when the model is loaded, or as much of it as can be; for one that is loaded at the start,
+        also when an engine has failed so often that others need not wait for it. Raises as run."""
         assert self._over is not None, "runs"
         before = self.restarts
         while self.num_ready < self._enough:
@@ -199,14 +199,14 @@ class Replicas:
             await asyncio.sleep(POLL_S)
 
     def fail(self, error: ConfigurationError) -> None:
-        """It cannot be served, for a reason outside of its engines."""
+        """The model cannot be served, for a reason outside of its engines."""
         if self.is_running:
             assert self._over is not None, "runs"
             self._over.set_exception(error)
 
     async def unload(self, *, asleep: bool = False) -> bool:
-        """End the engines, or have them sleep. What has come for them waits until the model is loaded again.
-        Returns whether any of them sleeps."""
+        """End the engines, or put them to sleep. Waiting jobs wait until the model is loaded again. Returns
+        whether any engine sleeps."""
         self.work.hold()
         self.residence.is_out = True
         if asleep:
@@ -224,14 +224,14 @@ class Replicas:
         return bool(self.sleepers)
 
     def tell_out(self) -> None:
-        """It may have left memory, or an engine that slept is gone."""
+        """Report that the model may be unloaded, or that an engine that slept is gone."""
         if self.residence.is_out:
             phase = Phase.ASLEEP if self.sleepers else Phase.UNLOADED
             self.report(Status(phase, detail=self.residence.failure))
             self.residence.on_wanted()
 
     def submit(self, job: Job, sink: Sink) -> None:
-        """As an engine's, whichever it will be. Where none is expected, the job fails at once."""
+        """Submit a job to any of the engines. If none is expected, the job fails at once."""
         if self.takes_jobs:
             self.work.submit(job, sink)
             if self.work.is_held:
@@ -240,16 +240,16 @@ class Replicas:
             sink(stopped())
 
     def abort(self, job_id: str) -> None:
-        """As an engine's."""
+        """Abort a job."""
         self.work.abort(job_id)
 
     def report(self, status: Status) -> None:
-        """They are so far, all of them."""
+        """All engines have this status."""
         for one in self.supervisors.values():
             one.report(status)
 
     def add(self, number: int) -> None:
-        """One more, which starts at once if the others run."""
+        """Add a replica, which starts at once if the others run."""
         self.supervisors[number] = self._supervisor(number)
         if self.residence.is_out:
             self.supervisors[number].report(Status(Phase.UNLOADED))
@@ -257,7 +257,7 @@ class Replicas:
             self._begin(number)
 
     async def remove(self, number: int) -> None:
-        """End one, if there is one of that number; what it works on goes on elsewhere."""
+        """End the replica of that number, if any; its jobs continue elsewhere."""
         if number not in self.supervisors:
             return
         task = self._running.pop(number, None)
@@ -289,7 +289,7 @@ class Replicas:
         self._running[number] = asyncio.get_running_loop().create_task(self._live(number))
 
     async def _live(self, number: int) -> None:
-        """One replica, as long as the model is served."""
+        """Run one replica, as long as the model is served."""
         assert self._over is not None, "runs"
         one = self.supervisors[number]
         while True:
@@ -304,17 +304,17 @@ class Replicas:
                         self._over.set_exception(error)
                     return
                 one.report(Status(Phase.FAILED, detail=error.message))
-                log.error("%s; the other replicas are served", error.message)
+                log.error("%s; the other replicas keep running", error.message)
                 if isinstance(error, ConfigurationError):
                     return
                 await asyncio.sleep(AGAIN_S)
-            except Exception as error:  # noqa: BLE001  # a fault of ours, of which nobody else would hear
+            except Exception as error:  # noqa: BLE001  # a bug of ours, which nobody else would report
                 if not self._over.done():
                     self._over.set_exception(error)
                 return
 
     def _next(self) -> Supervisor:
-        """The one that the model's being ready depends on, or has made it so."""
+        """The replica on which the readiness of the model depends, or that has made it ready."""
         is_ready = self.num_ready >= self._enough
         ones = [one for one in self.supervisors.values() if is_ready or not one.status.ready]
         return max(ones, key=lambda one: [*Phase].index(one.status.phase))

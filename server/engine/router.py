@@ -1,10 +1,10 @@
-"""Which replica gets a job: the one whose first token is expected first.
+"""Chooses the replica for a job: the one that is expected to send its first token first.
 
-What a prompt costs there is the tokens that its cache does not hold; before it come the prompts that were
-sent there and have no token yet. So the longest prefix decides, unless its replica's queue costs more than
-the prefix saves, and the candidates of a prompt are together as long as that is faster. The idea, and the
-share of running jobs in it, is that of the key-value routers of SGLang and NVIDIA's Dynamo; what is added is
-that times are measured: a replica that is slow, or says nothing, is passed over by the same sum.
+A prompt costs the tokens that are not in the replica's cache, after the prompts that were sent there and have
+no token yet. So the longest cached prefix decides, unless the replica's queue costs more than the prefix
+saves. The candidates of a prompt stay together as long as that is faster. The idea, and the cost of running
+jobs, is that of the key-value routers of SGLang and NVIDIA's Dynamo. Here, times are measured as well: the
+same sum avoids a replica that is slow or does not answer.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from server.engine.prefixes import BLOCK, Prefixes, chain
 from server.engine.replica import RENEWED, Replica
 from server.engine.ticket import Route, Ticket
 
-# A job that runs beside a prompt, in tokens of a prompt: it makes each step longer, and takes cache.
+# Cost of a job that runs beside a prompt, in prompt tokens: it makes each step longer, and takes cache.
 RUNNING = 16
-# What a first token costs if the prompt is there already, in tokens of a prompt.
+# Cost of a first token if the prompt is cached, in prompt tokens.
 STEP = 64
-# What is computed anew delays others too, and takes cache from them: it counts so much more than waiting for
-# what is being computed. With less, a long queue makes copies of what others hold, and they a
-# longer one (docs/tried.md).
+# Computing a prefix again also delays others and takes their cache, so it costs this much more than waiting
+# for it. With a smaller factor, a long queue makes copies of what others hold, which make the
+# queue longer (docs/tried.md).
 ANEW = 3
-# Until it is measured: seconds for each token of a prompt, and for a whole job.
+# Until they are measured: seconds for each prompt token, and for a whole job.
 TOKEN_S, JOB_S = 1e-4, 1.0
-SLOW = 2.0  # times as long between tokens as the others: below that, it is their batches that differ
-# Costs that differ by less are equal: then all processes that send to these replicas choose the same one. For
-# each of them: the more there are, the less one of them knows.
+SLOW = 2.0  # times as slow between tokens as the others; below that, their batches may explain it
+# Costs that differ by less count as equal, so that all processes that send to these replicas choose the same
+# one. The value is per process: with more processes, each knows less.
 ALIKE = 0.05
 
 
 @dataclass(slots=True)
 class Estimate:
-    """prefill_s: for each token of a prompt. job_s: from a job's first token to its last."""
+    """prefill_s: for each prompt token. job_s: from a job's first token to its last."""
 
     prefill_s: float = TOKEN_S
     job_s: float = JOB_S
 
 
 class Router:
-    """Of one model. What it knows is of what was sent by this process alone. clock: in seconds."""
+    """The router of one model. It only knows what this process has sent. clock: in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.prefixes = Prefixes()
@@ -55,11 +55,12 @@ class Router:
         return Replica(number, num_places, self._clock)
 
     def place(self, ticket: Ticket, replicas: Sequence[Replica], num_senders: int = 1) -> Replica:
-        """On one of these, which take jobs. num_senders: processes that send to them as this one does."""
+        """Place a job on one of these replicas, which take jobs. num_senders: processes that send to them,
+        this one included."""
         job = ticket.job
         prompt = [*job.prompt_ids, *ticket.delivered]
         blocks = chain(prompt, before=_salt(job))
-        # For a prompt's own log-probabilities all of it is computed, whatever is there.
+        # For log-probabilities of a prompt, all of it is computed, whatever is cached.
         known = [] if job.prompt_logprobs and not ticket.delivered else blocks
         held = self.prefixes.held(known, [one.number for one in replicas])
         left = {one: _left(len(prompt), held[one.number]) for one in replicas}
@@ -78,7 +79,7 @@ class Router:
         return chosen
 
     def began(self, ticket: Ticket, replica: Replica) -> None:
-        """Its first token is here."""
+        """The first token of a job has come."""
         replica.read(ticket)
         route = ticket.route
         if route is None or not route.num_ahead:
@@ -89,7 +90,7 @@ class Router:
             self.estimate.prefill_s += RENEWED * (token_s - self.estimate.prefill_s)
 
     def ended(self, ticket: Ticket, replica: Replica) -> None:
-        """It has, where it was. What it has generated is held there too."""
+        """A job has ended there. What it has generated is cached there too."""
         route = ticket.route
         if route is None or not route.first_at:
             return
@@ -102,7 +103,7 @@ class Router:
         self.prefixes.add(replica.number, [*blocks, *more])
 
     def _cost(self, replica: Replica, num_left: int, num_senders: int) -> float:
-        """Seconds until a first token, as far as can be told."""
+        """Predicted seconds until a first token."""
         seconds = (STEP + ANEW * num_left + _ahead(replica, num_senders)) * self.estimate.prefill_s
         if (over := len(replica.placed) + 1 - replica.num_places) > 0:
             seconds += over * self.estimate.job_s / replica.num_places
@@ -110,25 +111,25 @@ class Router:
 
 
 def _ahead(replica: Replica, num_senders: int = 1) -> int:
-    """What it has to do, in tokens of prompts. Where others send as well, each has about as many jobs there;
-    of their prompts that wait nothing is known, which is the same for each replica."""
+    """The work before a new job, in prompt tokens. Other processes are assumed to have about as many jobs
+    there; their waiting prompts are unknown, which is the same for each replica."""
     return replica.num_unread_tokens + num_senders * RUNNING * len(replica.placed)
 
 
 def _salt(job: Job) -> int:
-    """What the hashes of its blocks begin with: nothing is held in common with other salts, or adapters."""
+    """The start of the hash chain: jobs with another salt or adapter share no blocks."""
     text = job.params.cache_salt
     salt = 0 if text is None else int.from_bytes(text.encode())
     return salt if job.adapter is None else hash((job.adapter.number, salt))
 
 
 def _left(num_tokens: int, num_blocks: int) -> int:
-    """What is to be computed of a prompt: one token at least."""
+    """The tokens of a prompt that must be computed: at least one."""
     return max(num_tokens - num_blocks * BLOCK, 1)
 
 
 def _slowness(replicas: Sequence[Replica]) -> Callable[[Replica], float]:
-    """(replica) -> how many times slower than the others it is; 1 for all that are about as fast."""
+    """(replica) -> how many times slower than the others it is; 1 if about as fast."""
     known = [one.known_token_s for one in replicas if one.known_token_s]
     median = statistics.median_low(known) if len(known) > 1 else 0.0
 

@@ -1,4 +1,4 @@
-"""How many replicas a model is to have, by how long its requests wait."""
+"""How many replicas a model needs, by how long its requests wait."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass, field
 
 from server.config.replication import Replication
 
-# Waits are of the moment: one look proves nothing.
+# Waits vary from moment to moment: one look proves nothing.
 GROW_AFTER_S = 3.0
-# A replica that has started is given the time to show what it is good for.
+# A replica that has just started is given time to show its effect.
 SETTLE_S = 5.0
-# Of what one less could have at the same time, so that the next request does not bring it back.
+# Share of the capacity of one replica less that must be enough, so that the next request does not
+# bring it back.
 FULL = 0.7
 
 
 @dataclass(slots=True)
 class Scale:
-    """Of one model. asked: the range, and what a request may wait. places: jobs that a replica works on at
-    the same time. wanted: how many there are.
+    """The scale of one model. asked: the range, and the allowed wait. places: jobs on a replica at the same
+    time. wanted: the number of replicas.
 
-    It grows in proportion to the wait, to no more than twice as many at a time, and shrinks by one.
+    It grows in proportion to the wait, at most to twice as many at a time, and shrinks by one.
     """
 
     asked: Replication
@@ -34,10 +35,10 @@ class Scale:
         self.wanted = min(max(self.wanted, self.asked.min), self.asked.max)
 
     def look(self, now: float, wait_s: float, num_jobs: int, num_ready: int) -> int:
-        """How many there are to be. wait_s: of the front end where it is longest."""
+        """The number of replicas. wait_s: of the front end where requests wait longest."""
         self._note(now, wait_s, num_jobs)
         if num_ready < self.wanted or now < self._quiet_until:
-            self._over_since = None  # what is coming may do
+            self._over_since = None  # replicas that are starting may be enough
         elif self._over_since is not None and now - self._over_since >= GROW_AFTER_S:
             more = math.ceil(self.wanted * (wait_s / self.asked.target_queue_s - 1))
             self._change(now, self.wanted + max(1, min(self.wanted, more)))

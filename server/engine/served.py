@@ -1,4 +1,4 @@
-"""The models that are served: what is known of each from its files, and the engine that runs it."""
+"""The served models: what is known of each from its files, and the engine that runs it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model. context_size: most tokens of prompt and completion. vocab_size: rows of the embedding.
+    """One model. context_size: the largest number of tokens of prompt and completion. vocab_size: rows
+    of the embedding.
 
-    An adapter is one too, on the engine of the model that is its parent. adapters: of this one, by id.
-    lora_rank: of the largest that the engine has room for.
+    An adapter is a served model too, on the engine of its parent. adapters: of this one, by id. lora_rank:
+    the largest rank for which the engine has room.
     """
 
     settings: ModelSettings
@@ -50,7 +51,7 @@ class ServedModel:
         return self.settings.id
 
     def entry(self) -> dict[str, Any]:
-        """As GET …/models shows it, the hosted service's fields and OpenAI's together."""
+        """The entry in GET …/models: the fields of the hosted service and of OpenAI."""
         entry = {
             "id": self.id,
             "object": "model",
@@ -65,7 +66,7 @@ class ServedModel:
         return entry | {"parent": self.parent} if self.parent else entry
 
     def details(self) -> dict[str, Any]:
-        """As GET …/models/{id} shows it: with what a client has to know to count and name tokens."""
+        """The entry in GET …/models/{id}: it also has what a client needs to count and name tokens."""
         tokenizer = self.tokenizer
         return {
             **self.entry(),
@@ -77,7 +78,7 @@ class ServedModel:
         }
 
     def with_settings(self, settings: ModelSettings, adapters: Mapping[str, Adapter]) -> ServedModel:
-        """The same model and engine, by these settings, with these adapters."""
+        """The same model and engine, with these settings and adapters."""
         model = replace(self, settings=settings, adapters={})
         served = {
             one.id: replace(
@@ -92,7 +93,7 @@ class ServedModel:
         return replace(model, adapters=served)
 
     def on(self, other: ServedModel) -> ServedModel:
-        """This one on the engine of the other, which is that model too."""
+        """This model on the engine of the other one, which is the same model."""
         model = replace(self, engine=other.engine, created=other.created)
         found = {name: one.adapter for name, one in self.adapters.items() if one.adapter is not None}
         return model.with_settings(self.settings, found)
@@ -121,7 +122,7 @@ def load_models(
 
 
 def tune(engine: Replicas, settings: Settings, model: ModelSettings) -> None:
-    """What the settings say of how a model's jobs are treated, here in one process of several."""
+    """Set how a model's jobs are treated, in one process of several."""
     engine.max_pending = math.ceil(settings.max_pending / settings.workers)
     engine.max_wait_s = settings.max_wait_s
     keeps_trying = settings.keep_trying or len(settings.models) > 1
@@ -135,9 +136,9 @@ def tune(engine: Replicas, settings: Settings, model: ModelSettings) -> None:
 
 
 def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
-    """What a model's directory holds, and its context size, without loading it.
+    """(what a model's directory contains, the context size), without loading it.
 
-    Raises ConfigurationError for one that cannot be served, with what to do.
+    Raises ConfigurationError for a model that cannot be served, with what to do.
     """
     if settings.builtin is not None and not is_prepared(settings.builtin):
         raise ConfigurationError(
@@ -146,7 +147,7 @@ def inspect(settings: ModelSettings) -> tuple[Checkpoint, int]:
     checkpoint = check_checkpoint(settings.directory, weights=settings.needs_weights)
     if settings.engine != "simulated":
         check_generates(checkpoint.architecture)
-    extended = "hf_overrides" in settings.engine_args  # of the positions, perhaps: vLLM checks it again
+    extended = "hf_overrides" in settings.engine_args  # perhaps of the positions: vLLM checks it again
     return checkpoint, context_size(checkpoint.architecture, settings.max_model_len, extended=extended)
 
 
@@ -162,10 +163,10 @@ def problem_of(directory: Path) -> str:
 def load_model(
     settings: ModelSettings, make_engine: Callable[[ModelSettings, int, int, int], Engine]
 ) -> ServedModel:
-    """A model from its directory, its engine not yet started.
+    """A model from its directory, with an engine that has not started.
 
-    make_engine: (settings, context size, vocabulary size, number of the replica) -> engine.
-    Raises ConfigurationError for a directory that cannot be served.
+    make_engine: (settings, context size, vocabulary size, number of the replica) -> engine. Raises
+    ConfigurationError for a directory that cannot be served.
     """
     try:
         checkpoint, size = inspect(settings)
@@ -174,7 +175,9 @@ def load_model(
     except ConfigurationError as error:
         raise ConfigurationError(f"model {settings.id}: {error.message}") from error
     if settings.engine != "simulated" and not settings.needs_weights:
-        log.warning("model %s: load_format is dummy, so its weights are random: noise", settings.id)
+        log.warning(
+            "model %s: load_format is dummy, so its weights are random and its text is noise", settings.id
+        )
     vocab_size = checkpoint.architecture.vocab_size
     of_engine = settings.model_copy(update={"engine_args": arguments, "adapters": ()})
     model = ServedModel(
@@ -193,7 +196,7 @@ def load_model(
 
 
 def adapters_of(settings: ModelSettings) -> dict[str, Adapter]:
-    """As they are on the disk now. Raises ConfigurationError for one that cannot be served."""
+    """The adapters as they are on disk now. Raises ConfigurationError for one that cannot be served."""
     if not settings.adapters:
         return {}
     checkpoint, _ = inspect(settings)

@@ -1,4 +1,4 @@
-"""Engines of a model that sleep: they keep their processes, and leave their devices' memory to others."""
+"""Sleeping engines of a model: they keep their processes and free their devices' memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 
 
 class Sleepers:
-    """By the numbers of their replicas. name: of the model. on_death: called when one has ended by itself."""
+    """The sleeping engines, by the numbers of their replicas. name: of the model. on_death: called when one
+    has ended unexpectedly."""
 
     def __init__(self, name: str, on_death: Callable[[], None]) -> None:
         self._name = name
@@ -25,23 +26,23 @@ class Sleepers:
         return len(self._engines)
 
     def keep(self, engines: Mapping[int, Engine | None]) -> None:
-        """These are to sleep, as far as they can: they are ready, and get no jobs any more."""
+        """Keep these engines, as far as they can sleep: they are ready, and get no more jobs."""
         self._engines |= {number: one for number, one in engines.items() if isinstance(one, Sleeper)}
 
     async def sleep(self) -> None:
-        """Have those sleep that do not yet. One that cannot is closed."""
+        """Put to sleep those that do not sleep yet. One that cannot is closed."""
         await asyncio.gather(
             *(self._sleep(number) for number in self._engines.keys() - self._watching.keys())
         )
 
     def take(self, number: int) -> Sleeper | None:
-        """To be woken; None: none of that number sleeps."""
+        """The engine of that number, to be woken; None: there is none."""
         if (watching := self._watching.pop(number, None)) is not None:
             watching.cancel()
         return self._engines.pop(number, None)
 
     async def end(self, numbers: Collection[int] | None = None) -> None:
-        """Close those of these numbers; None: all."""
+        """Close the engines of these numbers; None: all."""
         ended = [self.take(number) for number in ([*self._engines] if numbers is None else numbers)]
         await asyncio.gather(*(one.close() for one in ended if one is not None))
 
@@ -50,14 +51,16 @@ class Sleepers:
         try:
             await engine.sleep()
         except Failure as failure:
-            log.warning("model %s: it cannot sleep, and is ended: %s", self._name, failure.message)
+            log.warning(
+                "model %s: an engine could not go to sleep and is ended: %s", self._name, failure.message
+            )
             await self.end((number,))
         else:
             self._watching[number] = asyncio.create_task(self._watch(number, engine))
 
     async def _watch(self, number: int, engine: Engine) -> None:
         death = await engine.died()
-        log.error("model %s: %s while it slept", self._name, death.how)
+        log.error("model %s: an engine that slept has ended: %s", self._name, death.how)
         del self._engines[number], self._watching[number]
         await engine.close()
         self._on_death()

@@ -1,4 +1,5 @@
-"""Starts an engine, watches it, and starts it again when it has died. What it worked on goes on (work.py)."""
+"""Starts an engine, watches it, and restarts it when it has died. Its jobs continue on the
+next one (work.py)."""
 
 from __future__ import annotations
 
@@ -16,34 +17,34 @@ from server.errors import EngineFailed, Failure
 
 log = logging.getLogger(__name__)
 
-# Before each start, by the failures in a row before it: starts that failed, and lives that ended early.
+# Seconds before each start, by the number of failures in a row: failed starts, and engines that soon ended.
 BACKOFF_S = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)
-WANTED_S = 5.0  # the longest of them while jobs wait for the engine
-# Seconds of being ready after which a life has not ended early.
+WANTED_S = 5.0  # the longest wait while jobs wait for the engine
+# Seconds of being ready after which the end of an engine is not an early one.
 STABLE_S = 30.0
-# How long after an engine was lost new requests are taken, to wait for the next one with those that have lost
-# it. After that, a start that fails say, they are better told to go elsewhere.
+# How long after the loss of an engine new requests are accepted, to wait with the others for the next one.
+# After that, as when a start fails, clients should go elsewhere.
 PATIENCE_S = 30.0
-# Starts that fail alike, one after another, after which another one is not expected to help.
+# After this many starts that fail in the same way, another one is not expected to help.
 ALIKE = 3
 NUMBERS = re.compile(r"\d+")
 
 
 @dataclass(slots=True)
 class Patience:
-    """With engines that do not start. backoff_s: waits before each start, by the failures before it.
-    keep_trying: also an engine that fails in the same way each time."""
+    """Patience with engines that do not start. backoff_s: waits before each start, by the failures before it.
+    keep_trying: also with an engine that keeps failing in the same way."""
 
     backoff_s: Sequence[float] = BACKOFF_S
     keep_trying: bool = True
 
 
 class Supervisor:
-    """One replica's engine, whichever process it is at the moment.
+    """Supervises one replica's engine, whichever process it is at the moment.
 
-    name: of the model, and of the replica where there are several. make: builds an engine that has not
-    started. work: the model's jobs. number: of the replica. on_status: told how far the engine is. losses:
-    the count of what was lost. sleeper: an engine that is to be woken, in the place of one that is made.
+    name: of the model, and of the replica if there are several. make: builds an engine that has not started.
+    work: the model's jobs. number: of the replica. on_status: called when the engine's status changes.
+    losses: the counters of losses. sleeper: returns an engine to wake instead of making one.
     """
 
     def __init__(
@@ -65,38 +66,39 @@ class Supervisor:
         self.patience = patience or Patience()
         self.on_status: Callable[[Status], None] = lambda status: None
         self.make = make
-        self._next: Engine | None = None  # one that has started, to take this one's place
-        self._former: Callable[[], Engine] | None = None  # makes those of before, until the next one is ready
-        self._relieved = asyncio.Event()  # this one is to give way to the next
+        self._next: Engine | None = None  # an engine that has started, to take this one's place
+        # Makes engines of the former kind, until the next one is ready
+        self._former: Callable[[], Engine] | None = None
+        self._relieved = asyncio.Event()  # set: the current engine is to give way to the next
         self._handed_over: asyncio.Future[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._last = ""  # how the last engine has ended
-        self._lost_at: float | None = None  # when the last engine that was ready has, until another one is
+        self._last = ""  # how the last engine ended
+        self._lost_at: float | None = None  # when the last ready engine ended; None: another one is ready
         self._engine: Engine | None = None
 
     @property
     def is_resuming(self) -> bool:
-        """Whether an engine was lost a moment ago, and another one is expected."""
+        """Whether an engine was lost a moment ago, and the next one is expected."""
         return self._lost_at is not None and time.monotonic() - self._lost_at < PATIENCE_S
 
     @property
     def is_restart(self) -> bool:
-        """Whether the next engine to be ready follows one that was."""
+        """Whether the next engine to be ready follows one that was ready."""
         return self._lost_at is not None
 
     @property
     def memory(self) -> int:
-        """Bytes that its engine holds; 0: that cannot be told."""
+        """Bytes that its engine holds; 0: unknown."""
         return self._engine.memory() if self._engine is not None else 0
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is not run any more."""
+        """Whether run has ended."""
         return self.status.phase in (Phase.STOPPED, Phase.FAILED)
 
     async def run(self) -> None:
-        """Keep the engine alive until cancelled. Raises ConfigurationError where no other try would help, and
-        EngineFailed where none has helped."""
+        """Keep the engine running until cancelled. Raises ConfigurationError if another try would not help,
+        and EngineFailed if none has helped."""
         failures = alike = 0
         try:
             while True:
@@ -119,10 +121,10 @@ class Supervisor:
                 stable = self.status.ready and time.monotonic() - self.phase_since > STABLE_S
                 failures = 0 if stable else failures + 1 if alike < ALIKE else len(backoff_s)
                 if alike >= ALIKE and not self.patience.keep_trying:
-                    raise EngineFailed(f"{self.name}: {how} (the same {alike} times)")
+                    raise EngineFailed(f"{self.name}: {how} ({alike} times with the same error)")
                 self.restarts += 1
                 self._last = how
-                log.error("%s: %s; starting it again (%d)", self.name, how, self.restarts)
+                log.error("%s: %s; restarting it (%d)", self.name, how, self.restarts)
                 self.report(Status(Phase.RESTARTING))
                 await self._end()
         finally:
@@ -136,10 +138,10 @@ class Supervisor:
             await asyncio.gather(*self._closing)
 
     async def hand_over(self, make: Callable[[], Engine], engine: Engine | None = None) -> None:
-        """Have other engines go on with the jobs. Returns when the first of them does.
+        """Let other engines continue the jobs. Returns when the first of them does.
 
-        make: as at the beginning. engine: one that has started; without, one is made when this one has ended,
-        and the jobs wait. Raises what that one fails with; those of before go on then.
+        make: as at the beginning. engine: one that has started; without it, one is made when the current one
+        has ended, and the jobs wait. Raises the failure of the next engine; then the former kind continues.
         """
         if self.has_ended:
             raise EngineFailed(f"{self.name} has ended: {self.status.detail}")
@@ -149,8 +151,8 @@ class Supervisor:
         await self._handed_over
 
     async def _live(self) -> Death | None:
-        """One life of an engine. Returns its death, or None where it has given way to the next. Raises
-        EngineFailed where it did not start."""
+        """The life of one engine. Returns its death, or None if it gave way to the next one. Raises
+        EngineFailed if it did not start."""
         self._relieved.clear()
         self._engine, self._next = self._next, None
         if self._engine is None and not await self._wake():
@@ -167,7 +169,7 @@ class Supervisor:
                 return None
             death = dying.result()
         except Exception as error:
-            log.exception("%s: the engine is not watched any more", self.name)
+            log.exception("%s: the server's watch over the engine failed", self.name)
             death = Death(f"{type(error).__name__}: {error}")
         finally:
             relieved.cancel()
@@ -176,15 +178,15 @@ class Supervisor:
         return death
 
     def let_go(self) -> Engine | None:
-        """Its engine, if that is ready, which this one does not end any more. To be called before
-        it is cancelled."""
+        """The engine, if it is ready; from then on, the supervisor does not end it. Call this before
+        cancelling run."""
         engine = self._engine if self.status.ready else None
         if engine is not None:
             self._engine = None
         return engine
 
     async def _wake(self) -> bool:
-        """An engine that sleeps, if there is one. Returns whether it runs."""
+        """Wake a sleeping engine, if there is one. Returns whether it runs."""
         if (engine := self.sleeper()) is None:
             return False
         self._engine = engine
@@ -193,7 +195,7 @@ class Supervisor:
             await engine.wake()
         except Failure as error:
             log.warning(
-                "%s: the engine could not be woken, another one is made: %s", self.name, error.message
+                "%s: the engine could not be woken, so a new one is started: %s", self.name, error.message
             )
             await self._end()
             return False
@@ -201,10 +203,11 @@ class Supervisor:
         return True
 
     async def _back_off(self, wait_s: float) -> None:
-        """wait_s: as long as that, where no jobs wait."""
+        """Wait for wait_s, or until jobs wait."""
         end = time.monotonic() + wait_s
         await asyncio.sleep(min(wait_s, WANTED_S))
-        while not len(self.work) and (left_s := end - time.monotonic()) > 0:  # noqa: ASYNC110  # jobs come unannounced
+        # New jobs raise no event
+        while not len(self.work) and (left_s := end - time.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left_s, WANTED_S))
 
     async def _started(self, engine: Engine) -> None:
@@ -217,7 +220,8 @@ class Supervisor:
             raise EngineFailed(f"{type(error).__name__}: {error}") from error
 
     async def _give_way(self) -> None:
-        """To the next engine: at once where that is ready, else when this one has left its memory."""
+        """Give way to the next engine: at once if it is ready, else when the current one has
+        freed its memory."""
         self.work.recall(self.number)
         if self._next is None:
             self._lost_at = time.monotonic()
@@ -229,10 +233,10 @@ class Supervisor:
             closing.add_done_callback(self._closing.discard)
 
     def _goes_back(self, error: Failure) -> bool:
-        """Whether an engine that does not start was to take the place of others, which then go on."""
+        """Whether the failed engine was to replace a former kind, which then continues."""
         if self._former is None or self._handed_over is None or self._relieved.is_set():
             return False
-        log.error("%s: %s; it goes on as before", self.name, error.message)
+        log.error("%s: %s; the former engine keeps running", self.name, error.message)
         self.make, self._former = self._former, None
         if not self._handed_over.done():
             self._handed_over.set_exception(error)
@@ -247,7 +251,7 @@ class Supervisor:
                 self._handed_over.set_result(None)
         num_resumed = self.work.begin(engine, self.number)
         if num_resumed:
-            log.info("%s: %d candidates go on after %.1f s", self.name, num_resumed, lost_s)
+            log.info("%s: %d candidates continue after %.1f s", self.name, num_resumed, lost_s)
         if (losses := self.losses_of()) is not None:
             losses.recovered(lost_s)
             losses.resumed(num_resumed)
@@ -259,7 +263,7 @@ class Supervisor:
             losses.died(is_hang=death.is_hang)
         num_resumed = self.work.lose(self.number, death.how)
         if num_resumed:
-            log.info("%s: %d candidates go on elsewhere", self.name, num_resumed)
+            log.info("%s: %d candidates continue on other replicas", self.name, num_resumed)
             if losses is not None:
                 losses.resumed(num_resumed)
 
@@ -269,7 +273,8 @@ class Supervisor:
             await engine.close()
 
     def report(self, status: Status) -> None:
-        """An engine is so far. Until it is ready, how the last one has ended is said as well."""
+        """Take note of an engine's status. Until it is ready, the status also says how the
+        last engine ended."""
         if status.ready:
             self._last = ""
         elif self._last and not status.detail:
@@ -289,5 +294,5 @@ class Supervisor:
 
 
 def _alike(reason: str, other: str) -> bool:
-    """Whether they say the same, numbers aside: addresses, process ids, bytes that are free."""
+    """Whether the reasons are the same apart from numbers, such as addresses, process ids or free bytes."""
     return NUMBERS.sub("", reason) == NUMBERS.sub("", other)

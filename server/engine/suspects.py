@@ -1,4 +1,4 @@
-"""Jobs that may be what kills engines: each is tried on an engine that it has to itself."""
+"""Jobs that may be killing engines: each is tried alone on an engine."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from server.engine.ticket import Ticket
 from server.engine.trials import Trials
 from server.observe.trail import Step
 
-# Engines that a job may lose in a row, without a token between, before it is suspected of killing them.
+# Engines that a job may lose in a row, without a token in between, before it is suspected.
 SUSPICIOUS = 2
-# And in all, before it is suspected until its end: one may kill each engine a few tokens later.
+# Engines that a job may lose in all, before it stays a suspect until its end: it may kill each engine a few
+# tokens later.
 MANY_DEATHS = 10
-# How long a trial waits for an engine that was lost to be there again, before it is another's turn.
+# How long a trial waits for a lost engine to come back, before the next suspect's turn.
 EXPECTED_S = 30.0
 
 
 class Suspects:
-    """trials: those of other processes on the same engines. on_trial: the one that is tried now."""
+    """trials: those of other processes on the same engines. on_trial: the job that is being tried."""
 
     def __init__(self) -> None:
         self.trials = Trials()
         self.on_trial: Ticket | None = None
         self._tickets: dict[str, Ticket] = {}
-        self._waits_since: float | None = None  # for an engine that was lost
+        self._waits_since: float | None = None  # for a lost engine to come back
 
     def __bool__(self) -> bool:
         return bool(self._tickets)
 
     def replica(self, replicas: Sequence[Replica], num_senders: int) -> Replica | None:
-        """Where the next one is tried: on one that was lost, if there is one, since no other process has jobs
-        there. None: not yet."""
+        """The replica for the next trial: preferably one that lost its engine, because no other process has
+        jobs there. None: there is none yet."""
         lost = [one for one in replicas if one.has_lost]
         if not lost and num_senders > 1:
             now = time.monotonic()
@@ -43,13 +44,13 @@ class Suspects:
         return min(lost or replicas, key=lambda one: len(one.placed))
 
     def next(self) -> Ticket:
-        """Whom to try."""
+        """The next job to try."""
         self.on_trial = next(iter(self._tickets.values()))
         return self.on_trial
 
     def died(self, lost: list[Ticket], *, is_shared: bool = False, cause: str = "") -> Ticket | None:
-        """An engine has died that worked on these. Returns the one that it had alone: it is guilty.
-        is_shared: other processes may have had jobs there. cause: how it has ended."""
+        """An engine with these jobs has died. Returns the job that it worked on alone: that one is guilty.
+        is_shared: other processes may have had jobs there. cause: how it ended."""
         for ticket in lost:
             ticket.num_deaths += 1
             ticket.all_deaths += 1
@@ -63,19 +64,19 @@ class Suspects:
         return None if is_shared else guilty
 
     def put_off(self, ticket: Ticket) -> None:
-        """It is no more on its engine, for reasons of others."""
+        """The job has lost its engine for other reasons."""
         if ticket is self.on_trial:
             self.on_trial = None
 
     def began(self, ticket: Ticket) -> bool:
-        """It has a token since it lost an engine. Returns whether a trial is over."""
+        """The job has a token since it lost an engine. Returns whether a trial is over."""
         if not ticket.num_deaths:
             return False
-        ticket.num_deaths = 0  # so it was not what killed the engine
+        ticket.num_deaths = 0  # so this job did not kill the engine
         return ticket.all_deaths < MANY_DEATHS and self.clear(ticket)
 
     def clear(self, ticket: Ticket) -> bool:
-        """It is none, or has ended. Returns whether a trial is over."""
+        """The job is no suspect, or has ended. Returns whether a trial is over."""
         if self._tickets.pop(ticket.job.id, None) is not None:
             self.trials.note(has_suspects=bool(self))
         was_on_trial = ticket is self.on_trial

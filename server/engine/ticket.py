@@ -1,4 +1,4 @@
-"""One job on its way, over the engines that work on it."""
+"""One job on its way through the engines that work on it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from server.observe.trail import Step
 class Route:
     """Where a job is, and what was known when it was sent there.
 
-    replica: the number of the one that works on it. The rest is for where there are several (router.py).
-    num_left: tokens of its prompt that are to be computed. num_ahead: those before its first token, with
-    those of other prompts. num_before: those that it has generated elsewhere. blocks: its prompt's. Times in
+    replica: the number of the replica. The rest is only used with several replicas (router.py). num_left:
+    tokens of its prompt that must be computed. num_ahead: tokens to compute before its first token, other
+    prompts included. num_before: tokens that it has generated elsewhere. blocks: of its prompt. Times in
     seconds; 0: not yet.
     """
 
@@ -32,14 +32,14 @@ class Route:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """number: in the order of submission. on_end: called before its last output is handed on. on_token:
-    called with the first one after it was sent, if is_watched says so then.
+    """number: in the order of submission. on_end: called before its last output is passed on. on_token:
+    called with the first output after it was sent, if is_watched is set then.
 
-    delivered: ids that its sink has; num_charged: those of them that its key's account says. engine_id: the
-    job's name on the engine that works on it; num_lives: how often it was sent to one. num_deaths: engines
-    lost in a row, without a token between; all_deaths: in all. waits_since: when it lost the last one, of
-    time.monotonic, while it waits for another. came_at: when it was submitted, in the same time. route: where
-    it is; None: it waits.
+    delivered: ids that its sink has received; num_charged: how many of them were charged to its key.
+    engine_id: the job's name on its engine; num_lives: how often it was sent to one. num_deaths: engines lost
+    in a row, without a token in between; all_deaths: in all. waits_since: when it lost the last one
+    (time.monotonic), while it waits for the next. came_at: when it was submitted. route: where it is; None:
+    it waits.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Ticket:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Among those of its key that wait: the urgent ones first, then as they came."""
+        """Its order among the waiting jobs of its key: by priority, then by arrival."""
         return self.job.requester.priority, self.number
 
     def take(self, output: EngineOutput | RequestFailure) -> None:
@@ -80,18 +80,18 @@ class Ticket:
         self.sink(output)
 
     def mark(self, step: Step, replica: int = 0, cause: str = "") -> None:
-        """It is so from now on, for who follows it."""
+        """Record this step in its trail."""
         if (trail := self.job.trail) is not None:
             trail.mark(step, replica, cause)
             trail.token_ids = self.delivered
 
     def recalled(self) -> None:
-        """Its engine is taken from it."""
+        """The job is taken from its engine."""
         self.mark(Step.RECALLED)
 
     def rest(self, urgency: int) -> Job:
-        """What is still to be done, under a name that no output of an earlier engine has.
-        urgency: as Job's."""
+        """The rest of the job, under a new name, so that outputs of an earlier engine cannot match. urgency:
+        as Job's."""
         job, num = self.job, len(self.delivered)
         self.engine_id = f"{job.id}.{self.num_lives}" if self.num_lives else job.id
         self.num_lives += 1

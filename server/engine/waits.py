@@ -1,5 +1,5 @@
-"""Jobs that wait for an engine, and until when: one that was lost and is started again, or one that is being
-loaded because they have come."""
+"""Jobs that wait for an engine, with their deadlines: for one that is being restarted, or one that is being
+loaded for them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from server.observe.trail import Step
 
 
 class Waits:
-    """resume_timeout_s: for the next engine. load_timeout_s: for the model to be loaded, which is what they
-    wait for if is_for_load; math.inf: for ever. fail: called for each whose time is up."""
+    """resume_timeout_s: for the next engine. load_timeout_s: for the model to be loaded, if is_for_load;
+    math.inf: for ever. fail: called for each job whose time is up."""
 
     def __init__(self, fail: Callable[[Ticket, RequestFailure], None], resume_timeout_s: float) -> None:
         self.resume_timeout_s = resume_timeout_s
@@ -34,7 +34,7 @@ class Waits:
         return len(self._tickets)
 
     def add(self, tickets: Iterable[Ticket]) -> None:
-        """They wait from now on, unless they do already."""
+        """These jobs wait from now on, unless they do already."""
         now = time.monotonic()
         for ticket in tickets:
             if ticket.waits_since is None:
@@ -45,12 +45,12 @@ class Waits:
         self._watch()
 
     def discard(self, ticket: Ticket) -> None:
-        """It does not, or not any more."""
+        """The job does not wait, or no longer."""
         ticket.waits_since = None
         self._tickets.pop(ticket, None)
 
     def clear(self) -> None:
-        """There is an engine: what they wait for is their turn."""
+        """An engine is ready: the jobs now wait for their turn only."""
         for ticket in [*self._tickets]:
             self.discard(ticket)
 

@@ -1,8 +1,8 @@
-"""The jobs of one model from their submission to their end, whichever engines work on them, one or several.
+"""The jobs of one model from submission to end, whichever engines work on them.
 
-An engine holds nothing of a job that could not be sent again: its prompt, what was generated so far, its
-seed. So a job whose engine is lost waits here for the next one, which goes on where the last has stopped; the
-sink notices nothing but a pause. One that makes room for another key's waits in the same way.
+An engine holds nothing of a job that could not be sent again: its prompt, the tokens so far, its seed. So a
+job whose engine is lost waits here for the next one, which continues where the last one stopped; the sink
+only notices a pause. A job that makes room for another key's job waits in the same way.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from server.errors import EngineDeathsError, RequestFailure
 
 log = logging.getLogger(__name__)
 
-# How often keys are compared while jobs wait and none ends.
+# Seconds between comparisons of the keys while jobs wait and none ends.
 LOOK_S = 0.5
-# How often another process is asked whether its trials are over.
+# Seconds between two looks at the trials of other processes.
 TRIALS_S = 0.05
 
 
 class Work:
-    """resume: whether jobs outlive their engine. resume_timeout_s: how long one that has lost its engine
-    waits for the next. turns: whose turn it is, on the places of all replicas. num_senders: processes that
+    """resume: whether jobs outlive their engine. resume_timeout_s: how long a job that has lost its engine
+    waits for the next. turns: whose turn it is, over the places of all replicas. num_senders: processes that
     have jobs on the same engines.
 
-    A job that was running when two engines in a row died is sent to the next one alone, and the others that
-    wait follow once it has generated a token. If that one dies as well, it fails; no other job ever does.
+    A job that was running when two engines in a row died is sent to the next one alone; the other waiting
+    jobs follow once it has generated a token. If that engine dies as well, the job fails; no other job does.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Work:
         self.router = Router()
         self._num_places = self.turns.num_places
         self._replicas: dict[int, Replica] = {}
-        self._tickets: dict[str, Ticket] = {}  # by the job's id; in the order of their submission
-        self.num_submitted = 0  # ever
-        self._look: asyncio.Handle | None = None  # at whose turn it is, when nothing else happens
+        self._tickets: dict[str, Ticket] = {}  # by job id; in the order of submission
+        self.num_submitted = 0  # in all
+        self._look: asyncio.Handle | None = None  # the next look at whose turn it is
 
     def __len__(self) -> int:
         """Jobs that have neither ended nor been aborted."""
@@ -59,40 +59,40 @@ class Work:
 
     @property
     def num_resuming(self) -> int:
-        """Jobs that have lost their engine, and wait for another."""
+        """Jobs that have lost their engine and wait for another."""
         return 0 if self.is_held else len(self.waits)
 
     @property
     def is_held(self) -> bool:
-        """Whether its engines are not in memory, or are to leave it."""
+        """Whether its engines are unloaded, or about to be."""
         return self.waits.is_for_load
 
     @property
     def longest_wait_s(self) -> float:
-        """How long the first of those that have no token yet has waited for it."""
+        """How long the first of the jobs without a token has waited for it."""
         first = next((one for one in self._tickets.values() if not one.delivered), None)
         return 0.0 if first is None else time.monotonic() - first.came_at
 
     def num_placed(self, number: int) -> int:
-        """Jobs that a replica works on."""
+        """Jobs on a replica."""
         return len(self._replica(number).placed)
 
     def set_places(self, num_places: int) -> None:
-        """Of each replica: jobs that it works on at the same time, for this process."""
+        """Set the number of jobs per replica at the same time, for this process."""
         self._num_places = num_places
         for replica in self._replicas.values():
             replica.num_places = num_places
         self._count_places(self._open())
 
     def is_paused(self, job_id: str) -> bool:
-        """Whether it waits for an engine, or has lost its place there."""
+        """Whether the job waits for an engine, or has lost its place there."""
         ticket = self._tickets.get(job_id)
         if ticket is None or ticket.route is not None:
             return False
         return bool(ticket.delivered) or ticket.waits_since is not None
 
     def submit(self, job: Job, sink: Sink) -> None:
-        """As an engine's. Without one the job waits."""
+        """As Engine.submit. Without an engine the job waits."""
         self.num_submitted += 1
         ticket = Ticket(self.num_submitted, job, sink, self._ended, self._began)
         self._tickets[job.id] = ticket
@@ -102,7 +102,7 @@ class Work:
         self._send_waiting()
 
     def abort(self, job_id: str) -> None:
-        """As an engine's."""
+        """As Engine.abort."""
         ticket = self._tickets.get(job_id)
         if ticket is None:
             return
@@ -110,7 +110,7 @@ class Work:
         self._forget(ticket)
 
     def begin(self, engine: Engine, number: int = 0) -> int:
-        """A replica's engine is ready. Returns how many jobs that waited for one, and are not held, go on."""
+        """A replica's engine is ready. Returns how many jobs that waited for one now continue."""
         self._replica(number).engine = engine
         if engine.cache_tokens:
             self.router.prefixes.set_capacity(number, engine.cache_tokens // BLOCK)
@@ -121,7 +121,7 @@ class Work:
         return num_resuming
 
     def recall(self, number: int = 0) -> None:
-        """Take back what a replica works on, so that another engine goes on with it; nobody is to blame."""
+        """Take a replica's jobs back, so that another engine continues them; nobody is to blame."""
         replica = self._replica(number)
         if replica.engine is None:
             return
@@ -132,7 +132,7 @@ class Work:
         self._vacate(replica)
 
     def lose(self, number: int = 0, cause: str = "") -> int:
-        """A replica's engine is lost; cause: how. Returns how many of its jobs go on elsewhere at once."""
+        """A replica's engine is lost; cause: how. Returns how many of its jobs continue elsewhere at once."""
         replica = self._replica(number)
         if replica.engine is None:
             return 0
@@ -150,36 +150,36 @@ class Work:
         return len(lost) if self._open() else 0
 
     def hold(self) -> None:
-        """What runs ends where it is; what comes waits until it is to go on."""
+        """Running jobs end where they are; new jobs wait until go_on."""
         if not self.is_held:
             self.waits.is_for_load = True
             self.waits.add(ticket for ticket in self._tickets.values() if ticket.route is None)
 
     def go_on(self) -> None:
-        """With the engines that are there."""
+        """Continue with the engines that are ready."""
         if self.is_held and self._open():
             self.waits.is_for_load = False
             self.waits.clear()
             self._send_waiting()
 
     def unload(self, number: int) -> None:
-        """A replica's engine is gone, with its cache, and another one comes when it is asked for."""
+        """A replica's engine and its cache are gone; another engine comes on demand."""
         self.hold()
         self.recall(number)
         self.router.prefixes.forget(number)
 
     def drain(self, number: int, is_leaving: bool = True) -> None:
-        """A replica is to end: what runs there ends there, and what comes goes elsewhere."""
+        """A replica is to end: its jobs end there, and new jobs go elsewhere."""
         self._replica(number).is_leaving = is_leaving
 
     def remove(self, number: int) -> None:
-        """There is no such replica any more."""
+        """The replica is gone."""
         self.recall(number)
         self._replicas.pop(number, None)
         self.router.prefixes.forget(number)
 
     def fail(self, failure: RequestFailure) -> None:
-        """No engine will work on them any more."""
+        """No engine will work on the jobs any more."""
         for ticket in [*self._tickets.values()]:
             self._fail(ticket, failure)
 
@@ -189,12 +189,12 @@ class Work:
         return self._replicas[number]
 
     def _open(self) -> list[Replica]:
-        """Those that take jobs."""
+        """The replicas that take jobs."""
         there = [one for one in self._replicas.values() if one.engine is not None]
         return [one for one in there if not one.is_leaving] or there
 
     def _vacate(self, replica: Replica) -> None:
-        """It takes nothing more, and what it worked on waits: for its turn elsewhere, or for an engine."""
+        """The replica takes no more jobs; its jobs wait for their turn elsewhere, or for an engine."""
         replica.engine = None
         for ticket in [*replica.placed.values()]:
             replica.leave(ticket)
@@ -205,7 +205,7 @@ class Work:
         self.waits.add(self._tickets.values())
 
     def _take_off(self, ticket: Ticket) -> None:
-        """Nothing works on it any more."""
+        """No engine works on the job any more."""
         if ticket.route is not None:
             replica = self._replicas[ticket.route.replica]
             if replica.engine is not None:
@@ -213,14 +213,14 @@ class Work:
             replica.leave(ticket)
 
     def _began(self, ticket: Ticket) -> None:
-        """It has its first token since it was sent."""
+        """The job has its first token since it was sent."""
         if ticket.route is not None:
             self.router.began(ticket, self._replicas[ticket.route.replica])
         if self.suspects.began(ticket):
             self._send_soon()
 
     def _ended(self, ticket: Ticket) -> None:
-        """It has, on its replica."""
+        """The job has ended, on its replica."""
         if ticket.route is not None:
             replica = self._replicas[ticket.route.replica]
             self.router.ended(ticket, replica)
@@ -236,7 +236,7 @@ class Work:
             self._send_soon()
 
     def _send_soon(self, delay_s: float = 0.0) -> None:
-        """Not from within the handing out of a step: what is sent now is none of that."""
+        """Send soon, but not while the outputs of a step are being passed on."""
         if self._look is not None:
             self._look.cancel()
         loop = asyncio.get_running_loop()
@@ -250,7 +250,7 @@ class Work:
         is_unsure = self.suspects or any(one.has_lost for one in replicas)
         if is_unsure and not self.suspects.trials.is_next():
             self._send_soon(TRIALS_S)
-            # What another process tries is on a replica that was lost.
+            # Another process tries its suspects on a replica that lost its engine.
             replicas = [] if self.suspects else [one for one in replicas if not one.has_lost]
         elif self.suspects:
             self._try_next(replicas)
@@ -263,17 +263,17 @@ class Work:
             self._send_next(replicas)
 
     def _count_places(self, replicas: list[Replica]) -> None:
-        """Those of these, which take jobs, and those that the others' jobs have until they end."""
+        """Count the places of these replicas, which take jobs, and of leaving ones that still have jobs."""
         ones = self._replicas.values()
         places = (one.num_places if one in replicas else len(one.placed) for one in ones)
         self.turns.num_places = sum(places) or self._num_places
 
     def _try_next(self, replicas: list[Replica]) -> None:
-        """The first suspect, on a replica that nothing else is on."""
+        """Send the first suspect to a replica without other jobs."""
         if (replica := self.suspects.replica(replicas, self.num_senders)) is None:
             self._send_soon(LOOK_S)
             return
-        for ticket in [*replica.placed.values()]:  # who was tried before, say, and goes on later
+        for ticket in [*replica.placed.values()]:  # such as one that was tried before, and continues later
             self._take_off(ticket)
             self.turns.put_back(ticket)
         ticket = self.suspects.next()
@@ -314,7 +314,7 @@ class Work:
         self._fail(ticket, EngineDeathsError(ticket.job.request_id, ticket.all_deaths))
 
     def _fail(self, ticket: Ticket, failure: RequestFailure) -> None:
-        if self._tickets.get(ticket.job.id) is not ticket:  # ended with another of its request
+        if self._tickets.get(ticket.job.id) is not ticket:  # ended with another job of its request
             return
         self.abort(ticket.job.id)
         ticket.sink(failure)

@@ -1,4 +1,2 @@
-"""One request between its prompt and its deltas: token ids, candidates, their text, their ranking.
-
-No bytes, no HTTP.
-"""
+"""One request, from its prompt to its deltas: token ids, candidates, their text, their ranking. No
+bytes, no HTTP."""

@@ -1,7 +1,7 @@
-"""The candidates of one request: fan out, seeds, and the end of them all.
+"""The candidates of one request: makes them, derives their seeds, and ends them.
 
-An engine pushes outputs in as they come. Those of one step, whichever candidates they are for, are worked on
-in one go and handed on as one batch of deltas: no task is woken for a token.
+An engine pushes outputs as they come. The outputs of one step, for whichever candidates, are handled together
+and passed on as one batch of deltas: no task is woken for a token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Take = Callable[[list[Delta]], None]
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens. Each prompt counts once; every candidate's completion counts, returned or not."""
+    """Token counts. Each prompt counts once; every candidate's completion counts, returned or not."""
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -44,7 +44,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """text: of one that is a choice. contest: of one that may become one; then number is its place there."""
+    """One running candidate. text: if it is a choice. contest: if it may become one; number is then
+    its place there."""
 
     job_id: str
     prompt_index: int
@@ -61,10 +62,10 @@ class Candidate:
 
 
 class PromptScores:
-    """A prompt's log-probabilities. The first of its candidates alone asks for them, since all have the same;
-    what comes for others before them is held.
+    """A prompt's log-probabilities. Only the first of its candidates asks for them, because all have the
+    same; outputs of the others that come before them are held.
 
-    arrive: takes each output, with them.
+    arrive: called with each output, once they are there.
     """
 
     def __init__(self, arrive: Callable[[Candidate, EngineOutput | RequestFailure], None]) -> None:
@@ -89,8 +90,9 @@ class PromptScores:
 class Generation:
     """One request on its way through an engine. Choice index = prompt number × n + rank.
 
-    finish_reasons: of the choices that have ended, by their indices. trails: what becomes of each candidate
-    is written there, if it is a list when they begin. also: gets each batch of deltas, before `start`'s.
+    finish_reasons: of the choices that have ended, by index. trails: if it is a list when the candidates
+    begin, each candidate's trail is added to it. also: gets each batch of deltas, before the
+    `take` of `start`.
     """
 
     def __init__(
@@ -108,15 +110,16 @@ class Generation:
         self.num_prompts, self.num_candidates = len(prompts), len(prompts) * params.best_of
         self.finish_reasons: dict[int, FinishReason] = {}
         self.usage = Usage(sum(len(prompt.ids) for prompt in prompts))
-        # Of the prompts and of every candidate, if each is as long as it may be.
+        # Tokens of the prompts and of every candidate, if each is as long as allowed.
         self.most_tokens = self.usage.prompt_tokens + len(prompts) * params.best_of * params.max_tokens
-        # Of those who follow it.
+        # For those that follow the request: the journal and traces.
         self.trails: list[Trail] | None = None
         self.also: Take | None = None
         self._candidates_made: list[Candidate] = []
         self._id = request_id
-        self._unique = secrets.token_hex(16)  # a client may send the same x-request-id twice at once
-        # Ours where none is asked for, so that a candidate can go on in another engine as in the first.
+        self._unique = secrets.token_hex(16)  # a client may use the same x-request-id twice at once
+        # If no seed is given, one is drawn, so that a candidate can continue in another engine with the same
+        # random numbers.
         self._seed = secrets.randbits(63) if params.seed is None else params.seed
         self._prompts = prompts
         self._engine = engine
@@ -133,18 +136,18 @@ class Generation:
 
     @property
     def is_resuming(self) -> bool:
-        """Whether a candidate waits, having lost its engine or its place there, or for its model
-        to be loaded."""
+        """Whether a candidate waits because it has lost its engine or its place there, or because its model
+        is being loaded."""
         return any(map(self._engine.work.is_paused, self._running))
 
     @property
     def progress(self) -> str:
-        """How far what it waits for is."""
+        """The progress of what it waits for, in words."""
         return self._engine.progress
 
     @property
     def seed(self) -> int:
-        """The one that was asked for, or the one that was chosen."""
+        """The requested seed, or the drawn one."""
         return self._seed
 
     @property
@@ -152,11 +155,11 @@ class Generation:
         return self._prompts
 
     def outcomes(self) -> list[Outcome]:
-        """What has become of each candidate so far: of the first prompt's, then of the next one's."""
+        """The outcome of each candidate so far: the first prompt's, then the next one's."""
         return [candidate.outcome for candidate in self._candidates_made]
 
     def prompt_texts(self) -> list[str]:
-        """As they were written, or as their ids read."""
+        """The prompts as written, or decoded from their ids."""
         return [self.text_of(one.ids) if one.text is None else one.text for one in self._prompts]
 
     def text_of(self, token_ids: Sequence[int]) -> str:
@@ -166,8 +169,8 @@ class Generation:
     def start(self, take: Take) -> asyncio.Future[None]:
         """Begin. `take` is called with each batch of deltas.
 
-        Returns a future: done after the last batch, or with the RequestFailure that ended a candidate, and so
-        all of them.
+        Returns a future that is done after the last batch, or has the RequestFailure that ended a candidate,
+        and with it all.
         """
         self._take = take if self.also is None else partial(_both, self.also, take)
         jobs = [started for k, prompt in enumerate(self._prompts) for started in self._candidates(k, prompt)]
@@ -180,7 +183,7 @@ class Generation:
         return self._ended
 
     def close(self) -> None:
-        """Abort what still runs, and take nothing any more. Safe to call twice, and to call late."""
+        """Abort running candidates, and take no more outputs. Safe to call twice, and after the end."""
         for job_id in self._running:
             self._engine.abort(job_id)
         self._running.clear()
@@ -210,7 +213,7 @@ class Generation:
         params = self.params
         num_logprobs = params.num_logprobs
         if num_logprobs is None and params.best_of > params.n:
-            num_logprobs = 0  # ranking needs the sampled tokens' own
+            num_logprobs = 0  # ranking needs the log-probabilities of the sampled tokens
         if params.logprob_token_ids:
             num_logprobs = len(params.logprob_token_ids)
         return Job(
@@ -234,7 +237,8 @@ class Generation:
         return trail
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
-        """A candidate's sink. A candidate that is alone waits for no other's output of the same step."""
+        """Handle an output of a candidate. A single candidate does not wait for other outputs of
+        the same step."""
         if self._is_alone:
             self._advance(((candidate, output),))
             return
@@ -247,11 +251,12 @@ class Generation:
         self._advance(arrived)
 
     def _advance(self, arrived: Sequence[tuple[Candidate, EngineOutput | RequestFailure]]) -> None:
-        """Work on what has arrived. The border where a bug of ours ends its request and nothing else."""
+        """Work on the outputs that have arrived. A broad except stands here: a bug of ours ends its request
+        and nothing else."""
         deltas: list[Delta] = []
         try:
             for candidate, output in arrived:
-                if candidate.job_id in self._running:  # else it has ended meanwhile
+                if candidate.job_id in self._running:  # otherwise it has ended meanwhile
                     self._work(candidate, output, deltas)
             if deltas:
                 self._take(deltas)
@@ -265,7 +270,7 @@ class Generation:
                 self._end_all(None)
 
     def _work(self, candidate: Candidate, output: EngineOutput | RequestFailure, deltas: list[Delta]) -> None:
-        """One candidate's output; what it adds to the choices goes to deltas."""
+        """Work on one candidate's output, and add what it adds to the choices to deltas."""
         if isinstance(output, RequestFailure):
             raise output
         if candidate.text is not None:

@@ -1,8 +1,8 @@
-"""The candidates of one prompt when best_of > n.
+"""The candidates of one prompt if best_of > n.
 
-Until the best are known they are token ids and sums; only the winners become text.
+Until the best are known, they are token ids and sums; only the winners become text.
 
-A candidate that cannot win any more is given up, which changes nothing but the time (sampling/best_of.py).
+A candidate that can no longer win is given up, which only saves time (sampling/best_of.py).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from server.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Contestant:
-    """A candidate. scanner: finds an end that the engine does not know, a stop sequence say, for which there
-    has to be text; None: there is no such end.
+    """A candidate of a contest. scanner: finds an end that the engine does not know, such as a stop sequence,
+    in the text; None: there is no such end.
 
-    finish_reason: the engine's; None where a stop sequence has ended it before.
+    finish_reason: the engine's; None if a stop sequence ended it first.
     """
 
     scanner: CandidateText | None
@@ -33,7 +33,7 @@ class Contestant:
     finish_reason: FinishReason | None = None
 
     def take(self, output: EngineOutput, *, keep_logprobs: bool) -> tuple[int, bool]:
-        """Take in an engine's output. Returns how many of its tokens belong to the candidate, and whether it
+        """Take an engine's output. Returns how many of its tokens belong to the candidate, and whether it
         ends with them."""
         num_tokens, ends = len(output.token_ids), output.finish_reason is not None
         if self.scanner is not None:
@@ -43,18 +43,19 @@ class Contestant:
             self.finish_reason = output.finish_reason
         self.token_ids += output.token_ids[:num_tokens]
         if output.logprobs is not None:
-            for value in output.logprobs.sampled[:num_tokens]:  # one by one: the same sum however they come
+            # One by one, so that the sum does not depend on how they come
+            for value in output.logprobs.sampled[:num_tokens]:
                 self.logprob_sum += value
             if keep_logprobs:
                 self.logprobs = self.logprobs or TopLogprobs(output.logprobs.width)
-                self.logprobs.extend(output.logprobs)  # what is beyond the end is not looked at
+                self.logprobs.extend(output.logprobs)  # entries beyond the end are ignored
         self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
         return num_tokens, ends
 
 
 class Outcome(NamedTuple):
-    """What has become of a candidate. num_tokens: generated, as the usage counts them. finish: None: it has
-    not ended. choice: the index of the choice that it is."""
+    """The outcome of a candidate. num_tokens: generated, as the usage counts them. finish: None: it has not
+    ended. choice: the index of the choice that it became."""
 
     num_tokens: int
     finish: FinishReason | Literal["given_up"] | None = None
@@ -62,7 +63,8 @@ class Outcome(NamedTuple):
 
 
 class Contest:
-    """best_of candidates, of which n win. first_index: of the choices that the winners become."""
+    """best_of candidates, of which n win. first_index: the index of the first choice that
+    a winner becomes."""
 
     def __init__(
         self, first_index: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer
@@ -72,8 +74,8 @@ class Contest:
         self._params = params
         self._tokenizer = tokenizer
         self._ranking = Ranking(params.n)
-        self._finished: dict[int, Contestant] = {}  # those that lead
-        self._outcomes: dict[int, Outcome] = {}  # of those that have ended
+        self._finished: dict[int, Contestant] = {}  # the leading ones
+        self._outcomes: dict[int, Outcome] = {}  # of the candidates that have ended
         self._running = {number: Contestant(self._scanner()) for number in range(params.best_of)}
 
     @property
@@ -81,10 +83,10 @@ class Contest:
         return not self._running
 
     def receive(self, number: int, output: EngineOutput) -> tuple[int, list[int]]:
-        """An engine's output for a candidate that runs.
+        """Take an engine's output for a running candidate.
 
-        Returns how many of its tokens count, and the numbers of candidates that end with it: this one if it
-        has finished, and those that cannot win any more.
+        Returns how many of its tokens count, and the numbers of the candidates that end with it: this one if
+        it has finished, and those that can no longer win.
         """
         candidate = self._running[number]
         num_tokens, ends = candidate.take(output, keep_logprobs=self._params.num_logprobs is not None)
@@ -99,7 +101,7 @@ class Contest:
         return num_tokens, [number, *hopeless] if ends else hopeless
 
     def outcome(self, number: int) -> Outcome:
-        """Of one candidate, so far."""
+        """The outcome of one candidate so far."""
         if (running := self._running.get(number)) is not None:
             return Outcome(len(running.token_ids))
         outcome, winners = self._outcomes[number], self._ranking.winners
@@ -108,7 +110,7 @@ class Contest:
         return outcome._replace(choice=self._first_index + winners.index(number))
 
     def winners(self) -> list[Delta]:
-        """Whole choices, best first. To be called once, when the contest is over."""
+        """The whole choices, best first. Call it once, when the contest is over."""
         return [
             self._text(self._first_index + place, self._finished[number])
             for place, number in enumerate(self._ranking.winners)

@@ -1,4 +1,4 @@
-"""Whether a request's grammar is one, before an engine hears of it."""
+"""Checks a request's grammar before an engine gets it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.engine.served import ServedModel
 
 
 async def check_grammar(source: str, request: CompletionRequest, model: ServedModel) -> None:
-    """In a thread: a large one takes its time, and other requests go on. Raises InvalidRequest."""
+    """Check the grammar in a thread, because a large one takes time. Raises InvalidRequest."""
     tokenizer = model.tokenizer
     loop = asyncio.get_running_loop()
     if problem := await loop.run_in_executor(tokenizer.threads, tokenizer.grammars.problem, source):

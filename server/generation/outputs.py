@@ -1,6 +1,6 @@
-"""EngineOutput -> Delta, one object a candidate; and the fold of deltas that is the whole reply.
+"""EngineOutput -> Delta, one object per candidate; and the fold of deltas that is the whole reply.
 
-The stream and the reply are made from the same deltas, so they cannot differ.
+Stream and reply are made from the same deltas, so they cannot differ.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from server.text.detokenizer import Detokenizer
 from server.text.stops import StopMatcher
 from server.text.tokenizer import Tokenizer
 
-MINUS_INFINITY = -9999.0  # as JSON has no infinity; OpenAI's value
+MINUS_INFINITY = -9999.0  # JSON has no infinity; this is OpenAI's value
 
 
 @dataclass(slots=True)
 class Logprobs:
-    """Four arrays with one entry a token, as on the wire. text_offset: in characters of the returned text."""
+    """Four arrays with one entry per token, as in the reply. text_offset: in characters of
+    the returned text."""
 
     tokens: list[str] = field(default_factory=list)
     token_logprobs: list[float | None] = field(default_factory=list)
@@ -35,11 +36,11 @@ class Logprobs:
         self.text_offset += other.text_offset
 
 
-class Delta(msgspec.Struct, gc=False):  # made for each token, in a third of a dataclass's time
-    """What is new about a choice. num_tokens: generated for it; the prompt's do not count. token_ids: those,
-    where asked for; prompt_token_ids: with the first of them.
+class Delta(msgspec.Struct, gc=False):  # made for each token; it takes a third of a dataclass's time to make
+    """What is new about a choice. num_tokens: generated for it, without the prompt's. token_ids: of these, if
+    asked for; prompt_token_ids: with the choice's first delta.
 
-    Without text as long as a character, or what may be the start of a stop sequence, is not complete.
+    The text is empty while a character is incomplete, or while the text may be the start of a stop sequence.
     """
 
     index: int
@@ -53,7 +54,7 @@ class Delta(msgspec.Struct, gc=False):  # made for each token, in a third of a d
 
 @dataclass(slots=True)
 class Choice:
-    """A fold of deltas."""
+    """A choice, added up from deltas."""
 
     index: int
     text: str = ""
@@ -65,9 +66,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class PromptText:
-    """A prompt for echo. text: as the client wrote it, or None where it sent ids or had it truncated.
+    """A prompt for echo. text: as the client wrote it, or None if it sent ids or had it truncated.
 
-    starts: where in the text each token begins, where text and log-probabilities are to be echoed.
+    starts: where each token begins in the text, if text and log-probabilities are echoed.
     """
 
     ids: list[int]
@@ -78,7 +79,7 @@ class PromptText:
 class CandidateText:
     """One candidate's text so far: detokenized, searched for stop sequences, with offsets.
 
-    num_tokens counts the tokens that belong to it; what an engine sends after the end is not looked at.
+    num_tokens counts the tokens that belong to it; tokens after its end are ignored.
     """
 
     def __init__(
@@ -93,17 +94,17 @@ class CandidateText:
         self._prompt_ids = prompt.ids if params.return_token_ids else None
         self._detokenizer = Detokenizer(tokenizer, skip_special=params.skip_special_tokens)
         self._stops = StopMatcher(params.stop, include=params.include_stop)
-        # Nothing to do but to make text of tokens, until the engine ends: by far the most that happens.
+        # The common case: only make text of tokens until the engine ends the candidate.
         self._is_plain = (
             not (params.stop or params.echo or params.return_token_ids or params.max_tokens == 0)
             and params.num_logprobs is None
         )
         # Nor anything at the beginning; what there is to do is the same for each token.
         self._is_even = not (params.echo or params.return_token_ids or params.max_tokens == 0)
-        self._length = 0  # characters of text, echoed prompt included, that the tokens so far complete
+        self._length = 0  # complete characters of text so far, including an echoed prompt
 
     def push(self, output: EngineOutput) -> Delta:
-        """The delta of an engine's output. Its text may be empty, held back or part of a character."""
+        """The delta of an engine's output. Its text may be empty: held back, or part of a character."""
         if self._is_plain and output.finish_reason is None:
             text = "".join(map(self._detokenizer.push, output.token_ids))
             num_tokens = len(output.token_ids)
@@ -191,8 +192,8 @@ class CandidateText:
         return text
 
     def _prompt_text(self, prompt: PromptText) -> tuple[str, list[int]]:
-        """The prompt's text, and where in it each token begins. The completion goes on with what the ids of
-        a prompt leave half."""
+        """(the prompt's text, where each token begins in it). Half a character at the end of prompt ids is
+        completed by the completion."""
         if prompt.text is not None:
             return prompt.text, prompt.starts or []
         skip = self._params.skip_special_tokens
@@ -204,7 +205,7 @@ class CandidateText:
 
 
 def merged(deltas: list[Delta]) -> list[Delta]:
-    """One delta for each choice that has any, which says the same."""
+    """One delta for each choice that has any, with the same content."""
     found: dict[int, Delta] = {}
     texts: dict[int, list[str]] = {}
     for delta in deltas:

@@ -20,20 +20,20 @@ from server.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-# About 5 ms of tokenizing; from here on it is done in a thread, which does not hold the GIL.
+# About 5 ms of tokenizing. Longer texts are tokenized in a thread, which does not hold the GIL.
 LONG_CHARS = 20_000
-BOS_TWICE = "a BOS was left out"  # of what Tokenizer.said has
+BOS_TWICE = "a BOS was left out"  # key in Tokenizer.said
 
 
 async def encode_prompts(
     request: CompletionRequest, params: GenerationParams, model: ServedModel
 ) -> list[PromptText]:
-    """The prompts of a request.
+    """The prompts of a request as token ids.
 
-    Raises InvalidRequest for too many, a token id outside the vocabulary or too many tokens.
+    Raises InvalidRequest for too many prompts, a token id outside the vocabulary, or too many tokens.
     """
     given = request.prompt
-    # The contract has seen to it that the items are of one kind.
+    # The contract has checked that all items are of one kind.
     prompts: list[Any] = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     _check_count(len(prompts), params, model.settings)
     if isinstance(prompts[0], str) and request.suffix and not model.settings.suffix_template:
@@ -41,7 +41,7 @@ async def encode_prompts(
     elif isinstance(prompts[0], str):
         encoded = await _encode(_filled_in(prompts, request.suffix, model.settings), params, model)
     elif request.suffix:
-        raise InvalidRequest("suffix must be empty where the prompt is not text", "suffix")
+        raise InvalidRequest("suffix must be empty when the prompt is token ids", "suffix")
     else:
         keep = _keep(params, model.context_size)
         encoded = [PromptText(_sliced(ids, keep, params)) for ids in prompts]
@@ -68,12 +68,14 @@ def _check_count(count: int, params: GenerationParams, model: ModelSettings) -> 
 async def _with_suffix(
     texts: list[str], suffix: str, params: GenerationParams, model: ServedModel
 ) -> list[PromptText]:
-    """Between marks that are ids, and the texts are none: a user's text is not control."""
+    """Put the texts between the marks of the fill-in-the-middle template. Marks are ids, and texts contain
+    none: a user's text is not control."""
     fill_in, tokenizer = model.tokenizer.fill_in, model.tokenizer
     assert fill_in is not None, "the contract has seen to it"
     if params.truncate_prompt_tokens is not None:
         raise InvalidRequest(
-            "truncate_prompt_tokens must be left out with suffix: a mark would be cut off",
+            "truncate_prompt_tokens must be left out with suffix, because it would cut off the marks of the"
+            " fill-in-the-middle template",
             "truncate_prompt_tokens",
         )
 
@@ -95,8 +97,9 @@ def _filled_in(texts: list[str], suffix: str | None, model: ModelSettings) -> li
 
 
 async def _encode(texts: list[str], params: GenerationParams, model: ServedModel) -> list[PromptText]:
-    """In threads where it takes long, a few of which do it for all requests, a part at a time."""
-    if sum(map(len, texts)) <= LONG_CHARS and params.parse_special:  # else an encoder may have to be made
+    """Tokenize texts, in threads if it takes long. A few threads serve all requests, a part at a time."""
+    # Otherwise an encoder may have to be made
+    if sum(map(len, texts)) <= LONG_CHARS and params.parse_special:
         return _tokenized(texts, params, model)
     loop, encoded = asyncio.get_running_loop(), list[PromptText]()
     for group in _groups(texts):
@@ -105,7 +108,7 @@ async def _encode(texts: list[str], params: GenerationParams, model: ServedModel
 
 
 def _groups(texts: list[str]) -> Iterator[list[str]]:
-    """Texts that follow each other, up to LONG_CHARS; a longer one is alone."""
+    """Groups of consecutive texts, up to LONG_CHARS together; a longer text is alone."""
     group, size = list[str](), 0
     for text in texts:
         if group and size + len(text) > LONG_CHARS:
@@ -117,7 +120,8 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
 
 
 def _tokenized(texts: list[str], params: GenerationParams, model: ServedModel) -> list[PromptText]:
-    """Of a text that is too long only so much is tokenized as shows it, of one that is truncated its end."""
+    """Tokenize texts. If a text is too long, only as much as shows it; if it is truncated, only the
+    part that stays."""
     tokenizer, room = model.tokenizer, model.context_size - params.max_tokens
     keep = _keep(params, model.context_size)
     if keep is None or keep > room:
@@ -146,13 +150,12 @@ def _check_length(text: str, params: GenerationParams, model: ServedModel) -> No
 
 
 def _note_two(encoded: list[Encoded], model: ServedModel) -> None:
-    """Say once that a BOS was left out."""
+    """Log once per model that a second BOS was left out."""
     said = model.tokenizer.said
     if BOS_TWICE not in said and any(one.had_two for one in encoded):
         said.add(BOS_TWICE)
         log.info(
-            "model %s: a prompt begins with the BOS token, so the tokenizer's own is left out, as it is"
-            " before every such prompt (single_bos)",
+            "model %s: prompts that begin with the BOS token do not get a second one (single_bos)",
             model.id,
         )
 
@@ -166,7 +169,7 @@ def _prompt(text: str, read: str, encoded: Encoded, tokenizer: Tokenizer) -> Pro
 
 
 def _keep(params: GenerationParams, context_size: int) -> int | None:
-    """Most tokens that stay of a prompt; None: all."""
+    """The largest number of tokens of a prompt that stay; None: all."""
     if params.truncate_prompt_tokens == -1:
         return max(1, context_size - params.max_tokens)
     return params.truncate_prompt_tokens
@@ -188,7 +191,7 @@ def _bos(tokenizer: Tokenizer) -> list[int]:
 
 
 def _check_ids(ids: list[int], vocab_size: int) -> None:
-    """An id beyond the embedding kills an engine. A tokenizer may have one that its model lacks."""
+    """An id beyond the embedding kills an engine. A tokenizer may have ids that its model lacks."""
     if (largest := max(ids)) >= vocab_size:
         place = ids.index(largest)
         raise InvalidRequest(

@@ -1,4 +1,1 @@
-"""Between a connection and a generation: routes, errors as bodies, bytes, streams.
-
-No engine's inner workings.
-"""
+"""HTTP: routes, errors as bodies, bytes, streams. Nothing here knows how an engine works."""

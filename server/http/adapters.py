@@ -1,6 +1,6 @@
-"""The routes by which an operator has adapters come and go while the server runs.
+"""Routes by which an operator adds, changes and removes adapters while the server runs.
 
-Until the configuration is read anew: what is to stay belongs into models.yaml.
+Their effect lasts until the configuration is read again; permanent adapters belong in models.yaml.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from server.http.openapi import ADAPTER_EXTRA, ADAPTER_RESPONSES, OF_ADAPTER
 from server.http.routes import state_of
 from server.http.state import State, exchange_of
 
-__all__ = ["admin"]  # with these routes
+__all__ = ["admin"]  # the router with these routes
 
 PATH = "/models/{model_id:path}/adapters/{adapter_id:path}"
-NO_CHANGE = "the configuration of this server is changed by a restart alone"
+NO_CHANGE = "adapters of this server can only be changed in models.yaml, with a restart"
 
 
 @admin.put(PATH, response_model=Changed, responses=ADAPTER_RESPONSES, openapi_extra=ADAPTER_EXTRA)
@@ -62,7 +62,7 @@ async def _change(request: Request, state: State, adapter: AdapterSettings | Non
 
 
 def settings_of(body: bytes, adapter_id: str) -> AdapterSettings:
-    """An adapter's, of a body of JSON. Raises InvalidRequest."""
+    """An adapter's settings from a body of JSON. Raises InvalidRequest."""
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -79,6 +79,6 @@ def settings_of(body: bytes, adapter_id: str) -> AdapterSettings:
         raise InvalidRequest(f"id (current value: {settings.id}) must be {adapter_id}, or left out", "id")
     if not str(given["path"]).startswith("/"):
         raise InvalidRequest(
-            f"path (current value: {given['path']}) must be absolute, on the server's machine", "path"
+            f"path (current value: {given['path']}) must be an absolute path on the server's machine", "path"
         )
     return settings

@@ -33,39 +33,41 @@ if TYPE_CHECKING:
 
 
 class Application(FastAPI):
-    """FastAPI with one layer around its routes: each costs every request, and every chunk of a stream."""
+    """FastAPI with a single layer around its routes: each layer costs every request, and every chunk
+    of a stream."""
 
     def build_middleware_stack(self) -> ASGIApp:
         return Border(self.router, self.state.server)
 
 
 def tracer_of(settings: Settings, metrics: Metrics) -> Tracer | None:
-    """What traces requests, where that is wanted. Raises ConfigurationError where it cannot be."""
+    """The tracer, if tracing is configured. Raises ConfigurationError if it cannot be made."""
     if settings.tracing is None:
         return None
     try:
-        # Late: an extra, and a quarter of a second.
+        # Imported late: it is an optional dependency and takes a quarter of a second.
         from server.observe.tracing import Tracer
     except ImportError:
         raise ConfigurationError(
-            "tracing needs OpenTelemetry's SDK: pip install 'verbatim[otel]', or take tracing out."
+            "tracing needs OpenTelemetry's SDK: run `pip install 'verbatim[otel]'`, or remove tracing from"
+            " models.yaml."
         ) from None
     return Tracer(settings.tracing, lambda result, num: metrics.spans.labels(result).inc(num))
 
 
 def keyring_of(settings: Settings) -> Keyring:
-    """Raises ConfigurationError for a file of keys that is not there or cannot be read."""
+    """The API keys. Raises ConfigurationError if their file does not exist or cannot be read."""
     rules = Rules(settings.rate_limits, settings.key_groups)
     return Keyring(settings.api_keys, settings.api_keys_file, rules)
 
 
 def journal_of(settings: Settings, metrics: Metrics) -> Journal | None:
-    """Raises ConfigurationError for one that cannot be written."""
+    """The journal, if configured. Raises ConfigurationError if it cannot be written."""
     return None if settings.journal is None else Journal(settings.journal, metrics.journal)
 
 
 def adopt(state: State, settings: Settings, models: Sequence[ServedModel]) -> None:
-    """Go on with these settings and models, from the next request on. Raises as keyring_of."""
+    """Use these settings and models from the next request on. Raises as keyring_of."""
     old, keyring, journal = state.settings, keyring_of(settings), journal_of(settings, state.metrics)
     former, state.journal = state.journal, journal
     if former is not None:
@@ -91,9 +93,9 @@ def build_app(
     attestation: Attestation | AttestedElsewhere | None = None,
     tallies: Tallies | None = None,
 ) -> FastAPI:
-    """The application over models whose engines somebody else runs. app.state.server holds the one State.
+    """The application over models whose engines the caller runs. app.state.server is its State.
 
-    tallies: that other processes share.
+    tallies: shared with other processes.
     """
     metrics = metrics or Metrics()
     state = State(
@@ -112,7 +114,8 @@ def build_app(
     app.state.server = state
     app.include_router(routes.api, prefix=API)
     app.include_router(tokens.tokens, prefix=API)
-    app.include_router(adapters.admin, prefix=API)  # and the other routes of that room, for admins
+    # This also includes the other routes of the router, for admins.
+    app.include_router(adapters.admin, prefix=API)
     app.include_router(routes.operations)
     describe(app)
     add_pages(app)

@@ -1,4 +1,4 @@
-"""A request's body: read and decompressed as it comes, never more of it than the limit."""
+"""The body of a request: read and decompressed as it comes, never more of it than the limit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from server.errors import InvalidRequest, RequestTooLarge, UnsupportedEncoding
 from server.http.disconnect import ClientLeft
 from server.http.failures import ENCODINGS
 
-# zlib's numbers: a window of 32 KiB in gzip's frame, in zlib's own, or in none.
+# zlib's wbits for a window of 32 KiB: gzip, zlib's own format, or raw deflate.
 GZIP, ZLIB, RAW = 31, 15, -15
-MAX_ENCODINGS = 2  # one over the other; each may take as long as the limit allows
-MAX_MEMBERS = 1000  # of a gzip file, which may be several in a row; each costs something, an empty one too
+MAX_ENCODINGS = 2  # encodings on top of each other; each may take as long as the limit allows
+MAX_MEMBERS = 1000  # members of a gzip file; each costs time, even an empty one
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body without its compression and without a byte order mark. limit: bytes, of what comes out.
+    """The body, decompressed and without a byte order mark. limit: bytes after decompression.
 
-    Raises RequestTooLarge before it is read whole, UnsupportedEncoding before it is read, InvalidRequest for
-    one that is damaged, ClientLeft.
+    Raises RequestTooLarge before the whole body is read, UnsupportedEncoding before it is read,
+    InvalidRequest for a damaged body, ClientLeft.
     """
     layers = [Layer(name, limit) for name in _encodings(request.headers.getlist("content-encoding"))]
     length = request.headers.get("content-length", "")
@@ -34,7 +34,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientLeft
         part, more = message.get("body", b""), message.get("more_body", False)
-        num_bytes += len(part)  # some that comes may add nothing
+        num_bytes += len(part)  # a part may add no bytes
         for layer in layers:
             part = layer.feed(part)
         body += part
@@ -52,30 +52,34 @@ def too_large(limit: int) -> RequestTooLarge:
 
 
 def _encodings(headers: Sequence[str]) -> list[str]:
-    """Which to take off, in this order: the last one that was put on first."""
+    """The encodings in the order in which to undo them: the one that was applied last comes first."""
     named = [name.strip().lower() for header in headers for name in header.split(",")]
     found = [name.removeprefix("x-") for name in named if name not in ("", "identity")]
     for name in found:
         if name not in ENCODINGS:
-            raise UnsupportedEncoding(f'the body is encoded as "{name}"; {" and ".join(ENCODINGS)} are known')
+            raise UnsupportedEncoding(
+                f'the body is encoded as "{name}"; supported are {" and ".join(ENCODINGS)}'
+            )
     if len(found) > MAX_ENCODINGS:
-        raise UnsupportedEncoding(f"the body is encoded {len(found)} times; {MAX_ENCODINGS} are the most")
+        raise UnsupportedEncoding(
+            f"the body is encoded {len(found)} times; at most {MAX_ENCODINGS} are supported"
+        )
     return found[::-1]
 
 
 class Layer:
-    """One encoding that is taken off as the bytes come. Nothing of a bomb is inflated beyond the limit."""
+    """Undoes one encoding as the bytes come. A decompression bomb is never inflated beyond the limit."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
         self._limit = limit
-        self._start = b""  # of a deflate body, until it shows whether it has zlib's frame
+        self._start = b""  # the first bytes of a deflate body, until they show whether it has zlib's header
         self._inflate = zlib.decompressobj(GZIP) if name == "gzip" else None
         self._num_members = 1
         self._num_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
-        """What these bytes add."""
+        """The decompressed bytes that these bytes add."""
         out = bytearray()
         while data:
             inflate, data = self._ready(data)
@@ -93,12 +97,12 @@ class Layer:
         return bytes(out)
 
     def check_end(self) -> None:
-        """Raises InvalidRequest where more would have to come."""
+        """Raise InvalidRequest if the data is incomplete."""
         if self._inflate is None or not self._inflate.eof:
             raise self._damaged("it ends too early")
 
     def _ready(self, data: bytes) -> tuple[zlib._Decompress | None, bytes]:
-        """What is to take the data, and the data; None: more of it has to come first."""
+        """(decompressor, data for it). The decompressor is None while more data must come first."""
         if self._inflate is None:
             data = self._start + data
             if len(data) < 2:
@@ -117,5 +121,6 @@ class Layer:
 
 
 def _has_zlib_frame(data: bytes) -> bool:
-    """Clients mean either by `deflate`: the frame of RFC 1950, as the standard says, or the bare RFC 1951."""
+    """Clients use `deflate` for both: zlib's format (RFC 1950), which the standard says, and raw
+    deflate (RFC 1951)."""
     return data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:2]) % 31 == 0

@@ -1,7 +1,7 @@
 """The border between the application and HTTP: request ids, errors as bodies, log and metrics.
 
-A broad except stands here, for what fails before a generation has begun; once it has,
-one in generation/candidates.py.
+A broad except stands here, for failures before a generation has begun. For later ones, one
+stands in generation/candidates.py.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The hosted service answers under the first four alike; /v1 is for everyone else. Inside, all are the first.
+# The hosted service answers under each of the first four; /v1 is for everyone else. Internally, all become
+# the first.
 PREFIXES = ("/v3/openai", "/v3/openai/v1", "/openai/v1", "/openai", "/v1")
 API = PREFIXES[0]
 PREFIX = re.compile(f"({'|'.join(PREFIXES)})(?=/(?:completions|models|tokenize|detokenize)(?:/|$))")
 WORK = tuple(f"{API}/{name}" for name in ("completions", "tokenize", "detokenize"))
 FOR_OPERATORS = ("/metrics", "/status")
-BARE = ("/tokenize", "/detokenize")  # where vLLM has them
+BARE = ("/tokenize", "/detokenize")  # vLLM serves them there
 
 MAX_REQUEST_ID_CHARS = 128
 
@@ -95,7 +96,8 @@ class Border:
                 self._trace(scope, exchange, exchange.following, self.state.tracer)
 
     def _follow(self, scope: Scope) -> Following | None:
-        """What has routes of the API is traced, if its turn to be is; probes and pages are not."""
+        """The trace of a request, if it is traced. Only routes of the API are traced, not
+        probes and pages."""
         assert self.state.tracer is not None, "asked for"
         path = _routed(scope)["path"]
         match = PREFIX.match(path)
@@ -106,17 +108,17 @@ class Border:
 
     @staticmethod
     def _trace(scope: Scope, exchange: Exchange, following: Following, tracer: Tracer) -> None:
-        """Send what was written down of a request that has ended. The border where a bug of ours costs a
-        trace, and no reply."""
+        """Send the spans of a request that has ended. A broad except stands here: a bug in tracing costs a
+        trace, not a reply."""
         try:
             with_text = tracer.settings.record_text
             span = span_of(exchange, following, scope, time.monotonic(), with_text=with_text)
             tracer.end(following.trace, span)
         except Exception:
-            log.exception("request %s has no trace", exchange.request_id)
+            log.exception("the trace of request %s could not be recorded", exchange.request_id)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Has the application answer, or answers where it has failed to."""
+        """Let the application answer, or answer with the error if it fails."""
         exchange = exchange_of(scope)
         try:
             routed = _routed(scope)
@@ -141,7 +143,7 @@ class Border:
     def _failed(
         self, exchange: Exchange, failure: RequestFailure, more_headers: Mapping[str, str] | None = None
     ) -> Response:
-        """A failure before the reply's first byte."""
+        """Answer a failure before the first byte of the reply."""
         exchange.reason = failure.reason
         return response_to(failure, self.state.settings.error_format, more_headers)
 
@@ -152,7 +154,7 @@ class Border:
             if self.state.journal is not None:
                 note(self.state.journal, exchange, scope)
         elif path in ("/health", "/ready", "/metrics") or path.startswith(FILES):
-            return  # probes would fill the log, and a page that is opened would be twenty lines
+            return  # probes would fill the log, and opening a page would add twenty lines
         usage = exchange.usage
         log_request(
             id=exchange.request_id,
@@ -171,20 +173,20 @@ class Border:
 
 
 def check_port(scope: Scope, settings: Settings) -> None:
-    """Raises NotFound for what the other of two ports has; Guarded says it of the routes of admins."""
+    """Raise NotFound if the path is only served on the other port. Guarded does so for the admin routes."""
     path = scope["path"]
     if settings.admin is None:
         return
     if ADMIN_PORT in scope:
         if path in WORK:
-            raise NotFound(f"{path} is not on the admin port")
+            raise NotFound(f"{path} is not served on the admin port")
     elif path in FOR_OPERATORS:
-        raise NotFound(f"{path} is on the admin port (admin in models.yaml)")
+        raise NotFound(f"{path} is only served on the admin port (admin in models.yaml)")
 
 
 def _routed(scope: Scope) -> Scope:
-    """The request as the routes know it: under the first prefix, and GET where it is HEAD, whose reply's body
-    the server leaves out."""
+    """The request as the routes see it: with the first prefix, and GET instead of HEAD; uvicorn leaves out
+    the body of a reply to HEAD."""
     path, method = scope["path"], scope["method"]
     if match := PREFIX.match(path):
         path = API + path[match.end() :]
@@ -194,21 +196,21 @@ def _routed(scope: Scope) -> Scope:
 
 
 def _with_head(headers: Mapping[str, str]) -> dict[str, str]:
-    """Where GET is allowed, so is HEAD."""
+    """Add HEAD to the allowed methods where GET is allowed."""
     return {name: "GET, HEAD" if value == "GET" else value for name, value in headers.items()}
 
 
 def of_router(error: HTTPException, method: str, path: str) -> RequestFailure:
-    """What the router itself refuses: the path, or the method."""
+    """The failure for a path or a method that the router refuses."""
     if error.status_code == 405:
-        return MethodNotAllowed(f"{method} is not a method of {path}")
+        return MethodNotAllowed(f"{method} is not allowed for {path}")
     if error.status_code == 404:
-        return NotFound(f"there is nothing at {path}")
+        return NotFound(f"no route {path}")
     return InvalidRequest(str(error.detail))
 
 
 def request_id_of(scope: Scope) -> str:
-    """The client's own if it is at most 128 printable ASCII characters, else a new one."""
+    """The client's own request id if it is at most 128 printable ASCII characters, else a new one."""
     for name, value in scope["headers"]:
         if (
             name == b"x-request-id"

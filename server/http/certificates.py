@@ -1,4 +1,4 @@
-"""The port's certificate, and whose certificates it takes of clients: read anew when the files change."""
+"""The port's TLS context, made again when the files of its certificates change."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class Certificates:
-    """What handshakes are made with. Files that cannot be used change nothing: the log says so, and the last
-    good ones stay. Connections that have had their handshake keep what they had.
+    """The TLS context for handshakes. If changed files cannot be used, the last good context stays, and the
+    log says so. Established connections keep theirs.
 
-    Raises ConfigurationError for files that cannot be used at the start.
+    Raises ConfigurationError if the files cannot be used at the start.
     """
 
     def __init__(self, settings: TLS) -> None:
@@ -26,7 +26,7 @@ class Certificates:
         self._context = read_context(settings)
 
     def context(self) -> ssl.SSLContext:
-        """Of the files as they are now."""
+        """The context of the files as they are now."""
         mark = _marks(self._settings)
         if mark != self._mark:
             self._mark = mark
@@ -39,10 +39,10 @@ class Certificates:
 
 
 def read_context(settings: TLS) -> ssl.SSLContext:
-    """Raises ConfigurationError that names the file, and what to do."""
+    """The context of these files. Raises ConfigurationError, which names the file and what to do."""
     try:
         return _context_of(settings)
-    except OSError as error:  # one of them has gone since it was looked at, as while they are exchanged
+    except OSError as error:  # a file vanished since it was checked, as when files are being replaced
         raise ConfigurationError(
             f"tls: cannot read {error.filename or settings.cert}: {error.strerror or error}."
         ) from None
@@ -85,22 +85,20 @@ def _problem(cert: Path, key: Path, error: ssl.SSLError | ValueError) -> str:
     if reason == "KEY_VALUES_MISMATCH":
         return f"tls: the key in {key} is not that of the certificate in {cert}."
     if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
-        return (
-            f"tls: the key in {key} is encrypted; the server has nobody to ask for its password: decrypt it."
-        )
+        return f"tls: the key in {key} is encrypted, and the server cannot ask for its password: decrypt it."
     return (
-        f"tls: {cert} should have the certificate, with those up to the root, and {key} its key, both in PEM"
-        f" ({str(reason).lower().replace('_', ' ')})."
+        f"tls: {cert} must have the certificate with its chain up to the root, and {key} must have its key,"
+        f" both in PEM ({str(reason).lower().replace('_', ' ')})."
     )
 
 
 def _no_password() -> str:
-    """OpenSSL would ask for it at the terminal."""
+    """Refuse an encrypted key: without this, OpenSSL asks for the password at the terminal."""
     raise ValueError("encrypted")
 
 
 def _marks(settings: TLS) -> tuple[tuple[int, ...] | None, ...]:
-    """Change when the files do."""
+    """Values that change when the files do."""
     return tuple(map(_mark, (settings.cert, settings.key, settings.client_ca)))
 
 

@@ -1,6 +1,6 @@
-"""The connections of a process: how many there may be, and how long each may take over its request.
+"""The connections of a process: their largest number, and the time limits for sending a request.
 
-protocol.py says in which phase each is.
+protocol.py reports the phase of each connection.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from server.http.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-# Longer than the 60 s of usual load balancers, so that they close first and never meet a closed one.
+# Longer than the 60 s of common load balancers, so that they close first and never use a closed connection.
 KEEP_ALIVE_S = 75
-LINGER_S = 2.0  # for a client to see the reply and stop sending
-MAX_LINGERING = 64  # beside those that are counted
-EVERY_S = 0.5  # how often deadlines are looked at
+LINGER_S = 2.0  # seconds for a client to read the reply and stop sending
+MAX_LINGERING = 64  # in addition to the counted connections
+EVERY_S = 0.5  # seconds between two checks of the deadlines
 LOG_EVERY_S = 10.0
 
 
 class Connection(Protocol):
-    """What a connection is asked to do."""
+    """What a connection can be asked to do."""
 
     def refuse(self, failure: RequestFailure) -> None:
-        """Answer this to the request that comes, if one has begun, and close."""
+        """Answer the request that is coming, if one has begun, with this failure, and close."""
 
     def drop(self) -> None:
         """Close at once."""
 
 
 class Phase:
-    """What a connection waits for, and how long it may. ends: when that is over for each that is in it, of
-    time.monotonic; the first to come is the first."""
+    """What a connection waits for, and its time limit. ends: the deadline of each connection in this phase
+    (time.monotonic), earliest first."""
 
     __slots__ = ("ends", "limit_s")
 
@@ -48,14 +48,14 @@ class Phase:
 
 
 class Connections:
-    """Each is in one phase.
+    """The connections of a process; each is in one phase.
 
-    silent: no byte of a request has come. begun: one has, and nobody waits for more: its head is not whole,
-    or it has its reply. body: its body is waited for. served: it is worked on. lingering: what comes is
-    ignored, and it is about to be closed.
+    silent: no byte of a request has come. begun: a part of a request has come, and nobody waits for the rest:
+    its head is incomplete, or it was answered already. body: the application waits for its body. served: the
+    application works on it. lingering: input is ignored, and the connection is about to close.
 
-    most: how many there may be. Where there are as many, the one that has been silent longest makes room,
-    else the one that began its request first; where there is neither, the new one is refused.
+    most: the largest number of connections. When it is reached, the longest silent connection is closed to
+    make room, else the one that began its request first; if there is neither, the new connection is refused.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, most: int) -> None:
@@ -66,13 +66,13 @@ class Connections:
         self._metrics = metrics
         self._most = most
         self._phases: dict[Connection, Phase] = {}
-        # Of Unix sockets that are full: the transport, how many bytes wait, since when none was taken.
+        # Unix sockets whose buffer is full: the transport, bytes waiting, and since when none was taken.
         self._full: dict[Connection, tuple[asyncio.WriteTransport, int, float]] = {}
-        self._dropped: Counter[str] = Counter()  # since the log spoke of them
+        self._dropped: Counter[str] = Counter()  # since the last log line about it
         self._next_log = 0.0
 
     def admit(self, connection: Connection) -> bool:
-        """A connection has been made. False: there is no room for it."""
+        """Register a new connection. False: there is no room for it."""
         if len(self._phases) - len(self.lingering.ends) >= self._most:
             oldest = next(iter(self.silent.ends or self.begun.ends), None)
             self._count("full" if oldest is None else "silent")
@@ -83,7 +83,7 @@ class Connections:
         return True
 
     def place(self, connection: Connection, phase: Phase, since: float) -> None:
-        """It is in this phase, which began then."""
+        """Put the connection into this phase, which began at `since`."""
         before = self._phases.get(connection)
         if before is not phase:
             if phase is self.lingering and len(phase.ends) >= MAX_LINGERING:
@@ -94,34 +94,35 @@ class Connections:
         phase.ends[connection] = since + phase.limit_s
 
     def forget(self, connection: Connection) -> None:
-        """It is closed."""
+        """Remove a closed connection."""
         self.note_taking(connection)
         phase = self._phases.pop(connection, None)
         if phase is not None:
             del phase.ends[connection]
 
     def note_failed_handshake(self) -> None:
-        """Of TLS: who connects speaks something else, or has no certificate that is taken. The log has no
-        line of it: strangers would fill the disk."""
+        """Count a failed TLS handshake: the client speaks something else, or its certificate is not accepted.
+        It is not logged, because strangers could fill the disk."""
         self._metrics.connections_dropped.labels("handshake").inc()
 
     def note_full(self, connection: Connection, transport: asyncio.WriteTransport) -> None:
-        """It takes no more for now, and the kernel has no time-out for it, as it has for TCP."""
+        """Note that the peer takes no more data for now. For TCP the kernel has a time-out for this, for Unix
+        sockets it has none."""
         self._full[connection] = transport, transport.get_write_buffer_size(), time.monotonic()
 
     def note_taking(self, connection: Connection) -> None:
         self._full.pop(connection, None)
 
     def drain(self) -> None:
-        """Requests that have not come whole are not waited for."""
+        """Stop waiting for requests that have not come completely."""
         for connection in list(self.body.ends):
             connection.refuse(
                 ServiceUnavailable("the server is shutting down; try another one", retry_after_s=10)
             )
 
     async def watch(self) -> None:
-        """Hold them to their times."""
-        late = f"the request was not sent whole within {self.begun.limit_s:g} s (receive_timeout_s)"
+        """Close connections that exceed their time limits. Runs until cancelled."""
+        late = f"the request was not sent completely within {self.begun.limit_s:g} s (receive_timeout_s)"
         while True:
             await asyncio.sleep(EVERY_S)
             now = time.monotonic()
@@ -151,11 +152,12 @@ class Connections:
         self._metrics.connections_dropped.labels(reason).inc()
 
     def _tell(self, now: float) -> None:
-        """Log what was dropped, not a line for each: what fills the connections must not fill the disk."""
+        """Log the number of dropped connections, not a line for each: what fills the connections must not
+        fill the disk."""
         if self._dropped and now >= self._next_log:
             log.warning(
-                "the %d connections that this process may have are taken: %d more were refused with a 503, %d"
-                " that sent no request were closed",
+                "all %d connections that this process may have are taken: %d more were refused with a 503,"
+                " and %d that sent no request were closed",
                 *(self._most, self._dropped["full"], self._dropped["silent"]),
             )
             self._dropped.clear()

@@ -1,4 +1,4 @@
-"""Leave for pages of other origins to ask this server, by Starlette's own middleware."""
+"""CORS: lets pages of other origins use this server, with Starlette's middleware."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from server.errors import InvalidRequest
 from server.http.failures import response_to
 from server.http.ratelimits import NAMES
 
-EXPOSED = ("x-request-id", "retry-after", "traceresponse", *NAMES)  # what a page may read beside the body
+EXPOSED = ("x-request-id", "retry-after", "traceresponse", *NAMES)  # response headers that a page may read
 
 
 class CrossOrigin(CORSMiddleware):
-    """Answers preflights, and adds its headers to the start of a reply: the chunks of a stream go past it.
+    """Answers preflights, and adds CORS headers to the start of a reply; the chunks of a stream bypass it.
 
-    The key is in a header that a page has to know, not in a cookie that a browser would add: so no
-    credentials, and any header may be sent.
+    The key is in a header that a page has to know, not in a cookie that a browser adds by itself. So
+    credentials are off, and any header may be sent.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str], error_format: str) -> None:
@@ -38,6 +38,6 @@ class CrossOrigin(CORSMiddleware):
         if response.status_code == 200:
             return response
         refusal = InvalidRequest(
-            "the page's origin, or what it means to send, is not allowed here (cors_origins)"
+            "this page's origin, or a header or method that it wants to send, is not allowed (cors_origins)"
         )
         return response_to(refusal, self._error_format, {"vary": response.headers["vary"]})

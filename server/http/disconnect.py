@@ -1,4 +1,4 @@
-"""What ends a request's work early: a client that leaves, a deadline that passes."""
+"""Ends a request's work early: when the client leaves, or the deadline passes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from server.errors import RequestTimeout
 T = TypeVar("T")
 
 
-class ClientLeft(Exception):  # noqa: N818  # nothing is wrong
+class ClientLeft(Exception):  # noqa: N818  # it is not an error
     """The client closed the connection; nobody is there to answer."""
 
 
 async def unless_client_leaves(receive: Receive, work: Awaitable[T], deadline: float | None = None) -> T:
-    """The result of the work, which is cancelled, and its clean-up waited for, when the client leaves first
-    or the deadline passes: then raises ClientLeft or RequestTimeout.
+    """The result of the work. If the client leaves first or the deadline passes, the work is cancelled and
+    its clean-up awaited; then raises ClientLeft or RequestTimeout.
 
-    receive: ASGI's, of a request whose body has been read, so that all it can say is that the client left.
+    receive: ASGI's, of a request whose body has been read, so that its only message is the disconnect.
     deadline: of the loop's clock.
     """
     working = asyncio.ensure_future(work)

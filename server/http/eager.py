@@ -1,7 +1,7 @@
-"""Coroutines that seldom have anything to wait for, run at once and without a task.
+"""Runs coroutines that rarely wait at once, without a task.
 
-A task for each token costs more than the token. asyncio's own eager tasks do the same from Python 3.12 on.
-What asks for the current task (a timeout, say) must not be inside.
+A task for each token costs more than the token. asyncio's eager tasks of Python 3.12 do the same. The
+coroutine must not ask for the current task, as a timeout does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Rest:
-    """A coroutine that has begun and waits: `await` it in a task to have it finished."""
+    """A coroutine that has begun and waits; `await` it to have it finished."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any) -> None:
         self._coroutine = coroutine
@@ -23,7 +23,8 @@ class Rest:
             while True:
                 try:
                     value = yield waits_for
-                except BaseException as error:  # noqa: BLE001  # a cancellation, say: the coroutine's own affair
+                # A cancellation, say, which concerns the coroutine
+                except BaseException as error:  # noqa: BLE001
                     waits_for = self._coroutine.throw(error)
                 else:
                     waits_for = self._coroutine.send(value)
@@ -34,7 +35,7 @@ class Rest:
 def begin(coroutine: Coroutine[Any, Any, Any] | Awaitable[Any]) -> Rest | None:
     """Run a coroutine until it has to wait. None: it has ended. Raises what it raises.
 
-    Awaitable: as ASGI calls what `send` returns, which is a coroutine.
+    Awaitable: ASGI's type for the result of `send`, which is a coroutine.
     """
     assert isinstance(coroutine, Coroutine)
     try:

@@ -1,4 +1,4 @@
-"""When a certificate expires, and words about it in the log while there is time to do something."""
+"""Warns in the log before a certificate expires."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ log = logging.getLogger(__name__)
 SOON = timedelta(days=14)
 EVERY_S = 12 * 3600.0
 FIRST = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
-# Tags of ASN.1, as a certificate has them.
+# ASN.1 tags that are used in a certificate.
 VERSION, UTC_TIME = 0xA0, 0x17
 
 
 def end_of(file: Path) -> datetime | None:
-    """Of the first certificate in it, which is the server's own. None: it has none that can be read."""
+    """The expiry of the first certificate in the file, which is the server's. None: the file has none that
+    can be read."""
     try:
         found = FIRST.search(file.read_bytes())
         return _not_after(base64.b64decode(found[1])) if found else None
@@ -28,7 +29,7 @@ def end_of(file: Path) -> datetime | None:
 
 
 async def watch_end(file: Path) -> None:
-    """Warn when there are two weeks left, and twice a day from then on."""
+    """Warn in the last two weeks, twice a day. Runs until cancelled."""
     while True:
         ends = end_of(file)
         if ends is not None and ends - datetime.now(UTC) < SOON:
@@ -37,14 +38,15 @@ async def watch_end(file: Path) -> None:
 
 
 def said(ends: datetime) -> str:
-    """Of a certificate: what is so, and what to do."""
+    """The expiry of a certificate in words, and what to do."""
     verb = "expires" if ends > datetime.now(UTC) else "has expired, and clients refuse it: it was valid until"
     when = f"{ends:%Y-%m-%d %H:%M} UTC"
-    return f"{verb} {when}; put a new one there, which is read at once."
+    return f"{verb} {when}; replace the file, which the server then reads by itself."
 
 
 def _not_after(der: bytes) -> datetime:
-    """RFC 5280. First are the version, which may be missing, number, algorithm, issuer and validity."""
+    """The notAfter of a certificate in DER (RFC 5280). Before it come the version, which may be missing,
+    number, algorithm, issuer and notBefore."""
     inner = _part(_part(der, 0)[1], 0)[1]
     start, count = 0, 0
     while True:
@@ -59,7 +61,7 @@ def _not_after(der: bytes) -> datetime:
 
 
 def _part(data: bytes, start: int) -> tuple[int, bytes, int]:
-    """Tag and content of what begins there, and where the next one does."""
+    """(tag, content, start of the next part) of the part that begins at `start`."""
     tag, length, begin = data[start], data[start + 1], start + 2
     if length & 0x80:
         size = length & 0x7F

@@ -1,4 +1,4 @@
-"""A failure as a response: its status, its body, and the headers that go with it."""
+"""A failure as a response: its status, its body, and its headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCODINGS = ("gzip", "deflate")  # of bodies (body.py)
 def response_to(
     failure: RequestFailure, error_format: str, more_headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """What a client gets whose request failed before the reply's first byte. error_format: the setting."""
+    """The response to a request that failed before the first byte of its reply. error_format: the setting."""
     headers = dict(more_headers or {})
     if failure.retry_after_s:
         headers["retry-after"] = str(failure.retry_after_s)
@@ -29,6 +29,6 @@ def response_to(
     if isinstance(failure, UnsupportedEncoding):
         headers["accept-encoding"] = ", ".join(ENCODINGS)
     if isinstance(failure, RequestTooLarge | RequestTooSlow):
-        headers["connection"] = "close"  # the rest of the request is not waited for
+        headers["connection"] = "close"  # the rest of the request is not read
     body = error_body(failure, nested=error_format == "nested")
     return JSONResponse(body, failure.status, headers)

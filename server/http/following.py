@@ -1,4 +1,4 @@
-"""A request that is traced, on its way."""
+"""What is noted about a traced request while it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A completion whose work has begun: when, of time.monotonic."""
+    """A completion whose work has begun. Times are of time.monotonic."""
 
     at: float
     generation: Generation
@@ -26,8 +26,8 @@ class Admitted:
 
 @dataclass(slots=True)
 class Following:
-    """route: its path as the server knows it, without what is different in each request. trails: of its
-    candidates. admitted: None: its work has not begun, or it is no completion."""
+    """A traced request. route: its path without variable parts. trails: those of its candidates. admitted:
+    None if its work has not begun, or it is not a completion."""
 
     trace: Trace
     route: str
@@ -35,6 +35,6 @@ class Following:
     admitted: Admitted | None = None
 
     def admit(self, generation: Generation, how: StreamParams, reply_id: str) -> None:
-        """Its work begins."""
+        """Note that the work begins."""
         self.admitted = Admitted(time.monotonic(), generation, how, reply_id)
         generation.trails = self.trails

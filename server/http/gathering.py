@@ -1,4 +1,4 @@
-"""Fewer and larger chunks, where the request or the server asks for them."""
+"""Gathers deltas into fewer and larger chunks, if the request or the server asks for it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from server.generation.outputs import Delta, merged
 
 
 class Gathering:
-    """Deltas of a choice are held until they are worth a chunk. The first and the last never are.
+    """Holds back deltas of a choice until they are enough for a chunk. The first and the last are
+    never held back.
 
-    take: called with what is let go. tokens: at least so many in a chunk. interval_ms: at least so long
-    between two.
+    take: called with the gathered deltas. tokens: the least number in a chunk. interval_ms: the least time
+    between two chunks.
     """
 
     def __init__(self, take: Callable[[list[Delta]], None], tokens: int, interval_ms: float) -> None:
@@ -20,7 +21,7 @@ class Gathering:
         self._tokens = tokens
         self._interval_s = interval_ms / 1000
         self._held: list[Delta] = []
-        self._begun: set[int] = set()  # choices that have had a chunk
+        self._begun: set[int] = set()  # choices that have had their first chunk
         self._timer: asyncio.TimerHandle | None = None
 
     def push(self, deltas: list[Delta]) -> None:
@@ -28,7 +29,7 @@ class Gathering:
         self._give([delta for delta in self._held if self._is_due(delta)])
 
     def flush(self) -> None:
-        """All that is held."""
+        """Let go of everything that is held back."""
         self._give(self._held)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The beginning of a connection under TLS: a handshake, which counts as a connection that has sent nothing.
+"""The TLS handshake of a connection. Until it is done, the connection counts as one that has sent nothing.
 
-asyncio's own servers make handshakes too, but with one context for ever, and unseen: who opens connections
-and says nothing would have every file descriptor of the process.
+asyncio can make handshakes too, but with one context for ever, and without counting them: clients that
+connect and say nothing could use up all file descriptors.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from server.http.eager import begin
 log = logging.getLogger(__name__)
 
 HANDSHAKE_S = 10.0
-# As on a connection without TLS; asyncio's own would hold half a MB of text for each slow reader.
+# The same as without TLS; asyncio's own limit would buffer half a MB for each slow reader.
 WRITE_BUFFER_BYTES = 64 * 1024
 
 
 class Handshake(asyncio.Protocol):
-    """Until it is done; then the protocol that `make` returns has the connection.
+    """The protocol of a connection until its handshake is done; then the protocol that `make`
+    returns takes over.
 
     make: called as uvicorn calls it.
     """
@@ -43,17 +44,17 @@ class Handshake(asyncio.Protocol):
         self._make = partial(make, server_state=server_state, **rest)
         self._certificates = certificates
         self._all = connections
-        self._unanswered = server_state.connections  # which uvicorn ends when the server does
-        self._ahead: list[bytes] = []  # what came with the end of the handshake
+        self._unanswered = server_state.connections  # uvicorn ends these when the server ends
+        self._ahead: list[bytes] = []  # data that came with the end of the handshake
         self._is_lost = False
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         if not self._all.admit(self):
-            transport.abort()  # a refusal in words would take a handshake
+            transport.abort()  # an error reply would need a handshake
             return
         self._unanswered.add(self)
-        # At once: what has come before there is a task would go to this protocol, and be lost.
+        # Pause at once: data that comes before the task starts would go to this protocol and be lost.
         loop, context = asyncio.get_running_loop(), self._certificates.context()
         starting = begin(
             loop.start_tls(
@@ -76,13 +77,15 @@ class Handshake(asyncio.Protocol):
     async def _go_on(self, starting: Awaitable[Any]) -> None:
         try:
             secure = await starting
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # ssl.SSLError is an OSError
             if isinstance(error, ssl.SSLError | ConnectionAbortedError):
                 self._all.note_failed_handshake()
-            log.debug("no handshake: %s", error)
+            log.debug("a TLS handshake failed: %s", error)
             secure = None
         self._end()
-        if secure is None or self._is_lost or secure.is_closing():  # lost, it may say nothing else
+        if (
+            secure is None or self._is_lost or secure.is_closing()
+        ):  # the connection is lost, even if nothing else says so
             self.transport.abort()
             return
         secure.set_write_buffer_limits(WRITE_BUFFER_BYTES)
@@ -96,7 +99,7 @@ class Handshake(asyncio.Protocol):
         self._unanswered.discard(self)
         self._all.forget(self)
 
-    # --- as Connections and uvicorn ask --------------------------------------------------------------------
+    # --- methods that Connections and uvicorn call ----------------------------------------------------------
 
     def refuse(self, failure: RequestFailure) -> None:
         self.drop()

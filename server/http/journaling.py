@@ -1,4 +1,4 @@
-"""A completion request that the journal is to have, and the journal of this process."""
+"""Collects what the journal records about a completion request, and opens the journal of this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 @dataclass(slots=True)
 class Notes:
-    """What is known of a request on its way. texts, token_ids: of its choices so far, where they are kept."""
+    """What is known of a running request. texts, token_ids: of its choices so far, if they are recorded."""
 
     settings: JournalSettings
     wanted: CompletionRequest
@@ -32,7 +32,7 @@ class Notes:
     token_ids: dict[int, list[int]] = field(default_factory=dict)
 
     def begin(self, generation: Generation, how: StreamParams, parent: str) -> None:
-        """Its candidates are about to. parent: the model, if an adapter of it was asked for."""
+        """Its candidates are about to begin. parent: the model, if the request asked for an adapter."""
         self.generation, self.how, self.base = generation, how, parent
         if generation.trails is None:
             generation.trails = []
@@ -47,7 +47,7 @@ class Notes:
 
 
 def files_of(settings: JournalSettings) -> Files:
-    """Raises ConfigurationError where they cannot be written."""
+    """The journal's files. Raises ConfigurationError if they cannot be written."""
     files = Files(settings.path, settings.max_file_mib * MIB, settings.max_files)
     try:
         files.open()
@@ -58,7 +58,7 @@ def files_of(settings: JournalSettings) -> Files:
 
 
 class Journal:
-    """Opens its file, and raises ConfigurationError where that cannot be."""
+    """The journal of this process. Raises ConfigurationError if its file cannot be opened."""
 
     def __init__(self, settings: JournalSettings, metrics: JournalMetrics) -> None:
         self.settings = settings
@@ -73,9 +73,9 @@ class Journal:
         return Notes(self.settings, wanted)
 
     def add(self, entry: Entry, num_chars: int) -> None:
-        """Takes a moment, whatever the disk does. num_chars: of its prompt and texts."""
+        """Add a record, without waiting for the disk. num_chars: characters of its prompt and texts."""
         self._writer.add(entry, num_chars)
 
     def close(self) -> None:
-        """Write what waits. Takes some seconds at most, where the disk is full or slow."""
+        """Write the waiting records. Takes at most some seconds if the disk is full or slow."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""Prometheus metrics: ours by model and key name, and those of vLLM's engines beside them."""
+"""Prometheus metrics: ours by model and key name, and those of vLLM's engines."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """The registry of this process; or of all that share a folder, each of which can show the sum.
+    """The metrics of this process, or of all processes that share a folder; each of them can show the sum.
 
-    shared: the folder. Makes every metric of this process one of them.
+    shared: the folder. It makes every metric of this process a shared one.
     """
 
     def __init__(self, shared: Path | None = None) -> None:
         self._shared = shared
         if shared is not None:
             os.environ[SHARED_METRICS] = str(shared)
-            values.MmapedDict = MetricsFile  # type: ignore[attr-defined]  # looked up there
+            # Prometheus_client looks it up there
+            values.MmapedDict = MetricsFile  # type: ignore[attr-defined]
             values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
         self._children: dict[tuple[object, ...], object] = {}
         self._registry = registry = CollectorRegistry()
@@ -55,30 +56,31 @@ class Metrics:
         self.errors = Counter(
             "verbatim_errors", "Requests that failed, by reason", (*by_key, "reason"), registry=registry
         )
-        self.prompt_tokens = Counter("verbatim_prompt_tokens", "Tokens of prompts", by_key, registry=registry)
+        self.prompt_tokens = Counter("verbatim_prompt_tokens", "Prompt tokens", by_key, registry=registry)
         self.completion_tokens = Counter(
             "verbatim_completion_tokens",
-            "Tokens generated, including candidates that were not returned",
+            "Generated tokens, including those of candidates that were not returned",
             by_key,
             registry=registry,
         )
         self.seconds = Histogram(
             "verbatim_request_seconds",
-            "From the request to the reply's last byte",
+            "Time from a request to the last byte of its reply",
             ("model",),
             buckets=SECONDS,
             registry=registry,
         )
         self.first_seconds = Histogram(
             "verbatim_first_byte_seconds",
-            "From the request to the reply's first byte",
+            "Time from a request to the first byte of its reply",
             ("model",),
             buckets=SECONDS,
             registry=registry,
         )
         self.connections_dropped = Counter(
             "verbatim_connections_dropped",
-            "Connections refused (full), closed to make room (silent), or with no TLS handshake (handshake)",
+            "Connections that were refused for lack of room (full), closed to make room (silent), or failed"
+            " in the TLS handshake",
             ("reason",),
             registry=registry,
         )
@@ -89,7 +91,8 @@ class Metrics:
         )
         self.spans = Counter(
             "verbatim_spans",
-            "Spans of traces: sent, failed (the collector did not take them), dropped (too many waited)",
+            "Spans of traces: sent, failed (the collector did not take them), dropped (too many were"
+            " waiting)",
             ("result",),
             registry=registry,
         )
@@ -101,34 +104,34 @@ class Metrics:
         )
         self.waiting = Gauge(
             "verbatim_candidates_waiting",
-            "Candidates that wait in the server's queue; others may wait in the engine",
+            "Candidates that wait in the server for their turn, besides those that wait in the engine",
             ("model",),
             registry=registry,
             multiprocess_mode="livesum",
         )
         self.ready = Gauge(
             "verbatim_model_ready",
-            "1 if the model can answer at once; 0 also if it is unloaded on purpose",
+            "1 when the model can answer at once; 0 also when it is unloaded on purpose",
             ("model",),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.replica_ready = Gauge(
             "verbatim_replica_ready",
-            "1 if that engine of the model can answer",
+            "1 when this engine of the model can answer",
             ("model", "engine"),
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.keys_file_ok = Gauge(
             "verbatim_keys_file_ok",
-            "0 if the file of API keys, or a line of it, cannot be read; the log says why",
+            "0 when the file of API keys cannot be read completely; the log says why",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self.certificate_ends = Gauge(
             "verbatim_certificate_expiry_timestamp_seconds",
-            "When the port's certificate expires, as Unix time; only with TLS",
+            "Expiry of the port's certificate, as Unix time; only with TLS",
             ("file",),
             registry=registry,
             multiprocess_mode="livemostrecent",
@@ -142,18 +145,18 @@ class Metrics:
         )
 
     def of(self, metric: M, *labels: str) -> M:
-        """The metric of these labels. Looked up here in a tenth of the time that `labels` takes."""
+        """metric.labels(*labels), in a tenth of the time."""
         key = (metric, *labels)
         child = self._children.get(key)
         if child is None:
             child = self._children[key] = metric.labels(*labels)
-        return child  # type: ignore[return-value]  # labels gives the metric's own type
+        return child  # type: ignore[return-value]  # labels returns the metric's own type
 
     def render(self, served: Mapping[str, Collection[int]] | None = None) -> bytes:
-        """Everything in Prometheus's text format.
+        """All metrics in Prometheus's text format.
 
-        served: the models that there are, and the numbers of their replicas. Gauges of others are left out:
-        what has gone is in no state. None: nothing is left out.
+        served: model -> numbers of its replicas. Gauges of models and replicas that are gone are left out.
+        None: nothing is left out.
         """
         registry = self._registry
         if self._shared is not None:
@@ -165,7 +168,7 @@ class Metrics:
 
 class Present:
     """A registry without the gauges of models and replicas that are gone. (prometheus_client cannot remove
-    them where several processes share a folder.)"""
+    them if several processes share a folder.)"""
 
     def __init__(self, registry: CollectorRegistry, served: Mapping[str, Collection[int]]) -> None:
         self._registry = registry
@@ -186,5 +189,5 @@ class Present:
 
 
 def forget(shared: Path, pid: int) -> None:
-    """A process has ended that shared the folder: its gauges count no more, its counters do."""
+    """A process that shared the folder has ended: its gauges count no more, its counters still do."""
     multiprocess.mark_process_dead(pid, str(shared))  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""A process's file of metrics, which the server's others read: its room on the disk is taken beforehand.
+"""The file of a process's metrics, with its disk space allocated in advance.
 
-prometheus_client takes it page by page, as values are written to memory that stands for the file. Where the
-disk is full then, there is nobody to tell, and the kernel ends the process (SIGBUS).
+prometheus_client maps the file into memory and lets it grow as values are written. On a full disk, the kernel
+would then end the process (SIGBUS).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 
 from prometheus_client.mmap_dict import MmapedDict
 
-FILE_BYTES = 1 << 18  # two thousand values; more where more are needed
-VALUE_BYTES = 64  # of a value, beside its name
+FILE_BYTES = 1 << 18  # two thousand values; the file grows if more are needed
+VALUE_BYTES = 64  # bytes of a value, besides its name
 
 
 class MetricsFile(MmapedDict):
-    """Raises OSError where the disk has no room."""
+    """Raises OSError if the disk has no room."""
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
         if not read_mode:

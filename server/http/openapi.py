@@ -1,4 +1,4 @@
-"""What /openapi.json says of the contract, and /docs, which shows it with assets from this server alone.
+"""Describes the contract in /openapi.json, and shows it at /docs with assets from this server alone.
 
 The schemas are the contract's own (contract/request.py, contract/reply.py).
 """
@@ -33,11 +33,11 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     named = {
         400: "INVALID_REQUEST_BODY: the message names field, value and allowed range",
         401: "INVALID_API_KEY: no or malformed Authorization header; FAILED_TO_AUTH: wrong or expired key",
-        403: "ACCESS_DENY: the key may not use this model, or has not the role that this takes",
+        403: "ACCESS_DENY: the key may not use this model, or lacks the role that this route needs",
         404: "MODEL_NOT_FOUND",
-        408: "TIMEOUT: the request was not sent whole in time",
+        408: "TIMEOUT: the request was not sent completely in time",
         413: "REQUEST_TOO_LARGE",
-        415: "UNSUPPORTED_ENCODING: the body is compressed otherwise than Accept-Encoding says",
+        415: "UNSUPPORTED_ENCODING: the body has an encoding that Accept-Encoding does not list",
         429: "RATE_LIMIT_EXCEEDED or TOKEN_LIMIT_EXCEEDED, with Retry-After and x-ratelimit-… headers",
         500: "INTERNAL_ERROR",
         503: "SERVICE_NOT_AVAILABLE: model loading, queue full or server shutting down, with Retry-After",
@@ -61,12 +61,15 @@ ATTESTATION_RESPONSES = _errors(401, 503) | {
 }
 HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {
-        "description": "a moment ago this process stood still, for how many seconds",
+        "description": "this process has just stood still, and for how many seconds",
         "content": {"application/json": {}},
     }
 }
 READY_RESPONSES: dict[int | str, dict[str, Any]] = {
-    503: {"description": "not yet, or no longer: how far each model is", "content": {"application/json": {}}}
+    503: {
+        "description": "not yet, or no longer: the state of each model",
+        "content": {"application/json": {}},
+    }
 }
 WITH_KEY: dict[str, Any] = {"security": [{"bearer": []}]}
 OF_MODEL = WITH_KEY | {
@@ -113,7 +116,7 @@ COMPLETION_EXTRA, TOKENIZE_EXTRA, DETOKENIZE_EXTRA, _STATE_EXTRA = map(_of_body,
 STATE_EXTRA = OF_MODEL | _STATE_EXTRA
 STATE_RESPONSES: dict[int | str, dict[str, Any]] = {
     202: {
-        "description": "it is on its way there; GET /ready says how far it is",
+        "description": "the model is moving to that state; GET /ready shows how far it is",
         "content": {"application/json": {}},
     },
     **_errors(400, 401, 403, 404, 408, 413, 415),
@@ -121,7 +124,7 @@ STATE_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def describe(app: FastAPI) -> None:
-    """Give the application its /openapi.json and /docs."""
+    """Add /openapi.json and /docs to the application."""
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     assets = files("fastapi_offline") / "static"
     app.mount("/openapi/assets", StaticFiles(directory=str(assets)), name="openapi-assets")
@@ -148,7 +151,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
             request = shape.model_json_schema(ref_template=REF)
             components.setdefault("schemas", {}).update(request.pop("$defs", {}), **{shape.__name__: request})
         for operation in (operation for path in document["paths"].values() for operation in path.values()):
-            operation["responses"].pop("422", None)  # FastAPI's own refusal, which our routes never send
+            # FastAPI's own error response, which our routes never send
+            operation["responses"].pop("422", None)
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}

@@ -1,4 +1,4 @@
-"""The pages at / and /status: the files of server/page, under a policy that lets nothing else in."""
+"""Serves the pages at / and /status: the files of server/page, under a policy that allows nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-FILES = "/page/"  # where the pages find the rest
+FILES = "/page/"  # the pages' other files are below this path
 PAGES = {"index.html": "/", "status.html": "/status"}
 TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -20,8 +20,8 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# No inline script or style, nothing from elsewhere, no frame around the page. With trusted types no text
-# becomes markup, whatever a model says.
+# No inline script or style, nothing from other servers, no frame around the page. With trusted types, text
+# never becomes markup, whatever a model says.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
@@ -30,7 +30,7 @@ POLICY = (
 
 
 def add_pages(app: FastAPI) -> None:
-    """Give the application its pages. They need no key: what they show, they ask for with the reader's."""
+    """Add the pages to the application. They need no key: they ask for data with the reader's key."""
     for name, content in _files():
         headers = headers_of(content, TYPES[PurePath(name).suffix], POLICY)
         path = PAGES.get(name, FILES + name)
@@ -44,19 +44,19 @@ def _files() -> Iterator[tuple[str, bytes]]:
 
 
 def headers_of(content: bytes, kind: str, policy: str) -> dict[str, str]:
-    """Of a file that a browser gets. kind: its media type. policy: the Content-Security-Policy."""
+    """The headers of a file for a browser. kind: its media type. policy: the Content-Security-Policy."""
     return {
         "content-type": kind,
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
-        "cache-control": "no-cache",  # ask each time whether it is still this one
+        "cache-control": "no-cache",  # the browser asks each time whether the file has changed
         "etag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
     }
 
 
 def answer(content: bytes, headers: dict[str, str], request: Request) -> Response:
-    """The file, or a 304 where the browser has it."""
+    """The file, or a 304 if the browser has it."""
     known = request.headers.get("if-none-match", "")
     if headers["etag"] in (tag.strip().removeprefix("W/") for tag in known.split(",")):
         return Response(status_code=304, headers=headers)

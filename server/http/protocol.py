@@ -1,8 +1,8 @@
-"""uvicorn's HTTP protocol, with an end to its patience, and to bytes and clients that it would not notice.
+"""uvicorn's HTTP protocol, with time limits, limits on bytes, and notice of clients that leave.
 
-It also has one ASGI extension: to write a part of a body without being awaited. `send` is a coroutine, a
-message and a dozen checks for each chunk, as much as half of a token's way. An application finds it in
-scope["extensions"][WRITE], and does without where it is not there.
+It adds an ASGI extension that writes a part of a body without being awaited. `send` is a coroutine, with a
+message and a dozen checks for each chunk: half of the cost of a token. An application finds the extension in
+scope["extensions"][WRITE], and works without it where it is missing.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from server.observe.logs import log_request
 
 WRITE = "verbatim.write"
 
-MAX_HEAD_BYTES = 64 * 1024  # and of whatever else in a request is not its body, beyond the body's own length
-MAX_IGNORED_BYTES = 64 * 1024 * 1024  # of what comes after a refusal
+# Also limits all bytes of a request outside its body, beyond the body's own length.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_IGNORED_BYTES = 64 * 1024 * 1024  # bytes that are read and ignored after a refusal
 
 
-# Which part of a request comes next.
+# The part of a request that comes next.
 Part = Literal["start", "head", "body"]
 
 
 class Cycle(RequestResponseCycle):
-    """uvicorn's request and its reply, where it has not come whole, or is one of HTTP/1.0.
+    """uvicorn's request and its reply, for a request that has not come completely, or is HTTP/1.0.
 
-    uvicorn makes them, and has no place to say of which class: they become one of these afterwards. refusal:
-    raised to who waits for the rest of the body. lingers: whether the connection goes on reading in the end.
+    uvicorn creates them without a way to choose the class, so their class is changed afterwards. refusal:
+    raised where the rest of the body is awaited. lingers: whether the connection is read on after the reply.
     """
 
     refusal: RequestFailure | None = None
@@ -56,17 +57,17 @@ class Cycle(RequestResponseCycle):
             if _ends_with_connection(self):
                 self.expected_content_length = len(message.get("body", b""))
             if self.more_body and not self.keep_alive:
-                self.keep_alive, self.lingers = True, True  # closed by on_response_complete
+                self.keep_alive, self.lingers = True, True  # on_response_complete closes it
         await super().send(message)
 
 
 def _ends_with_connection(cycle: RequestResponseCycle) -> bool:
-    """Whether that is how the client knows where a body of unknown length ends: it knows no chunks."""
+    """Whether a body of unknown length ends with the connection, because the client does not know chunks."""
     return cycle.scope["http_version"] != "1.1"
 
 
 def _large_head() -> RequestTooLarge:
-    return RequestTooLarge(f"the request's head is over {MAX_HEAD_BYTES} bytes")
+    return RequestTooLarge(f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
 
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
@@ -74,22 +75,21 @@ def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection of all those of the process.
+    """One connection of a process.
 
-    uvicorn's `cycle` is the last request whose head came, which may wait for its turn; `_running` is the one
-    that is answered.
+    uvicorn's `cycle` is the last request whose head came, and may wait; `_running` is being answered.
     """
 
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._all = connections
         self._part: Part = "start"
-        self._since = 0.0  # when the part that is waited for began
-        self._num_surplus = 0  # bytes of the request that are not its body, less its body's
-        self._num_fed = 0  # bytes that the parser works on
+        self._since = 0.0  # when the awaited part began
+        self._num_surplus = 0  # bytes of the request outside its body, minus the length of its body
+        self._num_fed = 0  # bytes that the parser is working on
         self._running: RequestResponseCycle | None = None
-        self._ahead = bytearray()  # what has come while a request waits for its turn
-        self._refusal: RequestFailure | None = None  # to be said after the replies before it
+        self._ahead = bytearray()  # bytes that came while a request waits for its turn
+        self._refusal: RequestFailure | None = None  # to be sent after the replies before it
         self._wants_upgrade = False
         self._ignores = False
         self._num_ignored = 0
@@ -110,7 +110,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._all.forget(self)
         self.pipeline.clear()
-        if self._running is not None and self._is_busy:  # uvicorn tells the last one alone
+        if self._running is not None and self._is_busy:  # uvicorn tells only the last request
             self._running.disconnected = True
             self._running.message_event.set()
 
@@ -127,13 +127,15 @@ class Protocol(HttpToolsProtocol):
             self._parse(data)
 
     def _keep(self, data: bytes) -> None:
-        """What comes while a request waits for its turn: kept for later, but read, because only reading tells
-        that the client has left. No more than one request of the largest size."""
+        """Keep bytes that come while a request waits for its turn: only reading shows that the client has
+        left. At most as many as the largest request has."""
         self._ahead += data
         limit = self._all.settings.max_body_bytes + MAX_HEAD_BYTES
         if len(self._ahead) > limit:
             self._ahead.clear()
-            self._fail(RequestTooLarge(f"over {limit} bytes were sent ahead of the replies to them"))
+            self._fail(
+                RequestTooLarge(f"more than {limit} bytes were sent before earlier requests were answered")
+            )
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -148,17 +150,16 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _linger(self) -> None:
-        """Close when the client has, or soon. What comes is read and ignored: bytes that nobody reads would
-        make the kernel take the reply back."""
+        """Close soon. Input is read and ignored: unread bytes would make the kernel discard the reply."""
         if self.transport.is_closing():
             return
         self._ignores = True
         self.flow.resume_reading()
-        if self.transport.can_write_eof():  # under TLS the client has our close alone to see
+        if self.transport.can_write_eof():  # with TLS the client can only see our close
             self.transport.write_eof()
         self._all.place(self, self._all.lingering, time.monotonic())
 
-    # --- requests, as the parser finds them ----------------------------------------------------------------
+    # --- requests, as the parser reports them ---------------------------------------------------------------
 
     def _parse(self, data: bytes) -> None:
         self._num_surplus += len(data)
@@ -184,25 +185,25 @@ class Protocol(HttpToolsProtocol):
         self._settle()
 
     def _parse_plainly(self, rest: bytes) -> None:
-        """There is no other protocol to change to. The parser takes what follows for one, also a body: Java's
-        client asks for HTTP/2 this way with every first request. So it reads the head again, without that."""
+        """Parse the head again without its request to upgrade, which Java's client sends first, for HTTP/2:
+        the parser would take what follows, even a body, for the other protocol."""
         plain = [line for line in self.headers if line[0] not in (b"upgrade", b"connection")]
         version = self.parser.get_http_version().encode()
         first = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         lines = [b"%b: %b\r\n" % line for line in plain]
         self._parse(b"".join((first, *lines, b"\r\n", rest)))
 
     def _fail(self, failure: RequestFailure) -> None:
-        """What comes is no request that could be read on."""
+        """Refuse input that is not a valid request; the connection cannot continue."""
         self._ignores = True
         if self._part == "start":
-            self._part = "head"  # of what was to be one
+            self._part = "head"  # of the refused request
         self.refuse(failure)
 
     def _settle(self) -> None:
-        """Say what this connection waits for now, and since when."""
+        """Report what this connection waits for now, and since when."""
         if self._is_busy:
             phase = self._all.served if self._unfinished() is None else self._all.body
         else:
@@ -210,7 +211,7 @@ class Protocol(HttpToolsProtocol):
         self._all.place(self, phase, self._since)
 
     def _unfinished(self) -> Cycle | None:
-        """The request that is worked on, if its body is still coming."""
+        """The running request, if its body is still coming."""
         if self._part != "body" or self._running is not self.cycle:
             return None
         self.cycle.__class__ = Cycle
@@ -223,7 +224,7 @@ class Protocol(HttpToolsProtocol):
         self._since = time.monotonic()
 
     def on_headers_complete(self) -> None:
-        # One that has come at once: surplus counts from where it begins, which is not known within a read.
+        # The whole request came at once: its beginning, from which surplus counts, is unknown within a read.
         if self._num_fed > MAX_HEAD_BYTES and _size(self.url, self.headers) > MAX_HEAD_BYTES:
             raise _large_head()
         self._wants_upgrade = self.parser.should_upgrade()
@@ -236,7 +237,7 @@ class Protocol(HttpToolsProtocol):
             self.cycle.__class__ = Cycle
             self.cycle.chunked_encoding, write = False, self.write_part
         extensions: dict[str, object] = {WRITE: write}
-        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # uvicorn knows its own
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # uvicorn knows only its own
         self._read_on()
 
     def on_body(self, body: bytes) -> None:
@@ -251,8 +252,7 @@ class Protocol(HttpToolsProtocol):
         self._part = "start"
 
     def _read_on(self) -> None:
-        """While a request waits for its turn uvicorn stops reading; then it does not learn that
-        the client leaves."""
+        """Read on while a request waits for its turn: uvicorn stops, and would not see the client leave."""
         if self.pipeline:
             self.flow.resume_reading()
 
@@ -266,7 +266,7 @@ class Protocol(HttpToolsProtocol):
         if isinstance(self._running, Cycle) and self._running.lingers:
             self._linger()
             return
-        super().on_response_complete()  # starts the next one that waits
+        super().on_response_complete()  # this starts the next waiting request
         if self.transport.is_closing():
             return
         self._since = time.monotonic()
@@ -279,20 +279,20 @@ class Protocol(HttpToolsProtocol):
             self._settle()
 
     def refuse(self, failure: RequestFailure) -> None:
-        """Answer this to the request that comes, if one has begun, after replies before it; then close."""
+        """Answer the request that is coming, if one has begun, after earlier replies; then close."""
         self._refusal = failure
         if self._is_busy:
             if unfinished := self._unfinished():
                 unfinished.refuse(failure)
         elif self._part == "head":
             log_request(id=self._answer(failure), status=failure.status, reason=failure.reason)
-        elif self._part == "body":  # it has its reply
+        elif self._part == "body":  # it was answered already
             self._linger()
         else:
             self.transport.close()
 
     def _answer(self, failure: RequestFailure) -> str:
-        """What a request gets that never reaches the application. Returns the id that was made for it."""
+        """Answer a request that never reaches the application. Returns the request id made for it."""
         request_id = secrets.token_hex(16)
         headers = {"x-request-id": request_id, "connection": "close"}
         response = response_to(failure, self._all.settings.error_format, headers)
@@ -303,7 +303,7 @@ class Protocol(HttpToolsProtocol):
         return request_id
 
     def write_chunk(self, part: bytes) -> bool:
-        """Write a part of the running response, which has begun and has no content-length, as one chunk.
+        """Write a part of the running response, which has begun without a content-length, as one chunk.
 
         False: the connection is full or closed, and nothing was written; `send` waits until it takes more.
         """
@@ -313,7 +313,7 @@ class Protocol(HttpToolsProtocol):
         return True
 
     def write_part(self, part: bytes) -> bool:
-        """As write_chunk, for a client that knows no chunks."""
+        """As write_chunk, for a client that does not know chunks."""
         if self.flow.write_paused or self.transport.is_closing():
             return False
         self.transport.write(part)

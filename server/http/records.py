@@ -1,4 +1,4 @@
-"""A completion request that has ended, as the journal has it."""
+"""Makes the journal's record of a completion request that has ended."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from server.http.state import Exchange
 from server.journal.entry import Candidate, Entry, Fault
 from server.observe.trail import Mark, Step, Trail
 
-MAX_NAME_CHARS = 200  # of a model that there is not
-CLIENT_LEFT = 499  # nginx's number: nobody is there to read it
-# By the names of a request's fields: what is in each record, and what is there if it is not neutral.
+MAX_NAME_CHARS = 200  # characters of the name of an unknown model
+CLIENT_LEFT = 499  # nginx's status for a client that left before the reply
+# Fields of a request that each record has, and fields that a record has only if they are not neutral.
 ALWAYS = (
     *("max_tokens", "n", "best_of", "temperature", "top_p", "top_k", "min_p"),
     *("frequency_penalty", "presence_penalty", "repetition_penalty"),
@@ -31,11 +31,11 @@ SOMETIMES = (
 )
 NEUTRAL = {one.name: one.default for one in fields(GenerationParams)}
 FIELDS = CompletionRequest.model_fields.keys() - {"model"}
-UNKEPT = "cache_salt"  # is there to be known to nobody
+UNKEPT = "cache_salt"  # a secret of the client, never recorded
 
 
 def note(journal: Journal, exchange: Exchange, scope: Scope) -> None:
-    """Give it to the journal."""
+    """Add the record to the journal."""
     entry = entry_of(exchange, scope, journal.settings.client_address)
     notes, num_chars = exchange.notes, 0
     if notes is not None and notes.settings.prompts:
@@ -113,7 +113,7 @@ def _sent(trail: Trail) -> Mark | None:
 
 
 def _in_engine(sent: Mark) -> float:
-    """Seconds that the engine had it wait."""
+    """Seconds that the request waited in the engine."""
     engine = sent.engine
     return engine.scheduled - engine.queued if engine is not None and engine.scheduled else 0.0
 
@@ -131,7 +131,8 @@ def _faults(number: int, trail: Trail, started: float) -> Iterator[Fault]:
 
 
 def _cached(entry: Entry, best_of: int) -> int | None:
-    """Tokens of its prompts that the engine had before: of each the least that any candidate of it found."""
+    """Prompt tokens that the engine found in its prefix cache: for each prompt, the smallest number
+    of its candidates."""
     total = 0
     for start in range(0, len(entry.candidates), best_of):
         prompts = entry.candidates[start : start + best_of]
@@ -142,7 +143,7 @@ def _cached(entry: Entry, best_of: int) -> int | None:
 
 
 def _request(notes: Notes, entry: Entry) -> tuple[dict[str, Any], int]:
-    """The fields as the client wrote them, and how many characters they are about."""
+    """(fields as the client wrote them, number of characters in them)."""
     wanted = notes.wanted
     asked = wanted.model_dump(include=wanted.model_fields_set & (FIELDS | {"model"}))
     asked.pop(UNKEPT, None)

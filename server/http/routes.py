@@ -47,9 +47,9 @@ from server.observe.attestation import document_of
 
 
 class Plain(APIRoute):
-    """A route whose function takes the request and returns the response, as it is described in /openapi.json.
+    """A route whose function takes the request and returns the response, with a description in /openapi.json.
 
-    What FastAPI does around others, for arguments and results that ours do not have, costs more than the rest
+    FastAPI's handling of arguments and results, which our routes do not need, would cost more than the rest
     of a request's way.
     """
 
@@ -165,7 +165,8 @@ async def metrics(request: Request) -> Response:
 
 
 def _requester(key: Key, priority: int | None) -> Requester:
-    """By what it is whose turn. Raises InvalidRequest for a priority that the key may not ask for."""
+    """The requester, which decides whose turn it is. Raises InvalidRequest for a priority that the key may
+    not ask for."""
     if priority is None:
         priority = max(0, key.lowest_priority)
     if priority < key.lowest_priority:

@@ -1,7 +1,7 @@
-"""What a request's spans say: its way from times that were written down, its parameters, and what came of it.
+"""Makes the spans of a request from recorded times, its parameters and its result.
 
-The names are OpenTelemetry's, of its conventions for HTTP and for generative AI, and beside them vLLM's own
-where it has them; what neither has begins with `verbatim.`.
+The names follow OpenTelemetry's conventions for HTTP and for generative AI, and vLLM's names where it has
+them; others begin with `verbatim.`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from server.http.state import Exchange
 from server.observe.spans import Span, Value
 from server.observe.trail import Mark, Step, Trail
 
-MAX_TEXT_CHARS, MAX_TEXTS = 8192, 32  # of prompts and texts, where they are asked for
-MAX_CANDIDATES = 32  # of a request: those of a thousand prompts are not followed one by one
+MAX_TEXT_CHARS, MAX_TEXTS = 8192, 32  # limits of prompts and texts, if they are included
+MAX_CANDIDATES = 32  # candidates of a request that get spans
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# What a candidate goes through, once or several times. resumption: from the loss of its engine until the next
-# one works on it.
+# The phases of a candidate; each may come several times. resumption: from the loss of its engine until the
+# next one works on it.
 NAMES = {
     **dict.fromkeys((Step.QUEUED, Step.LOADING, Step.PUT_BACK), "queue"),
     **dict.fromkeys((Step.LOST, Step.RECALLED), "resumption"),
@@ -34,7 +34,8 @@ WAITING = ("queue", "resumption")
 def span_of(
     exchange: Exchange, following: Following, scope: Scope, ended: float, *, with_text: bool = False
 ) -> Span:
-    """A request and its parts. ended: when, of time.monotonic. with_text: its prompts and texts too."""
+    """The span of a request with its child spans. ended: time.monotonic. with_text: include
+    prompts and texts."""
     method = scope["method"] if scope["method"] in METHODS else "_OTHER"
     route = following.route
     span = Span(f"{method} {route}" if method in METHODS else f"HTTP {route}", exchange.started, ended)
@@ -51,7 +52,7 @@ def span_of(
         span.attributes["verbatim.key"] = exchange.key.name
     if exchange.reason:
         span.attributes["error.type"] = exchange.reason
-        # A status below 500 is the client's fault, and no error of the server's; a stream has none but 200.
+        # A status below 500 is the client's fault, so not an error of the server; a stream always has 200.
         if exchange.status >= 500 or exchange.status == 200:
             span.error = exchange.reason
     if exchange.first_byte is not None:
@@ -77,7 +78,7 @@ def _add_completion(span: Span, exchange: Exchange, following: Following, *, wit
     if with_text:
         span.attributes |= _texts(admitted.generation, following.trails[:MAX_CANDIDATES])
     candidates = [_candidate(trail) for trail in following.trails[:MAX_CANDIDATES] if trail.marks]
-    if len(candidates) == 1:  # its phases are the request's
+    if len(candidates) == 1:  # the phases are then the request's own children
         span.inner += candidates[0].inner
         span.attributes |= candidates[0].attributes
     else:
@@ -88,7 +89,7 @@ def _add_completion(span: Span, exchange: Exchange, following: Following, *, wit
 
 
 def _asked(admitted: Admitted) -> dict[str, Value]:
-    """The request's parameters, without what is text."""
+    """The request's parameters, without text."""
     params = admitted.generation.params
     asked: dict[str, Value] = {
         "gen_ai.request.max_tokens": params.max_tokens,
@@ -112,7 +113,7 @@ def _asked(admitted: Admitted) -> dict[str, Value]:
 
 
 def _said(span: Span, exchange: Exchange, admitted: Admitted) -> dict[str, Value]:
-    """What came of it."""
+    """The result: status, finish reasons, usage."""
     usage, reasons = admitted.generation.usage, admitted.generation.finish_reasons
     said: dict[str, Value] = {
         "gen_ai.response.id": admitted.reply_id,
@@ -131,7 +132,7 @@ def _said(span: Span, exchange: Exchange, admitted: Admitted) -> dict[str, Value
 
 
 def _texts(generation: Generation, trails: list[Trail]) -> dict[str, Value]:
-    """Prompts as they were read; candidates as they were generated, with what comes after a stop sequence."""
+    """The prompts as tokenized, and the candidates as generated, including text after a stop sequence."""
     prompts, texts = generation.prompt_texts(), [generation.text_of(one.token_ids) for one in trails]
     return {
         "gen_ai.input.messages": _messages("user", prompts),
@@ -140,7 +141,7 @@ def _texts(generation: Generation, trails: list[Trail]) -> dict[str, Value]:
 
 
 def _messages(role: str, texts: list[str]) -> str:
-    """As the conventions have them."""
+    """Messages in the form of the conventions."""
     parts = ([{"type": "text", "content": text[:MAX_TEXT_CHARS]}] for text in texts[:MAX_TEXTS])
     return orjson.dumps([{"role": role, "parts": part} for part in parts]).decode()
 
@@ -166,7 +167,7 @@ def _candidate(trail: Trail) -> Span:
 
 
 def _phases(trail: Trail) -> list[Span]:
-    """One after the other, without gaps, up to the last mark."""
+    """The phases in order, without gaps, up to the last mark."""
     phases: list[Span] = []
     for mark, later in pairwise(trail.marks):
         name, at = NAMES[mark.step], mark.at
@@ -185,7 +186,7 @@ def _phases(trail: Trail) -> list[Span]:
 
 
 def _taken_up(mark: Mark, later: float) -> float:
-    """When the engine began with what it was sent. One on another machine has another clock, and what it says
+    """When the engine began to work on what it was sent. The clock of an engine on another machine
     is not used."""
     told = mark.engine.scheduled if mark.engine is not None else 0.0
     return told if mark.at <= told <= later else mark.at

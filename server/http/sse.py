@@ -1,4 +1,4 @@
-"""Bytes: the reply, the chunks of a stream and the frames around them; pure functions, and nowhere else."""
+"""Bytes of replies, chunks and frames: made by pure functions, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADERS = {
 
 
 class Reply:
-    """What all messages of one reply share, as bytes once and for all. created: seconds since the epoch."""
+    """What all messages of one reply share, as bytes that are made once. created: seconds since the epoch."""
 
     __slots__ = ("_chunk_head", "_head")
 
@@ -36,35 +36,35 @@ class Reply:
         return self._head + b",".join(map(_choice, choices)) + b'],"usage":' + _usage(usage) + b"}"
 
     def plain_chunk(self, delta: Delta) -> bytes:
-        """As chunk, for a delta that is nothing but text, as nearly all are."""
+        """As chunk, for a delta that has only text, as most have."""
         return b"".join((self._chunk_head, INDEX % delta.index, orjson.dumps(delta.text), PLAIN_END))
 
     def chunk(self, delta: Delta, **usage: Usage | None) -> bytes:
-        """One frame with one choice. usage=None writes null, no usage argument leaves the key out."""
+        """One frame with one choice. usage=None writes null; without the argument, the key is left out."""
         return self._chunk_head + _choice(delta) + (_with_usage(usage["usage"]) if usage else FRAME_END)
 
     def usage_chunk(self, usage: Usage) -> bytes:
-        """The frame before [DONE] that was asked for with include_usage."""
+        """The frame with the usage before [DONE], for include_usage."""
         return self._chunk_head + _with_usage(usage)
 
 
 def comment(words: str) -> bytes:
-    """Nothing to a client, and a sign of life to all that is between."""
+    """A comment frame: ignored by clients, but proxies see that the connection is alive."""
     return f": {words}\n\n".encode()
 
 
 def frame(message: dict[str, Any]) -> bytes:
-    """One server-sent event. JSON has no line break outside its strings, and none unescaped inside."""
+    """One server-sent event. JSON has no line breaks outside its strings, and no unescaped ones inside."""
     return b"data: " + orjson.dumps(message) + b"\n\n"
 
 
 def error_frame(failure: RequestFailure) -> bytes:
-    """A failure after the first byte, when the status is sent: the flat error and the object SDKs read."""
+    """A failure after the first byte: the flat error, and the `error` object that SDKs read."""
     return frame(error_body(failure))
 
 
 def _choice(choice: Choice | Delta) -> bytes:
-    """The text is escaped by orjson; what is around it is always the same."""
+    """The JSON of a choice. orjson escapes the text; the rest always has the same form."""
     logprobs, reason = choice.logprobs, choice.finish_reason
     return b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b%b}' % (
         choice.index,
@@ -76,7 +76,7 @@ def _choice(choice: Choice | Delta) -> bytes:
 
 
 def _token_ids(choice: Choice | Delta) -> bytes:
-    """As vLLM's: the prompt's with the first chunk alone."""
+    """The token ids as in vLLM: the prompt's are only in the first chunk."""
     ids = b',"token_ids":' + orjson.dumps(choice.token_ids)
     if choice.prompt_token_ids is None:
         return ids
@@ -109,9 +109,9 @@ def _usage(usage: Usage) -> bytes:
 class Stream:
     """The frames of one streamed reply, and its usage so far.
 
-    include_usage: True, one more frame with the usage, and "usage": null before it; None, the usage on the
-    last frame that has a choice; False, none. continuous: the usage so far on every
-    frame, with include_usage.
+    include_usage: True: a last frame with the usage, and "usage": null in the others; None: the usage on the
+    last frame that has a choice; False: none. continuous: with include_usage, the usage so far
+    on every frame.
     """
 
     def __init__(
@@ -131,11 +131,11 @@ class Stream:
 
     @property
     def is_over(self) -> bool:
-        """Whether every choice has finished, so that the frames so far are all of them."""
+        """Whether every choice has finished, so that the frames so far are complete."""
         return self._unfinished == 0
 
     def frames(self, deltas: list[Delta]) -> bytes:
-        """The frames of a batch of deltas; after the last choice has finished, the end of the stream too."""
+        """The frames of a batch of deltas; after the last choice has finished, also the end of the stream."""
         if len(deltas) == 1 and deltas[0].finish_reason is None:
             return self._chunk(deltas[0])
         parts = [self._chunk(delta) for delta in deltas]

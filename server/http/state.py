@@ -1,4 +1,4 @@
-"""What the routes share: one typed object, wired by build_app."""
+"""The one typed object that the routes share, made by build_app."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Exchange:
-    """One HTTP request as the log and the metrics see it. Times are of time.monotonic, seconds.
+    """One HTTP request, for the log and the metrics. Times are of time.monotonic, in seconds.
 
-    send: the server's own, beneath every layer of the application.
+    send: the server's own, beneath all layers of the application.
     """
 
     request_id: str
-    path: str  # as it was asked for
+    path: str  # the requested path
     send: Send
     started: float = field(default_factory=time.monotonic)
     first_byte: float | None = None
@@ -49,10 +49,10 @@ class Exchange:
     user: str = ""
     usage: Usage | None = None
     notes: Notes | None = None  # for the journal
-    following: Following | None = None  # where it is traced
+    following: Following | None = None  # if the request is traced
 
 
-ADMIN_PORT = "verbatim.admin_port"  # in the scope of a request that came on it
+ADMIN_PORT = "verbatim.admin_port"  # key in the scope of a request that came on the admin port
 
 
 def exchange_of(scope: Scope) -> Exchange:
@@ -62,12 +62,10 @@ def exchange_of(scope: Scope) -> Exchange:
 
 @dataclass(slots=True)
 class State:
-    """The server. draining: no new completions, running ones finish. loop: whether this process's runs.
-    change: has another adapter served, or one no more; raises a Failure. None: this server cannot.
-    journal: None: there is none.
-    place: has a model loaded or unloaded. None: its engines are not this process's alone. tracer: None: no
-    request is traced.
-    """
+    """The state of the server. draining: no new completions are accepted, running ones finish. loop: the
+    watch over this process's event loop. change: adds, changes or removes an adapter; raises a Failure; None:
+    this server cannot. journal: None: there is none. place: loads or unloads a model; None: the engines are
+    not this process's alone. tracer: None: no request is traced."""
 
     settings: Settings
     models: dict[str, ServedModel]
@@ -87,13 +85,14 @@ class State:
         self.loop = LoopWatch(self.metrics.loop_stalls.inc)
 
     def model(self, model_id: str, key: Key) -> ServedModel:
-        """The model of that name. Raises ModelNotFound, or AccessDenied for a key that may not use it."""
+        """The model or adapter of that name. Raises ModelNotFound, or AccessDenied if the key may
+        not use it."""
         model = self.find(model_id)
         authorize(key, model.id, model.settings.allowed_keys)
         return model
 
     def find(self, model_id: str) -> ServedModel:
-        """The model, or the adapter, of that name. Raises ModelNotFound."""
+        """The model or adapter of that name. Raises ModelNotFound."""
         if (model := self.models.get(model_id)) is not None:
             return model
         for base in self.models.values():
@@ -107,8 +106,8 @@ class State:
 
     @property
     def ready(self) -> bool:
-        """All models are, or are rightly not loaded, apart from those that have failed for good, if those are
-        not all."""
+        """Whether every model is ready, or unloaded on purpose. Models that have failed for good are ignored,
+        unless all have."""
         engines = [model.engine for model in self.models.values()]
         lasting = [one for one in engines if one.status.phase is not Phase.FAILED]
         return (
@@ -116,7 +115,7 @@ class State:
         )
 
     def count(self, change: int) -> None:
-        """A request has begun or ended."""
+        """Count a request that begins (1) or ends (-1)."""
         self.in_flight += change
         self.metrics.in_flight.set(self.in_flight)
         for model in self.models.values():

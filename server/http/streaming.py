@@ -1,11 +1,11 @@
-"""A streamed reply: bytes to the connection as deltas come, and what happens when it does not take them.
+"""A streamed reply: writes bytes as deltas come, and handles connections that do not take them.
 
-While the connection is full, deltas are merged into one for each choice: a client that reads slowly gets
-fewer and larger chunks, takes no more memory than its own text, and holds nobody else up. One that reads
-nothing at all for a while is cut off by the kernel (process/port.py), and is then a client that has left.
+While the connection is full, the deltas of each choice are merged: a slow reader gets fewer and larger
+chunks, takes no more memory than its own text, and delays nobody else. The kernel cuts off a client that
+reads nothing for a while (process/port.py); it then counts as a client that has left.
 
-While a stream waits for an engine, because it has lost one or because its model is not loaded, a comment now
-and then says how far that is, and keeps whatever is between from giving the connection up.
+While a stream waits for an engine, because its engine was lost or its model is not loaded, it sends comments
+that state the progress, so that proxies keep the connection open.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from server.http.protocol import WRITE
 from server.http.sse import DONE, HEADERS, Stream, comment, error_frame
 from server.http.state import exchange_of
 
-ALIVE_S = 3.0  # between two comments
+ALIVE_S = 3.0  # seconds between two comments
 
 RAW_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class EventStream:
-    """Starts a generation and writes its deltas, one write a batch, as the engine's outputs are worked on:
-    the request's own task waits for the end alone.
+    """Starts a generation and writes its deltas, with one write per batch, as the engine's outputs are
+    handled. The request's own task only waits for the end.
 
-    deadline: of the loop's clock. What fails before the first byte is raised, and has its own HTTP status.
+    deadline: of the loop's clock. A failure before the first byte is raised, and gets its own HTTP status.
     interval, interval_ms: as Gathering's.
     """
 
@@ -49,14 +49,14 @@ class EventStream:
         self._stream = stream
         self._deadline = deadline
         self._is_started = False
-        self._held: list[Delta] = []  # while the connection is full
+        self._held: list[Delta] = []  # deltas held while the connection is full
         gathers = interval > 1 or interval_ms > 0
         self._gathering = Gathering(self._take, interval, interval_ms) if gathers else None
         self._catching_up: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
-        # The start passes every layer; what follows goes straight to the server.
+        # The start passes every layer; the rest goes straight to the server.
         self._send, self._send_body = send, exchange.send
         self._write = scope.get("extensions", {}).get(WRITE, _cannot_write)
         self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
@@ -98,7 +98,7 @@ class EventStream:
             self._catching_up = asyncio.ensure_future(self._catch_up(rest))
 
     def _stay_alive(self) -> None:
-        """A sign of life where there is nothing else to send."""
+        """Send a comment while there is nothing else to send."""
         self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
         is_full = self._catching_up is not None and not self._catching_up.done()
         if self._generation.is_resuming and not is_full:
@@ -106,7 +106,7 @@ class EventStream:
             self._put(comment(self._generation.progress))
 
     def _let_go(self) -> None:
-        """Nothing is gathered where nothing more may come."""
+        """Flush gathered deltas when no more may come soon."""
         if self._gathering is not None:
             self._gathering.flush()
 
@@ -125,14 +125,14 @@ class EventStream:
     async def _fail(self, receive: Receive, failure: RequestFailure) -> None:
         if self._catching_up is not None:
             await unless_client_leaves(receive, self._catching_up)
-        if self._stream.is_over:  # what was held was all that was missing
+        if self._stream.is_over:  # the held deltas were the last ones
             return
         last = _body(error_frame(failure) + DONE, more=False)
         await unless_client_leaves(receive, self._send_body(last))
 
 
 def _cannot_write(part: bytes) -> bool:
-    """Where the server has no such extension, a test's for one."""
+    """For servers without the extension, such as those of tests."""
     return False
 
 

@@ -1,4 +1,4 @@
-"""The routes of a model's tokenizer: what a prompt is to the model, and back, in vLLM's shapes."""
+"""The routes …/tokenize and …/detokenize of a model's tokenizer, in vLLM's shapes."""
 
 from __future__ import annotations
 

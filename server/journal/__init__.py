@@ -1,1 +1,1 @@
-"""The request journal: what is in a record, the files that have them, how it is written, read, summed."""
+"""The request journal: its records, its files, and how it is written, read and summed."""

@@ -1,4 +1,4 @@
-"""Counters of what came of records."""
+"""Counters of journal records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 
 class JournalMetrics:
-    """Of a registry."""
+    """The counters of a registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.written = Counter(
@@ -14,7 +14,8 @@ class JournalMetrics:
         )
         self._dropped = Counter(
             "verbatim_journal_dropped",
-            "Records dropped, because the disk was full or slow and the buffer was full",
+            "Records that the journal lacks, because its disk was full or slow and the buffer in memory was"
+            " full",
             registry=registry,
         )
         self.num_dropped = 0  # by this process

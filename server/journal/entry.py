@@ -1,7 +1,7 @@
 """A record of the journal: one completion request, as one line of JSON.
 
-Fields without a default are in each line; the others are left out where they say nothing. docs/journal.md
-explains each of them. A reader ignores fields that it does not know.
+Fields without a default are in each line; others are left out if they are empty. docs/journal.md explains
+each field. A reader ignores unknown fields.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ VERSION = 1
 class Fault(msgspec.Struct, omit_defaults=True, gc=False):
     """A candidate has lost its place on an engine.
 
-    candidate: its number among the request's. replica: of the engine. at_s: seconds after the request came.
-    tokens: that it had then. resumed_s: until its next token came; none where it has not gone on.
+    candidate: its number among the request's. replica: of the engine. at_s: seconds after the request
+    arrived. tokens: those it had then. resumed_s: seconds until its next token; none if it did not continue.
     """
 
     candidate: int
@@ -31,9 +31,9 @@ class Fault(msgspec.Struct, omit_defaults=True, gc=False):
 class Candidate(msgspec.Struct, omit_defaults=True, gc=False):
     """One of the request's candidates. Those of the first prompt come first, best_of for each prompt.
 
-    tokens: generated, as `usage` counts them. finish: stop, length, or given_up where best_of has ended it
-    early; none: it was cut off. choice: the index of the choice that it became. cached: tokens of its prompt
-    that the engine had in its prefix cache. text, token_ids: of a choice, where they are kept.
+    tokens: generated, as `usage` counts them. finish: stop, length, or given_up if best_of ended it early;
+    none: it was cut off. choice: the index of the choice that it became. cached: tokens of its prompt in the
+    engine's prefix cache. text, token_ids: of a choice, if they are recorded.
     """
 
     tokens: int
@@ -45,14 +45,14 @@ class Candidate(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Entry(msgspec.Struct, omit_defaults=True, gc=False):
-    """A request that has ended, well or not.
+    """A request that has ended, with or without success.
 
-    time: when it came, UTC. status: HTTP's; 499: the client has left. reason: of an error, also one that came
-    after the status. prompt_tokens, completion_tokens: as `usage` says them. queue_s: until its first
-    candidate was worked on by an engine. first_s: until the reply's first byte. total_s: until its last.
-    given: names of the fields that the request had. params: the values in force. adapter: the one that was
-    asked for, of the model. request: its fields as the client wrote them. redacted: names of what a pattern
-    has changed in it, or was left out for it. client: the address.
+    time: of its arrival, UTC. status: HTTP's; 499: the client has left. reason: of an error, even if it came
+    after the status. prompt_tokens, completion_tokens: as in `usage`. queue_s: seconds until an engine worked
+    on its first candidate. first_s: until the first byte of the reply. total_s: until the last. given: names
+    of the request's fields. params: the values in force. adapter: the requested adapter of the model.
+    request: its fields as the client wrote them. redacted: names of fields that a pattern changed, or that
+    were left out for it. client: its address.
     """
 
     id: str
@@ -83,12 +83,12 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def is_error(self) -> bool:
-        """Whether the server has answered with an error, before the reply's first byte or after it."""
+        """Whether the server answered with an error, before or after the first byte of the reply."""
         return bool(self.reason) and not self.gone
 
     @property
     def day(self) -> str:
-        """On which it came, UTC."""
+        """The day of its arrival, UTC."""
         return self.time[:10]
 
 

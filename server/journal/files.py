@@ -1,8 +1,8 @@
-"""The files of a journal: the one that is written, and those before it, numbered, as many as may be kept.
+"""The files of a journal: the current one, and earlier ones with numbers, as many as are kept.
 
-All processes of a server append to one file. Each write is of whole lines, under a lock that the kernel gives
-back when its holder is killed. Before each, the file is looked at: another process, or logrotate, may have
-renamed it, or cut it to nothing.
+All processes of a server append to one file. Each write is of whole lines, under a lock that the kernel
+releases if its holder is killed. Before each write the file is checked: another process, or logrotate, may
+have renamed or truncated it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NUMBERED = re.compile(r"journal-(\d{6,})\.jsonl")
 
 
 class Files:
-    """folder: made where it is not there, for this user alone. max_bytes: of a file. count: files at most,
-    the current one included: the oldest goes."""
+    """folder: created if missing, for this user only. max_bytes: of a file. count: the largest number of
+    files, including the current one; the oldest is removed."""
 
     def __init__(self, folder: Path, max_bytes: int, count: int) -> None:
         self._folder = folder
@@ -29,16 +29,16 @@ class Files:
         self._max_bytes = max_bytes
         self._count = count
         self._descriptor: int | None = None
-        self._size = 0  # after the last write of this process, which was of whole lines
+        self._size = 0  # after the last write of this process, which consisted of whole lines
 
     def open(self) -> None:
-        """Raises OSError where it cannot be."""
+        """Raises OSError if the file cannot be opened."""
         with self._locked():
             pass
 
     def append(self, lines: bytes) -> None:
-        """Whole lines. Raises OSError, and then nothing of them is there. Where a process was killed in the
-        middle of a line, that line is ended first."""
+        """Append whole lines. Raises OSError; then nothing of them was written. If a process was killed in
+        the middle of a line, that line is ended first."""
         with self._locked() as descriptor:
             size = os.fstat(descriptor).st_size
             if size and size + len(lines) > self._max_bytes:
@@ -50,14 +50,14 @@ class Files:
         self.append(lines)
 
     def close(self) -> None:
-        """It is opened anew when there is more."""
+        """Close the file; another append opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor, self._size = None, 0
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """The file that has the name now."""
+        """The file that has the name now, locked."""
         while True:
             if self._descriptor is None:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,8 +80,8 @@ class Files:
             return False
 
     def _number(self) -> None:
-        """Give the current file the next number, and remove what is too old. The lock is on that
-        file: no other process does the same meanwhile, since a new one comes after this."""
+        """Give the current file the next number, and remove files that are too old. The lock on that file
+        keeps other processes from doing the same, because the new file comes after this."""
         found = sorted(self._numbered())
         number = found[-1][0] + 1 if found else 1
         for _, old in found[: max(0, len(found) - self._count + 2)]:
@@ -99,7 +99,7 @@ class Files:
 
 
 def _append(descriptor: int, lines: bytes, size: int) -> int:
-    """size: before it. Returns that after it."""
+    """Append lines. size: of the file before. Returns its size after."""
     try:
         if os.write(descriptor, lines) < len(lines):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

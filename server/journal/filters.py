@@ -1,4 +1,4 @@
-"""Which records are wanted."""
+"""Filters of journal records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FINISHES = ("stop", "length", "given_up", CUT_OFF)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """since, until: as Entry.time, the first one included. id: what it begins with. status: 429, 4xx, ok or
-    error. model: or adapter. finish: of one of its candidates. Empty: all."""
+    """since, until: as Entry.time; since is included. id: its first characters. status: 429, 4xx, ok or
+    error. model: or adapter. finish: of one of its candidates. Empty: no filter."""
 
     since: str = ""
     until: str = ""
@@ -32,9 +32,11 @@ class Filter:
 
     def __post_init__(self) -> None:
         if self.status and not STATUS.fullmatch(self.status):
-            raise ConfigurationError(f"--status is {self.status}; it is a number, 4xx, 5xx, ok or error.")
+            raise ConfigurationError(
+                f"--status is {self.status}; it must be a number, 4xx, 5xx, ok or error."
+            )
         if self.finish and self.finish not in FINISHES:
-            raise ConfigurationError(f"--finish is {self.finish}; it is one of {', '.join(FINISHES)}.")
+            raise ConfigurationError(f"--finish is {self.finish}; it must be one of {', '.join(FINISHES)}.")
 
     def takes(self, entry: Entry) -> bool:
         return (
@@ -58,8 +60,8 @@ class Filter:
 
 
 def time_of(text: str | None, option: str, now: datetime | None = None) -> str:
-    """As Entry.time, of a day, a day with a time, or so long ago: 90s, 30m, 2h, 7d. UTC, where it does not
-    say otherwise. Raises ConfigurationError."""
+    """A day, a day with a time, or an age (90s, 30m, 2h, 7d) as Entry.time. UTC, unless it says otherwise.
+    Raises ConfigurationError."""
     if not text:
         return ""
     if match := AGO.fullmatch(text):

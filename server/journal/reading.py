@@ -1,4 +1,4 @@
-"""The records of a journal's files, one after another: whatever has numbered, renamed or compressed them."""
+"""Reads the records of a journal's files in order, even if they were renamed, numbered or compressed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from server.journal.entry import Entry, decode
 NAME = re.compile(r"journal(-\d+)?\.jsonl([.-][\w.-]+)?")
 GZIP = b"\x1f\x8b"
 REPORT_EVERY = 4096  # lines
-# (bytes read so far of the files as they are on the disk, bytes in all)
+# (bytes read so far of the files on disk, bytes in total)
 Report = Callable[[int, int], None]
 
 
 @dataclass(slots=True)
 class File:
-    """One that is open, from before it can be renamed by a server that runs. first: the time of
-    its first record."""
+    """An open file: opened before a running server can rename it. first: the time of its first record."""
 
     raw: BinaryIO
     lines: BinaryIO
@@ -38,10 +37,10 @@ class File:
 
 
 class Reader:
-    """path: of the folder, or of one file. since: nothing that came before is needed, as Entry.time.
+    """path: the folder, or one file. since: earlier records are not needed; as Entry.time.
 
-    num_damaged: lines that are no record, so far: cut by a kill -9, say. Raises ConfigurationError where
-    there is no journal, or it cannot be read.
+    num_damaged: lines so far that are not records, such as those cut by a kill -9. Raises ConfigurationError
+    if there is no journal, or it cannot be read.
     """
 
     def __init__(self, path: Path, since: str = "", report: Report = lambda done, total: None) -> None:
@@ -53,7 +52,7 @@ class Reader:
         except OSError as error:
             raise ConfigurationError(f"cannot read the journal in {path}: {error.strerror}.") from None
         if not found:
-            raise ConfigurationError(f"{path} has no journal: no file there is called journal.jsonl.")
+            raise ConfigurationError(f"{path} has no journal: it contains no file journal.jsonl.")
         self._files = sorted(opened, key=lambda file: file.first)
 
     def __iter__(self) -> Iterator[Entry]:
@@ -73,13 +72,13 @@ class Reader:
 
 
 def _lines(file: File) -> Iterator[bytes]:
-    """Of a compressed file that is cut, as far as it goes."""
+    """The lines of a file; of a truncated compressed one, as many as can be read."""
     with contextlib.suppress(EOFError, gzip.BadGzipFile):
         yield from file.lines
 
 
 def _opened(path: Path, since: str) -> File | None:
-    """None: it is gone, or its last record was written before."""
+    """None: the file is gone, or all its records are too old."""
     try:
         raw = path.open("rb")
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""What patterns find in the strings of a record is not kept: python -m server.journal.redaction
+"""Removes what the patterns match from the strings of a record: python -m server.journal.redaction
 
-As a process (scrubber.py) it reads the patterns, one line of JSON, then a record a line, and answers each.
+As a process (scrubber.py) it reads the patterns, one line of JSON, then one record per line,
+and answers each.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ REDACTED = "[redacted]"
 
 
 class Redaction:
-    """patterns: regular expressions that compile. Changes a record, and says in `redacted` where."""
+    """patterns: valid regular expressions. Changes a record, and lists the changed fields in `redacted`."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = [re.compile(pattern) for pattern in patterns]
@@ -37,7 +38,8 @@ class Redaction:
             setattr(of, name, cleaned)
 
     def _cleaned(self, value: Any, name: str, found: dict[str, None]) -> Any:
-        """The same object where nothing is found in it. Names in objects are a client's too."""
+        """The redacted value, or the same object if nothing matches. Names in objects may come from
+        a client too."""
         if isinstance(value, str):
             text = value
             for pattern in self._patterns:

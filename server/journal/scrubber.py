@@ -1,8 +1,8 @@
-"""Redaction in a process of its own: a pattern that takes for ever takes nobody else's time.
+"""Redaction in a process of its own, so that a slow pattern delays nothing else.
 
-Python's regular expressions hold the interpreter while they work, and some are slow with some texts: an
-address's with a long line of letters, say. What takes too long is left out of the record, and the process is
-ended. It ends with this one too, whose end it reads.
+Python's regular expressions hold the interpreter while they match, and some are slow on some texts, such as a
+pattern for addresses on a long line of letters. If redaction of a record takes too long, its strings are left
+out, and the process is ended. The process also ends when this one does, whose end it notices.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from server.journal.entry import Entry, encode
 log = logging.getLogger(__name__)
 
 LIMIT_S = 1.0  # for a record
-START_S = 30.0  # for the first one of a process, which has to start
+START_S = 30.0  # for a process's first record, which includes its start
 MODULE = "server.journal.redaction"
-WITHHELD = "withheld"  # in `redacted`, where the strings of a client are left out
+WITHHELD = "withheld"  # in `redacted`, if the client's strings are left out
 
 
 class Scrubber:
-    """Makes lines of records, without what the patterns find. To be called from one thread."""
+    """Makes lines from records, without what the patterns match. Call it from one thread only."""
 
     def __init__(self, patterns: Sequence[str], limit_s: float = LIMIT_S) -> None:
         self._patterns = patterns
@@ -35,7 +35,7 @@ class Scrubber:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, entry: Entry) -> bytes:
-        """The record's line, without its end."""
+        """The line of the record, without its end."""
         if not (entry.user or entry.request or any(one.text for one in entry.candidates)):
             return encode(entry)
         began = time.monotonic()
@@ -44,8 +44,8 @@ class Scrubber:
                 return line
         self.close()
         log.error(
-            "request %s: journal.redact was not done with it within %.1f s, so what its client and the model"
-            " have said is left out of the journal",
+            "request %s: journal.redact took longer than %.1f s, so the journal leaves out what the client"
+            " and the model said",
             *(entry.id, time.monotonic() - began),
         )
         entry.request, entry.user, entry.redacted = None, "", [WITHHELD]
@@ -54,7 +54,7 @@ class Scrubber:
         return encode(entry)
 
     def close(self) -> None:
-        """It starts again if there is more."""
+        """End the process; it starts again for another record."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -65,12 +65,12 @@ class Scrubber:
             process.wait()
 
     def _ask(self, line: bytes) -> bytes | None:
-        """None: it has not answered in time, or has ended."""
+        """None: the process has not answered in time, or has ended."""
         end = time.monotonic() + (self._limit_s if self._process is not None else START_S)
         process = self._process = self._process or self._start()
         assert process.stdin is not None, "a pipe"
         assert process.stdout is not None, "a pipe"
-        process.stdin.write(line + b"\n")  # it reads all of it before it does anything
+        process.stdin.write(line + b"\n")  # the process reads all input before it does anything
         said = bytearray()
         while not said.endswith(b"\n"):
             left_s = max(0.0, end - time.monotonic())
@@ -87,7 +87,7 @@ class Scrubber:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is the server's
+            start_new_session=True,  # Ctrl-C is for the server
         )
         assert process.stdin is not None, "a pipe"
         process.stdin.write(json.dumps(list(self._patterns)).encode() + b"\n")

@@ -1,8 +1,8 @@
-"""What each key has used of each model on each day: what an operator charges by.
+"""What each key has used of each model on each day, for billing.
 
-What counts is what `usage` in the replies says: each prompt once, and the tokens of every candidate, also of
-those that best_of has generated and not returned. Of a request that has failed on its way, or whose client
-has left, what was generated until then counts. A request counts on the day on which it came, UTC.
+It counts what `usage` in the replies says: each prompt once, and the tokens of every candidate, also of
+best_of candidates that were not returned. Tokens generated for a request that failed, or whose client left,
+count too. A request counts on the day of its arrival, UTC.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.journal.entry import Entry
 
 
 class Place(NamedTuple):
-    """model: or the adapter that was asked for."""
+    """model: the requested model or adapter."""
 
     day: str
     key: str
@@ -24,8 +24,8 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Sum:
-    """errors: requests that the server has answered with an error. cached_tokens: prompt tokens that were in
-    the prefix cache; they are among the prompt_tokens."""
+    """errors: requests answered with an error. cached_tokens: prompt tokens from the prefix cache, which are
+    included in prompt_tokens."""
 
     requests: int = 0
     errors: int = 0

@@ -1,7 +1,7 @@
-"""Writes records from a thread: who adds one never waits for the disk.
+"""Writes records from a thread: adding one never waits for the disk.
 
-What waits to be written is bounded. Where the disk is full, or too slow, records are kept until the bound is
-reached, and dropped and counted from there on; the log says so once, and once when it is over.
+The number of waiting records is limited. If the disk is full or too slow, records are kept up to the limit,
+and dropped and counted beyond it; the log says so once, and once more when it is over.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from server.journal.files import Files
 
 log = logging.getLogger(__name__)
 
-# What may wait: records, and characters of the prompts and texts in them.
+# Limits of what may wait: records, and characters of their prompts and texts.
 MAX_WAITING, MAX_WAITING_CHARS = 20_000, 32 * 1024 * 1024
-# Each time that the thread wants the interpreter the event loop gives it up, which lasts where the machine is
-# busy: so it writes seldom, and much at once.
-GATHER_S = 0.25  # for more to come, which is written with the first: what a kill -9 may cost
-RETRY_S = 1.0  # after a write that has failed
+# Each time that the thread needs the interpreter, the event loop has to give it up, which takes long on a
+# busy machine. So it writes rarely, and much at once.
+GATHER_S = 0.25  # seconds to wait for more records, to write them together; a kill -9 may lose as much
+RETRY_S = 1.0  # seconds after a failed write
 PIECE_BYTES = 256 * 1024  # of one write
-# What is made into lines at a time, about a millisecond: between two such times the event loop may run.
+# Records that are made into lines at a time, in about a millisecond; between these, the event loop can run.
 AT_A_TIME_BYTES = 128 * 1024
 
 
@@ -39,8 +39,8 @@ class Waiting:
 
 
 class Writer:
-    """line: makes one of a record, without its end; in the thread, which begins with the first record. end:
-    called when there are no more."""
+    """line: makes the line of a record, without its end; called in the thread, which starts with the first
+    record. end: called when there are no more."""
 
     def __init__(
         self,
@@ -54,18 +54,19 @@ class Writer:
         self._make = line
         self._end = end
         self._waiting: deque[Waiting] = deque()
-        # Each is one thread's to change, so that neither waits for the other.
+        # Only one thread changes each of these, so that neither waits for the other.
         self._chars_added = self._chars_taken = 0
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._lines, self._num_lines = b"", 0  # the write that has failed, and is tried again
-        self._dropped_before: int | None = None  # when it began to fail; None: it does not
+        self._lines, self._num_lines = b"", 0  # the failed write, which is tried again
+        # Records dropped when it began to fail; None: it does not fail
+        self._dropped_before: int | None = None
 
     def add(self, entry: Entry, num_chars: int = 0) -> None:
-        """Never blocks, and never raises. num_chars: of its prompt and texts."""
+        """Add a record. Never blocks or raises. num_chars: of its prompt and texts."""
         if self._closing.is_set() or not self._has_room(num_chars):
             if not self._closing.is_set():
-                self._fail("its disk is slow, or full")
+                self._fail("the disk is slow or full")
             self._metrics.drop()
             return
         self._waiting.append(Waiting(entry, num_chars))
@@ -82,7 +83,7 @@ class Writer:
         return few or not self._waiting
 
     def close(self, within_s: float = 5.0) -> None:
-        """Write what waits, and end. What cannot be written in that time is dropped."""
+        """Write the waiting records, and end. Records that cannot be written in that time are dropped."""
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
@@ -90,7 +91,7 @@ class Writer:
         left = len(self._waiting) + self._num_lines
         if left:
             self._metrics.drop(left)
-            log.error("the journal lacks its last %d records", left)
+            log.error("the last %d records are missing in the journal", left)
 
     def _run(self) -> None:
         while True:
@@ -109,7 +110,7 @@ class Writer:
                 return
 
     def _write(self) -> bool:
-        """One piece. False: the disk does not take it."""
+        """Write one piece. False: the disk does not take it."""
         if not self._num_lines:
             self._lines, self._num_lines = self._piece()
         try:
@@ -123,7 +124,7 @@ class Writer:
         return True
 
     def _piece(self) -> tuple[bytes, int]:
-        """Lines for one write, and how many."""
+        """(lines for one write, their number)."""
         lines: list[bytes] = []
         num_bytes = num_since = 0
         while self._waiting and num_bytes < PIECE_BYTES:
@@ -140,26 +141,27 @@ class Writer:
         return b"".join(lines), len(lines)
 
     def _line(self, entry: Entry) -> bytes:
-        """Empty where it cannot be made, which is a fault of ours, and none of the records after it."""
+        """The line of a record; empty if it cannot be made. That is a bug of ours, which must not affect
+        later records."""
         try:
             return self._make(entry) + b"\n"
         except Exception:
-            log.exception("request %s is not in the journal", entry.id)
+            log.exception("request %s could not be recorded in the journal", entry.id)
             self._metrics.drop()
             return b""
 
     def _fail(self, why: str) -> None:
-        """Said once, until it goes on."""
+        """Log the failure once, until writing works again."""
         if self._dropped_before is None:
             self._dropped_before = self._metrics.num_dropped
             log.error(
-                "the journal cannot be written: %s; records are kept in memory while there is room, and then"
+                "the journal cannot be written: %s; records are kept in memory until it is full, and then"
                 " dropped",
                 why,
             )
 
     def _recover(self) -> None:
-        """All that waited is written."""
+        """All waiting records are written."""
         if self._dropped_before is not None:
             dropped, self._dropped_before = self._metrics.num_dropped - self._dropped_before, None
-            log.info("the journal is written again; %d records were dropped meanwhile", dropped)
+            log.info("the journal can be written again; %d records were dropped meanwhile", dropped)

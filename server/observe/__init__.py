@@ -1,1 +1,2 @@
-"""What the server says of itself: its log, its versions, its attestation. It watches and never decides."""
+"""What the server reports about itself: its log, its versions, its attestation. Nothing
+here decides anything."""

@@ -1,7 +1,7 @@
-"""What a server with `attest: true` says of itself: versions and digests.
+"""What a server with `attest: true` reports about itself: versions and digests.
 
-It tells an auditor which bytes are being served, and shows damage. It is no proof against somebody who can
-change the server itself: whoever could do that could change what it says.
+It tells an auditor which bytes are served, and shows damage. It is no proof against someone who can change
+the server itself, because they could change the report too.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from server.errors import ConfigurationError, NotFound, ServiceUnavailable
 from server.observe.versions import versions
 from server.weights.checkpoint import digest_of, expected_checksums
 
-# Beside the weights, they decide as much about the text as these do.
+# These files beside the weights affect the text as much as they do.
 HELD = ("config.json", "tokenizer.json", "adapter_config.json")
-MAX_SHOWN = 20  # of a long list of damaged files, how many are told
+MAX_SHOWN = 20  # damaged files that are shown
 
 
 class Attestation:
-    """Grows while the server starts; complete when each model and the installation have been looked at.
+    """The attestation of this process. It is complete when every model and the installation
+    have been checked.
 
-    file: the configuration, None for the built-in one. root: of the installation, None for a checkout.
+    file: the configuration; None: the built-in one. root: of the installation; None: this is a checkout.
     """
 
     def __init__(self, settings: Settings, file: Path | None, root: Path | None) -> None:
@@ -48,11 +49,11 @@ class Attestation:
         self._verified_at = ""
 
     def start(self) -> None:
-        """Look at the installation meanwhile. The thread holds up no exit."""
+        """Start to check the installation, in a thread that does not delay the exit."""
         threading.Thread(target=self._verify_installation, name="attestation", daemon=True).start()
 
     def verify_model(self, model: ModelSettings) -> None:
-        """Every file that decides about the text. Raises ConfigurationError for an altered one."""
+        """Verify every file that affects the text. Raises ConfigurationError for an altered one."""
         self._models[model.id] = _digests(model.directory, model.sha256)
         for one in model.adapters:
             self._models[one.id] = _digests(one.path, one.sha256)
@@ -75,7 +76,7 @@ class Attestation:
         return not self._waiting
 
     def document(self) -> dict[str, Any]:
-        """As GET /attestation shows it. Raises ServiceUnavailable while it is not complete."""
+        """The document for GET /attestation. Raises ServiceUnavailable while it is incomplete."""
         if not self.is_complete:
             raise ServiceUnavailable(f"still verifying {', '.join(sorted(self._waiting))}", retry_after_s=5)
         return {
@@ -89,7 +90,7 @@ class Attestation:
 
 
 class AttestedElsewhere:
-    """What a worker shows: the process that runs the engines has looked."""
+    """The attestation in a worker: the process that runs the engines has made it."""
 
     def __init__(self) -> None:
         self._document: dict[str, Any] | None = None
@@ -98,22 +99,22 @@ class AttestedElsewhere:
         self._document = document
 
     def document(self) -> dict[str, Any]:
-        """As Attestation's."""
+        """As Attestation.document."""
         if self._document is None:
             raise ServiceUnavailable("still verifying", retry_after_s=5)
         return self._document
 
 
 def _digests(directory: Path, sha256: Mapping[str, str]) -> dict[str, str]:
-    """Of every file of a model or an adapter that decides about the text. Raises ConfigurationError for an
-    altered one, and for one of which nobody says what it should be."""
+    """The digests of every file of a model or adapter that affects the text. Raises ConfigurationError for an
+    altered file, and for one whose digest is not known."""
     expected = expected_checksums(directory, sha256)
     files = {path.name for path in directory.glob("*.safetensors")}
     files |= {name for name in HELD if (directory / name).is_file()}
     if unknown := sorted(files - expected.keys()):
         raise ConfigurationError(
-            f"attest is on, but nothing says what {directory / unknown[0]} should be. Give it a"
-            " sha256 in the configuration, or a checksums.json beside its weights: SHA-256 by file name."
+            f"attest is on, but no digest is known for {directory / unknown[0]}. Set sha256 in the"
+            " configuration, or write a checksums.json beside the weights with `verbatim checksums`."
         )
     found = {name: digest_of(directory / name) for name in sorted(files | expected.keys())}
     for name, digest in found.items():
@@ -144,12 +145,12 @@ def _look(root: Path) -> dict[str, Any]:
 
 
 def installation_root() -> Path | None:
-    """The installed version that this interpreter belongs to."""
+    """The installed version to which this interpreter belongs; None: a checkout."""
     root = Path(sys.prefix).parent
     return root if (root / INSTALLED).is_file() else None
 
 
 def document_of(attestation: Attestation | AttestedElsewhere | None) -> dict[str, Any]:
     if attestation is None:
-        raise NotFound("this server attests nothing: `attest: true` in its configuration turns it on")
+        raise NotFound("attestation is off: set `attest: true` in the server's configuration")
     return attestation.document()

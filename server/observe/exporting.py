@@ -1,7 +1,7 @@
-"""Finished spans on their way to a collector: by OpenTelemetry's own processor and exporters, in a thread.
+"""Sends finished spans to a collector: with OpenTelemetry's processor and exporters, in a thread.
 
-The event loop puts spans in a queue and goes on. What does not fit is dropped and counted. A collector that
-takes nothing is said once, and so is its taking them again.
+The event loop puts spans into a queue. Spans that do not fit are dropped and counted. The log says once when
+a collector does not accept spans, and once when it does again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from server.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 4096  # spans: about 4 MB
-# Few at a time: while they are encoded, the event loop waits for the interpreter.
+# Small batches: while one is encoded, the event loop waits for the interpreter.
 BATCH, BATCH_EVERY_MS = 64, 1000
 TIMEOUT_S = 10.0  # of one batch, with its retries
-LAST_S = 3.0  # for what is left when the server ends
+LAST_S = 3.0  # to send the rest when the server ends
 HEADERS_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 
-Count = Callable[[str, int], None]  # (sent, failed or dropped; how many spans)
+Count = Callable[[str, int], None]  # (sent, failed or dropped; number of spans)
 
 
 class Outbox:
-    """count: called with what becomes of spans, perhaps from another thread. Raises ConfigurationError for
-    certificates that cannot be read, and for headers of the environment that are none."""
+    """count: called with the fate of spans, perhaps from another thread. Raises ConfigurationError for
+    certificates that cannot be read, and for invalid headers in the environment."""
 
     def __init__(self, settings: Tracing, count: Count) -> None:
         _check_environment()
@@ -48,7 +48,7 @@ class Outbox:
         self._num_put = 0
 
     def put(self, spans: Sequence[ReadableSpan]) -> None:
-        """All of them or none: half a trace would say what was not so."""
+        """Queue all of these spans or none: half a trace would be misleading."""
         if self._num_put - self._exporter.num_taken + len(spans) > MOST_WAITING:
             self._count("dropped", len(spans))
             return
@@ -57,7 +57,7 @@ class Outbox:
             self._processor.on_end(span)
 
     def close(self) -> None:
-        """Send what is left, if the collector takes it within a moment. Waits for that."""
+        """Send the rest, if the collector takes it within a moment. Blocks."""
         if self._exporter.is_failing:
             self._exporter.shutdown()
         last = threading.Thread(target=self._processor.shutdown, name="last-spans", daemon=True)
@@ -67,7 +67,7 @@ class Outbox:
 
 
 class _Told(SpanExporter):  # type: ignore[misc]
-    """An exporter of which is said how it fares. num_taken: spans that the processor has handed over."""
+    """An exporter that reports its results. num_taken: spans that the processor has handed over."""
 
     def __init__(self, exporter: SpanExporter, url: str, words: _Words, count: Count) -> None:
         self.num_taken = 0
@@ -85,13 +85,13 @@ class _Told(SpanExporter):  # type: ignore[misc]
         is_sent = result.name == "SUCCESS"
         self._count("sent" if is_sent else "failed", len(spans))
         if is_sent and self.is_failing:
-            log.info("traces: %s takes spans again", self._url)
+            log.info("traces: %s accepts spans again", self._url)
         if not is_sent and not self.is_failing and not self._is_shut:
             log.warning(
-                "traces: %s does not take spans (%s); until it does, they are lost, and requests are answered"
-                " as ever",
+                "traces: %s does not accept spans (%s); they are dropped until it does, and requests are"
+                " answered as usual",
                 self._url,
-                self._words.text or "it has not said why",
+                self._words.text or "it gave no reason",
             )
         self.is_failing = not is_sent
         return result
@@ -104,7 +104,7 @@ class _Told(SpanExporter):  # type: ignore[misc]
 
 
 class _Words(logging.Handler):
-    """What the SDK says first of a batch, in place of lines for each of them."""
+    """Keeps the first message of the SDK about a batch, instead of logging a line for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,10 +118,10 @@ class _Words(logging.Handler):
 
 def _exporter(settings: Tracing) -> SpanExporter:
     if settings.ca is not None and not os.access(settings.ca, os.R_OK):
-        raise ConfigurationError(f"tracing.ca: {settings.ca} is not there, or cannot be read.")
+        raise ConfigurationError(f"tracing.ca: {settings.ca} does not exist or cannot be read.")
     headers = {name.lower(): value for name, value in settings.headers.items()}
     if settings.protocol == "http/protobuf":
-        # Late, as the other one: each brings a client of its own.
+        # Imported late, like the other exporter: each brings a client of its own.
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         ca = str(settings.ca) if settings.ca is not None else None
@@ -130,7 +130,7 @@ def _exporter(settings: Tracing) -> SpanExporter:
 
 
 def _grpc_exporter(settings: Tracing, headers: dict[str, str]) -> SpanExporter:
-    import grpc  # late: where it is wanted
+    import grpc  # imported late: only needed here
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     of_environment = next((os.environ[name] for name in HEADERS_VARIABLES if os.environ.get(name)), "")
@@ -147,12 +147,12 @@ def _grpc_exporter(settings: Tracing, headers: dict[str, str]) -> SpanExporter:
 
 
 def _check_environment() -> None:
-    """The SDK would leave a header out that it cannot read, and say what it was."""
+    """Check headers in the environment: the SDK would ignore an invalid one, and log its value."""
     for variable in HEADERS_VARIABLES:
         for number, part in enumerate(filter(None, os.environ.get(variable, "").split(",")), 1):
             name, sign, _ = part.partition("=")
             if not (sign and name.strip()):
                 raise ConfigurationError(
-                    f"{variable}: its part {number} is no header. It should be NAME=VALUE, and so on after"
-                    " commas."
+                    f"{variable}: its part {number} is not a header. It must be NAME=VALUE, with commas"
+                    " between headers."
                 )

@@ -1,4 +1,4 @@
-"""One line a request, one format for every log line: text, or an object of JSON."""
+"""One log line per request, and one format for every line: text, or an object of JSON."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ log = logging.getLogger("verbatim.requests")
 
 
 class Lines(logging.Formatter):
-    """An event as one object of JSON, in ASCII and on one line: time (UTC), level, event, message, the
-    event's fields, pid. exception: a traceback. logger: of an event that is a library's."""
+    """Formats an event as one object of JSON, in ASCII and on one line: time (UTC), level, event, message,
+    the event's fields, pid. exception: a traceback. logger: if the event is a library's."""
 
     def format(self, record: logging.LogRecord) -> str:
         name, *fields = EVENTS.get(record.msg, (OTHER,)) if isinstance(record.msg, str) else (OTHER,)
@@ -40,12 +40,12 @@ class Lines(logging.Formatter):
 
 
 def lines(**_: Any) -> Lines:
-    """For a library's own configuration, which has more to say to a formatter."""
+    """A formatter for a library's own configuration, which passes more arguments."""
     return Lines()
 
 
 def configure(level: str, how: str = "text") -> None:
-    """Log to standard error, as `text` or as `json`. Third parties speak from warning on."""
+    """Log to standard error, as `text` or as `json`. Libraries log from level warning on."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     handler.setFormatter(Lines() if how == "json" else text)
@@ -60,20 +60,20 @@ def configure(level: str, how: str = "text") -> None:
 
 
 def is_json() -> bool:
-    """Whether this process logs so."""
+    """Whether this process logs JSON."""
     return any(isinstance(one.formatter, Lines) for one in logging.getLogger().handlers)
 
 
 def speak_json(library: str) -> None:
-    """What a library has configured itself is lines of JSON too, from now on."""
+    """Make the log lines that a library has configured itself JSON too."""
     for handler in logging.getLogger(library).handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setFormatter(Lines())
 
 
 def outlast_a_full_disk() -> None:
-    """From now on, what this process writes to standard output and standard error is lost where it cannot be
-    written, as a log on a full disk: Python and libraries (progress bars) would fail with it."""
+    """From now on, ignore errors when this process writes to standard output and standard error, such as a
+    log on a full disk: otherwise Python and libraries (progress bars) would fail."""
     for name, stream in (("stdout", sys.__stdout__), ("stderr", sys.__stderr__)):
         if stream is not None and getattr(sys, name) is stream and not isinstance(stream, _Lossy):
             setattr(sys, name, _Lossy(stream))
@@ -99,7 +99,7 @@ class _LossyFile(io.FileIO):
 
 
 def log_request(**fields: Any) -> None:
-    """key=value pairs; text from outside is quoted, so that a client cannot forge a line."""
+    """Log key=value pairs; text from outside is quoted, so that a client cannot forge a line."""
     if log.isEnabledFor(logging.INFO):
         said = {name: value for name, value in fields.items() if value not in (None, "")}
         line = " ".join(f"{name}={_value(value)}" for name, value in said.items())
@@ -107,7 +107,7 @@ def log_request(**fields: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it."""
+    """The value as JSON has it."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else str(value)
     return value if isinstance(value, str | int) or value is None else str(value)

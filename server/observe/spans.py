@@ -1,4 +1,4 @@
-"""What is said of a request and its parts when it has ended, before OpenTelemetry has a part in it."""
+"""The parts of a request for its trace, without OpenTelemetry's types."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Value = str | bool | int | float | Sequence[str]
 
 @dataclass(slots=True)
 class Span:
-    """start, end: of time.monotonic, seconds; so are the events' times. error: what went wrong, for a person;
-    None: nothing. inner: its parts."""
+    """start, end: time.monotonic, seconds; so are the times of events. error: what went wrong, for a person;
+    None: nothing. inner: child spans."""
 
     name: str
     start: float

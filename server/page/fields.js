@@ -1,6 +1,6 @@
-/** The fields of a request, as /openapi.json describes them: names, kinds, ranges. Nothing is listed twice. */
+/** The fields of a request (name, kind, range), read from /openapi.json. */
 
-/** Those that are in view at once, in this order; all others follow under "More fields". */
+/** The fields that are always visible, in this order. All others are under "More fields". */
 export const FIRST = ["model", "max_tokens", "temperature", "top_p", "n", "best_of", "logprobs", "stop", "seed", "stream"];
 
 const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
@@ -28,8 +28,8 @@ function hintOf(schema) {
 }
 
 /**
- * What was typed, as JSON. What is no number, say, is sent as it stands, so that the server says what is wrong.
- * Digits are not made a number and written again: a seed of 64 bits would not survive that.
+ * What was typed, as JSON. Text that is not a number, say, is sent as a string, and the server says what is wrong.
+ * Digits are sent as typed: as a JavaScript number, a seed of 64 bits would lose digits.
  */
 export function jsonOf(kind, text) {
   if (kind === "boolean") return text;
@@ -47,7 +47,7 @@ export function isJson(text) {
   }
 }
 
-/** A request as [name, JSON] pairs, of a prompt and of what was typed into fields. */
+/** A request as [name, JSON] pairs, from the prompt and the typed fields. */
 export function requestOf(fields, values, prompt, promptIsJson) {
   const pairs = fields
     .filter(({ name }) => name !== "prompt" && values[name])

@@ -1,15 +1,15 @@
-/** What outlasts a request: the link, which has no key; the history, in this browser; the key, in this tab. */
+/** What is kept: a link (without the API key), the history (in this browser), and the key (in this tab). */
 
 const HISTORY = "verbatim.history";
 const KEY = "verbatim.key";
 const MOST = 30; // requests
 
-/** In the part after #, which browsers send to no server. */
+/** The state goes into the part after #, which browsers do not send to a server. */
 export function linkOf(state) {
   return `${location.origin}${location.pathname}#${encodeURIComponent(JSON.stringify(state))}`;
 }
 
-/** The state that the page's address has, or null where it has none that can be read. */
+/** The state in the page's address, or null if there is none or it cannot be read. */
 export function linked() {
   try {
     return stateOf(JSON.parse(decodeURIComponent(location.hash.slice(1))));
@@ -18,7 +18,7 @@ export function linked() {
   }
 }
 
-/** Of what somebody else wrote: texts alone. Raises where it is something else. */
+/** Checks a state that somebody else may have written: every value becomes text. Throws if it has another form. */
 function stateOf({ prompt, promptIsJson, a, b }) {
   const texts = (values) => Object.fromEntries(Object.entries(values).map(([name, value]) => [name, String(value)]));
   return { prompt: String(prompt), promptIsJson: promptIsJson === true, a: texts(a), b: b ? texts(b) : null };
@@ -32,14 +32,14 @@ export function past() {
   }
 }
 
-/** Newest first. The same request again moves to the front. */
+/** Add a request to the history, newest first. A repeated one moves to the front. */
 export function remember(state) {
   const text = JSON.stringify(state);
   const others = past().filter((one) => JSON.stringify(one.state) !== text);
   try {
     localStorage.setItem(HISTORY, JSON.stringify([{ at: Date.now(), state }, ...others].slice(0, MOST)));
   } catch {
-    // No storage, or a full one: then there is no history.
+    // Without storage, or with a full one, there is no history.
   }
 }
 

@@ -1,4 +1,4 @@
-/** /metrics, read: Prometheus's text format. */
+/** Reads /metrics: Prometheus's text format. */
 
 const SAMPLE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;

@@ -12,7 +12,7 @@ const BEGINNING = { max_tokens: "64", logprobs: "5", return_token_ids: "true", s
 const SCORING = { echo: "true", max_tokens: "0", n: "", best_of: "", stream: "" };
 
 const [fields, models] = await Promise.all([loadFields(), loadModels()]).catch((error) => {
-  byId("note").textContent = `The server does not say what it has (${error.message}). Reload the page to try again.`;
+  byId("note").textContent = `The page could not load the server's models and fields (${error.message}). Reload the page to try again.`;
   throw error;
 });
 const example = fields.find(({ name }) => name === "prompt").example;
@@ -34,7 +34,7 @@ function show({ prompt, promptIsJson, a, b }) {
 
 const pairsOf = (own) => requestOf(fields, own, byId("prompt").value, byId("as-json").checked);
 
-/** What side.js has to know of a request, beside its bytes. */
+/** The request of one side: its body, and what side.js needs to show its reply. */
 function requestFor(side, changes) {
   const own = { ...values[side], ...changes };
   const pairs = pairsOf(own);
@@ -46,7 +46,7 @@ function requestFor(side, changes) {
     stops: [sent.stop ?? []].flat(),
     isStream: sent.stream === true,
     numPrompts: Array.isArray(sent.prompt) && typeof sent.prompt[0] !== "number" ? sent.prompt.length : 1,
-    numHidden: bestOf > n ? `The reply has the ${n} best of ${bestOf}. To see all, set n to ${bestOf} too.` : "",
+    numHidden: bestOf > n ? `The reply has only the ${n} best of ${bestOf} candidates. To see all, set n to ${bestOf}.` : "",
   };
   const promptLength = sent.echo === true && typeof sent.prompt === "string" ? [...sent.prompt].length : 0;
   const title = settings.titleOf(side, values.b && (side === "a" ? "b" : "a"));
@@ -55,7 +55,7 @@ function requestFor(side, changes) {
 
 async function ask(changes) {
   if (byId("as-json").checked && !isJson(byId("prompt").value)) {
-    byId("note").textContent = "The prompt is not JSON: it is sent as text.";
+    byId("note").textContent = "The prompt is not valid JSON, so it is sent as text.";
   } else byId("note").textContent = "";
   settings.accept();
   busy(true);
@@ -67,7 +67,7 @@ async function ask(changes) {
   busy(false);
 }
 
-/** Stop takes Complete's place, and the focus if that had it; and back. */
+/** Swap the buttons Complete and Stop; the new one takes over the focus. */
 function busy(isBusy) {
   const [before, after] = isBusy ? [byId("complete"), byId("stop")] : [byId("stop"), byId("complete")];
   const hasFocus = document.activeElement === before;
@@ -114,7 +114,7 @@ async function copy(text, what) {
     await navigator.clipboard.writeText(text);
     byId("note").textContent = `${what} is in the clipboard.`;
   } catch {
-    byId("note").textContent = `This browser gives no access to the clipboard. Select ${what.toLowerCase()} and copy it.`;
+    byId("note").textContent = `This browser denies access to the clipboard. Select ${what.toLowerCase()} and copy it.`;
   }
 }
 

@@ -1,6 +1,6 @@
-/** The choices that a stream adds up to, or a whole reply: it is the fold of its stream. */
+/** The choices of a reply, added up from the chunks of a stream or from a whole reply. */
 
-/** Text is kept as code points, which is what text_offset counts. */
+/** One choice. Its text is kept as code points, because text_offset counts those. */
 export class Choice {
   constructor(index) {
     Object.assign(this, { index, points: [], tokens: [], logprobs: [], tops: [], offsets: [], finish: null });
@@ -24,29 +24,29 @@ export class Choice {
     return this.points.join("");
   }
 
-  /** Of one token: from where to where in the text. A token inside a character has none of it. */
+  /** [start, end) of a token in the text, in code points. Empty for a token that ends inside a character. */
   span(number) {
     return [this.offsets[number], this.offsets[number + 1] ?? this.points.length];
   }
 
-  /** The id of a token, where the reply has ids. Those of an echoed prompt come first. */
+  /** The id of a token, if the reply has ids. The ids of an echoed prompt come first. */
   id(number) {
     const numEchoed = this.tokens.length - this.ids.length;
     return number < numEchoed ? this.promptIds[number] : this.ids[number - numEchoed];
   }
 
-  /** Tokens of an echoed prompt of that many code points. */
+  /** The number of tokens of an echoed prompt, whose length is given in code points. */
   numGiven(promptLength) {
     return promptLength ? this.offsets.findLastIndex((offset) => offset < promptLength) + 1 : 0;
   }
 
-  /** Mean log-probability from one token on, or null. */
+  /** Mean log-probability from that token on, or null. */
   mean(from = 0) {
     const values = this.logprobs.slice(from).filter((value) => value !== null);
     return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
   }
 
-  /** The stop sequence that the text ends with: that of these, if one. */
+  /** The one of these stop sequences that the text ends with, or "". */
   stopIn(stops) {
     return this.finish === "stop" ? (stops.find((stop) => stop && this.text.endsWith(stop)) ?? "") : "";
   }
@@ -55,7 +55,7 @@ export class Choice {
 export class Reply {
   choices = [];
   usage = null;
-  numTokens = 0; // as far as can be told before the usage comes: without logprobs, chunks with text
+  numTokens = 0; // an estimate until the usage comes: without logprobs, the chunks with text
 
   add(chunk) {
     for (const part of chunk.choices) {
@@ -66,7 +66,7 @@ export class Reply {
     this.usage = chunk.usage ?? this.usage;
   }
 
-  /** The candidate that best_of would return first, or null where there is nothing to choose. */
+  /** The choice that best_of would return first, or null if there is only one. */
   best(from) {
     const means = this.choices.map((choice) => choice.mean(from(choice)) ?? -Infinity);
     const best = Math.max(...means);

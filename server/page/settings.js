@@ -1,4 +1,4 @@
-/** The form of the settings, made from the contract's fields: of one request, or of two that are compared. */
+/** The form of the settings, made from the fields of /openapi.json, for one request or for two to compare. */
 
 import { byId, el } from "./dom.js";
 import { FIRST } from "./fields.js";
@@ -6,7 +6,7 @@ import { FIRST } from "./fields.js";
 export class Settings {
   #inputs = new Map();
 
-  /** values: what was typed, by side and field. onChange: told after every change. */
+  /** values: what was typed, by side and field. onChange: called after every change. */
   constructor(fields, models, values, onChange) {
     Object.assign(this, { fields, models, values, onChange, side: "a" });
     for (const field of fields.filter(({ name }) => name !== "prompt")) {
@@ -39,7 +39,7 @@ export class Settings {
     for (const input of this.#inputs.values()) input.ariaInvalid = "false";
   }
 
-  /** What a side is about, in a few words: its model, and where it differs from the other one. */
+  /** A title for a side: its model, and the fields that differ from the other side. */
   titleOf(side, other) {
     const [own, theirs] = [this.values[side], other ? this.values[other] : {}];
     const names = this.fields.map(({ name }) => name).filter((name) => name !== "model" && name !== "prompt");
@@ -68,7 +68,7 @@ export class Settings {
     return row;
   }
 
-  /** Any text can be sent: what is wrong with it, the server says. */
+  /** Any text can be sent; the server checks it. */
   #input(name, kind) {
     if (name === "model" && this.models.length) return choose(this.models, {});
     if (kind === "boolean") return choose(["", "true", "false"], { "": "not given" });

@@ -1,18 +1,18 @@
-/** One request and its reply on the page: what was asked, how fast it comes, its choices side by side, how it failed. */
+/** Shows one request and its reply: the settings, the speed, the choices side by side, and an error. */
 
 import { count, el, seconds, signed } from "./dom.js";
 import { Refusal, complete } from "./endpoint.js";
 import { Reply } from "./reply.js";
 import { TokenView, legend } from "./tokens.js";
 
-const RESUMING = "The engine was lost. The stream goes on as soon as the next one is ready.";
+const RESUMING = "The engine was lost. The stream continues as soon as the next engine is ready.";
 
 export class Side {
   #controller = null;
   #cards = [];
   #frame = null;
 
-  /** onField: told which field the server has refused. */
+  /** onField: called with the name of a field that the server refused. */
   constructor(element, onField) {
     this.element = element;
     this.onField = onField;
@@ -23,7 +23,7 @@ export class Side {
     this.#controller?.abort();
   }
 
-  /** Ask, and show what comes. request: of playground.js. Resolves to a sentence on how it went; never rejects. */
+  /** Send a request (requestFor of playground.js) and show its reply. Resolves to a sentence on the outcome; never rejects. */
   async run({ body, key, title, asked, promptLength }) {
     this.#begin(title);
     Object.assign(this, { asked, promptLength });
@@ -59,12 +59,12 @@ export class Side {
     this.element.ariaBusy = "true";
   }
 
-  /** A screen reader says it as often as it is written: so only where it changes. */
+  /** Write only when the text changes: a screen reader reads it aloud each time it is written. */
   #wait(what) {
     if (this.waiting.textContent !== what) this.waiting.textContent = what;
   }
 
-  /** At most once a frame, however many chunks come. */
+  /** Draw at most once per frame, however many chunks come. */
   #draw(times) {
     this.#frame ??= requestAnimationFrame(() => {
       this.#frame = null;
@@ -112,12 +112,12 @@ export class Side {
     return parts.filter(Boolean).join(" · ");
   }
 
-  /** Whether all of it is an echoed prompt. */
+  /** Whether the whole choice is an echoed prompt. */
   #isScored(choice) {
     return choice.numGiven(this.promptLength) === choice.tokens.length;
   }
 
-  /** The first token that counts: of an echoed prompt none does, unless there is nothing else. */
+  /** The first token that counts for the mean: after an echoed prompt, or 0 if there is nothing else. */
   #from(choice) {
     return this.#isScored(choice) ? 0 : choice.numGiven(this.promptLength);
   }
@@ -164,7 +164,7 @@ export class Side {
   #fail(error) {
     const isRefusal = error instanceof Refusal;
     const title = isRefusal ? `${error.code} ${error.reason}` : "No reply";
-    const message = isRefusal ? error.message : `${error.message} Is the server still there?`;
+    const message = isRefusal ? error.message : `${error.message} Does the server still run?`;
     const box = el("div", { className: "error", role: "alert" }, el("h3", {}, title), el("p", {}, message));
     this.element.insertBefore(box, this.choices);
     if (error.field) this.onField(error.field);

@@ -1,4 +1,4 @@
-/** A request as curl, Python and Node send it. The key stays out: it is read from the environment. */
+/** A request as code for curl, Python and Node. The code reads the API key from the environment. */
 
 // The arguments of the official Python SDK; every other field goes into its extra_body.
 const OF_SDK = new Set(
@@ -55,7 +55,7 @@ ${read}
 
 const isStream = (pairs) => pairs.some(([name, json]) => name === "stream" && json === "true");
 
-/** JSON as Python writes it: the same but for three words, which are looked for outside of strings. */
+/** JSON as Python code: only true, false and null differ, outside of strings. */
 function pythonOf(json) {
   const words = { true: "True", false: "False", null: "None" };
   return json.replace(/"(?:[^"\\]|\\.)*"|true|false|null/g, (part) => words[part] ?? part);

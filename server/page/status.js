@@ -1,4 +1,4 @@
-/** The status page: /ready and /metrics, every other second; what changes meanwhile is listed. */
+/** The status page: reads /ready and /metrics every two seconds, and lists changes. */
 
 import { byId, el } from "./dom.js";
 import { authorization } from "./endpoint.js";
@@ -8,18 +8,18 @@ import { parse, total, valuesOf } from "./metrics.js";
 const EVERY_MS = 2000;
 const MOST_EVENTS = 100;
 
-// Counters by model whose rise is an event.
+// Counters by model; an increase is listed as an event.
 const EVENTS = {
-  verbatim_engine_deaths_total: "engines have ended by themselves",
-  verbatim_engine_hangs_total: "of them hung, and were killed",
-  verbatim_resumed_total: "candidates went on with another engine",
+  verbatim_engine_deaths_total: "engines ended unexpectedly",
+  verbatim_engine_hangs_total: "engines hung and were killed",
+  verbatim_resumed_total: "candidates continued on another engine",
 };
 
 const number = (value) => Math.round(value).toLocaleString("en");
 const rate = (value) => (value === null ? "" : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 }));
 
 let hasKey = false;
-let before = null; // what was read the last time: {at, ready, samples}
+let before = null; // the last reading: {at, ready, samples}
 
 async function look() {
   const [ready, metrics] = await Promise.all([fetch("/ready"), fetch("/metrics")]);
@@ -34,10 +34,10 @@ async function look() {
 async function askForKeys() {
   const reply = await fetch("/v1/models", { headers: authorization(byId("key").value) });
   hasKey = reply.ok;
-  byId("keys-note").textContent = hasKey ? "" : `Their use is shown to who has a key. ${(await reply.json()).message}`;
+  byId("keys-note").textContent = hasKey ? "" : `Enter an API key above to see the use of all keys. ${(await reply.json()).message}`;
 }
 
-/** By how much a counter rises in a second. */
+/** The increase of a counter per second; null on the first look. */
 function rise(now, name, labels) {
   if (before === null) return null;
   return (total(now.samples, name, labels) - total(before.samples, name, labels)) / ((now.at - before.at) / 1000);
@@ -48,8 +48,8 @@ function showState(now) {
   byId("state").textContent = `The server is ${ready.status}`;
   byId("seen").textContent = `as of ${new Date().toLocaleTimeString()}`;
   const figures = {
-    "requests being answered, this page's included": number(total(samples, "verbatim_requests_in_flight")),
-    "candidates that wait": number(total(samples, "verbatim_candidates_waiting")),
+    "requests being answered, including this page's": number(total(samples, "verbatim_requests_in_flight")),
+    "candidates waiting": number(total(samples, "verbatim_candidates_waiting")),
     "requests so far": number(total(samples, "verbatim_requests_total")),
     "tokens generated": number(total(samples, "verbatim_completion_tokens_total")),
   };
@@ -71,13 +71,13 @@ function showModels(now) {
     const parts = replicas.map(([engine, one]) => [
       ...engineCells(now, `· engine ${engine}`, one, { model_name: model, engine }), "", "", "",
     ]);
-    if (parts.length) whole[4] = ""; // each has a cache of its own
+    if (parts.length) whole[4] = ""; // each engine has its own KV cache
     return [whole, ...parts];
   });
   fill("models", head, rows, 2);
 }
 
-/** Of an engine, or of all engines of a model. */
+/** The table cells of one engine, or of all engines of a model together. */
 function engineCells(now, name, progress, labels) {
   const of = (metric) => total(now.samples, `vllm:${metric}`, labels);
   const phase = cell(phaseOf(progress), "words");

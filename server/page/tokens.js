@@ -1,9 +1,9 @@
-/** A choice's text, token by token: coloured by probability, each with its alternatives. One stop of the Tab key. */
+/** A choice's text, token by token: coloured by probability, with a tooltip for each. The Tab key stops here once. */
 
 import { el, shown } from "./dom.js";
 import { hideDetail, showDetail } from "./detail.js";
 
-/** The least probability of each shade; what is less likely than all of them is the strongest. */
+/** The smallest probability of each shade; a token below all of them gets the strongest shade. */
 export const SHADES = [0.9, 0.7, 0.5, 0.25, 0.1, 0.01];
 const PAGE = 20; // tokens
 
@@ -22,7 +22,7 @@ export class TokenView {
     this.element.addEventListener("focusout", () => hideDetail());
   }
 
-  /** Show what has come since the last time. Only a token at the end can still change: its text may be to come. */
+  /** Show the tokens since the last update. Only the last token can still change, when the rest of its text comes. */
   update(promptLength) {
     const { choice, spans } = this;
     const numGiven = choice.numGiven(promptLength);
@@ -66,7 +66,7 @@ export class TokenView {
     showDetail(span, this.choice, Number(span.dataset.number));
   }
 
-  /** The pointer has gone: back to the token that has the focus, if one. */
+  /** The pointer has left: show the token that has the focus, if any. */
   #leave() {
     if (this.element.contains(document.activeElement)) this.#show(document.activeElement, false);
     else hideDetail();
@@ -93,7 +93,7 @@ export class TokenView {
   }
 }
 
-/** What the shades mean. */
+/** The legend of the shades. */
 export function legend() {
   const names = [...SHADES.map((least) => `≥ ${100 * least} %`), "less"];
   const keys = names.map((name, number) => {

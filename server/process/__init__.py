@@ -1,4 +1,2 @@
-"""The processes of a server: the port, the one that runs the engines, the workers beside it.
-
-No request is looked at.
-"""
+"""The processes of a server: the one that runs the engines, its port, and its workers. Nothing here
+looks at requests."""

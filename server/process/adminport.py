@@ -1,4 +1,4 @@
-"""The admin port: what is for operators alone, on a listener of its own, of the process with the engines."""
+"""The admin port: routes for operators, on a listener of its own in the process that runs the engines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from server.http.connections import Connections
 from server.http.state import ADMIN_PORT, State
 from server.process.port import Server, config_of, open_port, protocol_factory
 
-MOST_CONNECTIONS = 64  # beside those of the port
+MOST_CONNECTIONS = 64  # in addition to those of the port
 
 
 def open_admin_port(settings: Settings) -> socket.socket | None:
-    """None: there is none, and the port has all. Raises ConfigurationError as open_port."""
+    """The listener; None: no admin port is configured. Raises ConfigurationError as open_port."""
     admin = settings.admin
     if admin is None:
         return None
@@ -25,7 +25,7 @@ def open_admin_port(settings: Settings) -> socket.socket | None:
 
 
 async def serve_admin(app: ASGIApp, state: State, listener: socket.socket) -> None:
-    """Until cancelled."""
+    """Serve the admin port until cancelled."""
     connections = Connections(state.settings, state.metrics, MOST_CONNECTIONS)
     admin = state.settings.admin
     tls = state.settings.tls if admin is not None and admin.tls else None
@@ -41,7 +41,7 @@ async def serve_admin(app: ASGIApp, state: State, listener: socket.socket) -> No
 
 
 class _Marked:
-    """Says of each request on which port it came."""
+    """Marks each request as one that came on the admin port."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""How far a worker is with what it was told: a file of its own in the folder that the processes share.
+"""Each worker reports its progress in a file of its own, in the folder that the processes share.
 
-A pipe leads to a worker, and none back; what the other process has to know of it is little, and seldom.
+A pipe leads to a worker, but none back; what the main process has to know is little and rare.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pydantic import BaseModel
 
 
 class Adopted(BaseModel):
-    """generation: of the settings that it goes by. leaving: the numbers of models that are served no more, of
-    which it has requests."""
+    """generation: of the settings that the worker uses. leaving: numbers of removed models of which it still
+    has requests."""
 
     generation: int
     leaving: list[int] = []
 
 
 def tell(folder: Path, worker: int, adopted: Adopted) -> None:
-    """A disk that is full is no reason to end."""
+    """Write the report. A full disk does not end the worker."""
     with contextlib.suppress(OSError):
         new = folder / f".adopted-{worker}"
         new.write_text(adopted.model_dump_json(), "utf-8")
@@ -28,7 +28,7 @@ def tell(folder: Path, worker: int, adopted: Adopted) -> None:
 
 
 def told(folder: Path, worker: int) -> Adopted | None:
-    """None: nothing so far."""
+    """The report of a worker; None: there is none yet."""
     try:
         return Adopted.model_validate_json(_file(folder, worker).read_text("utf-8"))
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def told(folder: Path, worker: int) -> Adopted | None:
 
 
 def forget(folder: Path, worker: int) -> None:
-    """It has ended."""
+    """Remove the report of a worker that has ended."""
     with contextlib.suppress(OSError):
         _file(folder, worker).unlink(missing_ok=True)
 

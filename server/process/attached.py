@@ -1,4 +1,4 @@
-"""The models of a worker: each is attached to an engine that another process runs."""
+"""The models of a worker: each is attached to an engine that the main process runs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ POLL_S = 0.05
 
 
 class AttachedModels:
-    """folder: what the processes share. worker: the number of this one. Models have numbers as well, which no
-    two ever share: another model under the same id has another one."""
+    """folder: shared by the processes. worker: the number of this one. Models have numbers too, which are
+    never reused: another model with the same id gets another number."""
 
     def __init__(self, folder: Path, worker: int, metrics: Metrics) -> None:
         self._folder = folder
@@ -37,21 +37,21 @@ class AttachedModels:
         self._over: asyncio.Future[None] | None = None
 
     def load(self, settings: Settings, numbers: Mapping[str, int]) -> list[ServedModel]:
-        """The models of these settings: those that are here already, and the others from their directories.
+        """The models of these settings: existing ones are kept, others are read from their directories.
         Raises as load_models."""
         new = [model for model in settings.models if numbers[model.id] not in self._models]
 
         def make(_: int, model: ModelSettings, context_size: int, replica: int) -> Engine:
             number = numbers[model.id]
             link = link_folder(self._folder, number, replica, self._worker)
-            link.mkdir(exist_ok=True)  # the other process makes it when it has verified the weights
+            link.mkdir(exist_ok=True)  # otherwise the main process makes it after it has verified the weights
             stats = self._metrics.engines.of(model.id, replica)
             return AttachedEngine(self._feeds[number, replica], link, self._worker, stats)
 
         for model in load_models(settings.model_copy(update={"models": tuple(new)}), make):
             number = numbers[model.id]
             model.engine.work.suspects.trials = Trials(trials_folder(self._folder, number))
-            model.engine.patience.backoff_s = (0.0,)  # the other process knows how long to wait
+            model.engine.patience.backoff_s = (0.0,)  # the main process decides how long to wait
             model.engine.losses = partial(self._metrics.losses.of, model.id, is_owner=False)
             self._models[number] = model
         return [
@@ -60,7 +60,7 @@ class AttachedModels:
         ]
 
     async def tell(self, number: int, replica: int, status: Status | None) -> None:
-        """The other process's engine of that model is so far. None: there is none of that number any more."""
+        """Report the status of a replica of a model. None: there is no such replica any more."""
         model = self._models.get(number)
         is_known = model is not None and replica in model.engine.supervisors
         if status is not None:
@@ -72,7 +72,7 @@ class AttachedModels:
             del self._feeds[number, replica]
 
     async def run(self) -> None:
-        """Work with the engines, until cancelled. Raises what one of them is not watched any more for."""
+        """Work with the engines until cancelled. Raises if the watch over one of them fails."""
         self._over = asyncio.get_running_loop().create_future()
         try:
             self._attach()
@@ -84,7 +84,7 @@ class AttachedModels:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def adopt(self, numbers: Mapping[str, int], generation: int) -> None:
-        """These are served from now on, and those that are no more end when their requests have."""
+        """Serve these models from now on. Removed ones end when their requests have ended."""
         self._generation = generation
         self._attach()
         for number in self._models.keys() - set(numbers.values()) - self._leaving.keys():
@@ -106,7 +106,7 @@ class AttachedModels:
     async def _let_go(self, number: int) -> None:
         model, task = self._models[number], self._running[number]
         await asyncio.sleep(LEAVING_S)
-        while model.engine.pending:  # noqa: ASYNC110  # jobs end without saying so
+        while model.engine.pending:  # noqa: ASYNC110  # the end of a job raises no event
             await asyncio.sleep(POLL_S)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

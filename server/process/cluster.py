@@ -1,7 +1,7 @@
-"""A front end of a cluster: its models' engines are Ray's actors, on whichever nodes.
+"""A front end of a cluster: the engines of its models are Ray actors on any of the nodes.
 
-What it hears of them comes from its agent, a process of its own (server/engine/ray/agent.py). Without one, as
-long as the next one needs to start, it goes on with the engines that it has reached.
+It learns about them from its agent, a process of its own (server/engine/ray/agent.py). While the agent is
+being restarted, the front end continues with the engines that it has reached.
 """
 
 from __future__ import annotations
@@ -34,44 +34,45 @@ from server.http.metrics import Metrics
 log = logging.getLogger(__name__)
 
 TELL_S = 0.5
-AGAIN_S, AGAIN_AT_MOST_S = 1.0, 15.0  # from an agent's end to the next one's start
-LEAVE_S = 30.0  # for the agent to say that this front end ends
+AGAIN_S, AGAIN_AT_MOST_S = 1.0, 15.0  # seconds from the end of an agent to the start of the next
+LEAVE_S = 30.0  # seconds for the agent to report that this front end ends
 MAX_LINE_BYTES = 1 << 26
 AGENT = ("-m", "server.engine.ray.agent")
-# Of Ray's, in the agent: nothing is reported to anybody.
+# Turns off Ray's usage reports, in the agent.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
 def check_ray() -> None:
-    """Raise ConfigurationError where it is missing."""
+    """Raise ConfigurationError if Ray is not installed."""
     if find_spec("ray") is None:
         raise ConfigurationError(
-            "a cluster needs Ray, which is not installed: `pip install 'verbatim[ray]'`, or a bundle that was"
-            " made with --ray (docs/cluster.md)."
+            "a cluster needs Ray, which is not installed: run `pip install 'verbatim[ray]'`, or use a bundle"
+            " that was made with --ray (docs/cluster.md)."
         )
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigurationError for what a front end of a cluster cannot have."""
+    """Raise ConfigurationError for settings that a front end of a cluster does not support."""
     check_ray()
     if settings.workers > 1:
         raise ConfigurationError(
-            f"workers is {settings.workers}, and with cluster it is 1: start another front end instead, on"
-            " this node with another --port, or on another one."
+            f"workers is {settings.workers}, but with cluster it must be 1: start more front ends instead,"
+            " on this node with another --port, or on other nodes."
         )
     if settings.attest:
         raise ConfigurationError(
-            "attest is on, and a front end of a cluster cannot say what the engines' nodes have."
+            "attest is on, but a front end of a cluster cannot attest the files of the engines' nodes; turn"
+            " attest off."
         )
     for model in settings.models:
         if model.devices:
             raise ConfigurationError(
-                f"model {model.id} names devices, and with cluster Ray deals the GPUs out; leave them out."
+                f"model {model.id} sets devices, but with cluster Ray assigns the GPUs; remove devices."
             )
 
 
 class Cluster:
-    """The models of this front end, and its agent. tallies: of the keys here."""
+    """The models of this front end, and its agent. tallies: of the keys on this front end."""
 
     def __init__(self, settings: Settings, metrics: Metrics, tallies: Tallies) -> None:
         check(settings)
@@ -84,9 +85,10 @@ class Cluster:
         self._agent: asyncio.subprocess.Process | None = None
         self._models = load_models(settings, self._make)
         for number, model in enumerate(self._models):
-            model.engine.patience.backoff_s = (0.0,)  # the actors know how long to wait
+            model.engine.patience.backoff_s = (0.0,)  # the actors decide how long to wait
             model.engine.patience.keep_trying = True
-            model.engine.losses = partial(metrics.losses.of, model.id)  # those that it sees itself
+            # Losses that this front end sees itself
+            model.engine.losses = partial(metrics.losses.of, model.id)
             for replica in model.engine.supervisors:
                 self._seat(number, replica)
 
@@ -95,7 +97,8 @@ class Cluster:
         return [*self._models]
 
     async def run(self) -> None:
-        """Serve them, until cancelled. Raises ConfigurationError where this front end cannot join."""
+        """Serve the models until cancelled. Raises ConfigurationError if this front end cannot
+        join the cluster."""
         tasks = [asyncio.create_task(model.engine.run()) for model in self._models]
         tasks += [asyncio.create_task(self._live()), asyncio.create_task(self._tell())]
         try:
@@ -109,10 +112,10 @@ class Cluster:
             await self._leave()
 
     async def reload(self) -> str:
-        """Raises ConfigurationError."""
+        """Raises ConfigurationError: a cluster cannot reload."""
         raise ConfigurationError(
-            "the front ends of a cluster have one configuration, which is read when the first of them starts:"
-            " end them all, and start them anew."
+            "a cluster cannot reload its configuration: the first front end reads it at its start. End all"
+            " front ends, and start them again."
         )
 
     def _make(self, number: int, model: ModelSettings, context_size: int, replica: int) -> Engine:
@@ -127,7 +130,8 @@ class Cluster:
     # ---- the agent -----------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
-        """Have an agent. Raises ConfigurationError where it is refused."""
+        """Run an agent, and restart it when it ends. Raises ConfigurationError if the cluster refuses this
+        front end."""
         wait_s = AGAIN_S
         while True:
             began = time.monotonic()
@@ -135,18 +139,18 @@ class Cluster:
             wait_s = (
                 AGAIN_S if time.monotonic() - began > AGAIN_AT_MOST_S else min(2 * wait_s, AGAIN_AT_MOST_S)
             )
-            log.error("the way to Ray is lost (%s); trying again in %g s", how, wait_s)
+            log.error("the connection to Ray is lost (%s); trying again in %g s", how, wait_s)
             await asyncio.sleep(wait_s)
 
     async def _one(self) -> str:
-        """The life of an agent. Returns how it has ended."""
+        """Run one agent. Returns how it ended."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *AGENT),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=MAX_LINE_BYTES,
             env={**OFFLINE, **QUIET, **os.environ, **SAFE_PATH},
-            start_new_session=True,  # Ctrl-C is this process's to pass on
+            start_new_session=True,  # this process forwards Ctrl-C itself
         )
         assert process.stdout is not None, "a pipe"
         self._agent = process
@@ -179,7 +183,7 @@ class Cluster:
                 seat.hear(news.told)
 
     async def _adopt(self, view: View) -> None:
-        """As many replicas as there are, and a share of each for this front end."""
+        """Adopt the replicas of the view, and this front end's share of each."""
         found = defaultdict[int, set[int]](set)
         for one in view.replicas:
             found[one.model].add(one.replica)
@@ -220,7 +224,7 @@ class Cluster:
             self._agent.stdin.write(line.encode() + b"\n")
 
     async def _leave(self) -> None:
-        """Say so. The last one waits until the engines have ended."""
+        """Report that this front end leaves. The last one waits until the engines have ended."""
         process = self._agent
         if process is None or process.returncode is not None:
             return

@@ -1,8 +1,8 @@
-"""How `verbatim reload`, and a worker that is asked for a change, reach a running server: a socket that its
-port names. SIGHUP reloads too.
+"""How `verbatim reload`, and a worker that is asked for a change, reach the running server: over a socket
+named after its port. SIGHUP reloads too.
 
-The socket has a name and no file ("abstract", as Linux calls it): nothing is left of it when the server is
-killed. Each side looks at whose process the other one is.
+The socket is "abstract" (Linux): it has a name but no file, so nothing is left when the server is killed.
+Each side checks the user of the other process.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ CREDENTIALS = struct.Struct("3i")  # process, user, group
 
 
 def address(where: int | Path) -> str:
-    """where: its port, or the path of its Unix socket, which is too long for a name."""
+    """The socket's name. where: the server's port, or the path of its Unix socket, which is hashed because it
+    is too long."""
     name = where if isinstance(where, int) else hashlib.sha256(bytes(where)).hexdigest()
     return f"\0verbatim-{name}"
 
 
 def place_of(listener: socket.socket) -> int | Path:
-    """Of the server that listens there."""
+    """Where the server listens."""
     name = listener.getsockname()
     return Path(name) if listener.family == socket.AF_UNIX else int(name[1])
 
 
 async def answer_reloads(where: int | Path, reload: Reload, change: Change | None = None) -> None:
-    """Until cancelled. reload, change: return what has changed, and raise a Failure where nothing has,
-    or not all."""
+    """Answer until cancelled. reload, change: return what has changed; they raise a Failure if nothing, or
+    not everything, could be changed."""
     loop = asyncio.get_running_loop()
     asked: asyncio.Queue[None] = asyncio.Queue()
     loop.add_signal_handler(signal.SIGHUP, asked.put_nowait, None)
@@ -59,7 +60,9 @@ async def answer_reloads(where: int | Path, reload: Reload, change: Change | Non
             listener.setblocking(False)
             server = await asyncio.start_unix_server(_Answers(reload, change), sock=listener)
         except OSError as error:
-            log.warning("`verbatim reload` will not reach this server (%s); SIGHUP does", error.strerror)
+            log.warning(
+                "`verbatim reload` cannot reach this server (%s); send SIGHUP instead", error.strerror
+            )
         try:
             while True:
                 await asked.get()
@@ -71,7 +74,7 @@ async def answer_reloads(where: int | Path, reload: Reload, change: Change | Non
 
 
 class _Answers:
-    """To one who asks over the socket."""
+    """Answers one connection on the socket."""
 
     def __init__(self, reload: Reload, change: Change | None) -> None:
         self._reload = reload
@@ -89,13 +92,13 @@ class _Answers:
                 writer.write(json.dumps(said).encode())
                 await writer.drain()
         except OSError:
-            log.info("whoever asked for the reload has not waited for it")
+            log.info("`verbatim reload` ended before the server had an answer for it")
         finally:
             writer.close()
 
 
 async def _told(do: Reload, what: str = "reload") -> dict[str, str]:
-    """What there is to say, which the log has as well. failure: the class of what it has failed with."""
+    """The answer, which is also logged. failure: the class of the failure, if any."""
     try:
         message = await do()
     except Failure as failure:
@@ -106,7 +109,7 @@ async def _told(do: Reload, what: str = "reload") -> dict[str, str]:
 
 
 async def change_there(where: int | Path, change: AdapterChange) -> str:
-    """As Reload.change, by the process that runs the engines."""
+    """As Reload.change, done by the process that runs the engines."""
     said = await asyncio.to_thread(_ask, where, change.model_dump_json().encode())
     failure = FAILURES.get(said["failure"])
     if failure is not None:
@@ -115,8 +118,8 @@ async def change_there(where: int | Path, change: AdapterChange) -> str:
 
 
 def ask(where: int | Path) -> tuple[bool, str]:
-    """Have the server there read its configuration anew: whether it has, and what it says. Raises
-    ConfigurationError where there is none."""
+    """Ask the server there to reload: (whether it did, its answer). Raises ConfigurationError if no server
+    listens there."""
     said = _ask(where, b"")
     return not said["failure"], said["message"]
 
@@ -128,24 +131,26 @@ def _ask(where: int | Path, what: bytes) -> dict[str, str]:
             connection.connect(address(where))
         except OSError:
             raise ConfigurationError(
-                f"no server of this machine listens on {shown}; say which with --port, or with --config."
+                f"no server of this machine listens on {shown}; name it with --port or --config."
             ) from None
         if _user_of(connection) not in (0, os.getuid()) and os.getuid() != 0:
-            raise ConfigurationError(f"the server on {shown} is another user's.")
-        with contextlib.suppress(OSError):  # it has hung up: there is no answer
+            raise ConfigurationError(
+                f"the server on {shown} belongs to another user; run this as that user or as root."
+            )
+        with contextlib.suppress(OSError):  # the server hung up without an answer
             connection.sendall(what)
             connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     if not answer:
         raise ConfigurationError(
-            f"the server on {shown} has given no answer: it is another user's, or has ended."
+            f"the server on {shown} did not answer: it belongs to another user, or has ended."
         )
     said: dict[str, str] = json.loads(answer)
     return said
 
 
 def _user_of(connection: socket.socket) -> int:
-    """Whose process is at the other end."""
+    """The user of the process at the other end."""
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     user: int = CREDENTIALS.unpack(data)[1]
     return user

@@ -1,17 +1,17 @@
-"""File descriptors: as many as the system allows, and how many of them connections may take."""
+"""File descriptors: raises their limit, and says how many connections may use."""
 
 from __future__ import annotations
 
 import resource
 
 WANTED = 65_536
-# Beside connections: engines, files, and refused connections that are still open (MAX_LINGERING).
+# Reserved for other uses: engines, files, and refused connections that are still open (MAX_LINGERING).
 RESERVED = 256
 
 
 def raise_limit() -> None:
-    """As far as the hard limit lets this process. Many systems start it with 1024, which hundreds of streams
-    are enough for to use up."""
+    """Raise the limit to the hard limit. Many systems start a process with 1024, which some hundred streams
+    use up."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -19,7 +19,7 @@ def raise_limit() -> None:
 
 
 def most_connections() -> int:
-    """How many this process may have."""
+    """The largest number of connections of this process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = WANTED if soft == resource.RLIM_INFINITY else min(soft, WANTED)
     return max(most - RESERVED, most // 4)

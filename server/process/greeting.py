@@ -1,4 +1,4 @@
-"""What a server says on standard output while it starts, and when it is ready."""
+"""What a server prints on standard output while it starts and when it is ready."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLL_S = 0.05
 async def greet(
     state: State, listener: socket.socket, name: str = "Verbatim", admin: socket.socket | None = None
 ) -> None:
-    """Say where the server is, how far its models are, and a request to try; then stay, until cancelled."""
+    """Print the server's address, the progress of its models, and a request to try. Runs until cancelled."""
     if logs.is_json():
         await _say(state, listener, name, admin)
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
@@ -40,14 +40,14 @@ async def greet(
             status.update(" · ".join(_where(model) for model in state.models.values()))
             await asyncio.sleep(POLL_S)
     late = [name for name, model in state.models.items() if model.engine.residence.on_demand]
-    told = f" Loaded when asked for: {', '.join(late)}." if late else ""
+    told = f" Loaded on demand: {', '.join(late)}." if late else ""
     console.print(f"Ready after {time.monotonic() - started:.1f} s.{told} Try:\n", markup=False)
     console.print(_curl(url, _ready_id(state), with_tls=with_tls) + "\n", markup=False)
     await asyncio.Event().wait()
 
 
 async def _say(state: State, listener: socket.socket, name: str, admin: socket.socket | None) -> None:
-    """The same as events, for whoever reads the log, which may be the only thing that is read."""
+    """Log the same as events, for those who only read the log."""
     started, with_tls = time.monotonic(), state.settings.tls is not None
     log.info("%s %s listens on %s", name, __version__, url_of(listener, with_tls=with_tls))
     if admin is not None and (settings := state.settings.admin) is not None:
@@ -67,7 +67,7 @@ def url_of(listener: socket.socket, *, with_tls: bool = False) -> str:
 
 
 def _ready_id(state: State) -> str:
-    """A model that answers, one that is loaded if there is one: others may have failed for good."""
+    """The id of a model that answers, preferably a loaded one: others may have failed for good."""
     engines = {name: model.engine for name, model in state.models.items()}
     ready = [name for name, engine in engines.items() if engine.status.ready]
     able = [name for name, engine in engines.items() if engine.can_answer]

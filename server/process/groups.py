@@ -1,4 +1,4 @@
-"""Loads models when they are asked for, and ends them when their memory is needed or nobody asks any more."""
+"""Loads models on demand, and unloads them when their memory is needed or they are idle."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from server.process.shares import Resident, Shares
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.25  # when nothing happens of which it is told
+LOOK_S = 0.25  # seconds between two looks, if nothing happens
 
 
 class Groups:
-    """A model that shares memory with no other has a group to itself, where there is room for it.
+    """The memory groups. A model that shares memory with no other has a group of its own.
 
     verify: compares a model's checksums; raises ConfigurationError.
     """
@@ -39,13 +39,13 @@ class Groups:
         self._changed = asyncio.Event()
 
     def adopt(self, settings: Settings, served: Iterable[ServedModel] = ()) -> None:
-        """The groups are these from now on. served: the models that run, some with other settings. The others
-        that run are served no more, and have a share of their group's memory to their end."""
+        """Use these groups from now on. served: the models that run, some with changed settings. Other models
+        that still run were removed, and keep their share of the group's memory until their end."""
         self._shares.adopt(settings, {model.engine: model for model in served})
         self._changed.set()
 
     def add(self, model: ServedModel) -> None:
-        """It is run from now on."""
+        """The model runs from now on."""
         member = Member(f"{model.id} {next(self._numbers)}")
         resident = self._residents[model.engine] = Resident(model, member, Group())
         resident.group.members[member.name] = member
@@ -54,7 +54,7 @@ class Groups:
         residence = model.engine.residence
         residence.on_wanted = self._changed.set
         if model.settings.load == "at_start" and resident.group.memory == math.inf:
-            member.place, resident.is_verified = Place.LOADED, True  # as it begins to run
+            member.place, resident.is_verified = Place.LOADED, True  # its engines are starting already
             return
         residence.is_out = True
         model.engine.work.hold()
@@ -62,16 +62,16 @@ class Groups:
             resident.group.order(member, Place.LOADED)
 
     async def room(self, model: ServedModel, within_s: float) -> None:
-        """Return when its group's models take no more than there is, after a reload has it take more; or when
-        the time is up."""
+        """Return when the models of its group fit into the memory again, after a reload enlarged this one, or
+        when the time is up."""
         end = time.monotonic() + within_s
         group = self._residents[model.engine].group
-        while group.free < 0 and time.monotonic() < end:  # noqa: ASYNC110  # others end their requests
+        while group.free < 0 and time.monotonic() < end:  # noqa: ASYNC110  # other models end their requests
             await asyncio.sleep(LOOK_S)
 
     @contextlib.asynccontextmanager
     async def removing(self, model: ServedModel) -> AsyncIterator[None]:
-        """It is run no more, and its memory is free after this."""
+        """Within this context the model ends; afterwards its memory is free."""
         resident = self._residents.pop(model.engine)
         if resident.move is not None:
             resident.move.cancel()
@@ -85,38 +85,36 @@ class Groups:
             self._changed.set()
 
     def order(self, model: ServedModel, place: Place) -> None:
-        """An operator's word. Raises InvalidRequest where it cannot be done, ServiceUnavailable where
-        it can later."""
+        """Move the model as an operator orders. Raises InvalidRequest if that is impossible,
+        ServiceUnavailable if it is impossible for now."""
         resident, residence = self._residents.get(model.engine), model.engine.residence
         if resident is None:
             raise ServiceUnavailable(
-                f"a reload has model {model.id} take the place of another one, whose requests end first",
+                f"a reload replaces model {model.id}, and waits for the requests of the old one to end",
                 retry_after_s=10,
             )
         if model.engine.status.phase is Phase.FAILED and not model.engine.is_running:
             raise InvalidRequest(
-                f"model {model.id} has failed for good: {model.engine.status.detail} Correct that, and reload"
+                f"model {model.id} cannot be loaded: {model.engine.status.detail} Correct this, and reload"
                 " the configuration",
                 "state",
             )
         if place is Place.ASLEEP:
             if not resident.member.sleeps:
                 raise InvalidRequest(
-                    f'state (current value: "asleep") is for models with a sleep_level: model {model.id}'
-                    ' ends its engine instead; ask for "unloaded"',
+                    'state (current value: "asleep") is only for models with a sleep_level: model'
+                    f' {model.id} has none; use "unloaded"',
                     "state",
                 )
             if resident.member.place is Place.UNLOADED:
-                raise InvalidRequest(
-                    f"model {model.id} is not loaded, and so cannot be put to sleep", "state"
-                )
+                raise InvalidRequest(f"model {model.id} is not loaded, so it cannot be put to sleep", "state")
         residence.failure = ""
         residence.is_refused = place is not Place.LOADED and model.settings.load == "at_start"
         resident.group.order(resident.member, place)
         self._changed.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Load and unload until cancelled."""
         try:
             while True:
                 self._look()
@@ -145,7 +143,7 @@ class Groups:
             self._tell(resident)
 
     def _note(self, resident: Resident, now: float) -> None:
-        """How it is with its jobs."""
+        """Note whether the model has jobs."""
         engine, member = resident.engine, resident.member
         work = engine.work
         member.running = sum(work.num_placed(number) for number in engine.supervisors)
@@ -154,13 +152,13 @@ class Groups:
             member.used_at = engine.residence.used_at = now
             resident.num_submitted = work.num_submitted
         if member.place is Place.ASLEEP and member.going is None and not engine.sleepers:
-            resident.group.failed(member)  # its process has ended, or was of other settings
+            resident.group.failed(member)  # its process has ended, or had other settings
         if member.is_settled and engine.is_given_up:
             member.going = Place.UNLOADED
             resident.move = asyncio.create_task(self._give_up(resident, engine.residence.failure))
 
     def _tell(self, resident: Resident) -> None:
-        """What its clients and its jobs have to know."""
+        """Update what clients and jobs are told about the model."""
         engine, member = resident.engine, resident.member
         engine.residence.num_before = resident.group.num_before(member)
         engine.residence.size = int(member.size)
@@ -170,7 +168,7 @@ class Groups:
             engine.work.go_on()
 
     async def _go(self, resident: Resident, move: Move) -> None:
-        """One move, to its end."""
+        """Carry out one move."""
         name, began = resident.model.id, time.monotonic()
         source = "memory" if resident.engine.sleepers else "disk"
         try:
@@ -203,10 +201,10 @@ class Groups:
         self._changed.set()
 
     async def _load(self, resident: Resident) -> None:
-        """Returns too where it has failed, and goes on trying in memory that is its own. Raises
+        """Load the model. It also returns if loading failed but continues in memory of its own. Raises
         ConfigurationError or EngineFailed."""
         engine = resident.engine
-        while not engine.is_running:  # noqa: ASYNC110  # it is about to be
+        while not engine.is_running:  # noqa: ASYNC110  # it is about to run
             await asyncio.sleep(LOOK_S)
         if not resident.is_verified:
             engine.report(Status(Phase.VERIFYING))
@@ -220,7 +218,7 @@ class Groups:
         await self._measure(resident)
 
     async def _measure(self, resident: Resident) -> None:
-        """What it takes, where nobody has said so and it can be told."""
+        """Measure the memory that it takes, if it is not configured and can be measured."""
         if resident.model.settings.size_gib:
             return
         measured = await asyncio.to_thread(lambda: resident.engine.memory)
@@ -229,9 +227,9 @@ class Groups:
             self._shares.fit()
 
     async def _give_up(self, resident: Resident, why: str) -> None:
-        """It could not be loaded, or started again, and leaves its memory to others."""
+        """Loading or restarting failed: leave the memory to others."""
         log.error(
-            "model %s: %s; it is unloaded, and loaded when it is asked for again", resident.model.id, why
+            "model %s: %s; it is unloaded, and loaded again at the next request", resident.model.id, why
         )
         resident.engine.residence.fail(why)
         self._metrics.failed(resident.model.id)
@@ -243,7 +241,7 @@ class Groups:
 
 
 WORDS = {
-    Why.ASKED: "it is {}, as an operator asks",
-    Why.IDLE: "it has had nothing to do, and is {}",
-    Why.ROOM: "it is {}, because its memory is needed for another one",
+    Why.ASKED: "it is {}, because an operator asked for it",
+    Why.IDLE: "it was idle, and is {}",
+    Why.ROOM: "it is {}, because another model needs its memory",
 }

@@ -1,4 +1,4 @@
-"""The models that this process runs: their engines, and what waits in reserve for them."""
+"""The models that this process runs: their engines and standby processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOBODY: Mapping[str, Replicas] = MappingProxyType({})
 
 
 class RunningModels:
-    """served: by id, those that requests can name; the front end's own."""
+    """served: id -> model that requests can name; shared with the front end."""
 
     def __init__(
         self,
@@ -52,16 +52,18 @@ class RunningModels:
         self._attestation = attestation
         self._running: dict[Replicas, asyncio.Task[None]] = {}
         self._standbys: dict[Replicas, list[Standby]] = {}  # one for each replica
-        self._reserves: dict[Replicas, list[asyncio.Task[None]]] = {}  # keep the standbys
-        self._numbers: dict[Replicas, int] = {}  # of the models, for the workers
+        self._reserves: dict[
+            Replicas, list[asyncio.Task[None]]
+        ] = {}  # tasks that keep standby processes ready
+        self._numbers: dict[Replicas, int] = {}  # numbers of the models, for the workers
         self._free = itertools.count()
         self._over: asyncio.Future[None] | None = None
         self.groups = Groups(metrics, verify if attestation is None else _verified)
         self._scaling = Scaling(lambda: self.served.values(), self._tell_removed, settings.workers)
 
     def load(self, settings: Settings, former: Mapping[str, Replicas] = NOBODY) -> list[ServedModel]:
-        """The models of these settings, not yet started. former: whose jobs a model's engines are to go on
-        with. Raises ConfigurationError as load_models."""
+        """The models of these settings, not yet started. former: engines whose jobs a new model continues.
+        Raises ConfigurationError as load_models."""
         numbers = [
             self._numbers[former[one.id]] if one.id in former else next(self._free) for one in settings.models
         ]
@@ -96,7 +98,7 @@ class RunningModels:
         return models
 
     async def adopt(self, settings: Settings) -> None:
-        """Go on with these, in the workers as well."""
+        """Use these settings, in the workers as well."""
         self.settings = settings
         self.groups.adopt(settings, self.served.values())
         if self._workers is not None:
@@ -104,7 +106,7 @@ class RunningModels:
             await self._workers.adopt(settings, numbers)
 
     async def run(self) -> None:
-        """Run those that are served, until cancelled. Raises what the last of them has failed with."""
+        """Run the served models until cancelled. Raises the failure of the last one if all have failed."""
         self._over = asyncio.get_running_loop().create_future()
         self.groups.adopt(self.settings)
         beside = [asyncio.create_task(one.run()) for one in (self._scaling, self.groups)]
@@ -129,8 +131,8 @@ class RunningModels:
         self._keep_reserve(model.engine)
 
     async def ready(self, model: ServedModel) -> None:
-        """Return when one that has just begun is, or is rightly not loaded. Raises ConfigurationError or
-        EngineFailed where it never will be, or its engine has failed again and again."""
+        """Return when the model is ready, or unloaded on purpose. Raises ConfigurationError or EngineFailed
+        if it never will be, or its engine failed repeatedly."""
         while not model.engine.is_available:
             if model.engine.restarts >= ALIKE:
                 raise EngineFailed(f"model {model.id}: {model.engine.status.detail}")
@@ -143,7 +145,7 @@ class RunningModels:
             await asyncio.sleep(POLL_S)
 
     async def end(self, model: ServedModel) -> None:
-        """At once, with what it works on."""
+        """End the model at once, with its jobs."""
         async with self.groups.removing(model):
             task = self._running.pop(model.engine)
             task.cancel()
@@ -152,13 +154,13 @@ class RunningModels:
         await self._end_reserve(model.engine)
 
     def forget(self, model: ServedModel) -> list[Standby]:
-        """One that was loaded is not to be run. Returns what was to wait in reserve for it."""
+        """Drop a loaded model that will not run. Returns its standby processes."""
         del self._numbers[model.engine]
         return self._standbys.pop(model.engine)
 
     async def hand_over(self, model: ServedModel, fresh: ServedModel, engine: Engine | None) -> None:
-        """Have engines of the fresh model's kind go on with the jobs, as many as it has. engine: one of them
-        that has started. Raises as Replicas.hand_over."""
+        """Let engines of the fresh model continue the jobs, as many engines as the old model has. engine: one
+        of them that has started. Raises as Replicas.hand_over."""
         async with model.engine.changing:
             await self._hand_over(model, fresh, engine)
 
@@ -188,8 +190,8 @@ class RunningModels:
             self._workers.tell_removed(self._numbers[engine], number)
 
     async def retire(self, model: ServedModel, within_s: float) -> int:
-        """End one that is served no more when its requests have ended, or the time is up. Returns how many
-        candidates were cut off."""
+        """End a removed model when its requests have ended, or the time is up. Returns the number of
+        candidates cut off."""
         await asyncio.sleep(LEAVING_S)
         end = time.monotonic() + within_s
         while (left := self._left(model)) and time.monotonic() < end:  # noqa: ASYNC110
@@ -198,7 +200,7 @@ class RunningModels:
         return left
 
     def _left(self, model: ServedModel) -> int:
-        """Candidates that have not ended, those of the workers counted as one."""
+        """Candidates that have not ended; those of the workers count as one."""
         others = self._workers is not None and self._workers.have(self._numbers[model.engine])
         return model.engine.pending + others
 
@@ -224,19 +226,19 @@ class RunningModels:
 
 
 async def verify(model: ServedModel) -> None:
-    """Its checksums. Raises ConfigurationError."""
+    """Verify the model's checksums. Raises ConfigurationError."""
     await asyncio.to_thread(verify_checksums, model.settings.directory, model.settings.sha256)
 
 
 async def run_model(
     model: ServedModel, models: Collection[ServedModel], attestation: Attestation | None
 ) -> None:
-    """Verify its weights and keep its engine alive. models: all that are served. Raises where it is the last
-    of them to fail for good."""
+    """Verify the model's weights and keep its engines running. models: all served models. Raises if it is the
+    last of them to fail for good."""
     if attestation:
         model.engine.report(Status(Phase.VERIFYING))
         await asyncio.to_thread(attestation.verify_model, model.settings)
-    elif not model.engine.residence.is_out:  # else it is when it is loaded
+    elif not model.engine.residence.is_out:  # otherwise it is verified when it is loaded
         model.engine.report(Status(Phase.VERIFYING))
         await verify(model)
     try:
@@ -250,4 +252,4 @@ async def run_model(
 
 
 async def _verified(model: ServedModel) -> None:
-    """At the start, with all others."""
+    """Verify the model at the start, together with all others."""

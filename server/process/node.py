@@ -1,4 +1,4 @@
-"""`verbatim node`: this machine as a node of a cluster, in the place of this process."""
+"""`verbatim node`: replaces this process by a node of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from server.process.cluster import check_ray
 
 
 def become_node(head: str, port: int, more: Sequence[str]) -> None:
-    """head: HOST:PORT of the head; empty: this is the head, on that port. more: options of `ray start`.
-    Raises ConfigurationError."""
+    """Run `ray start`. head: HOST:PORT of the head; empty: this is the head, on that port. more: further
+    options of `ray start`. Raises ConfigurationError."""
     check_ray()
     where = ["--address", head] if head else ["--head", "--port", str(port)]
     command = [sys.executable, "-m", "server.engine.ray.node", *where, *more]

@@ -33,23 +33,23 @@ from server.process.unixsocket import UnixListener
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that arrive at once wait here instead of being refused
-# Python's own first number, 700, looks for cycles every few requests: a twentieth of a request's cost.
+# With Python's default of 700, the garbage collector would run every few requests, which is a twentieth of a
+# request's cost.
 GC_THRESHOLD = (50_000, 20, 100)
 POLL_S = 0.02
-LAST_WORDS_S = 5  # for replies that the drain has cut off to send their error frame
+LAST_WORDS_S = 5  # seconds for replies that the drain cuts off to send their error frame
 
 
 def open_ports(
     host: str, port: int, slow_reader_timeout_s: float, count: int, mode: int = 0o600
 ) -> list[socket.socket]:
-    """That many sockets for one port. The kernel spreads connections over those that listen: the first, and
-    each of the others from when its process does; a Unix socket is one, that all of them have.
-    Raises as open_port.
-    """
+    """Open `count` sockets for one port. The kernel spreads connections over the listening ones: the first
+    listens at once, each other one when its process is ready. With a Unix socket, all processes share one.
+    Raises as open_port."""
     if count == 1 or socket_path(host) is not None:
         first = open_port(host, port, slow_reader_timeout_s, mode=mode)
         return [first, *(socket.socket(fileno=os.dup(first.fileno())) for _ in range(count - 1))]
-    if port:  # a port can be shared with other programs of this user; this one is not
+    if port:  # a port could be shared with other programs of this user; this one must not be
         open_port(host, port, slow_reader_timeout_s).close()
     first = open_port(host, port, slow_reader_timeout_s, shared=True)
     port = first.getsockname()[1]
@@ -69,14 +69,14 @@ def open_port(
     mode: int = 0o600,
     key: str = "port",
 ) -> socket.socket:
-    """A listening socket, whose connections the kernel ends when their other side takes nothing for so long.
+    """A listening socket. The kernel closes its connections if the peer takes no
+    data for slow_reader_timeout_s.
 
-    shared: others of ours may listen on the port too. mode: of a Unix socket's file. key: of models.yaml,
-    that the port is from.
-    Raises ConfigurationError that says what to do where there is none to be had.
+    shared: other processes of this server may listen on the port too. mode: of a Unix socket's file. key: the
+    key of models.yaml that sets the port. Raises ConfigurationError, which says what to do.
     """
     path = socket_path(host)
-    if path is not None:  # whose slow readers Connections ends
+    if path is not None:  # Connections ends slow readers of Unix sockets
         local = UnixListener(path, mode)
         if listens:
             local.listen(BACKLOG)
@@ -91,7 +91,8 @@ def open_port(
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         timeout_ms = int(slow_reader_timeout_s * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)  # connections inherit it
+        # Connections inherit this option
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind(address)
         if listens:
             listener.listen(BACKLOG)
@@ -109,13 +110,13 @@ def open_port(
 
 
 def listens(listener: socket.socket) -> bool:
-    """Whether connections to it are taken, or wait."""
+    """Whether the socket accepts connections."""
     return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def stop_listening(listener: socket.socket) -> None:
-    """Refuse what comes, and what waits. It may listen again: one that does not listen is left alone, because
-    shutting it down would last, and shut each later connection too. A Unix socket is every process's."""
+    """Refuse new and waiting connections. The socket may listen again later. One that does not listen is left
+    alone, because shutdown would be permanent for it. A Unix socket is shared by every process."""
     if listens(listener) and listener.family != socket.AF_UNIX:
         listener.shutdown(socket.SHUT_RDWR)
 
@@ -129,7 +130,7 @@ class Server(uvicorn.Server):
 
 
 class Others(Protocol):
-    """Processes that answer beside this one (workers.py)."""
+    """The processes that answer beside this one (workers.py)."""
 
     @property
     def num_running(self) -> int: ...
@@ -150,10 +151,10 @@ async def live(
     connection: Callable[..., Connection] = Connection,
     server_of: Callable[[uvicorn.Config], Server] = Server,
 ) -> None:
-    """Serve until a signal, or until one of what runs beside has ended; raises what that raises.
+    """Serve until a signal comes, or one of the coroutines `beside` ends; raises what that raises.
 
-    patience_s: how long it waits for its models before it takes connections. connection: makes each of them.
-    server_of: makes what takes them.
+    patience_s: seconds to wait for the models before connections are accepted. connection: makes the protocol
+    of each connection. server_of: makes the server.
     """
     connections = Connections(state.settings, state.metrics, most_connections())
     server = server_of(config_of(app, protocol_factory(state.settings.tls, connections, connection)))
@@ -191,16 +192,16 @@ async def live(
 
 
 def config_of(app: ASGIApp, http: Callable[..., asyncio.Protocol]) -> uvicorn.Config:
-    """http: makes each connection."""
+    """uvicorn's configuration. http: makes the protocol of each connection."""
     return uvicorn.Config(
         app,
         http=http,  # type: ignore[arg-type]  # makes one
         ws="none",
         lifespan="off",
         log_config=None,
-        access_log=False,  # ours says more
+        access_log=False,  # our own log says more
         server_header=False,
-        proxy_headers=False,  # nothing here depends on the client's address
+        proxy_headers=False,  # nothing here uses the client's address
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=LAST_WORDS_S,
     )
@@ -209,8 +210,8 @@ def config_of(app: ASGIApp, http: Callable[..., asyncio.Protocol]) -> uvicorn.Co
 def protocol_factory(
     tls: TLS | None, connections: Connections, connection: Callable[..., Connection] = Connection
 ) -> Callable[..., asyncio.Protocol]:
-    """Makes each connection, as uvicorn calls it. Raises ConfigurationError for a certificate that
-    cannot be used."""
+    """Makes the protocol of each connection, as uvicorn calls it. Raises ConfigurationError for a certificate
+    that cannot be used."""
     make = partial(connection, connections=connections)
     if tls is None:
         return make
@@ -228,7 +229,8 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, state: State, 
 
 
 async def _settle(state: State) -> None:
-    """What the start has made lives as long as the process: not looked through for garbage any more."""
+    """Freeze the objects made so far: they live as long as the process, so garbage collection
+    can skip them."""
     while not state.ready:  # noqa: ASYNC110
         await asyncio.sleep(POLL_S)
     gc.collect()
@@ -245,7 +247,10 @@ async def _drain(
     if others is not None:
         others.stop()
     log.info(
-        "%s: no new requests; %d running may take %g s", name, state.in_flight, state.settings.drain_timeout_s
+        "%s: no new requests are accepted; %d running ones have %g s to finish",
+        name,
+        state.in_flight,
+        state.settings.drain_timeout_s,
     )
     end = time.monotonic() + state.settings.drain_timeout_s
     while state.in_flight or (others is not None and others.num_running):

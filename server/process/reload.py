@@ -1,6 +1,7 @@
-"""A new configuration in a running server: what is new starts, requests go over to it, what is gone ends.
+"""Applies a new configuration to a running server: starts what is new, moves requests over, ends
+what is gone.
 
-Whatever can fail comes first, and until all of it has succeeded the old configuration goes on.
+Everything that can fail comes first. Until all of it has succeeded, the old configuration stays in use.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Newcomer:
-    """A model of the new configuration that is not as it was.
+    """A model of the new configuration that is new or changed.
 
-    former: the one of that id. engine: has started, to go on with the former's jobs. runs: it has an engine
-    of its own already.
+    former: the model with the same id before. engine: has started, to continue the former's jobs. runs: it
+    has its own engine already.
     """
 
     model: ServedModel
@@ -57,14 +58,14 @@ class Reload:
         self._lock = asyncio.Lock()
 
     async def run(self) -> str:
-        """Returns what has changed. Raises ConfigurationError or EngineFailed, and then nothing has: except
-        where a model's next engine needs the memory of this one, and so fails afterwards."""
+        """Reload. Returns what has changed. Raises ConfigurationError or EngineFailed if nothing has changed.
+        Exception: a model whose next engine needs the memory of the current one can fail after the change."""
         async with self._lock:
             return await self._take(await asyncio.to_thread(self._load))
 
     async def change(self, change: AdapterChange) -> str:
-        """One adapter more, or fewer, or another one under an id; until the configuration is read anew.
-        Raises NotFound for one to be taken away that there is not, and as run."""
+        """Add, change or remove one adapter, until the configuration is read again. Raises NotFound if there
+        is no such adapter to remove, else as run."""
         async with self._lock:
             models = [model.settings for model in self._state.models.values()]
             changed = [change.of(one) if one.id == change.model else one for one in models]
@@ -73,12 +74,12 @@ class Reload:
             return await self._take(self._state.settings.with_models(*changed))
 
     async def _take(self, new: Settings) -> str:
-        """Go over to these."""
+        """Apply these settings."""
         check_changes(self._state.settings, new)
-        keyring_of(new)  # before anything starts
+        keyring_of(new)  # check the keys before anything starts
         if new.journal is not None:
             files_of(new.journal).close()
-        if new.tls is not None:  # whose files the next connection reads
+        if new.tls is not None:  # the next connection reads its files
             read_context(new.tls)
         adapters = await self._adapters(new)
         newcomers = await self._newcomers(new)
@@ -91,8 +92,8 @@ class Reload:
         return await self._switch(new, {one.model.id: one for one in newcomers}, adapters)
 
     async def _adapters(self, new: Settings) -> dict[str, dict[str, Adapter]]:
-        """Of each model that stays, as they are now. Where its engine has no room for them, another one goes
-        on with its jobs first."""
+        """The adapters of each model that stays, as read now. If a model's engine has no room for them,
+        another engine takes over its jobs first."""
         found: dict[str, dict[str, Adapter]] = {}
         for settings in new.models:
             former = self._state.models.get(settings.id)
@@ -132,14 +133,19 @@ class Reload:
         ]
 
     async def _start(self, newcomer: Newcomer, new: Settings) -> None:
-        """Its engine, beside those that run, where there is room and it is not loaded on demand."""
+        """Start the engine of a new model beside the running ones, if there is room and it is not
+        loaded on demand."""
         model = newcomer.model
         if newcomer.change is Change.ENGINE and self._stays(newcomer):
             return
         if _shares(model, new):
-            return  # its turn comes when the groups are the new ones
+            return  # it is loaded when the new groups are in use
         if newcomer.former is not None and not self._has_room(newcomer):
-            log.info("model %s: its next engine needs the memory of this one, and starts after it", model.id)
+            log.info(
+                "model %s: its next engine needs the memory of the current one, and starts when that has"
+                " ended",
+                model.id,
+            )
             return
         if newcomer.former is not None and newcomer.former.engine.residence.is_out:
             return
@@ -153,16 +159,16 @@ class Reload:
 
     def _has_room(self, newcomer: Newcomer) -> bool:
         if newcomer.change is Change.ENGINE and self._state.settings.workers > 1:
-            return False  # the workers' sockets are for one engine at a time
+            return False  # the workers' sockets serve one engine at a time
         if newcomer.change is Change.ENGINE and max(self._counts(newcomer)) > 1:
-            return False  # one after another, and the others go on
+            return False  # replicas are replaced one after another, while the others run
         served = self._state.models.values()
         others = [model.settings for model in served if model.engine.status.phase is not Phase.FAILED]
         return has_room(newcomer.model.settings, others)
 
     @staticmethod
     def _stays(newcomer: Newcomer) -> bool:
-        """Whether every engine does, and there are only to be more of them, or fewer."""
+        """Whether all its engines stay, and only their number changes."""
         former, model = newcomer.former, newcomer.model
         return (
             former is not None
@@ -175,7 +181,7 @@ class Reload:
 
     @staticmethod
     def _counts(newcomer: Newcomer) -> tuple[int, int]:
-        """Replicas, before and after."""
+        """(replicas before, replicas after)."""
         before = newcomer.former.engine.supervisors if newcomer.former is not None else {}
         return len(before), len(newcomer.model.engine.supervisors)
 
@@ -201,7 +207,7 @@ class Reload:
         await running.adopt(new)
         for newcomer in newcomers.values():
             if newcomer.change is Change.MODEL and _shares(newcomer.model, new):
-                newcomer.runs = True  # its requests wait in line, also while the former's end
+                newcomer.runs = True  # its requests wait in line, also until the former one has ended
                 running.begin(newcomer.model)
         leaving = [
             model
@@ -217,7 +223,7 @@ class Reload:
         return _summary(former, state.models, newcomers, apart)
 
     async def _go(self, newcomer: Newcomer, within_s: float) -> None:
-        """From the former to the new."""
+        """Replace the former model by the new one."""
         model, former = newcomer.model, newcomer.former
         if newcomer.change is Change.ENGINE and former is not None:
             await self._running.groups.room(former, within_s)
@@ -237,7 +243,7 @@ class Reload:
     async def _retire(self, model: ServedModel, within_s: float) -> None:
         if cut_off := await self._running.retire(model, within_s):
             log.warning(
-                "model %s: %d candidates had not ended within %g s (drain_timeout_s), and are cut off",
+                "model %s: %d candidates did not end within %g s (drain_timeout_s), and are cut off",
                 model.id,
                 cut_off,
                 within_s,
@@ -245,7 +251,7 @@ class Reload:
 
 
 def has_room(model: ModelSettings, others: Iterable[ModelSettings]) -> bool:
-    """Whether an engine of it can start while those of the others run."""
+    """Whether its engine can start while the engines of the others run."""
     if model.engine == "simulated":
         return True
     if installed(CPU_BUILD):
@@ -255,7 +261,7 @@ def has_room(model: ModelSettings, others: Iterable[ModelSettings]) -> bool:
 
 
 def _shares(model: ServedModel, settings: Settings) -> bool:
-    """Whether it is one of a group's."""
+    """Whether it shares the memory of a group."""
     return any(model.id in group.models for group in settings.groups.values())
 
 
@@ -266,7 +272,7 @@ def _share_a_device(one: ModelSettings, other: ModelSettings) -> bool:
 
 
 def _change(former: ServedModel | None, settings: ModelSettings) -> Change:
-    """One that has failed for good is tried again, whatever has changed."""
+    """What the change of a model needs. A model that has failed for good is always tried again."""
     if former is None or former.engine.status.phase is Phase.FAILED:
         return Change.MODEL
     return change_of(former.settings, settings)
@@ -279,7 +285,7 @@ def _next(
     adapters: dict[str, Adapter],
 ) -> ServedModel:
     if newcomer is None:
-        assert former is not None, "neither changed nor new"
+        assert former is not None, "unchanged"
         return former.with_settings(settings, adapters)
     if newcomer.change is Change.ENGINE and former is not None:
         return newcomer.model.on(former)

@@ -1,4 +1,5 @@
-"""More engines of a model when its requests wait, and fewer when they do not, on this machine's own GPUs."""
+"""Starts more engines of a model when its requests wait, and ends some when they do not, on
+this machine's GPUs."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ LOOK_S = 0.5
 
 
 class Scaling:
-    """served: gives the models that requests can name. removed: told of a replica that is no more, by its
-    model's engines and its number. num_processes: that send jobs to them, each about as many."""
+    """served: returns the models that requests can name. removed: called with a model's engines and the
+    number of a replica that has ended. num_processes: processes that send jobs to the engines,
+    about equally many."""
 
     def __init__(
         self,
@@ -33,13 +35,13 @@ class Scaling:
         self._leaving: dict[Replicas, set[int]] = {}
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Scale until cancelled."""
         while True:
             models = [model for model in self._served() if not model.settings.replicas.is_fixed]
             for gone in self._scales.keys() - {model.engine for model in models}:
                 self._forget(gone)
             for model in models:
-                if not model.engine.changing.locked():  # by a reload
+                if not model.engine.changing.locked():  # a reload is changing it
                     async with model.engine.changing:
                         await self._look(model)
             await asyncio.sleep(LOOK_S)
@@ -58,18 +60,19 @@ class Scaling:
             engine.work.drain(number)
         for number in [one for one in leaving if not engine.work.num_placed(one)]:
             leaving.discard(number)
-            log.info("model %s: replica %d has nothing to do, and ends", model.id, number)
+            log.info("model %s: replica %d is idle, and ends", model.id, number)
             await engine.remove(number)
             self._removed(engine, number)
 
     def _forget(self, engine: Replicas) -> None:
-        """Their number is fixed now, or they are served no more. Those that were to end stay."""
+        """Stop scaling: the number of engines is fixed now, or the model was removed. Replicas that were to
+        end stay."""
         del self._scales[engine]
         for number in self._leaving.pop(engine, set()) & engine.supervisors.keys():
             engine.work.drain(number, is_leaving=False)
 
     def _scale(self, model: ServedModel, count: int) -> Scale:
-        """By the range that is set now."""
+        """The scale of a model, with its current range."""
         asked, places = model.settings.replicas, model.settings.max_num_seqs
         known = self._scales.get(model.engine)
         if known is None or (known.asked, known.places) != (asked, places):
@@ -77,7 +80,7 @@ class Scaling:
         return known
 
     def _grow(self, model: ServedModel, count: int) -> None:
-        """By those that were to end, then by new ones."""
+        """Grow by keeping replicas that were to end, then by starting new ones."""
         engine, leaving = model.engine, self._leaving[model.engine]
         for number in sorted(leaving)[:count]:
             leaving.discard(number)

@@ -1,4 +1,4 @@
-"""`verbatim serve`: the process that runs the engines, answers requests, and has workers beside it."""
+"""`verbatim serve`: the process that runs the engines and answers requests, with workers beside it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from server.process.workers import Workers
 
 
 def serve(settings: Settings, file: Path | None = None, load: Callable[[], Settings] | None = None) -> None:
-    """Serve until a signal. `file` is where the settings come from, `load` reads them anew. Raises
-    ConfigurationError for what the machine or the configuration does not allow, and EngineFailed where the
-    only engine does not start."""
+    """Serve until a signal comes. `file`: where the settings come from. `load`: reads them again. Raises
+    ConfigurationError for what the machine or the configuration does not allow, and EngineFailed if the only
+    engine does not start."""
     logs.outlast_a_full_disk()
     logs.configure(settings.log_level, settings.log_format)
     raise_limit()
@@ -78,7 +78,7 @@ def _serve_in_a_cluster(
     port: socket.socket,
     admin: socket.socket | None,
 ) -> None:
-    """Other processes run the engines, on whichever nodes."""
+    """Serve as a front end of a cluster, whose nodes run the engines."""
     cluster = Cluster(settings, metrics, workers.tallies)
     app = build_app(settings, cluster.models, metrics, tallies=workers.tallies)
     state: State = app.state.server

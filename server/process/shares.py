@@ -1,4 +1,4 @@
-"""Whose memory is whose: the groups of a configuration, the models in them, and what each takes."""
+"""The memory groups of a configuration, their models, and the memory of each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """A model that is run, in its group. size: bytes that it takes, as far as is known. move: what happens
-    to it now. num_submitted: of its jobs, when they were last looked at. is_verified: its checksums are so.
-    """
+    """A running model in its group. size: bytes that it takes, as far as known. move: its current move.
+    num_submitted: number of its jobs at the last look. is_verified: its checksums were compared."""
 
     model: ServedModel
     member: Member
@@ -42,7 +41,7 @@ class Resident:
 
 @dataclass(slots=True)
 class Shared:
-    """A group of the configuration, and its models' ids. is_stated: the configuration says what memory."""
+    """A group of the configuration. models: ids. is_stated: the configuration states its memory."""
 
     group: Group
     models: tuple[str, ...] = ()
@@ -50,15 +49,15 @@ class Shared:
 
 
 class Shares:
-    """residents: the models that run, whoever comes and goes there."""
+    """residents: the running models."""
 
     def __init__(self, residents: Collection[Resident]) -> None:
         self._residents = residents
         self._shared: dict[str, Shared] = {}
 
     def adopt(self, settings: Settings, served: Mapping[Replicas, ServedModel]) -> None:
-        """The groups are these from now on. served: the models that run, by their engines, some with other
-        settings. The others that run are served no more, and stay in their group, to make room."""
+        """Use these groups from now on. served: the running models by their engines, some with changed
+        settings. Other models that still run were removed, and stay in their group until their end."""
         for name in self._shared.keys() - settings.groups.keys():
             del self._shared[name]
         for name, asked in settings.groups.items():
@@ -75,7 +74,7 @@ class Shares:
         self.fit()
 
     def _change(self, resident: Resident, model: ServedModel) -> None:
-        """It has these settings from now on."""
+        """The model has these settings from now on."""
         old, was_late = resident.model.settings, resident.engine.residence.on_demand
         resident.model = model
         if old.size_gib or change_of(old, model.settings) not in (Change.NONE, Change.FRONT):
@@ -86,7 +85,7 @@ class Shares:
             resident.group.order(resident.member, Place.LOADED)
 
     def settle(self, resident: Resident) -> None:
-        """In its group, by its settings."""
+        """Put the model into its group, by its settings."""
         settings, member = resident.model.settings, resident.member
         shared = next((one for one in self._shared.values() if settings.id in one.models), None)
         group = shared.group if shared is not None else resident.group
@@ -109,15 +108,15 @@ class Shares:
             resident.size = float(estimated_bytes(settings))
 
     def fit(self) -> None:
-        """None takes more than there is for it, or it would wait for ever."""
+        """Limit every size to the memory of its group: otherwise the model would wait for ever."""
         for resident in self._residents:
             member, size = resident.member, resident.size
             others = [one for one in resident.group.members.values() if one.stays and one is not member]
             room = max(resident.group.memory - sum(one.size for one in others), 0.0)
             if size > room and member.size != room:
                 log.warning(
-                    "model %s: it takes %.1f GiB, as far as is known, and its group has %.1f for it; it is"
-                    " loaded when that is free, and may fail",
+                    "model %s: it takes about %.1f GiB, and its group has %.1f GiB for it; it is loaded"
+                    " when that is free, which may fail",
                     resident.model.id,
                     size / GIB,
                     room / GIB,
@@ -126,7 +125,7 @@ class Shares:
 
 
 def measure(shared: Shared, asked: MemoryGroup, models: Mapping[str, ModelSettings]) -> None:
-    """How much memory a group has. What is free is measured once."""
+    """Set the memory of a group. Free memory is measured only once."""
     group, was_stated = shared.group, shared.is_stated
     shared.is_stated = asked.memory_gib is not None
     if asked.memory_gib is not None:

@@ -1,4 +1,4 @@
-"""A Unix socket to listen on: a file that is there as long as the server is, and nobody else's."""
+"""A Unix socket to listen on. Its file exists as long as the server does."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from server.errors import ConfigurationError
 
 
 class UnixListener(socket.socket):
-    """Bound to this path. Its file goes when it is closed, unless it is another's by then.
+    """A socket bound to this path. Closing it removes the file, unless the file belongs to another
+    server by then.
 
-    mode: of the file; who may write to it may connect. Raises ConfigurationError where there is none
-    to be had.
+    mode: of the file; who may write to it may connect. Raises ConfigurationError.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
@@ -23,7 +23,8 @@ class UnixListener(socket.socket):
         self._inode: int | None = None
         try:
             _make_room(path)
-            os.fchmod(self.fileno(), mode)  # so that nobody else may for a moment, whatever the umask
+            # Before the socket is reachable, so that nobody else can connect meanwhile, whatever the umask
+            os.fchmod(self.fileno(), mode)
             self.bind(str(path))
             self._inode = path.stat().st_ino
             path.chmod(mode)
@@ -42,13 +43,13 @@ class UnixListener(socket.socket):
 
 
 def _make_room(path: Path) -> None:
-    """Remove what a server has left that was killed. Raises ConfigurationError for what is not that."""
+    """Remove the socket of a killed server. Raises ConfigurationError for anything else."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigurationError(f"{path} is there, and is no socket: choose another path, or remove it.")
+        raise ConfigurationError(f"{path} exists and is not a socket: choose another path, or remove it.")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as visitor:
         visitor.settimeout(1)
         try:
@@ -56,7 +57,7 @@ def _make_room(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
-        except TimeoutError:  # it listens, and takes nobody at the moment
+        except TimeoutError:  # a program listens, but does not accept at the moment
             pass
     raise ConfigurationError(f"another program listens on {path}: end it, or choose another path.")
 

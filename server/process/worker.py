@@ -1,7 +1,7 @@
 """A further process that answers requests: python -m server.process.worker
 
-Standard input has its order, one line of JSON, and then, a line each, how far the engines are (workers.py).
-The engines are another process's; everything else is as there.
+It reads from standard input its order, one line of JSON, and then a line for each change of an engine's
+status (workers.py). The main process runs the engines; everything else is the same as there.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from server.process.control import change_there, place_of
 from server.process.port import listens, live
 from server.process.workers import TALLIES_FILE, WorkerNews, WorkerOrder
 
-# Where the engines are ready it has them within a moment. Where they are not, clients are told so.
+# If the engines are ready, the worker reaches them within a moment. If they are not, clients are told so.
 FOLLOWS_S = 2.0
-MAX_LINE_BYTES = 1 << 26  # an attestation names every file of weights
+MAX_LINE_BYTES = 1 << 26  # an attestation lists every weight file
 
 
 def main() -> None:
     follow_server()
-    pipe = os.fdopen(0, "rb", buffering=0)  # what comes after the order is left there
+    pipe = os.fdopen(0, "rb", buffering=0)  # unbuffered, so that what follows the order stays in the pipe
     order = WorkerOrder.model_validate_json(pipe.readline())
     settings = Settings.model_validate_json(order.settings)
     logs.configure(settings.log_level, settings.log_format)
@@ -71,7 +71,7 @@ def main() -> None:
 
     with socket.socket(fileno=order.listener) as listener:
         state.change = partial(change_there, place_of(listener))
-        # One that follows another has its socket already, with connections that wait.
+        # A worker that replaces another one has its socket already, with waiting connections.
         patience_s = FOLLOWS_S if listens(listener) else math.inf
         beside = [models.run(), begin()]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -79,13 +79,13 @@ def main() -> None:
 
 
 def quiet() -> None:
-    """The other process says the rest."""
+    """Log warnings only: the main process logs the rest."""
     for name in ("server.engine.supervisor", "server.process.port"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def hear_all(pipe: io.FileIO, hear: Callable[[WorkerNews], Awaitable[None]]) -> None:
-    """Hand over what the other process says, until it ends."""
+    """Pass on each line of the main process, until it ends."""
     reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     async for line in reader:

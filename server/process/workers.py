@@ -1,9 +1,9 @@
-"""Further processes that answer requests beside this one, each a client of the same engines.
+"""Worker processes: they answer requests beside this process, as clients of the same engines.
 
-This process runs the engines, starts the workers (worker.py), tells them how far the engines are, and starts
-one that has ended again. Each listens on the one port with a socket of its own once its models are ready,
-and the kernel spreads connections over them. The sockets stay open here, so that connections to a worker that
-has ended wait for the next one.
+This process runs the engines, starts the workers (worker.py), sends them the status of the engines, and
+restarts workers that end. Each listens on the port with a socket of its own once its models are ready, and
+the kernel spreads connections over them. The sockets stay open here, so that the connections of a worker that
+ended wait for the next one.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from server.process.port import stop_listening
 
 log = logging.getLogger(__name__)
 
-# From a worker's end to the next one's start: the first, then twice as long each time, until one has lived
-# for the last.
+# Seconds from the end of a worker to the next start: the first value, then doubled each time up to the
+# second, until a worker has lived for the third.
 AGAIN_S, AGAIN_AT_MOST_S = 1.0, 60.0
-TALLIES_FILE = "tallies"  # in the folder
-# From a model's leaving the front end until nothing more is sent to it.
+TALLIES_FILE = "tallies"  # in the shared folder
+# Seconds from a model's removal until no process sends it requests any more.
 LEAVING_S = 1.0
-ADOPT_S = 30.0  # for a worker to read the tokenizers of new models
+ADOPT_S = 30.0  # seconds for a worker to read the tokenizers of new models
 POLL_S = 0.02
 
 
 class WorkerOrder(BaseModel):
-    """What a worker is told first. settings: as JSON, with the keys that it leaves out. models: the numbers
-    of its models, by their ids. generation: of both. listener: a file descriptor. number: 1 and up; the
-    process that runs the engines is 0. folder: what the processes share."""
+    """The first line to a worker. settings: as JSON, with keys that JSON leaves out. models: id -> number of
+    the model. generation: of both. listener: a file descriptor. number: from 1; the process that runs the
+    engines is 0. folder: shared by the processes."""
 
     settings: str
     models: dict[str, int]
@@ -59,9 +59,9 @@ class WorkerOrder(BaseModel):
 
 
 class WorkerNews(BaseModel):
-    """What a worker is told then. model, replica, phase, done, total, detail: how far an engine is, by its
-    model's number and its own. is_removed: there is no such replica any more. attestation: the document of
-    GET /attestation. settings, models, generation: to go on with, as WorkerOrder's."""
+    """A further line to a worker. model, replica, phase, done, total, detail: the status of an engine, by the
+    numbers of its model and replica. is_removed: the replica is gone. attestation: the document of GET
+    /attestation. settings, models, generation: to use from now on, as in WorkerOrder."""
 
     model: int = -1
     replica: int = 0
@@ -77,23 +77,23 @@ class WorkerNews(BaseModel):
 
 
 def settings_text(settings: Settings) -> str:
-    """All of them, for Settings.model_validate_json."""
+    """All settings as JSON, for Settings.model_validate_json."""
     return json.dumps(settings.model_dump(mode="json") | {"api_keys": settings.api_keys})
 
 
 def link_folder(shared: Path, model_number: int, replica: int, worker: int) -> Path:
-    """Of a worker's sockets to an engine of a model."""
+    """The folder of a worker's sockets to an engine of a model."""
     return shared / f"{model_number}-{replica}-{worker}"
 
 
 def trials_folder(shared: Path, model_number: int) -> Path:
-    """Where the processes say whether they have suspects of a model's (server/engine/trials.py)."""
+    """The folder where the processes note suspects of a model (server/engine/trials.py)."""
     return shared / f"trials-{model_number}"
 
 
 class Workers:
-    """As many as there are listeners, none included. Used as a context, around all else: the folder is gone
-    after it."""
+    """The workers: one for each listener, or none. Use it as a context around everything else: afterwards the
+    shared folder is gone."""
 
     def __init__(self, settings: Settings, listeners: list[socket.socket]) -> None:
         self._settings = settings
@@ -101,10 +101,10 @@ class Workers:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._models = {model.id: number for number, model in enumerate(settings.models)}
         self._generation = 0
-        # The last of each engine's, for a worker that starts now; -1: others.
+        # The last status of each engine, for workers that start later; -1: other news.
         self._news: dict[tuple[int, int], WorkerNews] = {}
         self._is_stopping = False
-        self.tallies = Tallies()  # of the keys; in a file where there are workers
+        self.tallies = Tallies()  # of the keys; in a shared file if there are workers
 
     def __enter__(self) -> Workers:
         self._stack = contextlib.ExitStack()
@@ -118,11 +118,11 @@ class Workers:
         self._stack.close()
 
     def trials(self, model_number: int) -> Trials:
-        """Of a model's suspects, with those of the workers."""
+        """The suspects of a model, including those of the workers."""
         return Trials(trials_folder(self.folder, model_number) if self._listeners else None)
 
     def links(self, model_number: int, replica: int) -> list[Path]:
-        """The folders of the workers' sockets to an engine of a model, which are there then."""
+        """The folders of the workers' sockets to an engine of a model. They are created if missing."""
         numbers = range(1, len(self._listeners) + 1)
         folders = [link_folder(self.folder, model_number, replica, number) for number in numbers]
         for folder in folders:
@@ -134,7 +134,7 @@ class Workers:
         return len(self._processes)
 
     async def run(self) -> None:
-        """Keep them alive, until `stop`."""
+        """Keep the workers running, until `stop`."""
         await asyncio.gather(*(self._live(k, listener) for k, listener in enumerate(self._listeners, 1)))
         await asyncio.Event().wait()
 
@@ -150,12 +150,13 @@ class Workers:
         self._tell((model, replica), news)
 
     def tell_removed(self, model: int, replica: int) -> None:
-        """There is no such replica any more."""
+        """Report a replica that is gone."""
         self._tell((model, replica), WorkerNews(model=model, replica=replica, is_removed=True))
         del self._news[model, replica]
 
     async def adopt(self, settings: Settings, models: dict[str, int]) -> None:
-        """Those that run go on with these, and those that start begin with them. Returns when they do."""
+        """Have running workers, and those that start later, use these settings and models. Returns when the
+        running ones do."""
         self._settings, self._models = settings, models
         self._generation += 1
         kept = (-1, *models.values())
@@ -166,12 +167,12 @@ class Workers:
         end = time.monotonic() + ADOPT_S
         while not all(map(self._has_adopted, self._processes)):
             if time.monotonic() > end:
-                log.warning("not all workers have taken the new configuration over within %g s", ADOPT_S)
+                log.warning("not all workers have taken over the new configuration within %g s", ADOPT_S)
                 return
             await asyncio.sleep(POLL_S)
 
     def have(self, model_number: int) -> bool:
-        """Whether one of them has requests of a model that is served no more."""
+        """Whether a worker has requests of a removed model."""
         found = (told(self.folder, number) for number in self._processes)
         return any(one is not None and model_number in one.leaving for one in found)
 
@@ -183,15 +184,15 @@ class Workers:
         self._tell((-1, 0), WorkerNews(attestation=document))
 
     def stop(self) -> None:
-        """Have them take no new requests, and end when those that run have ended."""
+        """Make the workers refuse new requests and end after the running ones."""
         if not self._is_stopping:
             self._is_stopping = True
             self._signal(signal.SIGTERM)
 
     async def close(self, patience_s: float) -> None:
-        """End them, of themselves within that time or else by force."""
+        """End the workers; those that have not ended within that time are killed."""
         self.stop()
-        self._signal(signal.SIGINT)  # their second one; two of a kind might arrive as one
+        self._signal(signal.SIGINT)  # as the second signal; two of the same kind could arrive as one
         processes = list(self._processes.values())
         ended = [asyncio.ensure_future(process.wait()) for process in processes]
         if ended:
@@ -207,21 +208,21 @@ class Workers:
             began = time.monotonic()
             try:
                 how = await self._one(number, listener)
-            except OSError as error:  # no process, or file descriptor, to be had now
-                how = f"not started, {error.strerror}"
+            except OSError as error:  # no process or file descriptor is available now
+                how = f"it could not be started: {error.strerror}"
             if not self._is_stopping:
                 wait_s = AGAIN_S if time.monotonic() - began > AGAIN_AT_MOST_S else wait_s
-                log.error("worker %d ended, %s; starting another one in %g s", number, how, wait_s)
-                if wait_s > AGAIN_S:  # the second in a row: what waits for it may wait for ever
-                    stop_listening(listener)  # the next one may
+                log.error("worker %d ended (%s); starting another one in %g s", number, how, wait_s)
+                if wait_s > AGAIN_S:  # the second time in a row: waiting connections might wait for ever
+                    stop_listening(listener)  # the next attempt may succeed
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, AGAIN_AT_MOST_S)
-        listener.close()  # nobody would take what waits there
+        listener.close()  # nobody would accept the connections that wait there
 
     async def _one(self, number: int, listener: socket.socket) -> str:
-        """The life of a process. Returns how it ended."""
+        """Run one worker. Returns how it ended."""
         process = self._processes[number] = await self._start(number, listener)
-        if self._is_stopping:  # since a moment ago
+        if self._is_stopping:  # stop was called just now
             process.send_signal(signal.SIGTERM)
         code = await process.wait()
         del self._processes[number]
@@ -241,15 +242,17 @@ class Workers:
             stdin=asyncio.subprocess.PIPE,
             pass_fds=[listener.fileno()],
             env={**os.environ, **SAFE_PATH, SERVER_PID: str(os.getpid())},
-            start_new_session=True,  # Ctrl-C is this process's to pass on
+            start_new_session=True,  # this process forwards Ctrl-C itself
         )
-        order = WorkerOrder(  # of now: what has changed while it started has been told to the others
-            settings=settings_text(self._settings),
-            models=self._models,
-            generation=self._generation,
-            listener=listener.fileno(),
-            number=number,
-            folder=self.folder,
+        order = (
+            WorkerOrder(  # the current state: changes during the start have been sent to the other workers
+                settings=settings_text(self._settings),
+                models=self._models,
+                generation=self._generation,
+                listener=listener.fileno(),
+                number=number,
+                folder=self.folder,
+            )
         )
         _write(process, order)
         for news in self._news.values():

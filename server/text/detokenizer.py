@@ -1,4 +1,4 @@
-"""Ids to text that grows, and never splits a character."""
+"""Turns ids into text that grows and never splits a character."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from server.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """Text that grows token by token and never splits a character. Bytes that are no UTF-8 become U+FFFD."""
+    """Text that grows token by token and never splits a character. Bytes that are not UTF-8 become U+FFFD."""
 
     __slots__ = ("_pending", "_skip", "_table", "_texts")
 
@@ -23,7 +23,7 @@ class Detokenizer:
         if token_id in self._skip:
             return ""
         text = self._texts[token_id]
-        if text is not None and not self._pending:  # nearly all tokens are whole characters
+        if text is not None and not self._pending:  # most tokens are whole characters
             return text
         return self.push_bytes(self._table[token_id])
 
@@ -34,8 +34,8 @@ class Detokenizer:
         return text
 
     def num_given_up(self, part: bytes, *, is_last: bool = False) -> int:
-        """How many characters of what these bytes complete are of tokens before them: 1 where a character
-        was begun that they do not go on with, so that it becomes U+FFFD; else 0."""
+        """How many of the characters that these bytes complete belong to earlier tokens: 1 if an earlier
+        token began a character that these bytes do not continue, so that it becomes U+FFFD; else 0."""
         if not self._pending or not (part or is_last):
             return 0
         try:
@@ -45,10 +45,10 @@ class Detokenizer:
         return 0
 
     def finish(self) -> str:
-        """What is left of a character that was never completed."""
+        """The rest of a character that was never completed."""
         part, self._pending = self._pending, b""
         return part.decode("utf-8", "replace")
 
     def bytes_of(self, token_id: int) -> bytes:
-        """What a token adds to the text."""
+        """The bytes that a token adds to the text."""
         return b"" if token_id in self._skip else self._table[token_id]

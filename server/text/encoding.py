@@ -1,4 +1,4 @@
-"""A prompt's text as token ids: what the post-processor puts around it, and what is left out of it."""
+"""A prompt's text as token ids: adds the post-processor's tokens, and truncates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a prompt is read. keep: at most so many tokens of it; None: all. side: where the others are left
-    out. adds_special: with the tokens that the model's own post-processor adds, a BOS say. parses_special:
-    the names of special tokens in it become these tokens; else they are text like any other. single_bos: a
-    text that begins with the BOS itself gets no second one. with_starts: see Encoded.
-    """
+    """How to read a prompt. keep: the largest number of its tokens; None: all. side: where tokens are cut
+    off. adds_special: add the tokens of the model's post-processor, such as a BOS. parses_special: names of
+    special tokens become these tokens; otherwise they are text. single_bos: a text that begins with the BOS
+    gets no second one. with_starts: see Encoded."""
 
     keep: int | None = None
     side: Side = "left"
@@ -31,10 +30,10 @@ PLAIN = Reading()
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A prompt's ids. is_whole: none were left out. starts: where in the prompt's characters the text of each
-    token begins, where that was asked for; ends: where it ends. had_two: of two BOS one was left out.
+    """A prompt's ids. is_whole: nothing was cut off. starts: where the text of each token begins in the
+    prompt's characters, if asked for; ends: where it ends. had_two: a second BOS was left out.
 
-    A token inside a character begins where the character does, and one that the post-processor adds stands
+    A token inside a character begins where the character does. A token added by the post-processor stands
     between its neighbours.
     """
 
@@ -46,14 +45,14 @@ class Encoded:
 
     @property
     def spans(self) -> list[tuple[int, int]] | None:
-        """Where each token begins and ends, where that was asked for."""
+        """(start, end) of each token, if asked for."""
         return (
             None if self.starts is None or self.ends is None else [*zip(self.starts, self.ends, strict=True)]
         )
 
 
 def encoded(encoding: tokenizers.Encoding, how: Reading, bos_id: int | None) -> Encoded:
-    """What the library has read, as it was to be read."""
+    """The library's result, read as asked for."""
     ids, is_added = encoding.ids, encoding.special_tokens_mask
     has_two = how.single_bos and ids[:2] == [bos_id, bos_id] and bool(is_added[0]) and not is_added[1]
     first = 1 if has_two else 0
@@ -64,7 +63,7 @@ def encoded(encoding: tokenizers.Encoding, how: Reading, bos_id: int | None) -> 
 
 
 def _cut(ids: list[int], is_added: list[int], keep: int, side: Side) -> list[int]:
-    """The tokens of the prompt are left out before a BOS, say, is added to them, so that one stays."""
+    """Cut off tokens of the prompt before tokens such as a BOS are added, so that the BOS stays."""
     own = [k for k, added in enumerate(is_added) if not added]
     excess = len(ids) - keep
     if side == "right":

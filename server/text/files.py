@@ -1,4 +1,4 @@
-"""A model directory's tokenizer out of all its files, put together as transformers does, and the ids that
+"""A model directory's tokenizer from all its files, put together as transformers does, with the ids that
 begin and end a text."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """encoder: the tokenizer. bos_id: of the token for a text's beginning. eos_ids: ids that end a
-    completion. Both are ids that the model has."""
+    """encoder: the tokenizer. bos_id: the token for a text's beginning. eos_ids: ids that end a completion.
+    The model has all these ids."""
 
     encoder: Tokenizer
     bos_id: int | None
@@ -34,13 +34,14 @@ class TokenizerFiles:
 
 
 def read_files(directory: Path, vocab_size: int) -> TokenizerFiles:
-    """The files of a model directory. vocab_size: the model's, which the tokenizer's may exceed.
+    """Read the files of a model directory. vocab_size: the model's; the tokenizer's may be larger.
 
-    Raises ConfigurationError for files that cannot be read, and for a bos_token or eos_token in none of them.
+    Raises ConfigurationError for files that cannot be read, and for a bos_token or eos_token that none of
+    them has.
     """
     try:
         encoder = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # noqa: BLE001  # the library raises nothing finer
+    except Exception as error:  # noqa: BLE001  # the library raises no narrower class
         raise ConfigurationError(f"{directory / 'tokenizer.json'} cannot be read: {error}") from None
     encoder.no_padding()
     encoder.no_truncation()
@@ -48,7 +49,7 @@ def read_files(directory: Path, vocab_size: int) -> TokenizerFiles:
         tokens = _add_tokens(encoder, directory, vocab_size)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"{directory}: its files describe the tokenizer's tokens in no known way: {error!r}"
+            f"{directory}: the tokenizer's files list its tokens in an unknown format: {error!r}"
         ) from error
     return TokenizerFiles(
         encoder=encoder,
@@ -58,14 +59,14 @@ def read_files(directory: Path, vocab_size: int) -> TokenizerFiles:
 
 
 def _add_tokens(encoder: Tokenizer, directory: Path, vocab_size: int) -> dict[str, int]:
-    """Adds what the other files say, as transformers' TokenizersBackend does.
+    """Add the tokens of the other files, as transformers' TokenizersBackend does.
 
-    A token keeps the id that it has, and a new one gets the next. Returns the ids of bos_token and eos_token.
+    A token keeps its id, and a new one gets the next id. Returns the ids of bos_token and eos_token.
     """
     config = _read_json(directory / "tokenizer_config.json")
     if "added_tokens_decoder" in config:
         listed = {int(i): _token(fields) for i, fields in config["added_tokens_decoder"].items()}
-    else:  # the older files
+    else:  # older files
         more = _read_json(directory / "special_tokens_map.json")
         extra = config.get(EXTRA) or more.pop(EXTRA, None)
         config |= more
@@ -86,12 +87,12 @@ def _add_tokens(encoder: Tokenizer, directory: Path, vocab_size: int) -> dict[st
 
 
 def _add_named(encoder: Tokenizer, name: str, token: AddedToken, directory: Path, vocab_size: int) -> None:
-    """Adds a special token that is not one yet. One that the model was never taught stays text."""
+    """Add a special token that is not one yet. A token that the model was never taught stays text."""
     is_there = encoder.token_to_id(token.content) is not None
     if name in ENDS and not is_there:
         raise ConfigurationError(
-            f"{directory}: {name} is {token.content!r}, but no file of the tokenizer has such a token;"
-            " correct tokenizer_config.json or special_tokens_map.json, or add the file that is missing"
+            f"{directory}: {name} is {token.content!r}, but the tokenizer has no such token; correct"
+            " tokenizer_config.json or special_tokens_map.json, or add the missing file"
         )
     known = {other.content for other in encoder.get_added_tokens_decoder().values()}
     if token.content not in known and (is_there or _next_id(encoder) < vocab_size):
@@ -99,7 +100,7 @@ def _add_named(encoder: Tokenizer, name: str, token: AddedToken, directory: Path
 
 
 def _special_tokens(config: dict[str, Any]) -> Iterator[tuple[str, AddedToken]]:
-    """The special tokens of a configuration by their names there; those of a list have none."""
+    """The special tokens of a configuration with their names in it; those of a list have none."""
     named = {name: config[name] for name in NAMED if name in config}
     named |= {name: token for name, token in config.items() if name.endswith("_token") and name not in NAMED}
     unnamed: list[Any] = []
@@ -128,15 +129,15 @@ def _warn_of_other_ids(encoder: Tokenizer, listed: dict[int, AddedToken], direct
 
 
 def _next_id(encoder: Tokenizer) -> int:
-    """The id that the next token gets which is new."""
+    """The id of the next new token."""
     last = max(encoder.get_added_tokens_decoder(), default=-1)
     return max(last + 1, encoder.get_vocab_size(with_added_tokens=False))
 
 
 def _ids(name: str, tokens: dict[str, int], directory: Path, vocab_size: int) -> tuple[int, ...]:
-    """Every id that any of the files calls this, the tokenizer's first, as vLLM does.
+    """Every id that one of the files gives this name, the tokenizer's first, as vLLM does.
 
-    Only ids that the model has: any other kills an engine that looks for its logit.
+    Only ids that the model has: any other id crashes an engine that looks for its logit.
     """
     found: list[int] = []
     named = {"tokenizer_config.json": tokens.get(name)}
@@ -148,7 +149,7 @@ def _ids(name: str, tokens: dict[str, int], directory: Path, vocab_size: int) ->
                 found.append(token_id)
             elif token_id is not None:
                 log.warning(
-                    "%s: %s is %r, which is no id of the model's %d tokens; it is left out",
+                    "%s: %s is %r, which is not an id of the model's %d tokens; it is ignored",
                     directory / file,
                     name,
                     token_id,
@@ -158,5 +159,5 @@ def _ids(name: str, tokens: dict[str, int], directory: Path, vocab_size: int) ->
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is no such file, which a tokenizer may well do without."""
+    """Empty if there is no such file, which is optional."""
     return read_json(path) if os.path.lexists(path) else {}

@@ -1,6 +1,5 @@
-"""Filling in between two texts, as models of code are trained to: the tokens that say so, found in the
-tokenizer by their names.
-"""
+"""Fill-in-the-middle, as code models are trained for it: finds its special tokens in the tokenizer
+by their names."""
 
 from __future__ import annotations
 
@@ -10,9 +9,8 @@ from dataclasses import dataclass
 
 import tokenizers
 
-# What a text stands after, in the order of the prompt; a mark that nothing follows comes last. Of which
-# families: Qwen's coders and CodeGemma; StarCoder and Granite; SantaCoder; DeepSeek's coders;
-# Code Llama; Codestral.
+# The mark before each part, in the order of the prompt; a mark that nothing follows comes last. The families:
+# Qwen's coders and CodeGemma; StarCoder and Granite; SantaCoder; DeepSeek's coders; Code Llama; Codestral.
 PREFIX, SUFFIX, NOTHING = "prefix", "suffix", ""
 KNOWN: tuple[tuple[tuple[str, str], ...], ...] = (
     (("<|fim_prefix|>", PREFIX), ("<|fim_suffix|>", SUFFIX), ("<|fim_middle|>", NOTHING)),
@@ -22,20 +20,22 @@ KNOWN: tuple[tuple[tuple[str, str], ...], ...] = (
     (("▁<PRE>", PREFIX), ("▁<SUF>", SUFFIX), ("▁<MID>", NOTHING)),
     (("[SUFFIX]", SUFFIX), ("[PREFIX]", PREFIX)),
 )
-# Further tokens with which what is filled in ends, where the vocabulary has them.
+# Other tokens that end the filled-in text, if the vocabulary has them.
 ENDS = (
     *("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>", "<|file_separator|>", "<|endoftext|>", "<|im_end|>"),
     *("<fim_pad>", "<fim-pad>", "<file_sep>", "<repo_name>", "▁<EOT>", "[MIDDLE]"),
     *("<｜end▁of▁sentence｜>", "<|EOT|>"),
 )
 CONTROL = frozenset({*(name for marks in KNOWN for name, _ in marks), *ENDS})
-ANOTHER = "☺"  # before a text that begins no text: SentencePiece puts a space before what does
+# Put before a text that does not begin a prompt, because SentencePiece puts a space before the first text
+ANOTHER = "☺"
 
 
 @dataclass(frozen=True, slots=True)
 class FillIn:
-    """A model's way. marks: ids, each with what follows it. ends: ids that end what is filled in. before: ids
-    that the tokenizer puts before every prompt. spaces: whether it puts a space before every text too."""
+    """How a model fills in. marks: ids, each with the part that follows it. ends: ids that end the filled-in
+    text. before: ids that the tokenizer puts before every prompt. spaces: whether it puts a space before
+    every text too."""
 
     marks: tuple[tuple[int, str], ...]
     ends: tuple[int, ...]
@@ -43,7 +43,7 @@ class FillIn:
     spaces: bool
 
     def ids(self, plain: tokenizers.Tokenizer, prefix: str, suffix: str) -> list[int]:
-        """The prompt. plain: an encoder to which names of special tokens are text: a user's text
+        """The ids of the prompt. plain: an encoder that reads names of special tokens as text: a user's text
         is not control."""
         another = ANOTHER if self.spaces else ""
         after = plain.encode(another + suffix, add_special_tokens=False)
@@ -54,7 +54,7 @@ class FillIn:
 
 
 def find(encoder: tokenizers.Tokenizer, vocab_size: int) -> FillIn | None:
-    """None: the vocabulary has no marks that are known."""
+    """None: the vocabulary has no known marks."""
     for marks in KNOWN:
         ids = _known(encoder, (name for name, _ in marks), vocab_size)
         if len(ids) == len(marks):
@@ -70,9 +70,9 @@ def find(encoder: tokenizers.Tokenizer, vocab_size: int) -> FillIn | None:
 
 
 def without_control(encoder: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy to which the names of special tokens, and of those here, are text like any other.
+    """A copy of the encoder that reads the names of special tokens, and of the marks, as text.
 
-    It takes as long as reading its file: nobody else's encoder is changed.
+    It takes as long as reading the tokenizer's file. The given encoder is not changed.
     """
     state = json.loads(encoder.to_str())
     for token in state["added_tokens"]:

@@ -1,7 +1,7 @@
-"""Grammars that a text has to follow: what a request says of its form, as one of llguidance's, and checked.
+"""Grammars that a text has to follow: from a request's fields to llguidance's notation, checked.
 
-The front end, vLLM's engine and the twin all make them here, of one tokenizer: what the first has accepted
-is no error in the others.
+The front end, vLLM's engine and the twin all make grammars here, from the same tokenizer: a grammar that one
+accepts is valid for the others.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ TAG = ("begin", "end", "schema")
 
 
 def source_of(kind: Kind, text: str, *, compact: bool = False, space: str = "") -> str:
-    """The grammar in llguidance's own words, not yet checked. text: a JSON schema, a regular expression, a
+    """The grammar in llguidance's notation, not checked yet. text: a JSON schema, a regular expression, a
     JSON array of strings, a grammar in Lark's or llama.cpp's notation, or structural tags. compact: JSON
-    without white space. space: a regular expression, what may stand between the parts of JSON; empty: any
+    without white space. space: a regular expression for what may stand between the parts of JSON; empty: any
     white space.
 
-    Raises ValueError for what cannot be put so.
+    Raises ValueError if it cannot be expressed.
     """
     options: Any = {"whitespace_flexible": not compact} | ({"whitespace_pattern": space} if space else {})
     if kind == "json":
@@ -38,31 +38,35 @@ def source_of(kind: Kind, text: str, *, compact: bool = False, space: str = "") 
 
 
 def _of_tags(asked: Any, options: Any) -> str:
-    """Free text in which a trigger begins a tag, whose content is JSON of a schema, as vLLM's backend has it.
+    """Free text in which a trigger begins a tag, whose content is JSON of a schema, as in vLLM's backend.
 
-    A trigger in pointed brackets is the special token of that name. Raises ValueError for another form.
+    A trigger in angle brackets is the special token of that name. Raises ValueError for another form.
     """
     structures, triggers = asked.get("structures"), asked.get("triggers")
     if not isinstance(structures, list) or not structures or not isinstance(triggers, list):
-        raise ValueError("structural tags need structures and triggers, each an array, structures not empty")
+        raise ValueError(
+            "structural tags need structures and triggers, each an array; structures may not be empty"
+        )
     tags = []
     for one in structures:
         begin, end, schema = (one.get(name) if isinstance(one, dict) else None for name in TAG)
         if not isinstance(begin, str) or not isinstance(end, str) or not isinstance(schema, dict):
-            raise ValueError("each of structures needs begin and end, strings, and schema, a JSON schema")
+            raise ValueError(
+                "each entry of structures needs begin and end, which are strings, and schema, a JSON schema"
+            )
         trigger = next(
             (one for one in triggers if isinstance(one, str) and one and begin.startswith(one)), None
         )
         if trigger is None:
-            raise ValueError(f"no trigger is what {json.dumps(begin, ensure_ascii=False)} begins with")
+            raise ValueError(f"{json.dumps(begin, ensure_ascii=False)} begins with none of the triggers")
         content = schema | {"x-guidance": options}
         tags.append(llguidance.StructTag(trigger=trigger, begin=begin, grammar=content, end=end))
     return llguidance.StructTag.to_grammar(tags)
 
 
 class Grammars:
-    """Those of a model. Its tokenizer for them is made when it is first needed, in a tenth of a second or
-    several, by whichever thread comes first."""
+    """The grammars of a model. Their tokenizer is made when it is first needed, in a tenth of a second or
+    more, by the first thread that needs it."""
 
     def __init__(
         self,
@@ -93,7 +97,7 @@ class Grammars:
         return " ".join(messages[0].split()) if is_wrong else ""
 
     def begun(self, source: str, said: Sequence[int] = ()) -> llguidance.LLMatcher:
-        """A text of the grammar, which has these tokens so far. Raises ValueError where it cannot."""
+        """A matcher of the grammar after these tokens. Raises ValueError if it cannot be made."""
         matcher = llguidance.LLMatcher(self.tokenizer, source, log_level=0)
         if said:
             matcher.consume_tokens([*said])
@@ -103,10 +107,10 @@ class Grammars:
 
 
 class _Known:
-    """A tokenizer as llguidance wants it."""
+    """A tokenizer in llguidance's form."""
 
     def __init__(self, grammars: Grammars) -> None:
-        # Of a model without one, which is refused before, the engine's warm-up has a grammar all the same.
+        # Requests to a model without an end token are refused before; this value is for the engine's warm-up.
         self.eos_token_id, self.bos_token_id = next(iter(grammars._eos_ids), 0), grammars._bos_id
         self.tokens = [*grammars._table]
         self.special_token_ids = [i for i in grammars._special if i < len(self.tokens)]

@@ -1,6 +1,6 @@
-"""Long texts: how much of one has to be tokenized to know that it is too long, or to have one end of it.
+"""Long texts: tokenizes only as much of a text as shows that it is too long, or gives one end of it.
 
-Tokenizing takes a second and 60 MB for a megabyte and a half.
+Tokenizing 1.5 MB takes a second and 60 MB of memory.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from server.text.encoding import Side
 from server.text.tokenizer import Tokenizer
 
 PIECE_CHARS = 20_000
-CHARS_PER_TOKEN = 6  # more than most texts have
-SLACK = (
-    64  # tokens that a text may have in excess where it is cut: a word, a long run of spaces, a special token
-)
+CHARS_PER_TOKEN = 6  # more than in most texts
+SLACK = 64  # tokens that a cut text may have in excess: a word, a long run of spaces, a special token
 WORD_END = re.compile(r"\S(?=\s)")
 
 
 def tokens_at_least(tokenizer: Tokenizer, text: str, limit: int) -> int | None:
-    """How many tokens the text has at least, where that is found to be more than `limit`.
+    """A lower bound of the text's tokens, if it is found to be above `limit`.
 
-    None: it may be fewer. Goes on piece by piece only until it is known.
+    None: there may be fewer. It tokenizes piece by piece, until the answer is known.
     """
     if len(text) <= max(PIECE_CHARS, CHARS_PER_TOKEN * limit):
-        return None  # tokenizing it once costs less
+        return None  # tokenizing the whole text costs less
     count, start = 0, 0
     while start < len(text):
         end = _word_end(text, start + PIECE_CHARS)
@@ -37,8 +35,8 @@ def tokens_at_least(tokenizer: Tokenizer, text: str, limit: int) -> int | None:
 
 
 def part(tokenizer: Tokenizer, text: str, num_tokens: int, side: Side) -> str:
-    """A part of the text that has its last tokens, so many of them, where others are left out on the left
-    side; else its first ones."""
+    """A part of the text that contains its last num_tokens tokens if the left side is cut off, else
+    its first ones."""
     size = PIECE_CHARS + CHARS_PER_TOKEN * num_tokens
     while size < len(text):
         found = text[_word_end(text, len(text) - size) :] if side == "left" else text[: _word_end(text, size)]
@@ -50,6 +48,7 @@ def part(tokenizer: Tokenizer, text: str, num_tokens: int, side: Side) -> str:
 
 
 def _word_end(text: str, place: int) -> int:
-    """Where a word ends at that place or after it: words are tokenized alone, with the spaces before them."""
+    """The end of the first word at or after that place: words are tokenized separately, with the spaces
+    before them."""
     found = WORD_END.search(text, place, place + PIECE_CHARS)
     return found.end() if found else place

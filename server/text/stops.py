@@ -1,12 +1,12 @@
-"""Where a text has to stop."""
+"""Finds where a text has to stop."""
 
 from __future__ import annotations
 
 
 class StopMatcher:
-    """Finds the stop sequence that is complete first, wherever tokens cut it; of several, the longest.
+    """Finds the stop sequence that is complete first, wherever the tokens split it; of several, the longest.
 
-    include: the text goes up to and with the sequence; else up to it, and text that may be the start of a
+    include: the text includes the sequence; otherwise it ends before it, and text that may be the start of a
     sequence is held back until it is known not to be.
     """
 
@@ -17,11 +17,11 @@ class StopMatcher:
         self._include = include
         self._beginnings = {stop[0] for stop in stops}
         self._longest = max(map(len, stops), default=0)
-        self._seen = ""  # the end of the text so far, as long as a match may reach back
-        self._held = 0  # how many of its last characters have not been given out
+        self._seen = ""  # the end of the text so far, as long as a match may need
+        self._held = 0  # how many of its last characters are held back
 
     def push(self, text: str, *, active: bool = True) -> tuple[str, bool]:
-        """(text that may be given out now, whether it ends here). Not active: nothing stops."""
+        """(text to give out now, whether it ends here). Not active: nothing stops."""
         if not self._stops:
             return text, False
         window = self._seen + text
@@ -42,7 +42,7 @@ class StopMatcher:
         return window[given : len(window) - self._held], False
 
     def finish(self) -> str:
-        """The text held back, once it is known that nothing more comes."""
+        """The held-back text, once nothing more comes."""
         held = self._seen[len(self._seen) - self._held :]
         self._held = 0
         return held

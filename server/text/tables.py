@@ -1,4 +1,4 @@
-"""The tables of a tokenizer: what bytes each id stands for, and the name that logprobs give it."""
+"""Tables of a tokenizer: the bytes of each id, and its name in logprobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def byte_level(token: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's table: bytes that print stand for themselves, the others for U+0100 and so on, in order."""
+    """GPT-2's table: printable bytes stand for themselves, the others for U+0100 and so on, in order."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + k): b for k, b in enumerate(others)}
@@ -36,10 +36,10 @@ def text_of(token: bytes) -> str | None:
 
 
 def token_names(table: Sequence[bytes], vocab: Mapping[str, int]) -> tuple[str, ...]:
-    """A name for each token that no other has.
+    """A unique name for each token.
 
-    SentencePiece has a token for the byte 0x41 beside the one for "A", which keeps the plain name. A token
-    without bytes, or with the bytes of several others, is known by its id alone.
+    SentencePiece has a token for the byte 0x41 beside the one for "A", which gets the plain name. A token
+    without bytes, or with the bytes of several others, is named by its id.
     """
     byte_ids = {i for token, i in vocab.items() if BYTE_TOKEN.fullmatch(token)}
     names = [""] * len(table)

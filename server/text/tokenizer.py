@@ -1,6 +1,6 @@
 """A model's tokenizer: prompts to ids, ids to bytes and names, and which ids are special.
 
-A token is bytes, text is what they decode to. So it does not matter where a tokenizer cuts, and concatenating
+A token is bytes, and text is what they decode to. So it does not matter where a tokenizer cuts: concatenating
 the tokens of a completion gives its text.
 """
 
@@ -29,17 +29,16 @@ NO_SPACE = {"prepend_scheme": "never"}
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """A model's tokenizer as the two tables a server needs.
+    """A model's tokenizer, as tables.
 
-    table: bytes of every token id; empty for ids of a vocabulary padded beyond the tokenizer. texts: the same
-    as text, None where a token is not whole characters. names: every token as logprobs show it: its text, or
-    bytes:\\xNN… where it is not whole UTF-8 by itself or another token has the same text; unique. special:
-    ids that skip_special_tokens leaves out of the text. special_ids: of those that the model has, by what
-    they are written as. eos_ids: ids that end a completion. strips_space: whether decoding drops one leading
-    space (SentencePiece's dummy prefix). grammars: those that a text may have to follow. fill_in: how
-    the model fills in between two texts. unparsed: an encoder to which special tokens' names are text, made
-    when it is first asked for. said: what the log has been told once. threads: where long texts are
-    tokenized, for all requests.
+    table: bytes of every token id; empty for ids that only pad the vocabulary. texts: the same as text, None
+    if a token is not whole characters. names: unique name of every token in logprobs: its text, or
+    bytes:\\xNN… if it is not whole UTF-8 by itself or another token has the same text. special: ids that
+    skip_special_tokens leaves out of the text. special_ids: name -> id of the special tokens of the model.
+    eos_ids: ids that end a completion. strips_space: whether decoding drops one leading space
+    (SentencePiece's dummy prefix). grammars: for structured outputs. fill_in: how the model fills in between
+    two texts. unparsed: an encoder that reads names of special tokens as text, made when first needed. said:
+    what was logged already, to log it once. threads: tokenize long texts of all requests.
     """
 
     encoder: tokenizers.Tokenizer
@@ -58,11 +57,11 @@ class Tokenizer:
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "tokenizer"))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a prompt, with the tokens that the model's own post-processor adds (a BOS, say)."""
+        """The ids of a prompt, with the tokens of the model's own post-processor, such as a BOS."""
         return self.encoder.encode(text).ids
 
     def ids_of(self, text: str) -> list[int]:
-        """The ids of a text that stands inside of another."""
+        """The ids of a text in the middle of another."""
         return _ids_of(self.encoder, text)
 
     def encode_all(self, texts: list[str], how: Reading = PLAIN) -> list[Encoded]:
@@ -73,7 +72,7 @@ class Tokenizer:
         return [encoded(encoding, how, self.bos_id) for encoding in found]
 
     def prompt_bytes(self, ids: Sequence[int], *, skip_special: bool) -> list[bytes]:
-        """What each id of a prompt contributes to its text."""
+        """The bytes that each id of a prompt adds to its text."""
         parts = [b"" if skip_special and i in self.special else self.table[i] for i in ids]
         if self.strips_space:
             first = next((k for k, part in enumerate(parts) if part), None)
@@ -85,15 +84,15 @@ class Tokenizer:
 def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer of a model directory, padded to the model's vocabulary.
 
-    Raises ConfigurationError for files that cannot be read, a tokenizer that decodes in a way this server
-    does not know, and one that puts tokens around a prompt which the model does not have.
+    Raises ConfigurationError for files that cannot be read, for a tokenizer whose decoder this server does
+    not support, and for one that puts ids around a prompt which the model does not have.
     """
     files = read_files(directory, vocab_size)
     encoder = files.encoder
     if strange := [i for i in encoder.encode("").ids if i >= vocab_size]:
         raise ConfigurationError(
             f"{directory / 'tokenizer.json'} puts the token id {strange[0]} around every prompt, but the"
-            f" model has {vocab_size} tokens; its post_processor belongs to another model"
+            f" model has only {vocab_size} tokens; its post_processor belongs to another model"
         )
     _keep_spans_whole(encoder)
     decoder = json.loads(encoder.to_str())["decoder"] or {}
@@ -103,7 +102,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     if not content:
         raise _unknown_decoder(directory, f"has a decoder of type {decoder.get('type')}")
     table = tuple(content.get(i, b"") for i in range(max(vocab_size, max(vocab.values()) + 1)))
-    # By what the library leaves out: it remembers more tokens as special than it says.
+    # Special ids are found by what the library leaves out: it treats more tokens as special than it lists.
     special = frozenset(i for i in added if encoder.decode([i]) != encoder.decode([i], False))
     bos_id, eos_ids = files.bos_id, files.eos_ids
     tokenizer = Tokenizer(
@@ -122,7 +121,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
     )
     texts = [i for i in range(len(table)) if tokenizer.texts[i]]
     if b"".join(tokenizer.prompt_bytes(texts, skip_special=False)).decode() != encoder.decode(texts, False):
-        raise _unknown_decoder(directory, "has a decoder that does more than this server does")
+        raise _unknown_decoder(directory, "has a decoder with steps that this server does not implement")
     return tokenizer
 
 
@@ -131,9 +130,9 @@ def _ids_of(encoder: tokenizers.Tokenizer, text: str) -> list[int]:
 
 
 def _content(encoder: tokenizers.Tokenizer, parts: Collection[str]) -> dict[int, bytes]:
-    """Each token's bytes by its id; none where no part of the decoder is known. parts: their types."""
+    """The bytes of each token by id; empty if no part of the decoder is known. parts: their types."""
     vocab = {i: token for token, i in encoder.get_vocab(with_added_tokens=True).items()}
-    # As the library writes them, which is not always what it looks for.
+    # As the library writes them, which may differ from what it searches for.
     added = {i: str(encoder.id_to_token(i)) for i in encoder.get_added_tokens_decoder()}
     if "ByteLevel" in parts:
         return {i: added[i].encode() if i in added else byte_level(token) for i, token in vocab.items()}
@@ -149,7 +148,8 @@ def _unknown_decoder(directory: Path, problem: str) -> ConfigurationError:
 
 
 def _keep_spans_whole(encoder: tokenizers.Tokenizer) -> None:
-    """Some post-processors take the space at a token's start out of its span, though the token has it."""
+    """Some post-processors exclude the space at a token's start from its span, although the
+    token contains it."""
     if encoder.post_processor is not None:
         state = encoder.post_processor.__getstate__().replace(b'"trim_offsets":true', b'"trim_offsets":false')
         processor = encoder.post_processor

@@ -1,4 +1,1 @@
-"""Model directories: what is in one, whether it is whole, and the one that comes with the server.
-
-Never loaded here.
-"""
+"""Model directories: their contents, checked without loading them, and the built-in model."""

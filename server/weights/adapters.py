@@ -1,6 +1,7 @@
-"""A LoRA adapter's directory, as PEFT writes it, checked against its model without loading either.
+"""Reads a LoRA adapter's directory, as PEFT writes it, and checks it against its model
+without loading either.
 
-What vLLM's loader would refuse, or would leave out in silence, is refused here, in words.
+What vLLM's loader would refuse, or silently ignore, is refused here, with a message.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("adapter_model.bin", "adapter_model.pt")
-MOST_RANK = 512  # vLLM's
+MOST_RANK = 512  # vLLM's limit
 PREFIX = "base_model.model."  # of the names of PEFT's tensors
 PART = re.compile(r"(.+)\.lora_([AB])\.weight")
-NEEDED: Mapping[str, tuple[type, ...]] = {  # for the scale, and by vLLM
+NEEDED: Mapping[str, tuple[type, ...]] = {  # needed for the scale, and by vLLM
     "r": (int,),
     "lora_alpha": (int, float),
     "target_modules": (list, str),
 }
-# PEFT's features that make of an adapter something else than W + scale·B·A, by their key in the
-# configuration: the values that leave them off, and what it is called.
+# PEFT's features whose result is not W + scale·B·A, by their key in the configuration: the values that turn
+# them off, and a name for messages.
 FEATURES: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "use_dora": ((None, False), "DoRA"),
     "lora_bias": ((None, False), "a bias"),
@@ -46,16 +47,16 @@ FEATURES: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "arrow_config": ((None, {}), "Arrow's routing"),
     "monteclora_config": ((None, {}), "MonteCLoRA"),
 }
-# How its first values were found changes nothing any more; every other way has changed the model itself.
+# These ways of initializing have no effect after training; every other one has changed the model itself.
 PLAIN_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga")
-# Names of a module's weight that say nothing of its shape, as they are packed.
+# Names of a module's weights whose shape is unknown, because they are packed.
 PACKED = (".qweight", ".weight_packed")
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """id: that clients ask for. name: with the digest of its files: what engines know it by, so that others
-    under the same id are another one. number: the same, as vLLM wants it. rank: the largest of its parts."""
+    """id: for clients. name: the id with the digest of its files, for engines, so that changed files are
+    another adapter. number: a number from the name, for vLLM. rank: the largest of its parts."""
 
     id: str
     directory: Path
@@ -67,8 +68,8 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The model that adapters are for. names: that it may have in theirs. shapes: of its tensors; empty where
-    its weights are not read."""
+    """The base model of adapters. names: by which adapters may name it. shapes: of its tensors; empty if its
+    weights are not read."""
 
     directory: Path
     names: tuple[str, ...]
@@ -76,7 +77,7 @@ class Base:
 
 
 def base_of(directory: Path, names: tuple[str, ...], weights: tuple[Path, ...]) -> Base:
-    """Of a model's directory and its weight files, whose headers are read."""
+    """The base from a model's directory and its weight files, whose headers are read."""
     shapes = {name: tensor.shape for file in weights for name, tensor in check_safetensors(file).items()}
     return Base(directory, names, shapes)
 
@@ -84,9 +85,9 @@ def base_of(directory: Path, names: tuple[str, ...], weights: tuple[Path, ...]) 
 def check_adapter(
     name: str, directory: Path, base: Base, sha256: Mapping[str, str], *, warns: bool = True
 ) -> Adapter:
-    """Raises ConfigurationError for one that cannot be served with that model, with what to do.
+    """Raise ConfigurationError, with what to do, if the adapter cannot be served with that model.
 
-    warns: the log says what fits and is odd.
+    warns: log what fits but is unusual.
     """
     try:
         adapter = _checked(name, directory, base, sha256)
@@ -112,7 +113,7 @@ def _checked(name: str, directory: Path, base: Base, sha256: Mapping[str, str]) 
 
 
 def weights_of(directory: Path) -> Path:
-    """Its file. Raises ConfigurationError where there is none that is safe to read."""
+    """The adapter's weight file. Raises ConfigurationError if there is none that is safe to read."""
     weights = directory / WEIGHTS
     if weights.is_file():
         return weights
@@ -120,8 +121,8 @@ def weights_of(directory: Path) -> Path:
         if (directory / pickle).is_file():
             raise ConfigurationError(
                 f"{directory} has pickle weights only ({pickle}). Loading a pickle can run any code, so this"
-                " server reads safetensors alone. Convert it on a machine you trust, with PEFT:"
-                " save_pretrained(NEW_DIRECTORY) of the loaded adapter."
+                " server only reads safetensors. Convert it with PEFT on a machine that you trust: load the"
+                " adapter, then save_pretrained(NEW_DIRECTORY)."
             )
     raise ConfigurationError(f"{directory} has no {WEIGHTS}; is it a LoRA adapter as PEFT saves it?")
 
@@ -129,11 +130,11 @@ def weights_of(directory: Path) -> Path:
 def _check_features(config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind not in (None, "LORA"):
-        raise ConfigurationError(f"it is of PEFT's kind {kind}, and LoRA adapters alone are served.")
+        raise ConfigurationError(f"it has PEFT's type {kind}, and only LoRA adapters are served.")
     task = config.get("task_type")
     if task not in (None, "CAUSAL_LM"):
         raise ConfigurationError(
-            f"it was trained for {task}, and a model has to continue a text (CAUSAL_LM)."
+            f"it was trained for {task}, and this server needs a model that continues a text (CAUSAL_LM)."
         )
     for key, kinds in NEEDED.items():
         if not isinstance(config.get(key), kinds):
@@ -141,25 +142,25 @@ def _check_features(config: Mapping[str, Any]) -> None:
     for key, (off, words) in FEATURES.items():
         if config.get(key) not in off:
             raise ConfigurationError(
-                f"it has {words} ({key} in {CONFIG}), which vLLM's LoRA has not. Merge it into the model with"
-                " PEFT's merge_and_unload, and serve that as a model of its own."
+                f"it has {words} ({key} in {CONFIG}), which vLLM's LoRA does not support. Merge it into the"
+                " model with PEFT's merge_and_unload, and serve the result as a model."
             )
     beginning = config.get("init_lora_weights")
     if beginning not in PLAIN_BEGINNINGS:
         raise ConfigurationError(
-            f"init_lora_weights is {beginning}, which has changed the weights of the model itself. Save it as"
-            " a plain LoRA adapter with PEFT's path_initial_model_for_weight_conversion."
+            f"init_lora_weights is {beginning}, which changed the weights of the base model itself. Save it"
+            " as a plain LoRA adapter with PEFT's path_initial_model_for_weight_conversion."
         )
 
 
 def _check_parts(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], base: Base) -> list[int]:
-    """Each module's A and B. Returns their ranks."""
+    """Check the A and B of each module. Returns their ranks."""
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         if (found := PART.fullmatch(name)) is None or len(shape) != 2:
             raise ConfigurationError(
-                f"{WEIGHTS} has the tensor {name}, which is not the A or B of a linear module: such an"
-                " adapter is not served. Merge it into the model with PEFT's merge_and_unload."
+                f"{WEIGHTS} has the tensor {name}, which is not the A or B of a linear module; such adapters"
+                " are not supported. Merge it into the model with PEFT's merge_and_unload."
             )
         modules.setdefault(found[1].removeprefix(PREFIX), {})[found[2]] = shape
     if not modules:
@@ -170,24 +171,24 @@ def _check_parts(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
 def _check_module(
     config: Mapping[str, Any], name: str, parts: Mapping[str, tuple[int, ...]], base: Base
 ) -> int:
-    """Returns its rank."""
+    """Check one module. Returns its rank."""
     if missing := {"A", "B"} - parts.keys():
-        raise ConfigurationError(f"{WEIGHTS} has no lora_{missing.pop()} for {name}: it is not whole.")
+        raise ConfigurationError(f"{WEIGHTS} has no lora_{missing.pop()} for {name}: the file is incomplete.")
     (rank, num_in), (num_out, other_rank) = parts["A"], parts["B"]
     told = _rank_of(config, name)
     if not rank == other_rank == told:
         raise ConfigurationError(
-            f"{name} has rank {rank} in its A, {other_rank} in its B, and {CONFIG} says {told}: the two files"
-            " are not of one adapter."
+            f"{name} has rank {rank} in its A and {other_rank} in its B, and {CONFIG} says {told}: the two"
+            " files do not belong to the same adapter."
         )
     if rank > MOST_RANK:
-        raise ConfigurationError(f"{name} has rank {rank}, and vLLM's LoRA has at most {MOST_RANK}.")
+        raise ConfigurationError(f"{name} has rank {rank}, and vLLM's LoRA supports at most {MOST_RANK}.")
     _check_shape(name, (num_out, num_in), base)
     return rank
 
 
 def _rank_of(config: Mapping[str, Any], module: str) -> object:
-    """By PEFT's rule: the first pattern that is the end of the module's name, from a dot on."""
+    """A module's rank, by PEFT's rule: the first pattern that matches the end of its name, from a dot on."""
     patterns = config.get("rank_pattern")
     for pattern, rank in (patterns if isinstance(patterns, dict) else {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -203,18 +204,18 @@ def _check_shape(name: str, shape: tuple[int, int], base: Base) -> None:
         if any(f"{name}{ending}" in base.shapes for ending in PACKED):
             return  # quantized: vLLM checks it when it loads the adapter
         raise ConfigurationError(
-            f"it changes {name}, and the model has no such module. Was it trained on another model?"
+            f"it changes {name}, but the model has no such module. Was it trained on another model?"
         )
-    if own not in (shape, shape[::-1]):  # GPT-2's are the other way round
+    if own not in (shape, shape[::-1]):  # GPT-2's matrices are transposed
         raise ConfigurationError(
-            f"{name} is {shape[0]} × {shape[1]} in it, and {' × '.join(map(str, own))} in the model. Was it"
-            " trained on another model?"
+            f"{name} is {shape[0]} × {shape[1]} in the adapter and {' × '.join(map(str, own))} in the model."
+            " Was it trained on another model?"
         )
 
 
 def _check_digests(directory: Path, sha256: Mapping[str, str]) -> list[str]:
-    """Of the two files that decide about the text. Raises ConfigurationError for one, or any other that has a
-    digest in the configuration or in a checksums.json beside it, that differs."""
+    """The digests of the two files that decide about the text. Raises ConfigurationError if a file differs
+    from its digest in the configuration or in a checksums.json beside it."""
     expected = expected_checksums(directory, sha256)
     for name in (CONFIG, WEIGHTS, *expected):
         path = directory / name
@@ -227,11 +228,11 @@ def _check_digests(directory: Path, sha256: Mapping[str, str]) -> list[str]:
 
 
 def file_digest(path: Path) -> str:
-    """Read once, as long as it is the same file."""
+    """The file's SHA-256, computed once as long as the file is the same."""
     try:
         stat = path.stat()
     except OSError:
-        return digest_of(path)  # says what is wrong
+        return digest_of(path)  # this raises the error
     return _digest(path, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
 
 
@@ -241,13 +242,13 @@ def _digest(path: Path, mark: tuple[int, ...]) -> str:
 
 
 def trained_on(directory: Path) -> str:
-    """The model, as its configuration names it; empty: it does not."""
+    """The base model that the adapter's configuration names; empty: none."""
     name = read_json(directory / CONFIG).get("base_model_name_or_path")
     return name if isinstance(name, str) else ""
 
 
 def names_it(name: str, base: Base) -> bool:
-    """Whether a name of a model, with its organization or path or without, is one of the base's."""
+    """Whether a name, with or without organization or path, is one of the base's."""
     return _short(name) in map(_short, base.names)
 
 
@@ -255,7 +256,7 @@ def _warn(name: str, directory: Path, config: Mapping[str, Any], base: Base) -> 
     told = config.get("base_model_name_or_path")
     if isinstance(told, str) and not names_it(told, base):
         log.warning(
-            "adapter %s: it was trained on %s, by its %s, and is served on %s, whose shapes fit",
+            "adapter %s: it was trained on %s, according to its %s, but is served on %s, whose shapes fit",
             name,
             told,
             CONFIG,
@@ -263,7 +264,7 @@ def _warn(name: str, directory: Path, config: Mapping[str, Any], base: Base) -> 
         )
     own, of_base = directory / "tokenizer.json", base.directory / "tokenizer.json"
     if own.is_file() and own.read_bytes() != of_base.read_bytes():
-        log.warning("adapter %s: its tokenizer.json is another one than the model's, which is used", name)
+        log.warning("adapter %s: its tokenizer.json differs from the model's; the model's is used", name)
 
 
 def _short(name: str) -> str:

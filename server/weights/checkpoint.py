@@ -1,6 +1,6 @@
-"""A model directory, checked without loading it: is everything there, whole, and what it is said to be.
+"""Checks a model directory without loading it: whether all files are there, complete, and unchanged.
 
-A damaged file found here costs a second; found by the engine it costs a minute and a worker's traceback.
+Finding a damaged file here takes a second; in the engine it takes a minute and ends in a worker's traceback.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import NamedTuple
 from server.errors import ConfigurationError
 from server.weights.architecture import Architecture, read_architecture, read_json
 
-Report = Callable[[str, int, int], None]  # file name, bytes done, bytes in all
+Report = Callable[[str, int, int], None]  # file name, bytes done, bytes in total
 
-MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 READ_BYTES = 1 << 20
 CHECKSUMS = "checksums.json"
 
 
 class Tensor(NamedTuple):
-    """dtype: safetensors' name of it, such as BF16."""
+    """dtype: safetensors' name, such as BF16."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -32,7 +32,8 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a directory holds. weights: the files, of num_bytes in all. tensors: that are in them, by name."""
+    """The contents of a directory. weights: the files, of num_bytes together. tensors: those in the
+    files, by name."""
 
     directory: Path
     architecture: Architecture
@@ -42,7 +43,8 @@ class Checkpoint:
 
 
 def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
-    """Everything except checksums, which take time. Without `weights`: tokenizer and config.json alone."""
+    """Check everything except checksums, which take time. Without `weights`: only tokenizer and config.json.
+    Raises ConfigurationError."""
     if not directory.is_dir():
         raise ConfigurationError(f"the model directory {directory} does not exist.")
     architecture = read_architecture(directory)
@@ -57,7 +59,7 @@ def check_checkpoint(directory: Path, *, weights: bool = True) -> Checkpoint:
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files, every shard that the index names among them."""
+    """The safetensors files, with every shard that the index lists."""
     found = tuple(sorted(directory.glob("*.safetensors")))
     for index in sorted(directory.glob("*.safetensors.index.json")):
         shards = read_json(index).get("weight_map")
@@ -68,7 +70,7 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
         if missing:
             raise ConfigurationError(
                 f"{directory} lacks {len(missing)} of {len(set(shards.values()))} weight files that"
-                f" {index.name} names, {missing[0]} first. Copy or download them again."
+                f" {index.name} lists, such as {missing[0]}. Copy or download them again."
             )
     if found:
         return found
@@ -76,16 +78,16 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     if pickles:
         raise ConfigurationError(
             f"{directory} has pickle weights only ({pickles[0]}). Loading a pickle can run any code, so this"
-            " server reads safetensors alone. Convert it on a machine you trust, with transformers:"
+            " server only reads safetensors. Convert it with transformers on a machine that you trust:"
             " AutoModelForCausalLM.from_pretrained(DIRECTORY).save_pretrained(NEW_DIRECTORY)."
         )
     raise ConfigurationError(f"{directory} has no weights: no *.safetensors file is in it.")
 
 
 def check_safetensors(path: Path) -> dict[str, Tensor]:
-    """What its header says, by name of the tensor.
+    """The tensors in the file's header, by name.
 
-    The header's lengths must add up to the file's: a copy cut short is found without reading
+    The header's lengths must add up to the file's size: a truncated copy is found without reading
     it. Raises ConfigurationError.
     """
     size = path.stat().st_size
@@ -96,8 +98,8 @@ def check_safetensors(path: Path) -> dict[str, Tensor]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
                 raise ConfigurationError(
-                    f"{damaged}: {size} bytes cannot hold the header it announces. Is it cut short, or a Git"
-                    f" LFS pointer? {again}"
+                    f"{damaged}: it has {size} bytes, too few for the header that it announces. Is it cut"
+                    f" short, or a Git LFS pointer? {again}"
                 )
             header = json.loads(file.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -114,13 +116,14 @@ def check_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     if 8 + length + end != size:
         raise ConfigurationError(
-            f"{damaged}: it has {size} bytes, its header describes {8 + length + end}. {again}"
+            f"{damaged}: it has {size} bytes, but its header describes {8 + length + end}. {again}"
         )
     return tensors
 
 
 def expected_checksums(directory: Path, configured: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 by file name: checksums.json beside the weights, and the configuration's, which win."""
+    """SHA-256 by file name: from checksums.json beside the weights, and from the
+    configuration, which wins."""
     listed = read_json(directory / CHECKSUMS) if (directory / CHECKSUMS).is_file() else {}
     if not all(isinstance(value, str) for value in listed.values()):
         raise ConfigurationError(f"{directory / 'checksums.json'} must map file names to SHA-256 digests.")
@@ -128,12 +131,13 @@ def expected_checksums(directory: Path, configured: Mapping[str, str]) -> dict[s
 
 
 def verify_checksums(directory: Path, configured: Mapping[str, str], report: Report | None = None) -> int:
-    """Reads every file that has a digest, and returns how many did; a difference is an error."""
+    """Read every file that has a digest, and return their number. Raises ConfigurationError
+    if one differs."""
     expected = expected_checksums(directory, configured)
     for name, digest in expected.items():
         path = directory / name
         if not path.resolve().is_relative_to(directory.resolve()) and not path.is_symlink():
-            raise ConfigurationError(f"sha256 names {name}, which is outside of {directory}.")
+            raise ConfigurationError(f"sha256 names {name}, which is outside {directory}.")
         actual = digest_of(path, report)
         if actual != digest.lower():
             raise ConfigurationError(
@@ -155,7 +159,9 @@ def digest_of(path: Path, report: Report | None = None) -> str:
                 if report:
                     report(path.name, done, total)
     except FileNotFoundError:
-        raise ConfigurationError(f"{path} is missing, but a SHA-256 is expected of it.") from None
+        raise ConfigurationError(
+            f"{path} is missing, but the configuration or checksums.json has a SHA-256 of it."
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror or error}.") from error
     return digest.hexdigest()

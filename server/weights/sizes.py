@@ -1,8 +1,7 @@
-"""How much memory a model needs: its weights, and the KV cache of a sequence. From its files, before anything
-is loaded.
+"""How much memory a model needs for its weights and for the KV cache of a sequence, from its files.
 
-The rules are vLLM's own (its model_arch_config_convertor and kv_cache_interface of 0.32.0). What the
-computation itself needs beside them, vLLM measures at start; `WORK_BYTES` allows for it.
+The rules are vLLM's (model_arch_config_convertor and kv_cache_interface of 0.32.0). vLLM measures at the
+start what the computation itself needs; `WORK_BYTES` allows for it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ STORED_BYTES = {
     }.items()
     for name in names
 }
-IN_FULL = {"F64", "F32", "F16", "BF16"}  # stored so, a weight is in memory in the type that the model runs in
+# Weights of these types are converted to the type in which the model runs
+IN_FULL = {"F64", "F32", "F16", "BF16"}
 
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
@@ -37,15 +37,15 @@ KV_HEADS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "multi_query_gro
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 FULL = ("full_attention", "attention", "global_attention")
 WINDOWED = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-LATENT = "kv_lora_rank"  # a model with MLA keeps one vector a token and layer
-EVERY_SECOND, EVERY_SIXTH = {"gemma2": 2}, {"gemma3": 6, "gemma3_text": 6}  # layers that see everything
-BATCH = 8192  # tokens of a step, which a window's layers hold too: vLLM's largest default
+LATENT = "kv_lora_rank"  # a model with MLA keeps one vector per token and layer
+EVERY_SECOND, EVERY_SIXTH = {"gemma2": 2}, {"gemma3": 6, "gemma3_text": 6}  # the layers without a window
+BATCH = 8192  # tokens of a step, for which layers with a window need room too: vLLM's largest default
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Bytes of KV cache a token, of all layers together. windowed: of those that see no further back than
-    `window` tokens, and forget what is older."""
+    """Bytes of KV cache per token, of all layers together. windowed: of layers that only see the last
+    `window` tokens, and forget older ones."""
 
     full: int
     windowed: int = 0
@@ -53,15 +53,15 @@ class Cache:
 
     @property
     def per_token(self) -> int:
-        """While nothing is forgotten."""
+        """While no layer forgets tokens."""
         return self.full + self.windowed
 
     def sequence(self, num_tokens: int) -> int:
-        """Bytes of one that long."""
+        """Bytes for a sequence of this length."""
         return self.full * num_tokens + self.windowed * min(num_tokens, self.window - 1 + BATCH)
 
     def longest(self, num_bytes: float) -> int:
-        """Tokens of the longest sequence that has room."""
+        """The length of the longest sequence that fits."""
         kept = min(self.window - 1 + BATCH, int(num_bytes // self.per_token))
         rest = num_bytes - kept * self.per_token
         return (
@@ -70,7 +70,7 @@ class Cache:
 
 
 def bytes_of_weights(checkpoint: Checkpoint, dtype: str) -> int:
-    """In memory. dtype: as running_dtype."""
+    """Bytes in memory. dtype: as from running_dtype."""
     return int(
         sum(
             math.prod(tensor.shape)
@@ -81,7 +81,8 @@ def bytes_of_weights(checkpoint: Checkpoint, dtype: str) -> int:
 
 
 def running_dtype(directory: Path, chosen: str) -> str:
-    """The type that the model runs in: what was chosen; of `auto` config.json's, but bfloat16 for float32."""
+    """The type in which the model runs: the chosen one; for `auto` that of config.json, but
+    bfloat16 for float32."""
     if chosen != "auto":
         return chosen
     config = read_config(directory)
@@ -92,9 +93,9 @@ def running_dtype(directory: Path, chosen: str) -> str:
 def cache_of(
     directory: Path, dtype: str, kv_cache_dtype: str = "auto", shares: int = 1, stages: int = 1
 ) -> Cache | None:
-    """Of the model in a directory, on each of its GPUs; None where config.json does not say, or layers keep a
-    state of another kind. kv_cache_dtype: vLLM's argument. shares, stages: GPUs that share the heads of a
-    layer, and groups that share the layers."""
+    """The KV cache of a model on each of its GPUs; None: config.json does not say, or layers keep another
+    kind of state. kv_cache_dtype: vLLM's argument. shares: tensor_parallel_size. stages:
+    pipeline_parallel_size."""
     part = text_part(read_config(directory))
     num_layers, heads, hidden = (_first(part, names) for names in (LAYERS, HEADS, HIDDEN))
     if num_layers is None or heads is None or hidden is None:
@@ -114,12 +115,12 @@ def cache_of(
 
 
 def heads_of(directory: Path) -> int | None:
-    """Attention heads, which tensor_parallel_size has to divide."""
+    """Attention heads, which tensor_parallel_size must divide."""
     return _first(text_part(read_config(directory)), HEADS)
 
 
 def _kinds(part: dict[str, Any], num_layers: int) -> list[int | None] | None:
-    """How far each layer sees; None in the list: everything."""
+    """The window of each layer in tokens; None in the list: the layer sees everything."""
     window, model_type = positive(part.get("sliding_window")), str(part.get("model_type"))
     kinds = part.get("layer_types")
     if isinstance(kinds, list):

@@ -93,7 +93,7 @@ def test_cut_connection_is_no_reply() -> None:
     ("said", "counted"),
     [
         ("503 model m is not ready: importing", "refused"),
-        ("503 the engine has stopped, and no other one was ready within 120 s (resume_timeout_s)", "lost"),
+        ("503 the engine has stopped, and no other engine was ready within 120 s (resume_timeout_s)", "lost"),
         ("500 internal error", "lost"),
         ("the connection was cut: b''", "lost"),
     ],

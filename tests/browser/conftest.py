@@ -76,7 +76,7 @@ def opened(browser: Any) -> Iterator[Open]:
         page.goto(url)
         page.wait_for_selector("html[data-ready]")
         if key:
-            page.get_by_label("Key", exact=True).fill(key)
+            page.get_by_label("API key", exact=True).fill(key)
         return page
 
     yield open_page

@@ -94,4 +94,4 @@ def test_no_server_any_more(opened: Open, here: Any, directory: Path) -> None:
     with here(app=mortal.app) as (url, _):
         page = opened(url)
     complete(page)
-    assert "Is the server still there?" in page.get_by_role("alert").inner_text()
+    assert "Does the server still run?" in page.get_by_role("alert").inner_text()

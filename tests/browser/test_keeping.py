@@ -27,7 +27,7 @@ def test_a_link_has_the_request_and_no_key(opened: Open, twin: str) -> None:
     assert other.get_by_label("Prompt", exact=True).input_value() == "Grüße # % 🦊\n"
     assert other.locator("#field-temperature").input_value() == "0.5"
     assert other.get_by_role("button", name="Compare two").get_attribute("aria-pressed") == "true"
-    assert other.get_by_label("Key", exact=True).input_value() == ""
+    assert other.get_by_label("API key", exact=True).input_value() == ""
     assert other.locator(".card, .error").count() == 0
 
 
@@ -63,12 +63,12 @@ def test_the_key_stays_in_the_tab(page: Any, twin: str) -> None:
     """A reload and the status page have it; another tab of the same browser does not."""
     page.reload()
     page.wait_for_selector("html[data-ready]")
-    assert page.get_by_label("Key", exact=True).input_value() == KEY
+    assert page.get_by_label("API key", exact=True).input_value() == KEY
     page.goto(f"{twin}/status")
     page.wait_for_selector("html[data-ready]")
-    assert page.get_by_label("Key", exact=True).input_value() == KEY
+    assert page.get_by_label("API key", exact=True).input_value() == KEY
     tab = page.context.new_page()
     tab.goto(twin)
     tab.wait_for_selector("html[data-ready]")
-    assert tab.get_by_label("Key", exact=True).input_value() == ""
+    assert tab.get_by_label("API key", exact=True).input_value() == ""
     assert page.context.cookies() == []

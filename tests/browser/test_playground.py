@@ -99,7 +99,7 @@ def test_candidates_side_by_side(page: Any) -> None:
     assert boxes[0]["y"] == boxes[1]["y"]
     complete(page, n=1, best_of=4, stream="")
     assert cards.count() == 1
-    assert "The reply has the 1 best of 4" in page.locator("#side-a").inner_text()
+    assert "The reply has only the 1 best of 4 candidates" in page.locator("#side-a").inner_text()
 
 
 def test_two_settings_of_one_prompt(page: Any) -> None:
@@ -145,6 +145,6 @@ def test_a_key_is_asked_for(opened: Open, twin: str) -> None:
     complete(page)
     error = page.get_by_role("alert")
     assert error.inner_text().splitlines()[0] == "401 FAILED_TO_AUTH"
-    page.get_by_label("Key", exact=True).fill(KEY)
+    page.get_by_label("API key", exact=True).fill(KEY)
     complete(page, max_tokens=2)
     assert error.count() == 0

@@ -32,8 +32,8 @@ def test_keys_are_for_who_has_one(opened: Open, twin: str) -> None:
     assert page.locator("#models td").count() > 0
     assert not page.get_by_text("alice").is_visible()
     assert "the API key is wrong" in page.locator("#keys-note").inner_text()
-    page.get_by_label("Key", exact=True).fill(KEY)
-    page.get_by_label("Key", exact=True).press("Tab")
+    page.get_by_label("API key", exact=True).fill(KEY)
+    page.get_by_label("API key", exact=True).press("Tab")
     page.get_by_text("alice").wait_for()
     assert page.locator("#keys-note").inner_text() == ""
 

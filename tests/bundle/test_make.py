@@ -125,7 +125,7 @@ def test_what_a_bundle_holds(checkout: Checkout) -> None:
 def test_the_text_profile_leaves_out_what_it_says(checkout: Checkout) -> None:
     """Packages, and files of packages; the SBOM tells of both digests."""
     ran = ok(checkout.bundle("--profile", "text"))
-    assert "left out by the profile: 1 packages" in ran.stdout
+    assert "the profile leaves out 1 packages" in ran.stdout
     assert "with profile full it would be" in ran.stdout
     names = set(checkout.contents())
     assert not [name for name in names if "tiny_video" in name]
@@ -297,14 +297,14 @@ def _nothing(checkout: Checkout) -> None: ...
 @pytest.mark.parametrize(
     ("before", "options", "words"),
     [
-        (_another_bundle, ("--profile", "text"), "has something else in it"),
+        (_another_bundle, ("--profile", "text"), "contains something else"),
         (_file_in_the_way, (), "cannot write"),
-        (_no_lists, (), "is made in a checkout"),
+        (_no_lists, (), "can only be made in a checkout"),
         (_lost_model, (), "has no config.json"),
         (_nothing, ("--python", "3.7"), "between 3.11 and 3.14"),
         (_nothing, ("--have", "tinydep==1.0,other==2"), "other would not be in the bundle"),
         (_nothing, ("--sign", "none.key"), "cannot read"),
-        (_nothing, ("--part-size", "60"), "the least is 1MiB"),
+        (_nothing, ("--part-size", "60"), "it must be at least 1MiB"),
         (_nothing, ("--gpu", "9.0"), "--device cuda"),
         (_nothing, ("--config", "none.yaml"), "none.yaml"),
     ],
@@ -334,7 +334,7 @@ def test_a_wheel_that_is_not_the_pinned_one_is_refused(checkout: Checkout) -> No
     write_list(checkout.root / "requirements/cpu.txt", [Pin("tinydep==1.0", ("0" * 64,))])
     ran = checkout.bundle()
     assert ran.returncode == 2
-    assert re.search(r"tinydep-1\.0\S+ is not the file that requirements/ names: .* not pinned", ran.stderr)
+    assert re.search(r"tinydep-1\.0\S+ is not the file that requirements/ lists: .* not pinned", ran.stderr)
     assert not [name for name in checkout.contents() if name.endswith(".whl")]
 
 
@@ -342,7 +342,7 @@ def test_what_the_target_has_is_not_carried(checkout: Checkout) -> None:
     """It stands in the manifest instead, for install.sh to look for."""
     ran = ok(checkout.bundle("--have", "tinydep==0.9"))
     assert dict(checkout.manifest.target.have) == {"tinydep": "0.9"}
-    assert "warning: tinydep 0.9 of the target stands in for 1.0" in ran.stdout
+    assert "warning: tinydep 0.9 of the target replaces 1.0" in ran.stdout
     assert not [name for name in checkout.contents() if "tinydep" in name]
 
 

@@ -78,7 +78,7 @@ def test_a_host_for_others_needs_no_key_yet(tmp_path: Path, weights: Path) -> No
 def test_a_shared_path_is_refused_where_it_cannot_be_written(tmp_path: Path, weights: Path) -> None:
     """A YAML anchor names one place, and two models have two."""
     text = f"models:\n  - {{id: a, path: &p {weights}}}\n  - {{id: b, path: *p}}\n"
-    with pytest.raises(ConfigurationError, match="write the path out"):
+    with pytest.raises(ConfigurationError, match="write out each path"):
         read_configuration(config(tmp_path, text), {})
 
 
@@ -86,7 +86,7 @@ def test_two_models_need_two_places(tmp_path: Path, weights: Path) -> None:
     """Ids that become one name are told: one model's files would be the other's."""
     for other in ("a--b", "A/b"):
         text = f"models:\n  - {{id: a/b, path: {weights}}}\n  - {{id: {other}, path: {weights}}}\n"
-        with pytest.raises(ConfigurationError, match="would be in one directory"):
+        with pytest.raises(ConfigurationError, match="would get the same directory"):
             read_configuration(config(tmp_path, text), {})
 
 
@@ -144,7 +144,7 @@ def test_an_adapter_needs_a_place_of_its_own(tmp_path: Path, base: Path) -> None
     """As a model does."""
     write_adapter(tmp_path / "tone")
     text = f"models: [{{id: m, path: {base}, adapters: [{{id: M, path: tone}}]}}]\n"
-    with pytest.raises(ConfigurationError, match="would be in one directory"):
+    with pytest.raises(ConfigurationError, match="would get the same directory"):
         read_configuration(config(tmp_path, text), {})
 
 

@@ -47,7 +47,7 @@ def test_a_pip_list_in_each_of_its_formats(tmp_path: Path, text: str) -> None:
         ("torch==", "not NAME==VERSION"),
         ("torch==new", "not a version"),
         ("/no/such/list", "No such file"),
-        ("torch", "neither NAME==VERSION nor a file"),
+        ("torch", "neither NAME==VERSION nor a readable file"),
     ],
 )
 def test_what_is_not_understood_is_told(value: str, words: str) -> None:

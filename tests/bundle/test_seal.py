@@ -59,5 +59,5 @@ def test_nothing_is_made_that_no_site_would_install(whole: Path) -> None:
     manifest: Manifest = parse(read_bytes(whole))
     check_installable(to_bytes(manifest))
     strange = (*manifest.files, Entry("models/m/" + "x" * 201, 0, "0" * 64))
-    with pytest.raises(ConfigurationError, match="no site would install this bundle"):
+    with pytest.raises(ConfigurationError, match="no site could install this bundle"):
         check_installable(to_bytes(replace(manifest, files=strange)))

@@ -30,4 +30,4 @@ def test_text_makes_the_same_sense(tiny_path: Path, short_path: Path) -> None:
             assert exchange.reply().difference(other) == ""
             assert exchange.num_comments
         assert expected[0].choices[0]["text"].startswith(" Paris.")
-        assert "4 candidates go on after" in one.server.said()
+        assert "4 candidates continue after" in one.server.said()

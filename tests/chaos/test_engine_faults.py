@@ -32,11 +32,15 @@ class Case:
 
 
 CASES = (
-    Case("kill -9", r"the engine process ended, by signal 9; starting it again"),
-    Case("SIGSEGV", r"the engine process ended, by signal 11; starting it again"),
-    Case("SIGSTOP", r"the engine hangs: a process of it is stopped; starting it again", num_hangs=1),
-    Case("garbage", r"what the engine has sent cannot be read"),
-    Case("cut message to a worker", r"what the engine has sent cannot be read", num_deaths=0, pauses=False),
+    Case("kill -9", r"the engine process ended, by signal 9; restarting it"),
+    Case("SIGSEGV", r"the engine process ended, by signal 11; restarting it"),
+    Case(
+        "SIGSTOP",
+        r"the engine hangs: one of its processes is stopped \(SIGSTOP\); restarting it",
+        num_hangs=1,
+    ),
+    Case("garbage", r"a message of the engine cannot be decoded"),
+    Case("cut message to a worker", r"a message of the engine cannot be decoded", num_deaths=0, pauses=False),
 )
 
 
@@ -53,7 +57,7 @@ def test_every_reply_is_as_without_the_fault(two: Subject, case: Case) -> None:
     assert two.differences(exchanges) == []
     assert any(one.num_comments for one in exchanges) is case.pauses
     assert re.search(case.said, two.server.said()[log:])
-    resumed = re.search(r"model tests/tiny-llama: \d+ candidates go on after ", two.server.said()[log:])
+    resumed = re.search(r"model tests/tiny-llama: \d+ candidates continue after ", two.server.said()[log:])
     assert (resumed is not None) is bool(case.num_deaths)
     with two.client() as client:
         assert client.metric(DEATHS) == counted[0] + case.num_deaths

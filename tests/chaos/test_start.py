@@ -54,7 +54,7 @@ def test_five_starts_that_fail(tiny_path: Path, short_path: Path) -> None:
         exchanges, killed = at_five_deaths(one)
         assert one.differences(exchanges) == []
         said = one.server.said()
-        failed = "the engine did not start: the engine process ended, by signal 9; starting it again"
+        failed = "the engine did not start: the engine process ended, by signal 9; restarting it"
         assert [f"{failed} ({number})" in said for number in range(2, 2 + NUM_STARTS)] == [True] * NUM_STARTS
         assert_gone(killed)
         one.settle(num_files)

@@ -42,7 +42,7 @@ def test_death_of_a_worker_costs_its_own_connections(two: Subject) -> None:
         except BrokenReply:
             cut += 1
     assert 0 < cut <= num_its_own
-    assert "worker 1 ended, signal 9; starting another one in 1 s" in two.server.said()
+    assert "worker 1 ended (signal 9); starting another one in 1 s" in two.server.said()
     wait_for(lambda: [one.pid for one in workers(two.pid)] not in ([], [worker.pid]), 30)
     assert two.differences(at_once(two.port, two.bodies)) == []
     two.settle(before.num_files)

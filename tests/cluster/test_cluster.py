@@ -50,7 +50,7 @@ def test_another_configuration_is_refused(
     other = config | {"models": [tiny_model(model, replicas=2, max_model_len=1024, max_num_seqs=8)]}
     with serving(tmp_path, other, "--cluster", nodes.address) as server:
         assert server.process.wait(60) == 2
-    assert "models[tests/tiny-llama].max_num_seqs is 256 there and 8 here" in server.said()
+    assert "models[tests/tiny-llama].max_num_seqs is 256 in the cluster and 8 here" in server.said()
 
 
 def test_a_node_that_is_lost_costs_no_stream(

@@ -14,7 +14,7 @@ from conform.subject.rule import Rule
 from conform.subject.server import Subject
 from tests.serving import ANSWER_S
 
-# Rules of another house, which are the opposite of the contract's.
+# Rules of another profile that contradict the contract.
 OPPOSITE = frozenset({"stops.left-out", "stream.no-usage-unless-asked"})
 
 

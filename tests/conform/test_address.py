@@ -39,7 +39,7 @@ def test_a_base_is_found(url: str, there: str, profile: str) -> None:
     assert (client.base, listed) == (there, [ENTRY])
 
 
-def test_the_houses_own_prefix_is_first() -> None:
+def test_the_profiles_own_prefix_is_first() -> None:
     """Where several answer."""
     bases = ("http://x/v1", "http://x/v3/openai")
     assert find("http://x", "hosted", _connecting(*bases))[0].base == "http://x/v3/openai"
@@ -53,7 +53,8 @@ def test_the_search_keeps_its_budget(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "name it with --key"), (404, "no list of models is found under http://x")]
+    ("status", "words"),
+    [(401, "another one with --key"), (404, "no list of models was found under http://x")],
 )
 def test_what_is_not_found_is_said(status: int, words: str) -> None:
     """With what the server has said."""

@@ -43,7 +43,7 @@ def test_nothing_is_sent_beyond_the_budget(allowance: Cost) -> None:
 
     client = client_of(handler, allowance)
     for ask in (client.post, client.arrivals, client.glimpse):
-        with pytest.raises(OverBudget, match="it would have spent"):
+        with pytest.raises(OverBudget, match="it would have used"):
             ask(ASKED)
     assert not sent
 

@@ -34,7 +34,7 @@ def test_what_holds(url: str) -> None:
     lines = result.output.splitlines()
     assert lines[0].startswith("1 rules, at most ")
     assert lines[1] == f"m at {url}/v1, by the rules of hosted"
-    assert lines[-1].startswith("1 of 1 rules hold, as hosted has them; ")
+    assert lines[-1].startswith("1 of 1 rules hold for the profile hosted; ")
 
 
 def test_what_does_not(url: str) -> None:
@@ -45,7 +45,7 @@ def test_what_does_not(url: str) -> None:
 
 
 def test_what_differs(url: str) -> None:
-    """Exit code 0: it is no failure of this house."""
+    """Exit code 0: it is no failure with this profile."""
     result = call(url, "--only", "reply.id-form", "--profile", "vllm")
     assert result.exit_code == 0
     assert "differs reply.id-form: ids begin with cmpl- (id is 'cmpl-1')" in result.output
@@ -56,7 +56,7 @@ def test_what_differs(url: str) -> None:
     [
         (["http://127.0.0.1:9"], "no server answers at http://127.0.0.1:9/"),
         (["ftp://x"], "ftp://x is not an http or https URL"),
-        (["URL", "--only", "nothing"], "--only nothing names no rule"),
+        (["URL", "--only", "nothing"], "--only nothing matches no rule"),
         (["URL", "--only", "reply.head", "--json", "/no/such/folder/a.json"], "cannot write /no/such/folder"),
     ],
 )
@@ -72,7 +72,7 @@ def test_files(url: str, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("a.json", "a.xml", "a.md")]
     flags = [word for pair in zip(("--json", "--junit", "--markdown"), files, strict=True) for word in pair]
     result = call(url, "--only", "reply", "--against", url, *flags)
-    assert "Rules that end otherwise there: 0" in result.output
+    assert "Rules with another result there: 0" in result.output
     assert all(file.read_text() for file in files)
     assert json.loads((tmp_path / "a-against.json").read_text())["totals"]
-    assert "No rule comes to another end." in (tmp_path / "a.md").read_text()
+    assert "All rules have the same result." in (tmp_path / "a.md").read_text()

@@ -101,4 +101,4 @@ def test_difference() -> None:
     assert "a.passed" in printed
     assert "a.failed" not in printed
     assert "| `a.passed`: It is so. | passed | failed: " in "\n".join(difference.as_markdown(RUN, other))
-    assert "No rule" in "\n".join(difference.as_markdown(RUN, replace(RUN)))
+    assert "All rules have the same result." in "\n".join(difference.as_markdown(RUN, replace(RUN)))

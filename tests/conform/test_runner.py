@@ -46,9 +46,9 @@ def _asks_twice(subject: Subject) -> None:
         (lambda subject: None, Outcome.PASSED, ""),
         (_fails, Outcome.FAILED, "it is otherwise"),
         (_skips, Outcome.SKIPPED, "there is no key"),
-        (_breaks, Outcome.ERROR, "another shape: KeyError: 'choices'"),
+        (_breaks, Outcome.ERROR, "an unexpected form: KeyError: 'choices'"),
         (_times_out, Outcome.ERROR, "--timeout"),
-        (_asks_twice, Outcome.ERROR, "would have spent 2 requests"),
+        (_asks_twice, Outcome.ERROR, "would have used 2 requests"),
     ],
 )
 def test_outcomes(check: Callable[[Subject], None], outcome: Outcome, seen: str) -> None:
@@ -59,8 +59,8 @@ def test_outcomes(check: Callable[[Subject], None], outcome: Outcome, seen: str)
 
 
 @pytest.mark.parametrize(("profile", "outcome"), [("hosted", Outcome.FAILED), ("vllm", Outcome.DIFFERS)])
-def test_a_rule_that_differs_by_house_is_not_failed(profile: str, outcome: Outcome) -> None:
-    """Under the profile of a house where it is another one; what is so there is said."""
+def test_a_rule_that_differs_by_profile_is_not_failed(profile: str, outcome: Outcome) -> None:
+    """With a profile whose API has another rule; the result says what is so there."""
     rule = rule_of(_fails, differs={"vllm": "it is so and so"})
     result = try_rule(subject_of(profile=profile), rule)
     assert result.outcome is outcome
@@ -83,7 +83,7 @@ def test_a_server_that_answers_no_more_is_let_be() -> None:
 
     done = run(subject_of(), [rule_of(check)] * 9)
     assert len(asked) == 3
-    assert done.results[-1].seen == "not tried: the server has stopped answering"
+    assert done.results[-1].seen == "not tried: the server no longer answers"
     assert not done.holds
 
 
@@ -101,7 +101,7 @@ def test_ids_are_unique() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
 def test_a_rule_says_what_it_is(rule: Rule) -> None:
-    """A stable id, one sentence, a cost, and houses that there are."""
+    """A stable id, one sentence, a cost, and known profiles."""
     assert re.fullmatch(r"[a-z]+(\.[a-z0-9-]+){1,2}", rule.id)
     assert rule.statement.endswith(".")
     assert rule.cost.requests > 0
@@ -115,7 +115,7 @@ def test_patterns() -> None:
     assert len(select(["*.range"], hard=False)) > 10
     assert select(["body.malformed"], hard=False) == []
     assert [rule.id for rule in select(["body.malformed"], hard=True)] == ["body.malformed"]
-    with pytest.raises(ConformError, match="streams names no rule; categories are values, body, "):
+    with pytest.raises(ConformError, match="streams matches no rule; categories are values, body, "):
         select(["streams"], hard=False)
 
 

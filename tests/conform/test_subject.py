@@ -47,7 +47,7 @@ def test_the_vocabulary_is_told_by_a_refusal() -> None:
 
 def test_rules_of_logprobs_are_skipped_without_any() -> None:
     """And so are those that need two tokens to decide between."""
-    with pytest.raises(Skipped, match="serves no logprobs"):
+    with pytest.raises(Skipped, match="returns no logprobs"):
         _learned().duel()
 
 

@@ -48,7 +48,10 @@ def test_each_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"method": "draft_model", "model": "PATH"}, "by the method draft_model; on CPUs it is ngram alone"),
+        (
+            {"method": "draft_model", "model": "PATH"},
+            "by the method draft_model; on CPUs only ngram is supported",
+        ),
         (
             {"rejection_sample_method": "synthetic", "synthetic_acceptance_length": 1.5},
             "with rejection_sample_method synthetic, which may change the text",

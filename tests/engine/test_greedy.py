@@ -22,7 +22,7 @@ RUNNER = "V2" if ON_GPU else "V1"
 @pytest.mark.parametrize("model", [SMOL, TINY])
 def test_the_runner_is_the_devices(started: Started, model: str) -> None:
     """vLLM's V2 model runner on a GPU, V1 on the CPU; the log says which."""
-    assert f"model {model}: on vLLM's {RUNNER} model runner" in started.server.said()
+    assert f"model {model}: it runs on vLLM's {RUNNER} model runner" in started.server.said()
 
 
 @pytest.mark.parametrize("text", GOLDEN["texts"], ids=lambda text: text["prompt"][:12])

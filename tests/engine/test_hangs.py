@@ -108,8 +108,8 @@ async def test_nonsense_on_the_engines_sockets(tiny_path: Path, caplog: pytest.L
             assert len(model.engines) == number + 1
     assert model.tokens("disturbed 1") == model.tokens("undisturbed")
     assert model.tokens("disturbed 2") == model.tokens("undisturbed")
-    assert "a thread of it that carries messages has failed" in caplog.text
-    assert "what the engine has sent cannot be read" in caplog.text
+    assert "a thread that carries the engine's messages has failed" in caplog.text
+    assert "a message of the engine cannot be decoded" in caplog.text
 
 
 def computing() -> subprocess.Popen[bytes]:

@@ -125,7 +125,7 @@ def test_a_pipe_is_not_waited_for(whole: Path, name: str) -> None:
     """Nobody would ever write to it."""
     (whole / name).unlink()
     os.mkfifo(whole / name)
-    assert "not a plain file" in next(iter(problems(whole).values()))
+    assert "not a regular file" in next(iter(problems(whole).values()))
 
 
 def test_what_is_written_is_what_was_checked(whole: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_signature_of_a_trusted_key_is_enough(keys: Path) -> None:
     [
         ((), MANIFEST, "not signed"),
         (("old",), MANIFEST, "somebody else's"),
-        (("new",), MANIFEST + b" ", "is not one of this manifest"),
+        (("new",), MANIFEST + b" ", "does not fit this manifest"),
     ],
 )
 def test_no_other_signature_will_do(keys: Path, signed: tuple[str, ...], manifest: bytes, words: str) -> None:

@@ -150,7 +150,7 @@ def test_check_of_the_machine(tmp_path: Path, directory: Path, monkeypatch: pyte
         monkeypatch.setattr(module, "installed", lambda build: True)
     file = config(tmp_path, f"models: [{{id: a, path: {directory}, sleep_level: 1}}]")
     result = verbatim("check", "--config", file)
-    assert (result.exit_code, "Leave sleep_level out" in result.stdout) == (1, True)
+    assert (result.exit_code, "Remove sleep_level" in result.stdout) == (1, True)
     assert verbatim("check", "--config", file, "--gpu-memory", "80GiB").exit_code == 0
 
 
@@ -329,7 +329,7 @@ def test_complete_json(server: Server) -> None:
         ),
         (401, b'{"error": {"message": "no key"}}', "401: no key"),
         (502, b"<html>", "502: <html>"),
-        (200, b"<html>", "ended before its end"),
+        (200, b"<html>", "ended without [DONE]"),
         (
             200,
             b'data: {"code": 503, "reason": "SERVICE_NOT_AVAILABLE", "message": "died"}\n\n',
@@ -353,7 +353,7 @@ def test_complete_shows_errors(server: Server, status: int, reply: bytes, words:
         (("x", "--url", "ftp://a"), "not an http or https URL"),
         (("x", "--url", "http://a:b"), "is not a URL"),
         (("x", "--api-key", "é"), "API key"),
-        ((), "give a prompt"),
+        ((), "give either a prompt or --prompt-json"),
         (("x", "--logit-bias", "{"), "--logit-bias is not valid JSON"),
     ],
 )

@@ -36,10 +36,10 @@ def said(*arguments: str) -> tuple[int, str]:
     [
         (("--profile", "gpu-9b"), 'verbatim: there is no profile "gpu-9b"; did you mean "gpu-8b"?'),
         (("--fit", "none.json"), "verbatim: none.json: No such file or directory."),
-        (("--fit", "a", "--profile", "none"), "verbatim: --profile and --fit exclude each other."),
+        (("--fit", "a", "--profile", "none"), "verbatim: --profile and --fit cannot be given together."),
         (("--script", "none.yaml"), "verbatim: none.yaml: No such file or directory."),
-        (("--script", "a", "--echo"), "verbatim: --script and --echo exclude each other."),
-        (("--config", "a", "--model", "b"), "verbatim: --config and --model exclude each other."),
+        (("--script", "a", "--echo"), "verbatim: --script and --echo cannot be given together."),
+        (("--config", "a", "--model", "b"), "verbatim: --config and --model cannot be given together."),
         (("--host", "::"), "key"),
     ],
     ids=str,

@@ -48,12 +48,12 @@ def test_first_that_matches_answers(tmp_path: Path, prompt: str, reply: str | No
         ("- {exact: a, prefix: b, reply: c}", "reply 1 must be"),
         (
             "- {exact: a, reply: b}\n- {exakt: a, reply: b}",
-            'reply 2: "exakt" is not known; did you mean "exact"',
+            'reply 2: unknown key "exakt"; did you mean "exact"',
         ),
         ("- {exact: 1, reply: b}", "must be text; put it in quotes"),
         ("- {regex: '(', reply: b}", "regex or reply: missing \\)"),
         ("- {regex: a, reply: '\\2'}", "regex or reply: invalid group reference"),
-        ("- [", "is no YAML"),
+        ("- [", "is not valid YAML"),
     ],
 )
 def test_bad_file_is_refused(tmp_path: Path, content: str, words: str) -> None:

@@ -1,1 +1,1 @@
-"""Faults on demand: what each does to a reply or to connections, and the rules by which it comes."""
+"""Faults on demand: what each does to a reply or a connection, and the rules that decide when it happens."""

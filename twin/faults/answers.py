@@ -1,4 +1,4 @@
-"""Replies that come instead of the application's: each error of the contract, a proxy's page, a redirect."""
+"""Faults that replace the reply: each error of the contract, a proxy's page, a redirect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from server.errors import (
 )
 from twin.faults.fault import Asked, Fault, Word, one_of
 
-# The first of a status is what it means where no reason is given.
+# Status -> its failures; the first is the default if no reason is given.
 FAILURES: tuple[type[RequestFailure], ...] = (
     InvalidRequest,
     FailedToAuth,
@@ -49,7 +49,7 @@ FAILURES: tuple[type[RequestFailure], ...] = (
     RequestTimeout,
 )
 STATUSES = tuple(dict.fromkeys(failure.status for failure in FAILURES))
-WAIT_S = {429: 1, 503: 5}  # their Retry-After where none is given
+WAIT_S = {429: 1, 503: 5}  # default Retry-After
 
 PAGE = (
     "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n"
@@ -58,7 +58,7 @@ PAGE = (
 
 
 def failure_of(kind: type[RequestFailure], asked: Asked) -> RequestFailure:
-    """As the server itself would raise it for this request."""
+    """The failure as the server would raise it for this request."""
     if kind is InvalidRequest:
         return InvalidRequest("temperature (current value: 9) must be between 0 and 2", "temperature")
     if kind is ModelNotFound:
@@ -69,11 +69,11 @@ def failure_of(kind: type[RequestFailure], asked: Asked) -> RequestFailure:
         FailedToAuth: "the API key is wrong or was revoked",
         InvalidApiKey: "the request needs the header `Authorization: Bearer KEY`",
         AccessDenied: f"the API key may not use the model {asked.model or 'unknown'}",
-        NotFound: f"there is nothing at {asked.path}",
-        MethodNotAllowed: f"{asked.method} is not a method of {asked.path}",
-        RequestTooSlow: "the request was not sent whole within 30 s (receive_timeout_s)",
+        NotFound: f"no route {asked.path}",
+        MethodNotAllowed: f"{asked.method} is not allowed for {asked.path}",
+        RequestTooSlow: "the request was not sent completely within 30 s (receive_timeout_s)",
         RequestTooLarge: "the body is over the limit of 1048576 bytes",
-        UnsupportedEncoding: 'the body is encoded as "br"; gzip and deflate are known',
+        UnsupportedEncoding: 'the body is encoded as "br"; supported are gzip and deflate',
         RateLimitExceeded: "the API key made its 60 requests per minute",
         TokenLimitExceeded: "the API key used its 10000 tokens per minute",
         ServiceUnavailable: "the server is shutting down; try another one",
@@ -94,7 +94,8 @@ class Status(Fault):
     )
     reason: str | None = Field(
         default=None,
-        description="if a status has two: `INVALID_API_KEY`, `MODEL_NOT_FOUND`, `TOKEN_LIMIT_EXCEEDED`",
+        description="for a status with two reasons: `INVALID_API_KEY`, `MODEL_NOT_FOUND`,"
+        " `TOKEN_LIMIT_EXCEEDED`",
     )
 
     @model_validator(mode="after")
@@ -112,7 +113,7 @@ class Status(Fault):
 
     def answer(self, asked: Asked) -> Response | None:
         kind = self._kind()
-        if kind is MethodNotAllowed:  # whose Allow header is the router's
+        if kind is MethodNotAllowed:  # the router adds its Allow header
             raise HTTPException(kind.status, headers={"allow": "POST"})
         failure = failure_of(kind, asked)
         failure.retry_after_s = WAIT_S.get(self.code, 0) if self.retry_after is None else self.retry_after
@@ -120,7 +121,7 @@ class Status(Fault):
 
 
 class Html(Fault):
-    """Answers with an HTML page, as a proxy in between may do, with any status."""
+    """Answers as a proxy between client and server does: an HTML page, whatever the status."""
 
     name = "html"
     example = "html=502"
@@ -137,7 +138,7 @@ class Html(Fault):
 
 
 class Redirect(Fault):
-    """Redirects to another address, where a client that follows it gets its answer."""
+    """Answers with a redirect to another place, where a client that follows it gets its answer."""
 
     name = "redirect"
     example = "redirect=302 location=https://example.com/login"

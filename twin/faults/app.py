@@ -1,6 +1,6 @@
-"""The application with faults around it, and the route by which they are set: /simulator/faults.
+"""The application with faults around it, and the route that sets them: /simulator/faults.
 
-Nothing is looked at, and nothing changes, for a request without the header while there are no rules.
+A request without the header costs nothing while there are no rules.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from twin.faults.fault import Asked, Fault
 from twin.faults.rules import Faults, rules_of
 
 HEADER = "X-Verbatim-Fault"
-OURS = "/simulator/"  # where no fault comes
+OURS = "/simulator/"  # no faults below this path
 PATH = f"{OURS}faults"
-NAME = "verbatim.fault"  # in scope["extensions"]: what a request was given, for who watches (twin/verdict)
+NAME = "verbatim.fault"  # key in scope["extensions"]: the fault of a request, for twin/verdict
 METHODS = "DELETE, GET, HEAD, PUT"
 
 log = logging.getLogger("verbatim.faults")
 
 
 class FaultyApp:
-    """Plain ASGI. Chooses a request's fault, and tells its connection (connection.py) or answers itself; then
-    through a border, so that it has the form of everything that this server says."""
+    """Plain ASGI. Chooses a request's fault, and tells the connection (connection.py) or answers itself,
+    through a border, so that the answer has the usual form."""
 
     def __init__(self, app: ASGIApp, faults: Faults, state: State) -> None:
         self._app = app
@@ -78,7 +78,7 @@ class FaultyApp:
         await app(scope, body.again, send)
 
     def _chosen(self, scope: Scope, asked: Asked) -> Fault | None:
-        """The header's, else that of a rule."""
+        """The fault from the header, else from a rule."""
         text = Headers(scope=scope).get(HEADER)
         if text is None:
             return self._faults.choose(asked)
@@ -88,7 +88,8 @@ class FaultyApp:
             raise InvalidRequest(f"{HEADER}: {error}", HEADER) from None
 
     async def _asked(self, request: Request, request_id: str) -> Asked:
-        """What of the body cannot be read has no part in the choice; the application says what is wrong."""
+        """What rules can match of a request. A body that cannot be read is ignored here; the application
+        reports it."""
         try:
             content = orjson.loads(await read_body(request, self._state.settings.max_body_bytes))
         except (RequestFailure, ClientLeft, ValueError):
@@ -136,8 +137,8 @@ def _raising(refusal: Exception) -> ASGIApp:
 
 
 class Replayed:
-    """What a request says, heard once here and once more by the application: also that it was not sent whole
-    in time, or is too large."""
+    """Replays a request's messages, which were read here, for the application: also that it timed out, or is
+    too large."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive

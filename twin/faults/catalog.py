@@ -1,4 +1,4 @@
-"""All faults, their names in text (`stall=2s after=3`), and their description."""
+"""All faults: their names in text form (`stall=2s after=3`), and their description."""
 
 from __future__ import annotations
 
@@ -44,10 +44,11 @@ FAULTS = {kind.name: kind for kind in ALL}
 
 
 def parse(text: str) -> Fault:
-    """`NAME`, `NAME=VALUE` or `NAME ARGUMENT=VALUE …`; the value after the name is the first argument's.
+    """Parse `NAME`, `NAME=VALUE` or `NAME ARGUMENT=VALUE …`; the value after the name is
+    the first argument's.
 
-    Between two arguments there is a space, or a comma. Raises ValueError with a sentence that says what is
-    wrong, and what there is.
+    Arguments are separated by a space or a comma. Raises ValueError, whose message says what is wrong and
+    what is possible.
     """
     first, *words = re.split(r"[\s,]+", text.strip(" \t,"))
     name, sign, value = first.partition("=")
@@ -77,7 +78,7 @@ def _given(kind: type[Fault], words: Sequence[str]) -> dict[str, Any]:
                 f'{kind.name} has no argument "{argument}"{nearest(argument, kind.model_fields)}'
             )
         if not sign:
-            raise ValueError(f"{kind.name}: after {argument} comes = and its value.")
+            raise ValueError(f"{kind.name}: {argument} needs a value, as {argument}=VALUE.")
         if argument in given:
             raise ValueError(f"{kind.name}: {argument} is given twice.")
         given[argument] = value
@@ -85,7 +86,7 @@ def _given(kind: type[Fault], words: Sequence[str]) -> dict[str, Any]:
 
 
 def described() -> list[dict[str, Any]]:
-    """What GET /simulator/faults says of them."""
+    """The description of the faults in GET /simulator/faults."""
     return [
         {
             "name": kind.name,
@@ -102,7 +103,7 @@ def described() -> list[dict[str, Any]]:
 
 
 def table() -> str:
-    """The faults, as docs/faults.md has them."""
+    """The table of faults in docs/faults.md."""
     lines = ["| fault | arguments | example |", "|---|---|---|"]
     for kind in ALL:
         arguments = "<br>".join(

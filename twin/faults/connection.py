@@ -1,4 +1,4 @@
-"""A connection on which faults happen."""
+"""A connection that can carry out faults."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from twin.faults.rules import Faults
 from twin.faults.transport import FaultyTransport
 from twin.faults.wire import Wire
 
-SUFFER = "verbatim.suffer"  # in scope["extensions"]: the connection's method of that name
+SUFFER = "verbatim.suffer"  # key in scope["extensions"]: the connection's method of that name
 
 
 class FaultyConnection(Protocol):
-    """Our protocol, whose reply to a request that has a fault goes another way.
+    """Our protocol; the reply to a request with a fault is sent in another way.
 
     The application that chooses the fault (app.py) calls `suffer` before the reply begins.
     """
@@ -48,29 +48,29 @@ class FaultyConnection(Protocol):
             extensions[SUFFER] = self.suffer
 
     def shutdown(self) -> None:
-        """The process ends: a pause that a fault makes does not hold it up."""
+        """The process ends, without waiting for the pause of a fault."""
         if self._faulty.is_waiting:
             self._faulty.abort()
         else:
             super().shutdown()
 
     def drop(self) -> None:
-        """Its time is up, which the pause of a fault is not counted in: it ends after that."""
+        """The time limit has passed. The pause of a fault does not count: the connection ends after it."""
         if self._faulty.is_waiting:
             self._faulty.close()
         else:
             super().drop()
 
     def retire(self) -> None:
-        """End when the reply does that is under way, or now."""
+        """End after the running reply, or now."""
         super().shutdown()
 
     def suffer(self, fault: Fault, asked: Asked) -> None:
-        """The request that is answered next has this fault."""
+        """The next answered request has this fault."""
         fault.begin(self)
         self._faulty.spoil(Wire(fault, has_body=asked.method != "HEAD"))
 
-    # --- what a fault may do beyond the reply (fault.py: Reach) --------------------------------------------
+    # --- effects of a fault beyond its reply (Reach in fault.py) -------------------------------------------
 
     def close_port(self, seconds: float) -> None:
         self._faults.refuse(seconds)

@@ -1,4 +1,4 @@
-"""Replies that end too early, or too late: the connection is closed or reset in the middle of one."""
+"""Faults that end a reply too early or too late: the connection is closed or reset in the middle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Bytes = Annotated[int, Field(ge=1, le=1_000_000)]
 
 SIGN = "☃".encode()  # three bytes
 TEXT = b'"text":"'
-# Before a reset, for what was sent to be on its way: the kernel forgets what it still holds.
+# Seconds before a reset for sent data to leave: the kernel discards what it still holds.
 FLUSH = Wait(0.02)
 
 
@@ -38,8 +38,8 @@ class CutAfterHeaders(Fault):
 
 
 class CutAfterTokens(Fault):
-    """Closes the connection after that many tokens, between two frames; in a reply that is not streamed,
-    in the middle of its body."""
+    """Closes the connection after this many tokens, between two frames; a whole reply in the middle
+    of its body."""
 
     name = "cut_after_tokens"
     example = "cut_after_tokens=5"
@@ -55,8 +55,7 @@ class CutAfterTokens(Fault):
 
 
 class CutInFrame(Fault):
-    """Closes the connection in the middle of the frame after that many tokens, or of the body of a reply
-    that is not streamed."""
+    """Closes the connection in the middle of the frame after this many tokens, or of a whole reply's body."""
 
     name = "cut_in_frame"
     example = "cut_in_frame=5"
@@ -71,9 +70,8 @@ class CutInFrame(Fault):
 
 
 class CutInCharacter(Fault):
-    """Puts a ☃ into the text after that many tokens (or into the first text of a reply that is
-    not streamed), and closes the connection after the first of its three bytes; if there is
-    no text, in the middle."""
+    """Closes the connection after the first of three bytes of a ☃ that it inserts into the text after this
+    many tokens, or into a whole reply's first text; if there is no text, in the middle."""
 
     name = "cut_in_character"
     example = "cut_in_character=5"
@@ -89,8 +87,8 @@ class CutInCharacter(Fault):
 
 
 class Reset(Fault):
-    """Resets the connection (RST) before the first byte, or after that many tokens; in a reply that is not
-    streamed, in the middle of its body."""
+    """Resets the connection (RST) before the first byte, or after this many tokens; a whole reply in the
+    middle of its body."""
 
     name = "reset"
     example = "reset=5"
@@ -112,8 +110,8 @@ class Reset(Fault):
 
 
 class ShortBody(Fault):
-    """Announces more bytes than it sends, then closes: in the content-length, or in the size of a stream's
-    last chunk."""
+    """Announces more bytes than it sends, then closes: in the content-length of a whole reply, in the size of
+    a stream's last chunk."""
 
     name = "short_body"
     example = "short_body=10"
@@ -131,7 +129,7 @@ class ShortBody(Fault):
 
 
 class LongBody(Fault):
-    """Sends more bytes than announced, after the body's end, and leaves the connection open."""
+    """Sends more bytes than announced after the end of the body, and leaves the connection open."""
 
     name = "long_body"
     example = "long_body=10"

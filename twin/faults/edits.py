@@ -1,4 +1,5 @@
-"""Replies of other contents: frames and fields that are missing, damaged, wrong, or there twice."""
+"""Faults that change the content of a reply: frames and fields that are missing, damaged,
+wrong or doubled."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from server.http.sse import DONE, error_frame
 from twin.faults.answers import failure_of
 from twin.faults.fault import Asked, Fault, Head, Part, Steps, Tokens, Word, after, one_of
 
-# Inside of a string of JSON each quotation mark has a backslash before it: these match no text.
+# Inside a JSON string, quotation marks have a backslash before them: so these patterns do not match text.
 FINISH = re.compile(rb'(?<="finish_reason":)"\w+"')
 USAGE = re.compile(rb',"usage":\{[^{}]*\}')
 NO_CHOICE = b'"choices":[]'
 
 COMMENT = b": a comment, which says nothing to a client\n\n"
-LATE: dict[int, type[RequestFailure]] = {  # what may fail after the first byte
+LATE: dict[int, type[RequestFailure]] = {  # failures that are possible after the first byte
     500: InternalError,
     503: ServiceUnavailable,
     504: RequestTimeout,
@@ -27,7 +28,7 @@ LATE: dict[int, type[RequestFailure]] = {  # what may fail after the first byte
 
 
 class NoDone(Fault):
-    """Ends a stream without `data: [DONE]`; a reply that is not streamed does not change."""
+    """Ends a stream without `data: [DONE]`; a whole reply is unchanged."""
 
     name = "no_done"
     example = "no_done"
@@ -37,8 +38,8 @@ class NoDone(Fault):
 
 
 class ErrorFrame(Fault):
-    """Ends a stream after that many tokens with an error frame, then `[DONE]`; without a stream, answers
-    with that error's status."""
+    """Ends a stream after this many tokens with an error frame, then `[DONE]`; answers a request for a whole
+    reply with that error's status."""
 
     name = "error_frame"
     example = "error_frame=5 status=503"
@@ -52,7 +53,7 @@ class ErrorFrame(Fault):
         return None
 
     def edited(self, part: Part) -> bytes:
-        if part.is_whole or part.num_before < self.after:  # another reply than what was asked for
+        if part.is_whole or part.num_before < self.after:  # a whole reply, which has another error
             return part.data
         if not part.comes_after(self.after):
             return b""
@@ -61,7 +62,7 @@ class ErrorFrame(Fault):
 
 
 class BadJson(Fault):
-    """Sends only half of the JSON of the frame after that many tokens, or of a reply that is not streamed."""
+    """Cuts the JSON of the frame after this many tokens in half, or that of a whole reply."""
 
     name = "bad_json"
     example = "bad_json=5"
@@ -76,8 +77,8 @@ class BadJson(Fault):
 
 
 class Comment(Fault):
-    """Puts a comment frame before the frame after that many tokens, which a client must ignore; a reply
-    that is not streamed does not change."""
+    """Puts a comment frame before the frame after this many tokens, which is allowed; a whole reply has no
+    place for one and is unchanged."""
 
     name = "comment"
     example = "comment=5"
@@ -91,7 +92,7 @@ class Comment(Fault):
 
 
 class FinishTwice(Fault):
-    """Sends each frame with a finish_reason twice; a reply that is not streamed does not change."""
+    """Sends each frame with a finish_reason twice; a whole reply is unchanged."""
 
     name = "finish_twice"
     example = "finish_twice"
@@ -101,7 +102,7 @@ class FinishTwice(Fault):
 
 
 class FinishMissing(Fault):
-    """Leaves every finish_reason null, with a stream or without."""
+    """Leaves every finish_reason null, in a stream and in a whole reply."""
 
     name = "finish_missing"
     example = "finish_missing"
@@ -122,7 +123,7 @@ class UsageMissing(Fault):
 
 
 class ContentType(Fault):
-    """Sends another content type than that of the body."""
+    """Sends a wrong content type."""
 
     name = "content_type"
     example = "content_type=text/html"

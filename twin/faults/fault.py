@@ -1,8 +1,7 @@
-"""What a fault is: a name, a sentence, arguments, and what it does with one request.
+"""A fault: a name, a sentence, arguments, and its effect on one request.
 
-A fault acts at one of three places, and leaves the others as they are: it answers instead of the application
-(`answer`), it changes a reply on its way to the connection (`edited`, `head`, `part`, `end`), or it changes
-what becomes of connections (`begin`).
+A fault acts at one of three places: it answers instead of the application (`answer`), it changes a reply on
+its way to the connection (`edited`, `head`, `part`, `end`), or it affects connections (`begin`).
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ MAX_WAIT_S = 3600
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is sent for so long."""
+    """Send nothing for this long."""
 
     seconds: float
 
 
 class Ending(Enum):
-    """How a connection ends before its time: closed (FIN), or reset (RST)."""
+    """How a connection ends early: closed (FIN) or reset (RST)."""
 
     CLOSE = "close"
     RESET = "reset"
 
 
-# What is done to a connection, one after the other; bytes are sent.
+# Steps to carry out on a connection, in order; bytes are sent.
 Step = bytes | Wait | Ending
 Steps = Iterable[Step]
 
@@ -56,7 +55,7 @@ class Head:
         return next((value for key, value in self.headers if key == name), b"")
 
     def having(self, name: bytes, value: bytes) -> Head:
-        """With another value of a header that is there."""
+        """The same with another value of an existing header."""
         headers = tuple((key, value if key == name else old) for key, old in self.headers)
         return replace(self, headers=headers)
 
@@ -65,8 +64,8 @@ class Head:
 class Part:
     """One frame of a stream, or the whole body of another reply. head: of the same reply.
 
-    num_before: frames with a choice, which is a token as a rule, that came before it. follows_token: whether
-    it is the first frame after that number of them.
+    num_before: number of earlier frames with a choice, which usually have one token each. follows_token:
+    whether it is the first frame after that number of them.
     """
 
     data: bytes
@@ -77,7 +76,7 @@ class Part:
 
     @property
     def wire(self) -> bytes:
-        """As it is sent. Nothing for no data: a chunk of no bytes would be the last one."""
+        """The bytes to send. Empty for no data: an empty chunk would end the body."""
         if self.head.get(b"transfer-encoding") == b"chunked" and self.data:
             return b"%x\r\n%b\r\n" % (len(self.data), self.data)
         return self.data
@@ -86,7 +85,7 @@ class Part:
         return replace(self, data=data)
 
     def comes_after(self, num_tokens: int) -> bool:
-        """Whether this is the place after so many tokens. A whole reply, whose tokens come at once,
+        """Whether this is the place after this many tokens. A whole reply, whose tokens come at once,
         is one place."""
         return self.is_whole or (self.num_before == num_tokens and self.follows_token)
 
@@ -97,8 +96,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request is, as far as faults and rules look at it. keys: the bearer token, and the name of its
-    key. prompts: those that are text."""
+    """What faults and rules use of a request. keys: the bearer token, and the name of its key. prompts: those
+    that are text."""
 
     method: str = ""
     path: str = ""
@@ -110,23 +109,23 @@ class Asked:
 
 
 class Reach(Protocol):
-    """What a fault may do beyond one reply."""
+    """Effects of a fault beyond one reply."""
 
     def close_port(self, seconds: float) -> None:
-        """From now on the port is closed, for so long."""
+        """Close the port from now on, for this long."""
 
     def reset_next(self, count: int) -> None:
-        """The next connections are reset as soon as they are made."""
+        """Reset the next connections as soon as they are made."""
 
     def end_at_reuse(self) -> None:
-        """This connection ends as soon as another request comes on it."""
+        """End this connection as soon as another request comes on it."""
 
 
 class Fault(BaseModel):
-    """One fault, with its arguments. The first one may stand right after the name: `stall=2s`.
+    """One fault with its arguments. The first argument may follow the name directly: `stall=2s`.
 
-    A subclass's docstring is its description for users: one sentence, which says what becomes of a whole
-    reply where it speaks of frames.
+    A subclass's docstring is its description for users: one sentence, which also says what happens to a whole
+    reply if it mentions frames.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -141,10 +140,10 @@ class Fault(BaseModel):
         return None
 
     def begin(self, reach: Reach) -> None:
-        """The request begins to be answered."""
+        """Called when the request begins to be answered."""
 
     def edited(self, part: Part) -> bytes:
-        """What is in a part. A whole reply's content-length follows."""
+        """The content of a part. A whole reply's content-length is adjusted."""
         return part.data
 
     def head(self, head: Head) -> Steps:
@@ -154,7 +153,7 @@ class Fault(BaseModel):
         yield part.wire
 
     def end(self, last: bytes) -> Steps:
-        """After the last part. last: the chunk that ends a chunked body, else nothing."""
+        """Steps after the last part. last: the chunk that ends a chunked body, else empty."""
         yield last
 
 
@@ -175,7 +174,7 @@ Tokens = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 def one_of(*numbers: int) -> AfterValidator:
-    """One of these, which are also what a message says."""
+    """A validator: one of these numbers, which an error message lists."""
     words = f"{', '.join(map(str, numbers[:-1]))} or {numbers[-1]}"
 
     def check(number: int) -> int:

@@ -1,4 +1,4 @@
-"""The server, which can refuse connections for a while: nothing listens on its port then."""
+"""The server with a port that can refuse connections for a while."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("verbatim.faults")
 
 
 def _opens(listener: socket.socket) -> Callable[[], socket.socket]:
-    """Makes another one in its place, when it is closed, that does not listen."""
+    """A function that makes another socket with the same address, not listening, when this one is closed."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         mode = stat.S_IMODE(Path(name).stat().st_mode)
@@ -33,7 +33,7 @@ def _opens(listener: socket.socket) -> Callable[[], socket.socket]:
 
 
 class FaultyServer(Server):
-    """Serves one listener, whose place another one takes after each time of refusing."""
+    """Serves one listener at a time; after each time of refusing, another one replaces it."""
 
     def __init__(self, config: uvicorn.Config, *, faults: Faults) -> None:
         super().__init__(config)
@@ -54,8 +54,8 @@ class FaultyServer(Server):
         await super().shutdown(sockets)
 
     def refuse(self, seconds: float) -> None:
-        """Close the port for so long, and idle connections; the others end after their reply. No effect while
-        it is closed already."""
+        """Close the port for this long, with idle connections; the others end after their reply. No effect
+        while it is closed already."""
         if self._refusing is not None:
             return
         for server in self.servers:
@@ -63,9 +63,9 @@ class FaultyServer(Server):
         for connection in list(self.server_state.connections):
             if isinstance(connection, FaultyConnection):
                 connection.retire()
-        # Bound, but not listening: the port stays ours, and the kernel refuses.
+        # Bound, but not listening: the port stays ours, and the kernel refuses connections.
         listener = self._open()
-        log.info("the port is closed for %g s", seconds)
+        log.info("the fault refuse closes the port for %g s", seconds)
         self._refusing = asyncio.create_task(self._open_again(listener, seconds))
 
     async def _open_again(self, listener: socket.socket, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Replies that come whole and right, but slowly."""
+"""Faults that slow down a complete and correct reply."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from twin.faults.fault import Fault, Head, Part, Seconds, Steps, Tokens, Wait, a
 
 
 class Stall(Fault):
-    """Sends nothing for a time: before everything, headers included, or after that many tokens; in a reply
-    that is not streamed, before it or in the middle of its body."""
+    """Sends nothing for a time before the first token, headers included, or after this many tokens; for a
+    whole reply, before it or in the middle of its body."""
 
     name = "stall"
     example = "stall=2s after=3"
@@ -33,7 +33,8 @@ class Stall(Fault):
 
 
 class SlowHeaders(Fault):
-    """Sends the status line and the headers byte by byte over this time, then the body at once."""
+    """Sends the status line and the headers byte by byte, all of them within this time, and the
+    body at once."""
 
     name = "slow_headers"
     example = "slow_headers=5s"
@@ -45,7 +46,7 @@ class SlowHeaders(Fault):
 
 
 class OneByte(Fault):
-    """Sends the whole reply one byte at a time."""
+    """Sends the whole reply with one byte per write."""
 
     name = "one_byte"
     example = "one_byte=2ms"

@@ -1,4 +1,4 @@
-"""What becomes of connections: refused, reset as they are made, closed when they are used again."""
+"""Faults of connections: refused, reset when they are made, closed when they are used again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from twin.faults.fault import Fault, Reach, Seconds
 
 
 class Refuse(Fault):
-    """Answers this request (any request, for example GET /health), then closes the port and idle connections
-    for a time, in which new connections are refused."""
+    """Answers this request, any one, even GET /health; then closes the port for a time in which connections
+    are refused, and idle connections."""
 
     name = "refuse"
     example = "refuse=5s"
@@ -23,7 +23,8 @@ class Refuse(Fault):
 
 
 class ResetConnections(Fault):
-    """Answers this request, then resets (RST) that many of the next connections as soon as they are made."""
+    """Answers this request, and resets (RST) the next connections as soon as they are made, not counting
+    those that the kernel refuses."""
 
     name = "reset_connections"
     example = "reset_connections=3"

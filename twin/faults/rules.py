@@ -1,6 +1,6 @@
-"""When a fault comes: the rules of a file or of PUT /simulator/faults, and how often each has come.
+"""Rules that decide when a fault happens, from a file or PUT /simulator/faults, and their counters.
 
-One structure for both, as YAML and as JSON. A request's header X-Verbatim-Fault goes before all rules.
+Both have the same structure, as YAML and as JSON. A request's header X-Verbatim-Fault overrides all rules.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ def _regex(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"prompt_regex is no regular expression: {error}") from None
+        raise ValueError(f"prompt_regex is not a valid regular expression: {error}") from None
     return text
 
 
 class Match(Section):
-    """Which requests. What is not given is not looked at, but for the path: a rule without one is about
-    completions, so that probes of /ready are not counted."""
+    """Which requests a rule is for. Keys that are not set do not matter, except the path: without one, the
+    rule is for completions, so that probes of /ready do not count."""
 
     where = "in match"
 
     key: str | None = Field(default=None, description="An API key, or the name of one.")
     path: str = Field(
-        default="*/completions", description="A path, in which * matches anything; a single * is every path."
+        default="*/completions", description="A path; * stands for any text, and alone for every path."
     )
-    method: str | None = Field(default=None, description="For example `POST`.")
+    method: str | None = Field(default=None, description="Such as `POST`.")
     model: str | None = Field(default=None, description="The requested model.")
-    prompt: str | None = Field(default=None, description="The complete text of a prompt.")
+    prompt: str | None = Field(default=None, description="The whole text of a prompt.")
     prompt_prefix: str | None = Field(default=None, description="The beginning of a prompt.")
     prompt_regex: Annotated[str, AfterValidator(_regex)] | None = Field(
-        default=None, description="A regular expression that matches somewhere in a prompt."
+        default=None, description="A regular expression, searched in a prompt."
     )
-    stream: bool | None = Field(default=None, description="Whether a stream is requested.")
+    stream: bool | None = Field(default=None, description="Whether the request asks for a stream.")
 
     def fits(self, asked: Asked) -> bool:
         return (
@@ -67,7 +67,7 @@ class Match(Section):
         )
 
     def _fits_prompt(self, prompts: Sequence[str]) -> bool:
-        """A prompt of the request's does, or no rule is about prompts."""
+        """Whether one of the request's prompts fits, or the rule does not ask for prompts."""
         if self.prompt is self.prompt_prefix is self.prompt_regex is None:
             return True
         return any(
@@ -82,25 +82,31 @@ class Rule(Section):
     where = "in a rule"
 
     fault: Annotated[str, AfterValidator(_known_fault)] = Field(
-        description="As in the header: `stall=2s after=3`."
+        description="The fault, as in the header: `stall=2s after=3`."
     )
-    match: Match = Field(default=Match(), description="Which requests; default: all completions.")
+    match: Match = Field(
+        default=Match(), description="The requests that the rule is for; default: all completions."
+    )
     share: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        default=None, description="Only this share of the matching requests, drawn with the seed."
+        default=None, description="A share of the matching requests, drawn with the seed."
     )
     nth: Count | None = Field(default=None, description="Only the n-th matching request.")
     every: Count | None = Field(default=None, description="Every n-th matching request.")
     first: Count | None = Field(default=None, description="The first n matching requests.")
-    times: Count | None = Field(default=None, description="At most this many times.")
+    times: Count | None = Field(
+        default=None, description="The largest number of times that the rule applies."
+    )
     for_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Only for this many seconds after the rule was set."
+        default=None, description="Seconds that the rule applies, from when it was set."
     )
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
         given = [name for name in ("share", "nth", "every", "first") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise MisplacedError(f"a rule has one of share, nth, every and first, not {' and '.join(given)}")
+            raise MisplacedError(
+                f"a rule may have only one of share, nth, every and first, and has {' and '.join(given)}"
+            )
         return self
 
 
@@ -109,12 +115,12 @@ class RuleSet(Section):
         default=None, description="With it, the same requests in the same order get the same faults."
     )
     rules: tuple[Rule, ...] = Field(
-        default=(), strict=False, description="The first rule that applies is used."
+        default=(), strict=False, description="The rules in order; the first that applies is used."
     )
 
 
 def read_rules(path: Path) -> RuleSet:
-    """The rules of a YAML file. Raises ConfigurationError with the line of what is wrong."""
+    """The rules in a YAML file. Raises ConfigurationError with the line of the error."""
     file = read_yaml(path)
     try:
         return RuleSet.model_validate(file.data)
@@ -124,7 +130,7 @@ def read_rules(path: Path) -> RuleSet:
 
 
 def rules_of(message: Any) -> RuleSet:
-    """The rules of a message in JSON. Raises InvalidRequest that names the place of what is wrong."""
+    """The rules in a JSON message. Raises InvalidRequest, which names the place of the error."""
     try:
         return RuleSet.model_validate(message)
     except ValidationError as error:
@@ -134,7 +140,7 @@ def rules_of(message: Any) -> RuleSet:
 
 
 class ActiveRule:
-    """A rule in use. seen: requests that matched. fired: those that got the fault."""
+    """An active rule. seen: requests that matched. fired: those that got the fault."""
 
     def __init__(self, rule: Rule, draw: random.Random) -> None:
         self.rule = rule
@@ -174,14 +180,16 @@ class ActiveRule:
 
 
 def _cannot_refuse(seconds: float) -> None:
-    raise InvalidRequest("the fault refuse needs a port that this server may close", "fault")
+    raise InvalidRequest(
+        "the fault refuse needs a server on a TCP port of its own, which it can close", "fault"
+    )
 
 
 class Faults:
-    """The rules in use, and what faults change for the connections to come.
+    """The active rules, and the effects of faults on later connections.
 
-    num_resets: how many of the next ones are reset (connection.py). refuse: closes the port for so many
-    seconds (listener.py).
+    num_resets: how many of the next connections are reset (connection.py). refuse: closes the port for that
+    many seconds (listener.py).
     """
 
     def __init__(self, rules: RuleSet | None = None) -> None:
@@ -190,7 +198,7 @@ class Faults:
         self.set(rules or RuleSet())
 
     def set(self, rules: RuleSet) -> None:
-        """Go on with these rules instead, each from its beginning."""
+        """Use these rules instead, with new counters."""
         self.seed = rules.seed
         self.rules = [
             ActiveRule(rule, random.Random(None if rules.seed is None else f"{rules.seed}/{number}"))
@@ -202,7 +210,7 @@ class Faults:
         self.set(RuleSet())
 
     def choose(self, asked: Asked) -> Fault | None:
-        """The fault of the first rule that applies. The rules after it do not see the request."""
+        """The fault of the first rule that applies. Later rules do not see the request."""
         return next((rule.fault for rule in self.rules if rule.applies(asked)), None)
 
     def shown(self) -> dict[str, Any]:

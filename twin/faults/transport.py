@@ -12,15 +12,15 @@ from typing import Any
 from twin.faults.fault import Ending, Step, Wait
 from twin.faults.wire import Wire
 
-LINGER_NOT = struct.pack("ii", 1, 0)  # close() sends RST instead of FIN
-END_OF_DATA = object()  # the server's write_eof, in its turn
+LINGER_NOT = struct.pack("ii", 1, 0)  # close() then sends RST instead of FIN
+END_OF_DATA = object()  # the server's write_eof, at its place in the queue
 
 
 class FaultyTransport:
-    """Stands before the loop's own transport, which does all that is not here.
+    """Wraps the loop's own transport.
 
-    What is to be sent waits in one line, so that the replies of a connection stay in their order: while a
-    fault makes a pause, what the server writes or ends stands behind it.
+    Everything to send goes through one queue, so that the replies of a connection stay in order: while a
+    fault pauses, what the server writes waits.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -34,12 +34,12 @@ class FaultyTransport:
         return getattr(self._inner, name)
 
     def spoil(self, reply: Wire) -> None:
-        """Send the next reply that the server writes this way."""
+        """Send the server's next reply this way."""
         self._reply = reply
 
     @property
     def is_waiting(self) -> bool:
-        """Whether something stands in the line."""
+        """Whether something waits in the queue."""
         return self._pause is not None
 
     def write(self, data: bytes) -> None:
@@ -72,7 +72,7 @@ class FaultyTransport:
         self._inner.abort()
 
     def stop(self) -> None:
-        """Send nothing of what still waits."""
+        """Drop everything that still waits."""
         self._line.clear()
         self._reply = None
         if self._pause is not None:
@@ -80,13 +80,13 @@ class FaultyTransport:
             self._pause = None
 
     def reset(self) -> None:
-        """End the connection with RST."""
+        """Reset the connection (RST)."""
         sock: socket.socket = self._inner.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self.abort()
 
     def _rest(self) -> Iterable[Step]:
-        """The server ends the connection: what it has not said to its end is over too."""
+        """The server ends the connection: an unfinished reply is over too."""
         reply, self._reply = self._reply, None
         return () if reply is None else reply.close()
 

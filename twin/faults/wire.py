@@ -1,4 +1,5 @@
-"""One reply on its way to the connection: the server's bytes in, what a fault makes of them out."""
+"""One reply on its way to the connection: takes the server's bytes, and returns what a fault
+makes of them."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ CHOICE = b'"choices":[{'
 LAST_CHUNK = b"0\r\n\r\n"
 NO_BODY = (b"204", b"304")
 
-# How a body ends: by its chunks, by its length, or with the connection.
+# How a body ends: by chunks, by its length, or with the connection.
 Framing = Literal["chunks", "length", "connection"]
 
 
 class Wire:
-    """Takes a reply apart into its head and its frames, or its head and its body, and has the fault change
-    each. has_body: whether the reply may have one; that to a HEAD request has none.
+    """Splits a reply into its head and its frames, or its head and its body, and has the fault change each.
+    has_body: whether the reply may have a body; a reply to HEAD has none.
 
-    The head of a reply that is no stream waits for the body, whose length it says.
+    The head of a reply that is not a stream waits for the body, whose length it states.
     """
 
     def __init__(self, fault: Fault, *, has_body: bool) -> None:
@@ -30,13 +31,13 @@ class Wire:
         self._head: Head | None = None
         self._framing: Framing = "connection"
         self._is_stream = False
-        self._waiting = bytearray()  # bytes of the connection
-        self._body = bytearray()  # what was in them
+        self._waiting = bytearray()  # bytes from the server
+        self._body = bytearray()  # the content of its chunks
         self._num_tokens = 0
         self._follows_token = True
 
     def feed(self, data: bytes) -> Iterator[Step]:
-        """What comes of the next bytes that the server writes."""
+        """The steps for the next bytes that the server writes."""
         self._waiting += data
         if self._head is None:
             head, end, rest = bytes(self._waiting).partition(b"\r\n\r\n")
@@ -51,7 +52,7 @@ class Wire:
             yield from self.close()
 
     def close(self) -> Iterator[Step]:
-        """The body is over, or the connection, which the server closes."""
+        """The steps at the end of the body, or of the connection, which the server closes."""
         if self.is_over:
             return
         self.is_over = True
@@ -75,7 +76,7 @@ class Wire:
             yield from self._fault.head(head)
 
     def _unpack(self) -> None:
-        """Move what is in the chunks that have come whole to the body."""
+        """Move the content of complete chunks to the body."""
         if self._framing != "chunks":
             self._body += self._waiting
             self._waiting.clear()

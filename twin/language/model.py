@@ -1,4 +1,4 @@
-"""What a language model says: a probability for every token, given the tokens before."""
+"""The language model: a probability for every token, given the tokens before."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from twin.language.ngrams import Ngrams, Table
 
 Probabilities = npt.NDArray[np.float64]  # [vocab_size]
 
-CONTEXT = 2  # tokens before that count
-UNSEEN = 1e-4  # of all that is said, the share of tokens by no more than their being there
-DISCOUNT = 0.3  # of each count, for what never followed (Kneser and Ney 1995)
+CONTEXT = 2  # number of earlier tokens that matter
+UNSEEN = 1e-4  # probability that is spread over all tokens
+DISCOUNT = 0.3  # subtracted from each count, for continuations that were not seen (Kneser and Ney 1995)
 
 
 class Language:
@@ -26,8 +26,8 @@ class Language:
         self._singles: Probabilities = (1 - UNSEEN) * singles / singles.sum() + UNSEEN / len(singles)
 
     def probabilities(self, before: Sequence[int]) -> Probabilities:
-        """[vocab_size] float64, all above 0, their sum 1; a new array. before: the tokens so far, of which
-        the last CONTEXT count."""
+        """[vocab_size] float64, all above 0, sum 1; a new array. before: the tokens so far, of which the last
+        CONTEXT matter."""
         found = self._singles.copy()
         if not before:
             return found
@@ -39,7 +39,7 @@ class Language:
 
 
 def _mix(found: Probabilities, table: Table, key: int) -> None:
-    """Have what followed the longer context count before what the shorter one says."""
+    """Mix in the counts of a longer context, which take precedence over the shorter one's."""
     ids, counts = table.after(key)
     if len(ids):
         num = int(counts.sum(dtype=np.int64))

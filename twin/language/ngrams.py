@@ -1,4 +1,4 @@
-"""How often which token follows which one and two others, as sorted tables; made with NumPy in one pass."""
+"""Counts of tokens after one and after two others, as sorted tables; made with NumPy in one pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ids = npt.NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class Table:
     """contexts: [num_contexts] sorted keys. starts: [num_contexts + 1], where the continuations of each
-    begin. ids, counts: [num_continuations], which tokens followed, and how often."""
+    begin. ids, counts: [num_continuations], the tokens that followed, and how often."""
 
     contexts: npt.NDArray[np.unsignedinteger]
     starts: npt.NDArray[np.unsignedinteger]
@@ -22,7 +22,7 @@ class Table:
     counts: npt.NDArray[np.unsignedinteger]
 
     def after(self, key: int) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.unsignedinteger]]:
-        """The continuations of a context and their counts; none of one that never was."""
+        """The continuations of a context and their counts; empty for an unknown context."""
         at = int(np.searchsorted(self.contexts, self.contexts.dtype.type(key)))
         if at == len(self.contexts) or self.contexts[at] != key:
             return self.ids[:0], self.counts[:0]
@@ -32,8 +32,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Ngrams:
-    """vocab_size: of the tokens. singles: [vocab_size], how often each token is there. pairs: what follows a
-    token, by its id. triples: what follows two, by `key`."""
+    """vocab_size: of the tokens. singles: [vocab_size], counts of tokens. pairs: what follows a token, by its
+    id. triples: what follows two tokens, by `key`."""
 
     vocab_size: int
     singles: npt.NDArray[np.unsignedinteger]
@@ -57,7 +57,7 @@ def count(text: Ids, vocab_size: int) -> Ngrams:
 
 
 def _table(grams: Ids, vocab_size: int) -> Table:
-    """grams: context × vocab_size + continuation, of each place in a text."""
+    """grams: context × vocab_size + continuation, for each place in a text."""
     different, counts = np.unique(grams, return_counts=True)
     contexts, starts = np.unique(different // vocab_size, return_index=True)
     return Table(
@@ -69,7 +69,7 @@ def _table(grams: Ids, vocab_size: int) -> Table:
 
 
 def _small(values: Ids) -> npt.NDArray[np.unsignedinteger]:
-    """The same in as few bits as the largest needs."""
+    """The same values in as few bits as the largest needs."""
     small: npt.NDArray[np.unsignedinteger] = values.astype(np.min_scalar_type(int(values.max(initial=0))))
     return small
 
@@ -85,7 +85,7 @@ def save(ngrams: Ngrams, file: Path) -> None:
 
 
 def load(file: Path) -> Ngrams:
-    """Raises OSError or ValueError for a file that is none of `save`."""
+    """Raises OSError or ValueError for a file that `save` did not write."""
     with np.load(file, allow_pickle=False) as arrays:
         singles = arrays["singles"]
         tables = [

@@ -1,1 +1,1 @@
-"""Exchanges with a server as files that people read: written, found again by what is asked."""
+"""Recordings: exchanges with a server as readable files, found again by the request."""

@@ -1,7 +1,7 @@
-"""What was asked, and what was answered, as JSON that people read.
+"""An exchange (a request and its reply) as readable JSON.
 
-A body is `json` where it is that, else `text`, else `base64`. A reply's parts are as they came, each with its
-time: a frame of a stream may be one, or several, or a piece of one.
+A body is `json` if it is JSON, else `text`, else `base64`. A reply's parts are as they came, each with its
+time: a part may be a frame of a stream, several frames, or a piece of one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orjson
 
 VERSION = 1
 MOST_SHOWN_CHARS = 60
-# What stands for a secret is no Latin-1; all else is.
+# The sign that replaces a secret is not Latin-1; everything else is.
 HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+): (?P<value>(?:[^\0\r\n\u0100-\U0010ffff]|…)*)")
 KINDS: dict[Any, str] = {
     int: "an integer",
@@ -34,7 +34,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class End(StrEnum):
-    """Of a reply. CUT: the server closed the connection before its end, or it broke."""
+    """How a reply ended. CUT: the server closed the connection early, or it broke."""
 
     WHOLE = "whole"
     CUT = "cut"
@@ -43,7 +43,7 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """path, query: as they were sent, percent signs included. headers: a character is a byte (Latin-1)."""
+    """path, query: as sent, with percent signs. headers: each character is a byte (Latin-1)."""
 
     method: str
     path: str
@@ -54,7 +54,8 @@ class Asked:
 
 @dataclass(slots=True)
 class Exchange:
-    """head_s: from the request to the reply's head. parts: of its body, with the seconds from the request."""
+    """head_s: seconds from the request to the head of the reply. parts: of its body, with the seconds since
+    the request."""
 
     asked: Asked
     status: int
@@ -69,7 +70,7 @@ class Exchange:
 
 
 def json_of(body: bytes) -> Any:
-    """What the body is as JSON; None where it is none, or so deep that it cannot be written again."""
+    """The body as JSON; None if it is not JSON, or nested too deeply to be written again."""
     try:
         value = orjson.loads(body)
         orjson.dumps(value)
@@ -79,8 +80,8 @@ def json_of(body: bytes) -> Any:
 
 
 def meaning_of(value: Any) -> bytes:
-    """One text for all JSON that says the same: the order of an object's keys and the notation of
-    numbers say nothing."""
+    """A canonical text of JSON: equal for values that differ only in the order of keys and the
+    notation of numbers."""
     return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
 
 
@@ -95,7 +96,7 @@ def _plain(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """In a message."""
+    """The value for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MOST_SHOWN_CHARS else text[:MOST_SHOWN_CHARS] + "…"
 
@@ -124,10 +125,10 @@ def to_record(exchange: Exchange, digest: str, time: str) -> dict[str, Any]:
 
 
 def from_record(record: Any) -> tuple[str, Exchange]:
-    """The digest of what was asked, and the exchange. Raises ValueError for a record that is none."""
+    """(digest of the request, exchange). Raises ValueError for an invalid record."""
     version = _field(record, "version", int)
     if version != VERSION:
-        raise ValueError(f"it is of version {version}, and {VERSION} is known here")
+        raise ValueError(f"it has version {version}, but only {VERSION} is supported")
     request, response = _field(record, "request", dict), _field(record, "response", dict)
     asked = Asked(
         _field(request, "method", str),
@@ -149,25 +150,25 @@ def from_record(record: Any) -> tuple[str, Exchange]:
 
 def _field(record: Any, name: str, kind: type[T]) -> T:
     if not isinstance(record, dict):
-        raise ValueError(f"an object with {name} is to be where {shown(record)} is")
+        raise ValueError(f"{shown(record)} must be an object with {name}")
     if name not in record:
         raise ValueError(f"it has no {name}")
     value = record[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{name} is to be {KINDS[kind]}, not {shown(value)}")
+        raise ValueError(f"{name} must be {KINDS[kind]}, not {shown(value)}")
     return value
 
 
 def _status(status: int) -> int:
     if not 100 <= status <= 599:
-        raise ValueError(f"status is to be from 100 to 599, not {status}")
+        raise ValueError(f"status must be from 100 to 599, not {status}")
     return status
 
 
 def _seconds(record: Any) -> float:
     seconds = float(_field(record, "after_s", int | float))  # type: ignore[arg-type]
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"after_s is to be a number of seconds from 0, not {seconds}")
+        raise ValueError(f"after_s must be a number of seconds, at least 0, not {seconds}")
     return seconds
 
 
@@ -181,7 +182,7 @@ def _headers(lines: list[Any]) -> Headers:
 
 def _header(line: Any) -> tuple[str, str]:
     if not isinstance(line, str) or not (found := HEADER.fullmatch(line)):
-        raise ValueError(f'a header is to be "name: value" in Latin-1 and one line, not {shown(line)}')
+        raise ValueError(f'a header must be "name: value" in Latin-1 on one line, not {shown(line)}')
     return found["name"], found["value"]
 
 
@@ -204,4 +205,4 @@ def _body_bytes(record: Any) -> bytes:
         return _field(record, "text", str).encode("utf-8")
     if "base64" in record:
         return base64.b64decode(_field(record, "base64", str), validate=True)
-    raise ValueError("a body has none of json, text and base64")
+    raise ValueError("a body needs one of json, text and base64")

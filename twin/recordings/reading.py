@@ -1,4 +1,4 @@
-"""Recordings that were read, and which of them a request gets."""
+"""Reads recordings, and finds the one for a request."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Recording:
 
 
 class Recordings:
-    """Where a request was recorded several times, each time it comes it gets the next one, and the last one
-    again and again."""
+    """If a request was recorded several times, each repetition gets the next recording, and then
+    always the last."""
 
     def __init__(self, recordings: list[Recording]) -> None:
         self._recordings = recordings
@@ -39,7 +39,7 @@ class Recordings:
         self._times: Counter[str] = Counter()
 
     def find(self, asked: Asked) -> Exchange:
-        """Raises NoRecording that names the nearest one."""
+        """Raises NoRecording, which names the nearest one."""
         digest = digest_of(asked)
         if digest not in self._by_digest:
             raise self._missing(asked)
@@ -54,18 +54,18 @@ class Recordings:
         found = list(differences(asked, nearest.exchange.asked))
         more = f"; and {len(found) - MOST_DIFFERENCES} more" if len(found) > MOST_DIFFERENCES else ""
         return NoRecording(
-            f"there is no recording of this request; the nearest is {nearest.file}, where"
+            f"no recording fits this request; the nearest is {nearest.file}, where"
             f" {'; '.join(found[:MOST_DIFFERENCES])}{more}",
             metadata={"nearest": nearest.file},
         )
 
 
 def read_recordings(folder: Path) -> list[Recording]:
-    """In the order of their names. Raises ConfigurationError that names the file."""
+    """The recordings in the order of their names. Raises ConfigurationError, which names the file."""
     files = sorted(folder.glob("*.json"))
     if not files:
         raise ConfigurationError(
-            f"there are no recordings in {folder}; `verbatim watch --upstream URL --record DIR` makes some."
+            f"{folder} has no recordings; `verbatim watch --upstream URL --record DIR` makes some."
         )
     return [_read(file) for file in files]
 
@@ -81,32 +81,32 @@ def _read(file: Path) -> Recording:
 
 
 def differences(asked: Asked, recorded: Asked) -> Iterator[str]:
-    """What was otherwise in the recorded one. asked: without keys, as that one is."""
+    """How the recorded request differs. asked: without keys, as the recorded one."""
     for name, here, there in (
         ("the method", asked.method, recorded.method),
         ("the path", asked.path, recorded.path),
         ("the query", asked.query, recorded.query),
     ):
         if here != there:
-            yield f"{name} is {shown(there)}, here {shown(here)}"
+            yield f"{name} is {shown(there)} there and {shown(here)} here"
     here, there = json_of(asked.body), json_of(recorded.body)
     if isinstance(here, dict) and isinstance(there, dict):
         found = list(_fields(here, there))
         redacted = [name for name in here if there.get(name) == GONE != here[name]]
-        yield from found or [f"{name} is redacted, and another one" for name in redacted]
+        yield from found or [f"{name} is redacted, and differs" for name in redacted]
     elif asked.body != recorded.body:
         bodies = [one.body.decode("utf-8", "replace") for one in (recorded, asked)]
-        yield f"the body is {shown(bodies[0])}, here {shown(bodies[1])}"
+        yield f"the body is {shown(bodies[0])} there and {shown(bodies[1])} here"
 
 
 def _fields(here: dict[str, Any], there: dict[str, Any]) -> Iterator[str]:
     for name in there | here:
         if name not in there:
-            yield f"{name} is not set, here {shown(here[name])}"
+            yield f"{name} is not set there and {shown(here[name])} here"
         elif name not in here:
-            yield f"{name} is {shown(there[name])}, here not set"
+            yield f"{name} is {shown(there[name])} there and not set here"
         elif meaning_of(here[name]) != meaning_of(there[name]) and there[name] != GONE:
-            yield f"{name} is {shown(there[name])}, here {shown(here[name])}"
+            yield f"{name} is {shown(there[name])} there and {shown(here[name])} here"
 
 
 def _distance(asked: Asked, recorded: Asked) -> tuple[bool, bool, int]:

@@ -1,4 +1,4 @@
-"""What a recording does not have: keys ever, and prompts where that is wanted."""
+"""Removes secrets from recordings: keys always, and prompts if wanted."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from twin.recordings.exchange import Asked, Exchange, Headers, json_of, meaning_
 from twin.verdict.eyes import SECRET, without_secrets
 
 GONE = "…"
-PROMPTS = ("prompt", "suffix", "messages", "input")  # fields of requests
+PROMPTS = ("prompt", "suffix", "messages", "input")  # fields of requests with prompts
 REPLY_SECRET = re.compile(r"cookie|authorization|api-?key|secret", re.IGNORECASE)
-# Of a JSON body. Texts alone: a schema for tools may have a field of such a name, which is no key.
+# Secret fields of a JSON body. Only texts are removed: a schema for tools may have a field with such a name
+# that is not a key.
 SECRET_FIELD = re.compile(
     r"api[-_]?key|secret|passw(or)?d|authori[sz]ation|credential|(access|auth|bearer)[-_]?token",
     re.IGNORECASE,
 )
-LEAST_CHARS = 8  # of a key or a prompt; shorter ones would be found everywhere in a text
+LEAST_CHARS = 8  # shortest key or prompt that is searched; shorter ones would be found everywhere
 OF_MESSAGES = ("role", "type")  # fields whose values are words of the protocol
-# Fields that ask for a reply with the prompt in it, also piece by piece, as nobody would find it.
+# Fields that ask for a reply that contains the prompt, perhaps in pieces, which could not be found.
 REPEATING = ("echo", "prompt_logprobs", "return_token_ids")
 
-Hidden = dict[bytes, bytes]  # what is left out, and what stands for it
+Hidden = dict[bytes, bytes]  # removed text -> its replacement
 
 
 def digest_of(asked: Asked) -> str:
-    """By which the same request is found again: of its method, path, query and what its body
-    means. Keys do not matter."""
+    """Identifies a request by its method, path, query and the meaning of its body. Keys do not matter."""
     clean = without_keys(asked)
     value = json_of(clean.body)
     body = clean.body if value is None else meaning_of(value)
@@ -42,15 +42,15 @@ def digest_of(asked: Asked) -> str:
 
 
 def redacted(exchange: Exchange, *, prompts: bool) -> Exchange:
-    """Without keys, also where the reply repeats one, as some do in a 401. prompts: and without prompts,
-    which some repeat in a 422."""
+    """The exchange without keys, even where the reply repeats one, as some do in a 401. prompts: also without
+    prompts, which some servers repeat in a 422."""
     asked, hidden = exchange.asked, _keys(exchange.asked)
     if prompts:
         hidden |= _prompts(asked)
     parts, body = exchange.parts, _clean(exchange.body, hidden)
     if body != exchange.body:
         parts = [(at, _clean(data, hidden)) for at, data in parts]
-        if b"".join(data for _, data in parts) != body:  # one lies across two parts
+        if b"".join(data for _, data in parts) != body:  # a secret is split over two parts
             parts = [(parts[-1][0], body)]
     headers = _without_secrets(exchange.headers, REPLY_SECRET, hidden)
     clean = without_keys(asked)
@@ -60,7 +60,7 @@ def redacted(exchange: Exchange, *, prompts: bool) -> Exchange:
 
 
 def without_keys(asked: Asked) -> Asked:
-    """Wherever they stand in it."""
+    """Remove keys from all places of the request."""
     keys = _keys(asked)
     body = _clean(asked.body, keys)
     value = json_of(body)
@@ -75,7 +75,7 @@ def without_keys(asked: Asked) -> Asked:
 
 
 def repeats_prompt(asked: Asked) -> bool:
-    """Whether the reply is to have the prompt in it."""
+    """Whether the reply will contain the prompt."""
     value = json_of(asked.body)
     return isinstance(value, dict) and any(
         value.get(name) is not None and value[name] is not False for name in REPEATING
@@ -83,7 +83,7 @@ def repeats_prompt(asked: Asked) -> bool:
 
 
 def _without_prompts(asked: Asked) -> Asked:
-    """A body that is no JSON object may be one all over."""
+    """A body that is not a JSON object may be all prompt."""
     value = json_of(asked.body)
     if not isinstance(value, dict):
         return replace(asked, body=GONE.encode() if asked.body else b"")
@@ -91,7 +91,7 @@ def _without_prompts(asked: Asked) -> Asked:
 
 
 def _prompts(asked: Asked) -> Hidden:
-    """As they are, and as JSON writes them."""
+    """The prompts as they are, and as JSON writes them."""
     value = json_of(asked.body)
     if value is None:
         return {asked.body: GONE.encode()} if len(asked.body) >= LEAST_CHARS else {}
@@ -102,13 +102,13 @@ def _prompts(asked: Asked) -> Hidden:
         if isinstance(prompt, str):
             for text in (prompt, json.dumps(prompt)[1:-1], json.dumps(prompt, ensure_ascii=False)[1:-1]):
                 found[text.encode()] = GONE.encode()
-        else:  # what stands for token ids is to be JSON as they are
+        else:  # token ids must be replaced by valid JSON
             found[json.dumps(prompt).encode()] = found[orjson.dumps(prompt)] = b"[]"
     return {text: instead for text, instead in found.items() if len(text) >= LEAST_CHARS}
 
 
 def _pieces(value: Any) -> Iterator[str | list[int]]:
-    """The texts and the lists of token ids in it."""
+    """The texts and the lists of token ids in a value."""
     if isinstance(value, list) and value and all(isinstance(one, int) for one in value):
         yield value
     elif isinstance(value, list):
@@ -128,7 +128,8 @@ def _keys(asked: Asked) -> Hidden:
 
 def _found(asked: Asked) -> Iterator[str]:
     for name, value in asked.headers:
-        if SECRET.search(name) and "cookie" not in name.lower():  # whose values may be any words
+        # Other fields may have ordinary words as values
+        if SECRET.search(name) and "cookie" not in name.lower():
             yield value.strip().rpartition(" ")[2]  # `Bearer KEY`
     for name, value in parse_qsl(asked.query):
         if SECRET.search(name) or name == "key":
@@ -148,7 +149,7 @@ def _texts_of_secrets(value: Any, *, is_secret: bool = False) -> Iterator[str]:
 
 
 def _without_fields(value: Any, *, is_secret: bool = False) -> Any:
-    """JSON without the texts of its secret fields, at whatever depth."""
+    """The JSON without the texts of its secret fields, at any depth."""
     if isinstance(value, str) and is_secret:
         return GONE
     if isinstance(value, list):
@@ -169,6 +170,6 @@ def _without_secrets(headers: Headers, secret: re.Pattern[str], hidden: Hidden) 
 
 
 def _clean(data: bytes, hidden: Hidden) -> bytes:
-    for text in sorted(hidden, key=len, reverse=True):  # one may be a part of another
+    for text in sorted(hidden, key=len, reverse=True):  # one may be part of another
         data = data.replace(text, hidden[text])
     return data

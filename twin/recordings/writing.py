@@ -1,4 +1,4 @@
-"""A folder of recordings that grows: a file for each exchange, in the order in which they ended."""
+"""Writes recordings: a file for each exchange, in the order in which they ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBER = re.compile(r"(\d+)-.*\.json")
 
 
 class Recorder:
-    """redact_prompts: leave them out, and exchanges whose reply is to repeat them (echo)."""
+    """redact_prompts: leave prompts out, and skip exchanges whose reply repeats them (echo)."""
 
     def __init__(self, folder: Path, *, redact_prompts: bool = False) -> None:
         self._folder = folder
@@ -31,20 +31,25 @@ class Recorder:
             raise ConfigurationError(f"cannot record in {folder}: {error.strerror}.") from None
         found = (NUMBER.fullmatch(file.name) for file in folder.iterdir())
         self._number = max((int(match[1]) for match in found if match), default=0)
-        self._thread = ThreadPoolExecutor(max_workers=1)  # one, so that they are in order
+        self._thread = ThreadPoolExecutor(max_workers=1)  # a single thread keeps them in order
 
     def keep(self, exchange: Exchange) -> Future[None]:
-        """In a thread, as a large one takes a while, in which others are to be answered. Nobody has to wait:
-        this process does not end before it is done."""
+        """Write the exchange in a thread, because a large one takes a while. Nobody has to await it: the
+        process does not end before it is done."""
         writing = self._thread.submit(self._write, exchange)
-        writing.add_done_callback(Future.result)  # so that a fault of ours is logged
+        writing.add_done_callback(Future.result)  # so that a bug of ours is logged
         return writing
 
     def _write(self, exchange: Exchange) -> None:
-        """One that cannot be written is missing; the client has its reply all the same."""
+        """If it cannot be written, it is missing; the client gets its reply all the same."""
         asked, digest = exchange.asked, digest_of(exchange.asked)
         if self._redact_prompts and repeats_prompt(asked):
-            log.warning("%s %s is not recorded: its reply has the prompt", asked.method, asked.path)
+            log.warning(
+                "%s %s is not recorded, because its reply contains the prompt, which --redact-prompts"
+                " leaves out",
+                asked.method,
+                asked.path,
+            )
             return
         clean = redacted(exchange, prompts=self._redact_prompts)
         record = to_record(clean, digest, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -54,8 +59,8 @@ class Recorder:
         unfinished = self._folder / f".{file.name}.part"
         try:
             unfinished.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            unfinished.replace(file)  # whole or not at all, for who reads the folder meanwhile
+            unfinished.replace(file)  # readers of the folder see the whole file or none
         except OSError as error:
-            log.error("%s cannot be written: %s", file, error.strerror)
+            log.error("the recording %s cannot be written: %s", file, error.strerror)
             with suppress(OSError):
                 unfinished.unlink()

@@ -1,1 +1,1 @@
-"""What a client does with what it gets: watched connection by connection, and judged rule by rule."""
+"""Watches what clients do with their replies, connection by connection, and judges them by rules."""

@@ -1,4 +1,4 @@
-"""The application with eyes around it, and the routes where their verdict is:
+"""The application with its observer, and the routes with the results:
 /simulator/verdict and /simulator/requests."""
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from twin.verdict.eyes import Eyes
 from twin.verdict.report import as_json, as_junit, as_page, verdicts
 from twin.verdict.rules import Patience
 
-OURS = "/simulator/"  # what is asked there is not watched
+OURS = "/simulator/"  # requests below this path are not watched
 VERDICT, REQUESTS = f"{OURS}verdict", f"{OURS}requests"
 FORMATS = ("json", "junit", "html")
 QUERY = ("format", "client", *Patience.__dataclass_fields__)
 
 
 class WatchedApp:
-    """Plain ASGI. border: makes of an application here one that words its failures as the server does."""
+    """Plain ASGI. border: wraps an application whose failures it words as the server does."""
 
     def __init__(self, app: ASGIApp, eyes: Eyes, border: Callable[[ASGIApp], ASGIApp]) -> None:
         self._app = app
@@ -95,7 +95,7 @@ def _asked(scope: Scope, receive: Receive) -> Request:
         raise HTTPException(405, headers={"allow": "DELETE, GET, HEAD"})
     for name in request.query_params:
         if name not in QUERY:
-            raise InvalidRequest(f"{name} is not known here; known are {', '.join(QUERY)}", name)
+            raise InvalidRequest(f"unknown query parameter {name}; known are {', '.join(QUERY)}", name)
     return request
 
 

@@ -1,4 +1,4 @@
-"""One request as it came, and what became of its reply on the wire."""
+"""One request as it came, and what happened to its reply on the connection."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DONE = b"data: [DONE]"
 FINISHED = re.compile(rb'"finish_reason":\s*"')
 MAX_HEAD_BYTES = 64 * 1024
 TAIL_BYTES = 64
-GOES_ON = b'"finish_reason":null}]}\n\n\r\n'  # the end of a chunk after which others come
-INTERIM = re.compile(rb"HTTP/1\.1 1\d\d ")  # `100 Continue`, say: the reply is still to come
+GOES_ON = b'"finish_reason":null}]}\n\n\r\n'  # the end of a chunk that is not the last
+INTERIM = re.compile(rb"HTTP/1\.1 1\d\d ")  # such as `100 Continue`: the reply is still to come
 BODILESS = (204, 304)
 
 
@@ -21,14 +21,13 @@ BODILESS = (204, 304)
 class Attempt:
     """Times are of time.monotonic; None: it has not happened.
 
-    client: who sent it. connection: its number. fingerprint: of method, path and body: attempts with the same
-    one are the same request. says_retry: whether it says by itself that it is another try. body: as it was
-    sent, cut. problems: of the body, by the contract. fault: that it was given.
+    client: who sent it. connection: its number. fingerprint: of method, path and body; attempts with the same
+    fingerprint are the same request. says_retry: whether its headers say that it is a retry. body: as it was
+    sent, cut. problems: of the body, by the contract. fault: the fault that it got.
 
-    status, retry_after_s: as they were sent. first_byte, last_byte: of the reply. longest_pause_s: between
-    two writes. is_complete: all of the reply has been sent. left:
-    when the client closed the connection before that. cut: when this side did. is_unread: the client closed
-    it with a part of the reply in its hands that it had not read.
+    status, retry_after_s: as sent. first_byte, last_byte: of the reply. longest_pause_s: between two writes.
+    is_complete: the whole reply was sent. left: when the client closed the connection before that. cut: when
+    this side did. is_unread: the client closed it with an unread part of the reply in its buffer.
     """
 
     number: int
@@ -68,26 +67,27 @@ class Attempt:
 
     @property
     def over(self) -> float | None:
-        """When nothing of the reply was to come any more."""
+        """When the last part of the reply was sent, or could no longer be sent."""
         return self.left or self.cut or (self.last_byte if self.is_complete else None)
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of a good reply's body has been sent."""
+        """Whether a part of a successful reply's body has been sent."""
         return self.status == 200 and self.num_body_bytes > 0
 
     @property
     def is_completion(self) -> bool:
-        """Whether the contract says what its body is."""
+        """Whether the contract defines its body."""
         path = self.path
         return (
             self.method == "POST" and path.endswith("/completions") and not path.endswith("/chat/completions")
         )
 
     def pause_s(self, now: float) -> float:
-        """The longest time in which the reply has stood still, so far.
+        """The longest pause of the reply so far.
 
-        Until its first byte it may be under way, as a whole reply of many tokens is; unless it has a fault.
+        Before its first byte it does not count as a pause, because a whole reply of many tokens takes time;
+        unless the request has a fault.
         """
         over = self.over or now
         before = (self.first_byte or over) - self.came if self.fault else 0.0
@@ -95,7 +95,7 @@ class Attempt:
 
     def feed(self, data: bytes, now: float) -> None:
         """Bytes of the reply are sent."""
-        if self.is_stream and self.last_byte is not None and data.endswith(GOES_ON):  # as nearly all do
+        if self.is_stream and self.last_byte is not None and data.endswith(GOES_ON):  # the common case
             if now - self.last_byte > self.longest_pause_s:
                 self.longest_pause_s = now - self.last_byte
             self.last_byte = now
@@ -146,7 +146,7 @@ class Attempt:
             self.retry_after_s = None
 
     def shown(self) -> dict[str, Any]:
-        """For people: what was asked, and what became of it."""
+        """The request and its outcome, for people."""
         return {
             "number": self.number,
             "time": self.wall_time,

@@ -1,4 +1,4 @@
-"""A connection that is watched: what is sent on it, and how it ends."""
+"""A watched connection: what is sent on it, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from server.http.protocol import Protocol
 from twin.verdict.attempt import Attempt
 from twin.verdict.eyes import Eyes
 
-WATCH = "verbatim.watch"  # in scope["extensions"]: the connection itself
+WATCH = "verbatim.watch"  # key in scope["extensions"]: the connection itself
 
 
 class Tap:
-    """Stands before the loop's own transport, which does all that is not here."""
+    """Wraps the loop's own transport."""
 
     def __init__(self, inner: Any, connection: WatchedConnection) -> None:
         self._inner = inner
         self._connection = connection
-        self._write = inner.write  # both for each token
+        self._write = inner.write  # looked up once, because both are used for each token
         self.is_closing = inner.is_closing
 
     def __getattr__(self, name: str) -> Any:
@@ -38,7 +38,7 @@ class Tap:
 
 
 class WatchedConnection(Protocol):
-    """The application (app.py) says which request is answered on it: `number`, and `watched`."""
+    """The application (app.py) sets which request is answered on it: `number`, and `watched`."""
 
     def __init__(self, *args: Any, eyes: Eyes, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,7 +66,7 @@ class WatchedConnection(Protocol):
             extensions[WATCH] = self
 
     def watched(self, attempt: Attempt) -> None:
-        """What is sent from now on is the reply to this."""
+        """What is sent from now on is the reply to this attempt."""
         self._attempt = attempt
 
     def sent(self, data: bytes) -> None:

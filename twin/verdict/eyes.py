@@ -1,4 +1,4 @@
-"""What was seen of all clients: their requests, in the order in which they came."""
+"""The observed requests of all clients, in order of arrival."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from server.contract.unsupported import NEUTRAL
 from server.errors import RequestFailure
 from twin.verdict.attempt import Attempt
 
-CASE = "x-verbatim-case"  # a request's header: the test that it belongs to
-MOST_ATTEMPTS = 10_000  # the oldest are forgotten
+CASE = "x-verbatim-case"  # a request header with the name of its test case
+MOST_ATTEMPTS = 10_000  # the oldest ones are forgotten
 SHOWN_BODY_CHARS = 400
 SECRET = re.compile(r"authorization|api[-_]?key|token|secret|cookie", re.IGNORECASE)
-# Headers by which clients say that a request is another try of an earlier one.
+# Headers by which clients mark a retry.
 RETRY_COUNTS = ("x-stainless-retry-count", "x-retry-count", "retry-count", "x-retry-attempt")
 IDEMPOTENT = ("idempotency-key", "x-idempotency-key")
 
 
 class Eyes:
-    """Bounded: it keeps the last MOST_ATTEMPTS."""
+    """Keeps the last MOST_ATTEMPTS requests."""
 
     def __init__(self) -> None:
         self._attempts: deque[Attempt] = deque(maxlen=MOST_ATTEMPTS)
@@ -32,13 +32,13 @@ class Eyes:
         self._connections = itertools.count(1)
 
     def connection(self) -> int:
-        """The number of a new one."""
+        """The number of a new connection."""
         return next(self._connections)
 
     def came(
         self, connection: int, method: str, path: str, query: str, headers: Mapping[str, str]
     ) -> Attempt:
-        """A request's head has come."""
+        """The head of a request has come."""
         attempt = Attempt(
             number=next(self._numbers),
             came=time.monotonic(),
@@ -55,7 +55,7 @@ class Eyes:
         return attempt
 
     def body_came(self, attempt: Attempt, body: bytes) -> None:
-        """The rest of it has come."""
+        """The rest of the request has come."""
         text = b"%b %b\n%b" % (attempt.method.encode(), attempt.path.encode(), body)
         attempt.fingerprint = hashlib.blake2b(text, digest_size=12).hexdigest()
         shown = body.decode("utf-8", "replace")
@@ -64,7 +64,7 @@ class Eyes:
             attempt.problems = problems_of(body)
 
     def attempts(self, client: str = "") -> list[Attempt]:
-        """Of one client, or of all."""
+        """The attempts of one client, or of all."""
         return [one for one in self._attempts if client in ("", one.client)]
 
     def clients(self) -> list[str]:
@@ -77,7 +77,7 @@ class Eyes:
 
 
 def client_of(headers: Mapping[str, str]) -> str:
-    """The test case that a request names, or else its key, by a digest that gives nothing away."""
+    """The test case that a request names, else a digest of its key, which does not reveal it."""
     if case := headers.get(CASE):
         return case
     key = headers.get("authorization", "")
@@ -85,7 +85,7 @@ def client_of(headers: Mapping[str, str]) -> str:
 
 
 def problems_of(body: bytes) -> list[str]:
-    """What the contract says of a completion request's body: nothing where it is as it should be."""
+    """What is wrong with a completion request's body, by the contract; empty: nothing."""
     try:
         request = parse_request(body)
     except RequestFailure as failure:

@@ -1,4 +1,4 @@
-"""A verdict as JSON, as JUnit XML for a build server, and as a page."""
+"""The verdict as JSON, as JUnit XML for a build server, and as a page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from xml.etree import ElementTree as ET
 from twin.verdict.eyes import Eyes
 from twin.verdict.rules import RULES, USUAL, Log, Patience, Rule, Seen, State
 
-MOST_SHOWN = 20  # of what broke a rule
+MOST_SHOWN = 20  # violations of a rule that are listed
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one client."""
+    """The verdict on one client."""
 
     client: str
     num_requests: int
@@ -27,7 +27,7 @@ class Verdict:
 
 
 def verdicts(eyes: Eyes, client: str = "", patience: Patience = USUAL) -> list[Verdict]:
-    """On one client, or on each."""
+    """The verdict on one client, or on each."""
     now = time.monotonic()
     made = []
     for name in [client] if client else eyes.clients():
@@ -65,7 +65,7 @@ def as_json(made: list[Verdict]) -> dict[str, Any]:
 
 
 def as_junit(made: list[Verdict]) -> bytes:
-    """A test suite for each client, a test case for each rule; one that was not tried is skipped."""
+    """A test suite for each client, a test case for each rule; a rule that was not tested is skipped."""
     root = ET.Element("testsuites")
     for verdict in made:
         suite = ET.SubElement(
@@ -83,12 +83,12 @@ def as_junit(made: list[Verdict]) -> bytes:
                 failure = ET.SubElement(case, "failure", message=rule.statement)
                 failure.text = "\n".join(_line(one) for one in seen.against[:MOST_SHOWN])
             elif seen.state is State.NOT_TRIED:
-                ET.SubElement(case, "skipped", message="nothing has happened that the rule is about")
+                ET.SubElement(case, "skipped", message="no request has tested this rule yet")
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True))
 
 
 def as_page(made: list[Verdict]) -> str:
-    """Without a script."""
+    """A page without scripts."""
     parts = [PAGE_HEAD]
     for verdict in made:
         counts = ", ".join(f"{verdict.count(state)} {state}" for state in State)
@@ -103,7 +103,7 @@ def as_page(made: list[Verdict]) -> str:
             parts.append(f'<tr class="{mark}"><td>{name}</td><td>{seen.state}</td><td>{lines}</td></tr>')
         parts.append("</table>")
     if not made:
-        parts.append("<p>No client has asked anything yet.</p>")
+        parts.append("<p>No client has sent a request yet.</p>")
     return "\n".join([*parts, "</body></html>"])
 
 

@@ -1,4 +1,4 @@
-"""The rules a client is judged by. Each looks at all that one client has sent, in order."""
+"""The rules by which a client is judged. Each looks at everything that one client has sent, in order."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from itertools import pairwise, zip_longest
 
 from twin.verdict.attempt import Attempt
 
-FINAL = (400, 401, 403, 404, 405, 413, 415)  # the same request will not do better
+FINAL = (400, 401, 403, 404, 405, 413, 415)  # the same request cannot succeed later
 BUSY = (429, 503)
-WINDOW_S = 120.0  # within which the same request again is another try
-TOLERANCE_S = 0.15  # of a clock, and of what lies between
-MANY = 5  # connections, or tries, from which on a habit is seen
+WINDOW_S = 120.0  # seconds within which the same request counts as a retry
+TOLERANCE_S = 0.15  # for clock differences and network delays
+MANY = 5  # connections or tries from which on it counts as a habit
 KEY_HEADERS = ("x-api-key", "api-key", "x-auth-token")
 KEY_PARAMETERS = ("key", "api_key", "apikey", "api-key", "token", "access_token")
 
 
 class State(StrEnum):
-    """NOT_TRIED: nothing has happened that the rule is about."""
+    """NOT_TRIED: no request has tested the rule."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -29,8 +29,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """stall_s: without a byte for so long, a client is to have given up. gives_up_s: how long after a
-    Retry-After is over the next try may still come. most_tries: of one request."""
+    """stall_s: after this long without a byte, a client should have given up. gives_up_s: how long after the
+    Retry-After the next try may still come. most_tries: of one request."""
 
     stall_s: float = 30.0
     gives_up_s: float = 30.0
@@ -42,7 +42,7 @@ USUAL = Patience()
 
 @dataclass(slots=True)
 class Seen:
-    """What a rule has found. tried: how often it was put to the test. against: what broke it."""
+    """What a rule has found. tried: how often it was tested. against: the violations."""
 
     tried: int = 0
     against: list[tuple[Attempt, str]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Of one client. now: of time.monotonic."""
+    """The attempts of one client. now: time.monotonic."""
 
     attempts: list[Attempt]
     now: float
@@ -73,7 +73,7 @@ class Log:
         yield from chains.values()
 
     def tries(self) -> Iterator[tuple[Attempt, Attempt]]:
-        """A request, and the next try of it."""
+        """(a request, its next try)."""
         for chain in self.same():
             yield from pairwise(chain)
 
@@ -94,7 +94,7 @@ RULES: list[Rule] = []
 
 
 def rule(rule_id: str) -> Callable[[Callable[[Log, Seen], None]], Callable[[Log, Seen], None]]:
-    """The function's docstring is the rule's sentence."""
+    """Make a rule of a function; its docstring is the rule's statement."""
 
     def add(look: Callable[[Log, Seen], None]) -> Callable[[Log, Seen], None]:
         assert look.__doc__ is not None, "a sentence"
@@ -259,8 +259,8 @@ def _has_failed(one: Attempt) -> bool:
 
 
 def _alone(attempts: list[Attempt]) -> list[Attempt]:
-    """Those that came when none other was under way, and ended before the next one came."""
-    found, latest = [], 0.0  # latest: when the last of those before is over
+    """Attempts that came when no other was running, and ended before the next one came."""
+    found, latest = [], 0.0  # latest: when the last of the earlier ones is over
     for one, following in zip_longest(attempts, attempts[1:]):
         over = one.over or math.inf
         if one.came >= latest and (following is None or following.came >= over):

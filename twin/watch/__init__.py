@@ -1,1 +1,1 @@
-"""`verbatim watch`: the simulator's verdict before another server, or before recordings of one."""
+"""`verbatim watch`: the simulator's verdict for clients of another server, or of its recordings."""

@@ -13,31 +13,32 @@ from server.errors import ConfigurationError
 
 def watch(
     upstream: Annotated[
-        str | None, typer.Option(metavar="URL", help="The server that requests are passed on to.")
+        str | None, typer.Option(metavar="URL", help="Server to pass the requests on to.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each exchange with it to a file, without keys.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Record each exchange in a file here, without API keys."),
     ] = None,
     redact_prompts: Annotated[
-        bool, typer.Option("--redact-prompts", help="Leave prompts out of what is recorded.")
+        bool, typer.Option("--redact-prompts", help="Leave prompts out of the recordings.")
     ] = False,
     replay: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Answer from what was recorded, without a server.")
+        Path | None, typer.Option(metavar="DIR", help="Answer from these recordings, without a server.")
     ] = None,
     timing: Annotated[
-        Literal["recorded", "none"], typer.Option(help="Timing of replayed replies; none: all at once.")
+        Literal["recorded", "none"], typer.Option(help="Timing of replayed answers; none: all at once.")
     ] = "recorded",
     speed: Annotated[
-        float | None, typer.Option(metavar="TIMES", help="How many times as fast as recorded.  [default: 1]")
+        float | None, typer.Option(metavar="TIMES", help="Factor on the recorded speed.  [default: 1]")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8001,
 ) -> None:
-    """Be a proxy between clients and any server, and say what the clients do wrong.
+    """Pass requests on to a server of any make, and report what the clients do wrong.
 
-    The verdict is at /simulator/verdict, as that of `verbatim simulate`.
+    The report is at /simulator/verdict, as with `verbatim simulate`.
     """
-    from twin.recordings.reading import Recordings, read_recordings  # late: the application
+    from twin.recordings.reading import Recordings, read_recordings  # late: the application is slow to import
     from twin.recordings.writing import Recorder
     from twin.watch.proxy import Proxy, upstream_of
     from twin.watch.replay import Replay
@@ -47,16 +48,16 @@ def watch(
         raise ConfigurationError("verbatim watch needs either --upstream URL or --replay DIR.")
     if replay is not None:
         if record is not None:
-            raise ConfigurationError("--record and --replay exclude each other.")
+            raise ConfigurationError("--record and --replay cannot be given together.")
         times = _speed(timing, speed)
         recordings = read_recordings(replay)
         what = f"answers from recordings ({len(recordings)} in {replay})"
         serve(Replay(Recordings(recordings), times), host, port, what)
         return
     if timing != "recorded" or speed is not None:
-        raise ConfigurationError("--timing and --speed are about what --replay DIR answers.")
+        raise ConfigurationError("--timing and --speed need --replay DIR.")
     if redact_prompts and record is None:
-        raise ConfigurationError("--redact-prompts is about what --record DIR writes.")
+        raise ConfigurationError("--redact-prompts needs --record DIR.")
     url = upstream_of(str(upstream))
     recorder = Recorder(record, redact_prompts=redact_prompts) if record is not None else None
     what = f"passes requests on to {url}" + (f", recording in {record}" if record else "")
@@ -66,8 +67,8 @@ def watch(
 def _speed(timing: str, speed: float | None) -> float:
     if timing == "none":
         if speed is not None:
-            raise ConfigurationError("--timing none is at once, at no --speed.")
+            raise ConfigurationError("--timing none and --speed cannot be given together.")
         return math.inf
     if speed is not None and not speed > 0:
-        raise ConfigurationError(f"--speed is to be a number above 0, not {speed:g}.")
+        raise ConfigurationError(f"--speed must be a number above 0, not {speed:g}.")
     return speed or 1.0

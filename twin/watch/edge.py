@@ -1,6 +1,6 @@
-"""What the proxy and the recordings share: a request that is read whole, and failures of ours as replies.
+"""What proxy and replay share: reading a whole request, and our failures as replies.
 
-The server's own border (server/http/border.py) would put its headers over those of the reply.
+The server's own border (server/http/border.py) would add its headers to the reply.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from server.http.failures import response_to
 from server.http.state import State
 from twin.recordings.exchange import Asked
 
-MAX_BODY_BYTES = 64 * 1024 * 1024  # of a request, which is kept while it is answered
+MAX_BODY_BYTES = 64 * 1024 * 1024  # of a request, which is kept in memory while it is answered
 
 
 class Edge:
-    """Plain ASGI, around an application that raises RequestFailure before the reply's head alone."""
+    """Plain ASGI, around an application that raises RequestFailure only before the head of the reply."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app
@@ -36,7 +36,7 @@ class Edge:
 
 
 async def read_asked(scope: Scope, receive: Receive) -> Asked:
-    """The request, whole. Raises RequestTooLarge, and ClientLeft."""
+    """Read the whole request. Raises RequestTooLarge and ClientLeft."""
     body, more = bytearray(), True
     while more:
         message = await receive()
@@ -45,7 +45,7 @@ async def read_asked(scope: Scope, receive: Receive) -> Asked:
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
-            raise RequestTooLarge(f"`verbatim watch` passes bodies of up to {MAX_BODY_BYTES} bytes on")
+            raise RequestTooLarge(f"`verbatim watch` passes on bodies of up to {MAX_BODY_BYTES} bytes")
     return Asked(
         scope["method"],
         scope["raw_path"].decode("ascii", "replace"),

@@ -1,4 +1,4 @@
-"""A request passed on to another server, and its reply passed back as it comes."""
+"""Passes requests on to another server, and its replies back as they come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twin.watch.edge import read_asked
 
 log = logging.getLogger("verbatim.watch")
 
-# Of a connection, not of a message (RFC 9110, 7.6.1), and what each side makes itself.
+# Headers of the connection, not of the message (RFC 9110, 7.6.1), and headers that each side makes itself.
 HOP = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
     *("te", "trailer", "transfer-encoding", "upgrade", "expect"),
@@ -34,17 +34,17 @@ class UpstreamFailed(RequestFailure):
 
 
 class Proxy:
-    """Plain ASGI. A reply has as long as the client waits.
+    """Plain ASGI. A reply may take as long as the client waits.
 
-    Each request gets a connection of its own: one that is kept may be closed while it is used again, and that
-    failure would look like the server's.
+    Each request uses a new connection: a kept one may close just when it is used again, and that failure
+    would look like the server's.
     """
 
     def __init__(self, upstream: httpx.URL, recorder: Recorder | None = None) -> None:
         self._upstream = upstream
         self._recorder = recorder
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        # Without TLS there are no certificates to be read, which takes a while.
+        # Without TLS, skip reading certificates, which takes a while.
         self._transport = httpx.AsyncHTTPTransport(verify=upstream.scheme == "https", limits=limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,9 +68,9 @@ class Proxy:
             exchange.end = End.WHOLE
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except httpx.TransportError as error:
-            # Its reply is not complete, so that the connection is closed: the client sees what we have seen.
+            # The reply stays incomplete, so that the connection is closed: the client sees what we have seen.
             exchange.end = End.CUT
-            log.warning("the upstream's reply to %s broke off: %s", asked.path, _words(error))
+            log.warning("the upstream server's reply to %s broke off: %s", asked.path, _words(error))
         finally:
             self._record(exchange, num_bytes)
             await response.aclose()
@@ -80,7 +80,7 @@ class Proxy:
         if asked.query:
             target += b"?" + asked.query.encode()
         headers = list(_passed(asked.headers, OURS_TO_UPSTREAM))
-        if self._recorder is not None:  # so that people can read it
+        if self._recorder is not None:  # so that recordings are readable
             headers = [(name, value) for name, value in headers if name != "accept-encoding"]
             headers.append(("accept-encoding", "identity"))
         request = httpx.Request(
@@ -99,20 +99,24 @@ class Proxy:
         if self._recorder is None:
             return
         if num_bytes > MAX_RECORDED_BYTES:
-            log.warning("the reply to %s is not recorded: it has %d bytes", exchange.asked.path, num_bytes)
+            log.warning(
+                "the reply to %s is not recorded, because it is too large (%d bytes)",
+                exchange.asked.path,
+                num_bytes,
+            )
             return
         self._recorder.keep(exchange)
 
 
 def upstream_of(text: str) -> httpx.URL:
-    """Raises ConfigurationError for what is no address of a server."""
+    """Raises ConfigurationError for what is not the address of a server."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise ConfigurationError(f"--upstream {text} is not a URL: {error}.") from None
     if url.scheme not in ("http", "https") or not url.host or url.query or url.userinfo:
         raise ConfigurationError(
-            "--upstream is to be the address of a server, without a key or a query: http://localhost:8000."
+            "--upstream must be the address of a server, without a key or a query, such as http://localhost:8000."
         )
     return url
 
@@ -122,7 +126,7 @@ def _pairs(raw: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def _passed(headers: Headers, ours: set[str]) -> Iterator[tuple[str, str]]:
-    """Those of the message itself. What `Connection` names is the connection's too."""
+    """Headers of the message itself. `Connection` lists further headers of the connection."""
     named = {
         word.strip().lower() for name, value in headers if name == "connection" for word in value.split(",")
     }

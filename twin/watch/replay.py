@@ -1,4 +1,4 @@
-"""Answers from recordings, at the times at which the parts came, or at once."""
+"""Answers from recordings, with the recorded timing or at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twin.watch.edge import read_asked
 
 
 class Replay:
-    """Plain ASGI. speed: how many times as fast as recorded; infinity is at once."""
+    """Plain ASGI. speed: factor on the recorded speed; infinity: at once."""
 
     def __init__(self, recordings: Recordings, speed: float = 1.0) -> None:
         self._recordings = recordings
@@ -25,7 +25,7 @@ class Replay:
         await unless_client_leaves(receive, self._answer(exchange, send))
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
-        """One that was not recorded whole is not completed, so that its connection is closed."""
+        """An incomplete recording stays incomplete, so that its connection is closed."""
         started = asyncio.get_running_loop().time()
         await _until(started + exchange.head_s / self._speed)
         headers = _headers(exchange)
@@ -46,7 +46,7 @@ def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     has_its_length = exchange.end is End.WHOLE and exchange.asked.method != "HEAD"
     length = str(len(exchange.body))
     return [
-        # What stands for a secret is no Latin-1; all else is as it came.
+        # The sign that replaces a secret is not Latin-1; everything else is sent as recorded.
         (
             name.encode("latin-1"),
             (length if has_its_length and name == "content-length" else value).encode("latin-1", "replace"),

@@ -1,4 +1,4 @@
-"""The watched application on its port, until a signal."""
+"""Serves the watched application on its port, until a signal comes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from twin.watch.edge import Edge
 
 
 def state_of_none() -> State:
-    """Of a server that has no models and asks for no key: both are another one's."""
+    """The state of a server without models and keys: the other server has both."""
     settings = Settings.model_construct(models=())
     return State(settings, {}, Keyring((), None), RateLimits(Tallies()))
 
@@ -38,7 +38,7 @@ def watched(answers: ASGIApp, state: State, eyes: Eyes) -> ASGIApp:
 
 
 def serve(answers: ASGIApp, host: str, port: int, what: str) -> None:
-    """what: it does, for who starts it. Raises ConfigurationError for a port that cannot be had."""
+    """what: what it does, for the greeting. Raises ConfigurationError for a port that is not available."""
     state, eyes = state_of_none(), Eyes()
     logs.outlast_a_full_disk()
     logs.configure(state.settings.log_level, state.settings.log_format)

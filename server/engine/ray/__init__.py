@@ -1,1 +1,1 @@
-"""Engines on the nodes of a Ray cluster: the actors there, and how a front end hears of them."""
+"""Engines on the nodes of a Ray cluster: their actors, and how front ends reach them."""

@@ -1,8 +1,8 @@
-"""An engine on a node: what Ray runs there is this actor, which has the engine's process, as a server has on
-its own machine, and the hub that front ends reach it by.
+"""The Ray actor of an engine on a node. It has the engine's process, like a server on its own machine, and
+the hub through which front ends reach it.
 
-Ray starts it again where it has ended, on this node or another one. What vLLM needs is in the process that
-the actor starts; the actor itself is as light as a server.
+Ray restarts an actor that ends, on this node or another one. vLLM is only imported in the process that the
+actor starts; the actor itself is light.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from server.weights.checkpoint import verify_checksums
 
 log = logging.getLogger(__name__)
 
-POLL_S = 10.0  # a question is answered then at the latest
+POLL_S = 10.0  # seconds after which a question is answered at the latest
 
 
 class EngineActor:
-    """order: an EngineOrder, as JSON. address: of the cluster. host: of this node, as others reach it; empty:
-    as Ray does."""
+    """order: an EngineOrder, as JSON. address: of the cluster. host: the address of this node for other
+    nodes; empty: as Ray says."""
 
     def __init__(self, order: str, address: str, host: str = "") -> None:
         self._order = EngineOrder.model_validate_json(order)
         logs.configure(self._order.log_level, self._order.log_format)
-        os.environ["RAY_ADDRESS"] = address  # for a vLLM that spreads over nodes
+        os.environ["RAY_ADDRESS"] = address  # for vLLM, if the engine spans several nodes
         model = self._order.model
         if self._order.over_nodes:
             more = {**model.engine_args, "distributed_executor_backend": "ray"}
@@ -62,7 +62,7 @@ class EngineActor:
             self._tasks.append(asyncio.create_task(self._standby.run()))
 
     async def told(self, since: int) -> str:
-        """How far the engine is, as JSON: once it is another version than that, or after a while."""
+        """The engine's status as JSON: when its version differs from `since`, or after POLL_S."""
         try:
             async with asyncio.timeout(POLL_S):
                 while self._told.version == since:
@@ -72,8 +72,8 @@ class EngineActor:
         return self._told.model_dump_json()
 
     async def admit(self, front_end: str) -> dict[str, Any]:
-        """The way to the engine for that front end: the same one each time, as long as the hub keeps it.
-        Raises LookupError where there are too many."""
+        """The front end's admission to the engine: the same each time, as long as the hub keeps it. Raises
+        LookupError if there are too many front ends."""
         self._silent.discard(front_end)
         admission = self._admissions.get(front_end)
         if admission is None or not self._hub.keeps(admission):
@@ -87,14 +87,14 @@ class EngineActor:
         return asdict(admission)
 
     async def release(self, front_end: str) -> None:
-        """It has left, or is gone."""
+        """The front end has left, or is gone."""
         self._silent.discard(front_end)
         if (admission := self._admissions.pop(front_end, None)) is not None:
             self._hub.release(admission)
 
     async def know(self, front_ends: list[str]) -> None:
-        """These are heard of. The others may be there all the same: their places are for others when there
-        are none left."""
+        """These front ends report. Others may still be there, but lose their places if new front
+        ends need them."""
         self._silent = self._admissions.keys() - front_ends
 
     async def close(self) -> None:
@@ -111,10 +111,10 @@ class EngineActor:
             await asyncio.to_thread(verify_checksums, self._model.directory, self._model.sha256)
             await self._engine.run()
         except ConfigurationError as error:
-            log.error("the engine cannot be run: %s", error.message)
+            log.error("the engine cannot run: %s", error.message)
             self._engine.report(Status(Phase.FAILED, detail=error.message))
-        except Exception:  # a fault of ours, of which nobody else would hear
-            log.exception("the engine is not watched any more; the actor ends, and Ray starts it again")
+        except Exception:  # a bug of ours, which nobody else would report
+            log.exception("the server's watch over the engine failed; the actor ends, and Ray restarts it")
             os._exit(1)
 
     def _make(self) -> VLLMEngine:

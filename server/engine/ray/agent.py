@@ -1,9 +1,9 @@
-"""A front end's way to Ray: python -m server.engine.ray.agent
+"""Connects a front end to Ray: python -m server.engine.ray.agent
 
-A process of its own, because Ray ends whatever process is connected to it when the head is lost, or the
-node's raylet. A front end then goes on with the engines that it has reached, and starts another agent.
-Standard input has its order, one line of JSON, and then what the front end asks (messages.py); standard
-output is what it says.
+It is a process of its own, because Ray ends every process that is connected to it when the head or the node's
+raylet is lost. A front end then continues with the engines that it has reached, and starts another agent. The
+agent reads from standard input its order, one line of JSON, and then what the front end asks (messages.py);
+it answers on standard output.
 """
 
 from __future__ import annotations
@@ -43,37 +43,38 @@ from server.engine.ray.messages import (
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
-PLACED_S = 5.0  # for an actor to answer: else it waits for a node
-ANSWER_S = 20.0  # for the keeper, while Ray starts it again say
+PLACED_S = 5.0  # seconds for an actor to answer; if it does not, it waits for a node
+ANSWER_S = 20.0  # seconds for the keeper to answer, as while Ray restarts it
 LEAVE_S = 30.0
-# Without a word of the keeper for so long, Ray is lost, or is another one by now, of which this process would
-# never hear: it ends, and the next one finds out.
+# If the keeper says nothing for this long, Ray is lost, or was replaced by another cluster, which this
+# process would not notice: it ends, and the next agent finds out.
 SILENT_S = 45.0
-NODE_S = 20.0  # for a node that was started at the same time
+NODE_S = 20.0  # seconds for a node that was started at the same time
 CONNECT_S = 5.0
-FAILURES = (OSError, RuntimeError, ValueError, RayError)  # of ray.init; a ConnectionError is an OSError
+# Exceptions of ray.init; a ConnectionError is an OSError
+FAILURES = (OSError, RuntimeError, ValueError, RayError)
 MAX_LINE_BYTES = 1 << 26
 Say = Callable[[AgentNews], None]
 
 
 class Agent:
-    """say: to the front end."""
+    """say: sends news to the front end."""
 
     def __init__(self, order: AgentOrder, say: Say) -> None:
         self._order = order
         self._say = say
         self._keeper: Any = None
         self._following: dict[tuple[int, int], asyncio.Task[None]] = {}
-        # Since when nothing is heard of a replica; longer than the front end waits before it asks again.
+        # Since when a replica does not answer; kept longer than the front end waits before it asks again.
         self._lost_at: dict[tuple[int, int], float] = {}
         self._report = Report(front_end=order.front_end)
         self._telling: asyncio.Task[None] | None = None
-        self.heard_at = time.monotonic()  # from the keeper
+        self.heard_at = time.monotonic()  # the last answer of the keeper
 
     async def run(self, asked: AsyncIterator[AgentAsk]) -> None:
-        """Until the front end leaves, or has ended."""
+        """Run until the front end leaves, or has ended."""
         if why := await self._join():
-            self._say(AgentNews(refused=f"the cluster is another one's: {why}."))
+            self._say(AgentNews(refused=f"this front end does not fit the cluster: {why}."))
             return
         left = False
         async for ask in asked:
@@ -90,7 +91,7 @@ class Agent:
             await asyncio.wait_for(end.remote(self._order.front_end), LEAVE_S)
 
     async def _join(self) -> str:
-        """Returns why it cannot."""
+        """Join the cluster. Returns why this front end cannot; empty: it has joined."""
         self._keeper = (
             ray.remote(Keeper)
             .options(
@@ -106,7 +107,7 @@ class Agent:
         return str(await self._keeper.join.remote(self._order.front_end, self._order.site))
 
     async def _tell(self) -> None:
-        """The keeper, what the front end has last reported; and the front end, what the keeper answers."""
+        """Pass the front end's last report to the keeper, and the keeper's answer to the front end."""
         try:
             answer = await asyncio.wait_for(
                 self._keeper.hear.remote(self._report.model_dump_json()), ANSWER_S
@@ -129,10 +130,10 @@ class Agent:
                 self._following[place] = asyncio.create_task(self._follow(one))
 
     async def _follow(self, one: ReplicaView) -> None:
-        """Say how far a replica is, and how it is reached."""
+        """Report a replica's status, and how to reach it."""
         said = AgentNews(model=one.model, replica=one.replica)
         place = one.model, one.replica
-        why = f"no node has {one.needs}, or its node does not answer"
+        why = f"no node has {one.needs}, or the node does not answer"
         while True:
             now = time.monotonic()
             if now - self._lost_at.setdefault(place, now) > PLACED_S:
@@ -148,10 +149,11 @@ class Agent:
                     if told != before:
                         self._say(said.model_copy(update={"told": told}))
                     self._lost_at.pop(place, None)
-            except (RayError, TimeoutError, ValueError) as error:  # lost, or not there yet
+            except (RayError, TimeoutError, ValueError) as error:  # lost, or not started yet
                 log.debug("replica %d of model %d: %s", one.replica, one.model, error)
-                if isinstance(error, LookupError):  # the hub's, and Ray's at the same time
-                    why = f"{MOST_FRONT_ENDS} front ends have their places there, and more it has not"
+                # All places at the hub are taken; Ray's error is a LookupError too
+                if isinstance(error, LookupError):
+                    why = f"the cluster has its maximum of {MOST_FRONT_ENDS} front ends"
             await asyncio.sleep(AGAIN_S)
 
 
@@ -170,16 +172,16 @@ def main() -> None:
     except FAILURES as error:
         if order.is_first:
             say(AgentNews(refused=_unreached(order.address, error)))
-        sys.exit(f"no way to Ray at {order.address}: {error}")
+        sys.exit(f"cannot reach Ray at {order.address}: {error}")
     asyncio.run(_live(order, pipe, say))
 
 
 def _connect(address: str) -> None:
-    """To the node here, which may be about to start."""
+    """Connect to the Ray node on this machine, which may still be starting."""
     end = time.monotonic() + NODE_S
     while not ray.is_initialized():
         try:
-            if address != "auto":  # Ray itself would take a minute to say that nobody is there
+            if address != "auto":  # Ray itself would take a minute to say that nobody answers
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
@@ -193,8 +195,8 @@ def _unreached(address: str, error: Exception) -> str:
     where = "on this machine" if address == "auto" else f"at {address}"
     said = " ".join(str(error).split())
     return (
-        f"no Ray cluster is reached {where}. Start a node here, `verbatim node` or `verbatim node"
-        f" --join HEAD:6379` (docs/cluster.md). Ray says: {said[:300]}"
+        f"no Ray cluster answers {where}. Start a node here: `verbatim node`, or `verbatim node --join"
+        f" HEAD:6379` (docs/cluster.md). Ray's error: {said[:300]}"
     )
 
 
@@ -214,7 +216,7 @@ async def _live(order: AgentOrder, pipe: Any, say: Say) -> None:
 def _end_when_silent(agent: Agent) -> None:
     while time.monotonic() - agent.heard_at < SILENT_S:
         time.sleep(1)
-    print(f"Ray has said nothing for {SILENT_S:g} s", file=sys.stderr)
+    print(f"Ray has not answered for {SILENT_S:g} s", file=sys.stderr)
     os._exit(1)
 
 

@@ -1,7 +1,7 @@
-"""What the front ends of a cluster share: which engines there are, who is there, what keys have used.
+"""What the front ends of a cluster share: the engines, the front ends, and the usage of API keys.
 
-One actor of a cluster, which Ray starts again where it has ended. What it knows it hears from the front ends
-again within a second, and which engines there are it asks Ray: so nothing of it has to be kept.
+It is one actor of the cluster, which Ray restarts when it has ended. The front ends report within a second,
+and Ray knows the engines: so the keeper does not have to store anything.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ from server.observe import logs
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.5
-FIND_S = 5.0  # how often Ray is asked which engines there are
-# A front end that has said nothing for so long is gone; the last one's engines wait that long for the next.
+FIND_S = 5.0  # seconds between two questions to Ray for its engines
+# A front end that has not reported for this long is gone. The engines of the last one wait this long
+# for the next.
 GONE_S = 60.0
-HEARD_S = 3.0  # until all front ends have heard, and said what they have since
-CLOSE_S = 15.0  # for an engine to end
-# As the actor of one replica has its model: Ray deals the GPUs out.
+HEARD_S = 3.0  # seconds until all front ends have heard a change and reported since
+CLOSE_S = 15.0  # seconds for an engine to end
+# The actor of one replica gets the model without devices: Ray assigns the GPUs.
 ALONE: dict[str, Any] = {"devices": (), "replicas": Replication(), "min_ready": 1}
 
 
 @dataclass(slots=True)
 class FrontEnd:
-    """heard_at: of time.monotonic."""
+    """One front end. heard_at: time.monotonic."""
 
     report: Report
     heard_at: float
 
 
 class Keeper:
-    """site: a Site, as JSON: the first front end's. address: of the cluster."""
+    """site: a Site as JSON, the first front end's. address: of the cluster."""
 
     def __init__(self, site: str, address: str) -> None:
         self._site = Site.model_validate_json(site)
@@ -66,7 +67,7 @@ class Keeper:
         self._front_ends: dict[str, FrontEnd] = {}
         self._began_at = self._lonely_since = time.monotonic()
         self._ends = False
-        self._leaving: dict[tuple[int, int], float] = {}  # replicas that are to end, since when
+        self._leaving: dict[tuple[int, int], float] = {}  # replicas that are to end -> since when
         self._actors: dict[tuple[int, int], Any] = {}
         self._found_at = self._ray_since = time.monotonic()  # since when Ray's head answers
         self._requested: list[dict[str, float]] | None = None
@@ -80,14 +81,14 @@ class Keeper:
         self._task = asyncio.create_task(self._run())
 
     async def join(self, front_end: str, site: str) -> str:
-        """Why that front end cannot join, or empty: it has."""
+        """Why the front end cannot join; empty: it has joined."""
         if why := refusal(self._site, Site.model_validate_json(site)):
             return why
         self._front_ends[front_end] = FrontEnd(Report(front_end=front_end), time.monotonic())
         return ""
 
     async def hear(self, report: str) -> str:
-        """What a front end tells, a Report as JSON. Returns a View, as JSON."""
+        """Takes a front end's Report as JSON. Returns a View as JSON."""
         told = Report.model_validate_json(report)
         now = time.monotonic()
         self._front_ends[told.front_end] = FrontEnd(told, now)
@@ -104,13 +105,14 @@ class Keeper:
         ).model_dump_json()
 
     async def leave(self, front_end: str) -> None:
-        """It ends. With the last one the engines do."""
+        """The front end ends. With the last one, the engines end."""
         await self.lost(front_end)
         if not self._front_ends and not self._ends:
             await self._end()
 
     async def lost(self, front_end: str) -> None:
-        """It has ended without a word. If it was the last, its engines wait for the next for a while."""
+        """The front end ended without leaving. If it was the last one, its engines wait for a while
+        for the next."""
         if self._front_ends.pop(front_end, None) is not None:
             for actor in self._actors.values():
                 actor.release.remote(front_end)
@@ -120,7 +122,7 @@ class Keeper:
             try:
                 await self._look()
             except Exception:
-                log.exception("the keeper has not looked after its engines")
+                log.exception("the keeper failed to check its engines")
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
@@ -131,7 +133,7 @@ class Keeper:
         if self._front_ends:
             self._lonely_since = now
         elif now - max(self._lonely_since, self._ray_since) > GONE_S:
-            log.warning("no front end is there any more; the engines end")
+            log.warning("all front ends have left; the engines end")
             await self._end()
             return
         for number, model in self._served():
@@ -140,11 +142,11 @@ class Keeper:
         self._request()
 
     def _forget_silent(self, now: float) -> None:
-        """Those that have not been heard of, although Ray has answered all the time: without its head none
-        can be heard. They may be there all the same, and at work with the engines."""
+        """Forget front ends that have not reported while Ray answered all the time: without Ray's head, none
+        can report. They may still be there and use the engines."""
         for name, one in [*self._front_ends.items()]:
             if now - max(one.heard_at, self._ray_since) > GONE_S:
-                log.warning("front end %s has said nothing for %g s, and is gone", name, GONE_S)
+                log.warning("front end %s has not reported for %g s, and counts as gone", name, GONE_S)
                 del self._front_ends[name]
 
     # ---- engines -------------------------------------------------------------------------------------------
@@ -153,7 +155,8 @@ class Keeper:
         return zip(self._numbers, self._models, strict=True)
 
     async def _find(self) -> None:
-        """Forget those that have ended for good, which Ray does not start again: others are started then."""
+        """Forget replicas that have ended for good, which Ray does not restart; others
+        are started instead."""
         try:
             names = await asyncio.wait_for(asyncio.to_thread(ray.util.list_named_actors), FIND_S)
         except (RayError, TimeoutError):
@@ -161,17 +164,17 @@ class Keeper:
             return
         for place in [place for place in self._actors if engine_name(*place) not in names]:
             log.error(
-                "replica %d of model %s has ended; another one is started", place[1], self._id(place[0])
+                "replica %d of model %s has ended; another one is being started", place[1], self._id(place[0])
             )
             del self._actors[place]
             self._leaving.pop(place, None)
         self._found_at = now = time.monotonic()
-        if now - max(self._began_at, self._ray_since) > GONE_S:  # else some have not been heard so far
+        if now - max(self._began_at, self._ray_since) > GONE_S:  # otherwise some may not have been found yet
             for actor in self._actors.values():
                 actor.know.remote([*self._front_ends])
 
     def _take_over(self) -> defaultdict[int, int]:
-        """The engines of a keeper before this one. Returns how many each model has."""
+        """Take over the engines of an earlier keeper. Returns how many replicas each model has."""
         count = defaultdict[int, int](int)
         for one in ray.util.list_named_actors():
             if (numbers := numbers_of(one)) is not None:
@@ -192,7 +195,11 @@ class Keeper:
         wanted = self._scales[number].look(now, wait_s, num_jobs, num_ready)
         if wanted != before:
             log.info(
-                "model %s: %d replicas instead of %d (%.1f s of waiting)", model.id, wanted, before, wait_s
+                "model %s: %d replicas instead of %d, because requests wait (%.1f s in all)",
+                model.id,
+                wanted,
+                before,
+                wait_s,
             )
         for n in staying[wanted:]:
             self._leaving[number, n] = now
@@ -226,7 +233,8 @@ class Keeper:
         )
 
     def _over_nodes(self, model: ModelSettings) -> bool:
-        """Whether no node has as many GPUs as one of its engines needs, but all of them together."""
+        """Whether no single node has enough GPUs for one of the model's engines, but all
+        nodes together do."""
         gpus = [node["Resources"].get("GPU", 0) for node in _nodes() if node["Alive"]]
         return not self._site.on_cpu and max(gpus, default=0) < model.num_gpus <= sum(gpus)
 
@@ -238,7 +246,7 @@ class Keeper:
         return "a free CPU" if self._site.on_cpu else f"{model.num_gpus} free GPUs"
 
     async def _retire(self, now: float) -> None:
-        """Those that are to end, of which all front ends have heard, and on which none has a job any more."""
+        """End replicas that are to end, when all front ends have heard of it and none has jobs there."""
         for (number, replica), since in [*self._leaving.items()]:
             loads = [one.report.models.get(number) for one in self._front_ends.values()]
             is_in_use = any(load is not None and load.jobs.get(replica) for load in loads)
@@ -253,7 +261,7 @@ class Keeper:
             ray.kill(actor, no_restart=True)
 
     def _request(self) -> None:
-        """Tell Ray's autoscaler, where there is one, what all replicas need."""
+        """Tell Ray's autoscaler, if there is one, what all replicas need."""
         bundles = [
             {"CPU": 1.0} if self._site.on_cpu else {"CPU": 1.0, "GPU": float(model.num_gpus)}
             for number, model in self._served()

@@ -1,4 +1,4 @@
-"""What is said between a front end, its agent, the keeper and the engines' actors."""
+"""The messages between a front end, its agent, the keeper and the engines' actors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic import BaseModel
 from server.config.model import ModelSettings
 from server.engine.base import Phase, Status
 
-NAMESPACE = "verbatim"  # Ray's, in which actors have names
+NAMESPACE = "verbatim"  # the Ray namespace of the actors' names
 KEEPER = "keeper"
-ENGINE = "engine"  # and the number of its model, and its own
-UNKNOWN = -1  # the version of what an actor has not told itself
+ENGINE = "engine"  # an actor's name is this, the number of its model, and its own number
+UNKNOWN = -1  # the version of a status that an actor has not reported itself
 MOST_FRONT_ENDS = 32  # each has a place at every engine
 
 
@@ -21,7 +21,7 @@ def engine_name(model: int, replica: int) -> str:
 
 
 def numbers_of(name: str) -> tuple[int, int] | None:
-    """The model's and the replica's; None: it is no engine's name."""
+    """(number of the model, number of the replica); None: it is not the name of an engine."""
     kind, *numbers = name.split("-")
     if kind != ENGINE or len(numbers) != 2:
         return None
@@ -29,7 +29,7 @@ def numbers_of(name: str) -> tuple[int, int] | None:
 
 
 class EngineOrder(BaseModel):
-    """What an engine's actor is made with. over_nodes: vLLM spreads it over nodes, itself by way of Ray."""
+    """The argument of an engine's actor. over_nodes: vLLM spreads the engine over nodes, using Ray itself."""
 
     model: ModelSettings
     context_size: int
@@ -40,7 +40,7 @@ class EngineOrder(BaseModel):
 
 
 class Told(BaseModel):
-    """How far an engine is. version: of what its actor tells. life: which of the actor's engines it is."""
+    """An engine's status. version: of the actor's status. life: number of the actor's engine."""
 
     version: int
     life: int
@@ -55,8 +55,8 @@ class Told(BaseModel):
 
 
 class Use(BaseModel):
-    """What a key's requests have used. requests, tokens: how much, and for how many seconds it still counts.
-    running: at this moment."""
+    """Usage of a key. requests, tokens: (amount, seconds for which it still counts). running: requests at
+    this moment."""
 
     requests: list[tuple[float, int]] = []
     tokens: list[tuple[float, int]] = []
@@ -64,8 +64,8 @@ class Use(BaseModel):
 
 
 class Load(BaseModel):
-    """Of one model on one front end. wait_s: how long its requests wait for their first token. jobs: that it
-    has, by the replica; -1: that have none yet. num_ready: replicas that it can send to."""
+    """The load of one model on one front end. wait_s: how long its requests wait for their first token. jobs:
+    by replica; -1: without a replica. num_ready: replicas that it can send to."""
 
     wait_s: float = 0.0
     jobs: dict[int, int] = {}
@@ -73,7 +73,7 @@ class Load(BaseModel):
 
 
 class Report(BaseModel):
-    """What a front end tells the keeper, again and again. models: by their numbers. keys: by their names."""
+    """A front end's regular report to the keeper. models: by their numbers. keys: by their names."""
 
     front_end: str
     models: dict[int, Load] = {}
@@ -81,7 +81,7 @@ class Report(BaseModel):
 
 
 class ReplicaView(BaseModel):
-    """One replica of a model. needs: what its node must have free. leaves: it takes nothing new."""
+    """One replica of a model. needs: what its node must have free. leaves: it takes no new jobs."""
 
     model: int
     replica: int
@@ -90,7 +90,7 @@ class ReplicaView(BaseModel):
 
 
 class View(BaseModel):
-    """The keeper's answer. ends: it ends, and another one begins. keys: what they have used on all the other
+    """The keeper's answer. ends: this keeper ends, and another one starts. keys: their usage on all other
     front ends."""
 
     num_front_ends: int = 1
@@ -100,8 +100,8 @@ class View(BaseModel):
 
 
 class AgentOrder(BaseModel):
-    """What a front end's agent is told first. site: what all front ends have in common (Site), as JSON.
-    is_first: no agent before it has joined, so that what fails now is for a person to mend."""
+    """The first line to a front end's agent. site: what all front ends must have in common (Site), as JSON.
+    is_first: no agent has joined before, so a person has to mend what fails now."""
 
     address: str
     front_end: str
@@ -110,8 +110,8 @@ class AgentOrder(BaseModel):
 
 
 class AgentAsk(BaseModel):
-    """What it is told then, again and again. lost: a replica, by its model and number, that cannot be reached
-    any more. leaves: the front end ends."""
+    """Further lines to the agent. lost: a replica, by its model and number, that can no longer be reached.
+    leaves: the front end ends."""
 
     report: Report | None = None
     lost: tuple[int, int] | None = None
@@ -119,8 +119,8 @@ class AgentAsk(BaseModel):
 
 
 class AgentNews(BaseModel):
-    """What an agent says. refused: why this front end cannot join. admission: the way to a replica, from the
-    actor's hub. view: the keeper's last."""
+    """What an agent reports. refused: why this front end cannot join. admission: the way to a replica, from
+    the actor's hub. view: the keeper's last."""
 
     refused: str = ""
     view: View | None = None

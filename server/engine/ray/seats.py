@@ -1,4 +1,4 @@
-"""A front end's place at each replica: what it is told of it, and the engine that its jobs go to."""
+"""A front end's place at each replica: the status that it hears, and the engine for its jobs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from server.engine.vllm.hub import Admission
 from server.engine.vllm.stats import EngineStats
 from server.errors import EngineFailed
 
-AGAIN_S = 2.0  # from a way that leads nowhere to the next try of it
+AGAIN_S = 2.0  # seconds between two tries of an admission that does not work
 
 
 class Seat(Feed):
-    """A feed whose engine may come to be on another node. admission: the way to it; None: not known.
-    is_reached: an engine of it is in use. on_lost: called when it cannot be reached any more."""
+    """A feed whose engine may move to another node. admission: how to reach it; None: unknown. is_reached: an
+    engine of it is in use. on_lost: called when it can no longer be reached."""
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         super().__init__()
@@ -29,21 +29,21 @@ class Seat(Feed):
         self.admission: Admission | None = None
         self.is_reached = False
         self._on_lost = on_lost
-        self._its_life = 0  # the last that its actor has told
+        self._its_life = 0  # the life that its actor reported last
 
     def admit(self, admission: dict[str, Any]) -> None:
-        """This is the way to it: the same as before, or to another actor."""
+        """The admission to the replica: unchanged, or to another actor."""
         known, self.admission = self.admission, Admission(**admission)
         if known is not None and known != self.admission:
             self.tell(Status(Phase.RESTARTING))
             self._its_life = 0
 
     def hear(self, told: Told) -> None:
-        """Its engine is so far. What Ray does not reach may be reached from here all the same."""
+        """The status of its engine. An engine that Ray does not reach may still be reached from here."""
         if told.version == UNKNOWN and self.is_reached:
             return
         if told.life != self._its_life and told.status.ready:
-            self.tell(Status(Phase.RESTARTING))  # which it was meanwhile
+            self.tell(Status(Phase.RESTARTING))  # it was restarted meanwhile
         self._its_life = told.life
         self.tell(told.status)
 
@@ -53,13 +53,13 @@ class Seat(Feed):
         self.ask()
 
     def ask(self) -> None:
-        """For the way to it: this one leads nowhere."""
+        """Ask for a new admission: this one does not work."""
         self._on_lost()
 
 
 class ClusterEngine:
-    """An engine on some node, as AttachedEngine is one of another process. It is reached where the seat says
-    at that time."""
+    """An engine on some node, similar to AttachedEngine for an engine of another process. It is reached
+    through the seat's current admission."""
 
     cache_tokens = 0
 
@@ -67,7 +67,7 @@ class ClusterEngine:
         self._seat = seat
         self._stats = stats
         self._client: EngineClient | None = None
-        self._life = -1  # which of the seat's this is
+        self._life = -1  # the life of the seat that this engine belongs to
 
     async def start(self, report: Report) -> None:
         seat = self._seat
@@ -96,7 +96,7 @@ class ClusterEngine:
             self._client.abort(job_id)
 
     def memory(self) -> int:
-        return 0  # it is another process's
+        return 0  # another process holds it
 
     async def died(self) -> Death:
         assert self._client is not None, "started"
@@ -104,14 +104,14 @@ class ClusterEngine:
             await self._seat.change()
         self._seat.is_reached = False
         self._client.stop()
-        return Death("the engine has stopped, or cannot be reached")
+        return Death("the engine has stopped or cannot be reached")
 
     async def close(self) -> None:
         if self._client is not None:
             self._client.close()
 
     async def _reach(self, admission: Admission) -> None:
-        """Until it is reached, or another one is to be."""
+        """Return when the engine is reached, or must be reached another way."""
         seat, life = self._seat, self._seat.life
         client = EngineClient(Channel(admission), self._stats, admission.slot + 1)
         reached = asyncio.create_task(client.link.reached())

@@ -1,4 +1,4 @@
-"""What all front ends of a cluster have in common, and what differs where one has not."""
+"""What all front ends of a cluster must have in common, and the first differences if one has not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.config.model import ModelSettings
 from server.config.settings import Settings
 from server.observe.versions import CPU_BUILD, installed
 
-# Keys of a front end alone: where it listens, what it logs, how it reads and ends.
+# Keys that may differ between front ends: where it listens, what it logs, how it reads requests and ends.
 OWN = frozenset(
     {
         *("host", "port", "api_keys_file", "cors_origins", "workers", "cluster", "attest", "log_level"),
@@ -26,12 +26,12 @@ OWN = frozenset(
         ),
     }
 )
-SHOWN = 3  # differences that are named
+SHOWN = 3  # number of differences that are named
 
 
 class Site(BaseModel):
-    """settings: of the configuration, without the keys that are a front end's own. context_sizes: of the
-    models, by their numbers. on_cpu: engines need no GPU."""
+    """settings: the configuration, without the keys that may differ. context_sizes: of the models, by their
+    numbers. on_cpu: the engines need no GPU."""
 
     version: str
     settings: dict[str, Any]
@@ -57,11 +57,11 @@ def site_of(settings: Settings, context_sizes: list[int]) -> Site:
 
 
 def refusal(there: Site, here: Site) -> str:
-    """Why a front end with this site cannot join one of that; empty: it can."""
+    """Why a front end with this site cannot join the others; empty: it can."""
     if there.version != here.version:
-        return f"its front ends are Verbatim {there.version}, and this one is {here.version}"
+        return f"its front ends run Verbatim {there.version}, and this one runs {here.version}"
     if there.on_cpu != here.on_cpu:
-        return "its engines are vLLM's build for {}, and here is that for {}".format(
+        return "its engines run vLLM's build for {}, and this machine has the build for {}".format(
             *("the CPU" if one.on_cpu else "GPUs" for one in (there, here))
         )
     found = [*_differences("", there.settings, here.settings)]
@@ -78,7 +78,7 @@ def _differences(place: str, there: Any, here: Any) -> Iterator[str]:
             name = one.get("id", number) if isinstance(one, dict) else number
             yield from _differences(f"{place}[{name}]", one, other)
     elif there != here:
-        yield f"{place} is {_shown(there)} there and {_shown(here)} here"
+        yield f"{place} is {_shown(there)} in the cluster and {_shown(here)} here"
 
 
 def _shown(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""An engine that makes tokens up, by the same protocol as the real one."""
+"""An engine that invents tokens, with the same protocol as the real one."""

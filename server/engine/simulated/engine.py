@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of all that is above: the same protocol, invented tokens."""
+"""An engine without a model, for tests of everything above it: the same protocol, invented tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 
 from server.engine.base import Death, EngineOutput, Job, Phase, Report, Sink, Status, TopLogprobs
 
-# (job, how many tokens it has, those of earlier engines included) -> the next token's id
+# (job, number of its tokens including those of earlier engines) -> the id of the next token.
 Script = Callable[[Job, int], int]
 
 
 class SimulatedEngine:
-    """Answers each job with one token a step.
+    """Answers each job with one token per step.
 
-    vocab_size: ids are drawn below it. script: decides the tokens; by default a hash of seed, prompt and
-    position does, so that the same job gets the same answer. step_s: seconds a step. death: set by a test to
-    make the engine die.
+    vocab_size: ids are below it. script: decides the tokens; by default a hash of seed, prompt and position,
+    so that the same job gets the same answer. step_s: seconds per step. death: a test sets it to make the
+    engine die.
     """
 
     cache_tokens = 0
@@ -100,7 +100,7 @@ class SimulatedEngine:
         return self._hash(job.seed, _prompt(job), position, *adapter) % self.vocab_size
 
     def _logprobs(self, job: Job, position: int, token_id: int) -> TopLogprobs:
-        """k invented tokens of falling probability, the sampled one among them every other time."""
+        """k invented tokens of falling probability; every other time, the sampled token is among them."""
         k = job.num_logprobs or 0
         start = self._hash("top", _prompt(job), position)
         named = job.params.logprob_token_ids
@@ -117,5 +117,5 @@ class SimulatedEngine:
 
 
 def _prompt(job: Job) -> list[int]:
-    """Without what an earlier engine has generated."""
+    """The prompt without the tokens that an earlier engine has generated."""
     return job.prompt_ids[: len(job.prompt_ids) - job.num_output_before]

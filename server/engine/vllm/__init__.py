@@ -1,1 +1,1 @@
-"""The real engine, and all that knows vLLM: its process, its sockets, its messages, its metrics."""
+"""The real engine, and everything that knows vLLM: its process, sockets, messages and metrics."""

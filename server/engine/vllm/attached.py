@@ -1,4 +1,4 @@
-"""An engine that another process of this server runs, as a worker has it (server/process/worker.py)."""
+"""An engine that another process of this server runs, as a worker uses it (server/process/worker.py)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from server.engine.vllm.client import EngineClient
 from server.engine.vllm.link import Link
 from server.engine.vllm.stats import EngineStats
 
-# From a lost link until the other process has told of the engine's end, if that is why.
+# Seconds after a lost link for the other process to report the end of the engine, if that is the reason.
 UNSURE_S = 1.5
 
 
 class Feed:
-    """What a worker is told of an engine: how far it is, and that it has stopped."""
+    """What a worker hears about an engine: its status, and its end."""
 
     def __init__(self) -> None:
         self.status = Status(Phase.WAITING)
         self.life = 0  # how often it has stopped, or was lost
-        self._is_unsure = False  # whether it still runs: the link was lost, and nothing has been told since
+        self._is_unsure = False  # the link was lost, and the engine's status is unknown since
         self._changed = asyncio.Event()
 
     def tell(self, status: Status) -> None:
@@ -32,13 +32,13 @@ class Feed:
         self._changed.set()
 
     def lose(self) -> None:
-        """The link to it is lost, perhaps with the engine, of which the process that runs it will tell."""
+        """The link is lost, perhaps with the engine; the process that runs the engine will report it."""
         self.life += 1
         self._is_unsure = True
         self._changed.set()
 
     async def sure(self) -> None:
-        """Return when it is known whether it runs, or nothing is told of its end."""
+        """Return when the status is known, or no end has been reported in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(UNSURE_S):
                 while self._is_unsure:
@@ -46,24 +46,25 @@ class Feed:
         self._is_unsure = False
 
     async def change(self) -> None:
-        """Return when something has been told since the last time."""
+        """Return when something new has been reported."""
         await self._changed.wait()
         self._changed.clear()
 
 
 class AttachedEngine:
-    """folder: of this worker's sockets, which the engine has been told. number: as EngineClient's."""
+    """folder: of this worker's sockets, which the engine knows. number: as EngineClient's."""
 
     cache_tokens = 0
 
     def __init__(self, feed: Feed, folder: Path, number: int, stats: EngineStats) -> None:
         self._feed = feed
         self._client = EngineClient(Link(folder), stats, number)
-        self._life = -1  # which of the feed's this is
+        self._life = -1  # the life of the feed that this engine belongs to
 
     async def start(self, report: Report) -> None:
-        await self._feed.sure()  # else one that dies is reached, and its death counts twice
-        while self._life != self._feed.life:  # else one that has stopped meanwhile is reached
+        await self._feed.sure()  # otherwise a dying engine might be reached, and its death would count twice
+        # Otherwise an engine that has stopped meanwhile might be reached
+        while self._life != self._feed.life:
             while not self._feed.status.ready:
                 report(self._feed.status)
                 await self._feed.change()
@@ -79,7 +80,7 @@ class AttachedEngine:
         self._client.abort(job_id)
 
     def memory(self) -> int:
-        return 0  # it is another process's
+        return 0  # another process holds it
 
     async def died(self) -> Death:
         while self._feed.life == self._life:

@@ -1,4 +1,4 @@
-"""A front end's way to an engine on another machine, over its hub's port (hub.py)."""
+"""A front end's connection to an engine on another machine, over its hub's port (hub.py)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from server.engine.vllm.hub import GREETING_MS, HEARTBEAT_MS, SILENCE_MS, Admiss
 from server.engine.vllm.wire import DEAD, CoreOutputs, decode
 from server.errors import EngineFailed
 
-AGAIN_S = 1.0  # from a question that nobody has answered to the next
-REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH  # and the connection ends
+AGAIN_S = 1.0  # seconds until an unanswered question is asked again
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH  # then the connection ends
 ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
 
 class Channel(Exchange):
-    """admission: by the hub. It is lost with its connection, and is not made again: what came for whom
-    meanwhile would not be known."""
+    """admission: from the hub. The channel ends with its connection and does not reconnect: messages may have
+    been lost meanwhile."""
 
     def __init__(self, admission: Admission) -> None:
         self._address = admission.address
@@ -36,10 +36,10 @@ class Channel(Exchange):
         socket.reconnect_ivl = -1  # never
         self._events = socket.get_monitor_socket(REFUSED | ENDS)
         socket.connect(admission.address)
-        super().__init__(socket, admission.slot + 1)  # the engine's first client is beside it
+        super().__init__(socket, admission.slot + 1)  # number 0 is the engine's client on its own machine
 
     async def reached(self) -> None:
-        """Return when an engine has answered. Raises EngineFailed where there is no way to it."""
+        """Return when an engine has answered. Raises EngineFailed if it cannot be reached."""
         arrived = asyncio.Event()
         self._read = arrived.set
         for descriptor in (self._socket.FD, self._events.FD):
@@ -61,7 +61,7 @@ class Channel(Exchange):
 
         def end() -> None:
             nonlocal is_over
-            if not is_over:  # an engine that says that it is dead may end its hub as well
+            if not is_over:  # a dying engine may end its hub as well
                 is_over = True
                 self._stop_listening()
                 dead()
@@ -89,9 +89,9 @@ class Channel(Exchange):
         self._read = lambda: None
 
     def _transmit(self, kind: bytes, payload: bytes) -> None:
-        with contextlib.suppress(zmq.Again):  # the connection is lost, which is told where it is watched
+        with contextlib.suppress(zmq.Again):  # the connection is lost, which is noticed elsewhere
             self._socket.send_multipart((kind, payload), zmq.NOBLOCK)
-        # The descriptor tells of a change once, and sending may have been told.
+        # The descriptor signals a change once, and sending may have consumed the signal.
         self._loop.call_soon(self._read_unless_closed)
 
     def _read_unless_closed(self) -> None:
@@ -99,18 +99,18 @@ class Channel(Exchange):
             self._read()
 
     def _is_told(self) -> bool:
-        """Whether the engine has answered. Raises EngineFailed where it never will."""
+        """Whether the engine has answered. Raises EngineFailed if it never will."""
         with contextlib.suppress(zmq.Again):
             while True:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
                 if frames[0] == DEAD:
-                    raise EngineFailed(f"the engine at {self._address} is dead to this front end")
-                # Steps are for one that was here before.
+                    raise EngineFailed(f"the connection to the engine at {self._address} was cut off")
+                # Steps are for an earlier client of this slot.
                 if decode(frames).utility_output is not None:
                     self.is_answered = True
                     return True
         if self._events.poll(0):
             refused = parse_monitor_message(self._events.recv_multipart())["event"] == REFUSED
-            how = "has keys that are not of now" if refused else "is refused, or was lost"
+            how = "uses outdated keys" if refused else "was refused or lost"
             raise EngineFailed(f"the connection to the engine at {self._address} {how}")
         return False

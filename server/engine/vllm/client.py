@@ -1,4 +1,4 @@
-"""One process's side of an engine: its jobs, and the sockets that they and what comes of them travel over."""
+"""One process's client of an engine: its jobs, and the sockets for requests and outputs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from server.engine.vllm.translate import core_request
 
 
 class EngineClient:
-    """number: which of the engine's clients this process is, in the order of the addresses it was given."""
+    """number: of this client, in the order of the addresses that the engine was given."""
 
     def __init__(self, link: Exchange, stats: EngineStats, number: int = 0) -> None:
         self.link = link
         self._number = number
-        # A worker may have followed one that was killed, whose jobs the engine still works on.
+        # A worker may have replaced a killed one, whose jobs the engine still works on.
         self._running = RunningJobs(stats, self.abort, link.abort if number else None)
-        self._aborted: list[str] = []  # not yet told to the engine
+        self._aborted: list[str] = []  # aborted jobs that the engine does not know of yet
 
     def listen(self, dead: Callable[[], None]) -> None:
-        """Hand out what the engine's steps bring. dead: called when it says that it has failed."""
+        """Pass on the outputs of the engine's steps. dead: called when the engine says that it has failed."""
         self.link.listen(self._running.take, dead)
 
     def submit(self, job: Job, sink: Sink) -> None:
@@ -33,12 +33,12 @@ class EngineClient:
     def abort(self, job_id: str) -> None:
         if not self._running.discard(job_id):
             return
-        if not self._aborted:  # those of one pass, a request's candidates say, go together
+        if not self._aborted:  # abort jobs of one pass together, such as a request's candidates
             asyncio.get_running_loop().call_soon(self._tell_aborted)
         self._aborted.append(job_id)
 
     def stop(self) -> None:
-        """The engine has stopped: nothing more is handed out."""
+        """The engine has stopped: nothing more is passed on."""
         self._running.clear()
 
     def close(self) -> None:

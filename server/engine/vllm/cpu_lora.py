@@ -1,11 +1,12 @@
-"""The products of LoRA adapters on the CPU, in place of vLLM's own.
+"""LoRA products on the CPU, in place of vLLM's own.
 
-vLLM 0.32.0's take the adapter of the last slot for rows that have none: beside a request for an adapter, one
-for the model itself would get that one's text (vllm-project/vllm, pull requests 48421 and 49656). They also
-copy an adapter's weights once for each token. Here all rows with one adapter are one product, and the rows
-without are left alone.
+vLLM 0.32.0 uses the adapter of the last slot for rows without an adapter: beside a request for an adapter, a
+request for the model itself would get the adapter's text (vllm-project/vllm, pull requests 48421 and 49656).
+It also copies an adapter's weights once for each token. Here all rows with the same adapter are one product,
+and rows without an adapter are left alone.
 
-Rows come in runs. lengths, slots: of each run its number of rows, and where its adapter is; -1: it has none.
+Rows come in runs. lengths, slots: for each run, its number of rows and the slot of its adapter;
+-1: no adapter.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def sgmv_expand(
     num_rows: int,
     add_inputs: bool = False,
 ) -> None:
-    """output += B · inputs, as far as both reach: they may be padded differently."""
+    """output += B · inputs, over the columns that both have: they may be padded differently."""
     width = min(weights.shape[-2], output.shape[1])
     _expand(inputs, weights, output[:, :width], _rows(lengths, slots), add_inputs)
 
@@ -64,7 +65,7 @@ def sgmv_expand_slice(
     size: int,
     add_inputs: bool = False,
 ) -> None:
-    """The same, in a part of the columns."""
+    """The same, for some of the columns."""
     _expand(inputs, weights, output[:, offset : offset + size], _rows(lengths, slots), add_inputs)
 
 
@@ -92,21 +93,21 @@ OWN = (sgmv_shrink, sgmv_expand, sgmv_expand_slice, bgmv_shrink, bgmv_expand, bg
 
 
 def take_own_products(punica_cpu: Any) -> None:
-    """Have vLLM's module of them use these."""
+    """Patch vLLM's module to use these products."""
     for function in OWN:
         assert hasattr(punica_cpu, function.__name__), "of vLLM 0.32.0"
         setattr(punica_cpu, function.__name__, function)
 
 
 def _rows(lengths: Any, slots: Any) -> Iterator[tuple[Any, int]]:
-    """Those of each adapter, whichever runs they are in, and where it is."""
+    """(indexes of rows, slot) of each adapter, over all its runs."""
     for slot, rows in _grouped(tuple(lengths.tolist()), tuple(slots.tolist())):
         yield rows if isinstance(rows, slice) else slots.new_tensor(rows), slot
 
 
-@lru_cache(maxsize=16)  # a step asks for the same with every module of the model
+@lru_cache(maxsize=16)  # a step asks for the same grouping in every module of the model
 def _grouped(lengths: tuple[int, ...], slots: tuple[int, ...]) -> list[tuple[int, slice | list[int]]]:
-    """A slot's rows; those of one run as a slice, which costs no copy."""
+    """The rows of each slot; a slot with one run gives a slice, which needs no copy."""
     found: dict[int, list[slice]] = {}
     start = 0
     for length, slot in zip(lengths, slots, strict=True):

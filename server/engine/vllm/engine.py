@@ -1,6 +1,6 @@
-"""The real engine: vLLM, in a process of its own (host.py), which alone imports it.
+"""The real engine: vLLM in a process of its own (host.py), which alone imports it.
 
-Tokens in, tokens out: vLLM's tokenizer is not even loaded.
+Token ids in, token ids out: vLLM's tokenizer is not even loaded.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from server.observe.versions import CPU_BUILD, installed
 
 log = logging.getLogger(__name__)
 
-# How long an engine may take to end by itself, then its processes are killed; vLLM's own default.
+# Seconds for an engine to end by itself before its processes are killed; vLLM's own default.
 SHUTDOWN_S = 5.0
-# How long it may take to fall asleep, or to wake: its weights are copied, and may be a hundred GiB.
+# Seconds for it to fall asleep or wake up: its weights, perhaps a hundred GiB, are copied.
 MOVE_S = 300.0
-LAST_WORDS_S = 1.0  # from its message that it has failed to its reason
+LAST_WORDS_S = 1.0  # seconds between its message that it has failed and its reason
 
 
 class VLLMEngine:
     """One model on vLLM.
 
-    context_size: most tokens of prompt and completion together. stats: the model's metrics. workers: the
-    folders of the links of other processes, which are clients of the engine too. hang_timeout_s: without a
-    sign of life (pulse.py); 0: it may take as long as it likes. warms_up: before it is ready. One that
-    follows another does not: the requests that wait for it come first. standby: where its process comes from.
+    context_size: the largest number of tokens of prompt and completion together. stats: the model's metrics.
+    workers: folders of the links of other processes, which are clients of the engine too. hang_timeout_s:
+    without a sign of life (pulse.py); 0: no limit. warms_up: before it is ready; an engine that replaces a
+    lost one does not, because requests wait for it. standby: where its process comes from.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class VLLMEngine:
         self.context_size = context_size
         self._stats = stats
         self._process = EngineProcess()
-        self._news = News()  # the last that it said
+        self._news = News()  # the last news of the process
         self._workers = workers
         self._warms_up = warms_up
         self._standby = standby
@@ -73,13 +73,13 @@ class VLLMEngine:
             hang_timeout_s=hang_timeout_s,
             num_threads=num_threads(settings),
         )
-        self._feeling: asyncio.Task[None] | None = None  # its pulse
-        self._num_steps = 0  # when they were last looked at
+        self._feeling: asyncio.Task[None] | None = None  # watches its pulse
+        self._num_steps = 0  # at the last look
         self._hang = ""
 
     async def start(self, report: Report) -> None:
         report(Status(Phase.IMPORTING))
-        self._stats.stopped()  # its gauges are there from the beginning
+        self._stats.stopped()  # so that its gauges exist from the beginning
         if self._standby is not None:
             self._process = self._standby.take()
         link = Link()
@@ -104,7 +104,7 @@ class VLLMEngine:
                 await self._unless_it_ends(self._warm_up(report), watching)
         except RequestFailure as failure:
             cause = failure.cause if isinstance(failure, InternalError) else failure.message
-            raise EngineFailed(f"while warming up: {cause}") from None
+            raise EngineFailed(f"during the warm-up: {cause}") from None
         self._is_ready = self._pulse.is_up = True
         report(Status(Phase.READY))
         if self._standby is not None:
@@ -119,7 +119,7 @@ class VLLMEngine:
             self._client.abort(job_id)
 
     def memory(self) -> int:
-        # On a GPU it takes the share that it is told, which the machine's own memory says nothing of.
+        # A GPU engine takes its configured share, whatever the machine's memory is.
         pid = self._process.pid if installed(CPU_BUILD) else None
         return held_bytes(pid) if pid else 0
 
@@ -132,7 +132,7 @@ class VLLMEngine:
         if self.settings.sleep_level == 1:
             await self._move(WAKE)
             return
-        await self._move(WAKE, ["weights"])  # their place, without what was there
+        await self._move(WAKE, ["weights"])  # allocates the memory of the weights, without their contents
         await self._move(IN_WORKERS, "reload_weights")
         await self._move(WAKE)
 
@@ -140,7 +140,7 @@ class VLLMEngine:
         assert self._watching is not None, "started"
         assert self._feeling is not None, "started"
         await asyncio.wait((self._watching, self._feeling), return_when=asyncio.FIRST_COMPLETED)
-        if self._hang:  # and killed, which may not help against a driver
+        if self._hang:  # it is being killed, which may not help against a driver
             await asyncio.wait((self._watching,), timeout=KILLED_S)
             return Death(f"the engine hangs: {self._hang}", is_hang=True)
         return Death(self._watching.result())
@@ -150,8 +150,8 @@ class VLLMEngine:
             self._client.stop()
         if self._feeling is not None:
             self._feeling.cancel()
-        # One that is still starting has nothing to tidy up, and would not listen. One that is alone has
-        # nothing either, and would go through its memory for seconds before it ends.
+        # An engine that is still starting has nothing to clean up, and would not listen. One that has no
+        # other processes has nothing either, and would spend seconds freeing its memory.
         await self._process.stop(SHUTDOWN_S if self._is_ready and not self._process.is_alone else 0)
         if self._watching is not None:
             self._watching.cancel()
@@ -159,8 +159,8 @@ class VLLMEngine:
             self._client.close()
 
     async def _move(self, method: str, *arguments: object) -> None:
-        """Its weights, by a method of vLLM's engine, which does not answer while it is at it. Raises
-        EngineFailed where it could not, or has ended."""
+        """Move its weights with a method of vLLM's engine, which does not answer meanwhile. Raises
+        EngineFailed if it could not, or has ended."""
         assert self._client is not None, "started"
         assert self._watching is not None, "started"
         self._pulse.is_up = False
@@ -172,12 +172,13 @@ class VLLMEngine:
         self._pulse.is_up = True
 
     async def _connected(self, link: Link, watching: asyncio.Task[str]) -> None:
-        """Until the engine has started. Raises ConfigurationError or EngineFailed where it ends instead."""
+        """Return when the engine has started. Raises ConfigurationError or EngineFailed if
+        it ends instead."""
         await self._unless_it_ends(link.connected(), watching)
 
     async def _unless_it_ends(self, work: Coroutine[None, None, None], watching: asyncio.Task[str]) -> None:
-        """The work, which is cancelled when the process ends. Raises what it raises; ConfigurationError or
-        EngineFailed where the process has ended."""
+        """Await the work; it is cancelled if the process ends. Raises what the work raises;
+        ConfigurationError or EngineFailed if the process has ended."""
         working = asyncio.create_task(work)
         try:
             await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
@@ -189,7 +190,7 @@ class VLLMEngine:
         working.result()
 
     def _failed(self, how: str) -> Failure:
-        """What a start that has ended so fails with."""
+        """The failure of a start that ended like this."""
         if self._news.is_final:
             return ConfigurationError(self._news.error)
         return EngineFailed(how)
@@ -200,24 +201,24 @@ class VLLMEngine:
             await asyncio.gather(*(self._answered(job) for job in jobs))
 
     async def _watch(self, order: Order, report: Report, client: EngineClient) -> str:
-        """The life of the process: start it, hear what it says, and return how it has ended."""
+        """Run the process: start it, take note of its news, and return how it ended."""
         async for news in self._process.start(order):
             self._news = news
-            if news.error:  # its last word; its others may take their time
+            if news.error:  # its last news; its other processes may take longer to end
                 self._process.kill()
             if news.loading:
                 report(Status(Phase.LOADING))
             if news.runner:
-                log.info("model %s: on vLLM's %s model runner", self.settings.id, news.runner)
+                log.info("model %s: it runs on vLLM's %s model runner", self.settings.id, news.runner)
         how = await self._process.ended()
         client.stop()
         self._stats.stopped()
         return self._hang or self._news.error or how
 
     async def _feel(self) -> None:
-        """Until it hangs: then it is killed."""
+        """Wait until the engine hangs, then kill it."""
         self._hang = await self._pulse.stops()
-        log.error("model %s: the engine hangs: %s; it is killed", self.settings.id, self._hang)
+        log.error("model %s: the engine hangs and is killed: %s", self.settings.id, self._hang)
         self._process.kill()
 
     def _look(self) -> Vitals:
@@ -231,14 +232,14 @@ class VLLMEngine:
         return is_answered
 
     def _has_stepped(self) -> bool:
-        """Or has nothing to do, as far as it has answered."""
+        """Whether it made a step, or had nothing to do when it last answered."""
         assert self._client is not None, "started"
         signs = self._client.link.signs
         before, self._num_steps = self._num_steps, signs.num_steps
         return not signs.has_work or before != signs.num_steps
 
     def _dying(self) -> None:
-        """It has failed, and has a moment to say why."""
+        """The engine has failed; give it a moment to say why."""
         asyncio.get_running_loop().call_later(LAST_WORDS_S, self._process.kill)
 
     async def _answered(self, job: Job) -> None:

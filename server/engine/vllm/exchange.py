@@ -1,4 +1,4 @@
-"""What goes to and fro between this process and an engine: requests, and what each step brings."""
+"""The messages between this process and an engine: requests, and the outputs of each step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from server.errors import EngineFailed
 
 log = logging.getLogger(__name__)
 
-QUESTION_NUMBER = 0  # other calls have others
-SEND_TOGETHER = 16  # more would let the engine wait for the first of them
+QUESTION_NUMBER = 0  # other calls have other numbers
+SEND_TOGETHER = 16  # with more, the engine would wait for the first of them
 
 
 class Exchange(ABC):
-    """outputs: the socket that steps come over. number: which of the engine's clients this is.
+    """outputs: the socket for steps. number: of this client of the engine.
 
-    is_answered: whether the engine has answered what it was asked last. signs: its last answer.
+    is_answered: whether the engine has answered the last question. signs: its last answer.
     """
 
     def __init__(self, outputs: zmq.Socket[bytes], number: int = 0) -> None:
@@ -51,7 +51,7 @@ class Exchange(ABC):
 
     @abstractmethod
     async def reached(self) -> None:
-        """Return when an engine can be sent to."""
+        """Return when messages can be sent to an engine."""
 
     @abstractmethod
     def close(self) -> None:
@@ -62,19 +62,19 @@ class Exchange(ABC):
         """Send one message."""
 
     def listen(self, take: Callable[[list[CoreOutputs]], None], dead: Callable[[], None]) -> None:
-        """Hand over what steps bring, from within the event loop's reading of it: of one step, or of several
-        where the engine is faster than this process.
+        """Pass on the steps, from within the event loop's read: one step, or several if the engine is faster
+        than this process.
 
-        dead: called when the engine says that it has failed, or sends what cannot be read: what came for
-        whom is not known then. Nothing is read after that. The border where no error of ours, nor of the
-        engine's, leaves jobs waiting for ever.
+        dead: called when the engine says that it has failed, or sends what cannot be decoded, because its
+        receiver is then unknown. Nothing is read after that. A broad except stands here, so that no bug of
+        ours or of the engine leaves jobs waiting for ever.
         """
 
         def read() -> None:
             try:
                 is_over = self._hand_over(take)
             except Exception:
-                log.exception("what the engine has sent cannot be read")
+                log.exception("a message of the engine cannot be decoded")
                 is_over = True
             if is_over:
                 self._stop_listening()
@@ -85,10 +85,10 @@ class Exchange(ABC):
         read()
 
     def _hand_over(self, take: Callable[[list[CoreOutputs]], None]) -> bool:
-        """All that has come. Returns whether the engine has failed with it."""
+        """Pass on everything that has come. Returns whether the engine has failed."""
         steps = []
         try:
-            # The descriptor tells of a change, not of a state: all there is has to be read.
+            # The descriptor signals a change, not a state: everything that is there must be read.
             with contextlib.suppress(zmq.Again):
                 while True:
                     frames = self._outputs.recv_multipart(zmq.NOBLOCK)
@@ -107,8 +107,8 @@ class Exchange(ABC):
     def add(self, request: CoreRequest) -> None:
         """Begin a request.
 
-        Those that come at once are sent a few together: each time the transport's thread is woken costs as
-        much as a whole message.
+        Requests that come at once are sent a few at a time: waking the transport's thread costs as much as a
+        whole message.
         """
         self._send(ADD, encode(request))
 
@@ -117,13 +117,13 @@ class Exchange(ABC):
         self._send(ABORT, encode(request_ids))
 
     def ask(self) -> None:
-        """For a sign of life, between two steps. To be called when the last question is answered."""
+        """Ask for a sign of life, between two steps. Call it only when the last question is answered."""
         self.is_answered = False
         self._send(UTILITY, encode((self._number, QUESTION_NUMBER, QUESTION, ())))
 
     async def call(self, method: str, *arguments: Any) -> None:
-        """Return when the engine has done what a method of it is for, between two steps. Raises EngineFailed
-        where it could not. Where the engine ends, this never returns."""
+        """Call a method of the engine, between two steps, and return when it is done. Raises EngineFailed if
+        it failed. Never returns if the engine ends."""
         self._num_calls += 1
         number = self._num_calls
         done = self._calls[number] = self._loop.create_future()

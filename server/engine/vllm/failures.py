@@ -1,4 +1,4 @@
-"""Why an engine has failed, in one line, whichever of its processes knew."""
+"""Why an engine has failed, in one line, whichever of its processes knows it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-NOTES = "VERBATIM_FAILURES"  # names the file where the processes of an engine note what they fail with
-ELSEWHERE = "root cause"  # vLLM's word for what another process has said
+NOTES = "VERBATIM_FAILURES"  # names the file where the processes of an engine note their failures
+ELSEWHERE = "root cause"  # in vLLM's message that another process has failed
 MAX_CHARS = 400
 
-# What a configuration, or a model that vLLM cannot run, fails with; no other try would help.
+# Exceptions for a wrong configuration, or a model that vLLM cannot run; another try would not help.
 FINAL = (TypeError, ValueError, NotImplementedError, ImportError)
-# What vLLM's making of a configuration fails with: that measures nothing and starts nothing.
+# vLLM raises these while it makes a configuration, which measures and starts nothing.
 CONFIGURING = (*FINAL, RuntimeError, AssertionError, LookupError, AttributeError, OSError)
-# But vLLM refuses with a ValueError as well what another program has taken for now.
+# But vLLM also raises a ValueError when another program uses the memory at the moment.
 PASSING = ("free memory", "available memory", "available kv cache memory", "gpu memory used by other")
 
 
 class Why(BaseModel):
-    """reason: one line. is_final: while an engine is being made, no other try would help."""
+    """reason: one line. is_final: of a start, another try would not help."""
 
     reason: str
     is_final: bool = False
 
 
 def why(error: BaseException) -> Why:
-    """What an engine's own process has failed with; where that says no more than that another process has
-    failed, what the first of them has noted."""
+    """The failure of an engine's own process; if that only says that another process has failed, the first
+    failure noted by the others."""
     found = _why(error)
     if ELSEWHERE in found.reason.lower() and (file := os.environ.get(NOTES)):
         with contextlib.suppress(OSError, IndexError, ValueError):
@@ -39,7 +39,7 @@ def why(error: BaseException) -> Why:
 
 
 def note_failures() -> None:
-    """From now on, note what vLLM logs of a failure in this process."""
+    """From now on, note failures that vLLM logs in this process."""
     if file := os.environ.get(NOTES):
         logging.getLogger("vllm").addHandler(_Notes(Path(file)))
 
@@ -68,8 +68,9 @@ def _why(error: BaseException) -> Why:
     else:
         text = str(error)
     text = one_line(text)
-    refuses = isinstance(error, FINAL) or type(error) is Exception  # as vLLM says, on a CPU, what is for GPUs
+    # VLLM raises a plain Exception on a CPU for what needs a GPU
+    refuses = isinstance(error, FINAL) or type(error) is Exception
     is_final = refuses and not any(word in text.lower() for word in PASSING)
-    if not is_final or not text:  # a final one is for a person who is to change something
+    if not is_final or not text:  # a person has to read a final failure and change something
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Why(reason=text, is_final=is_final)

@@ -1,6 +1,5 @@
-"""Structured output in vLLM's engine: its own guidance backend, with our tokenizer's tables, so that vLLM's
-tokenizer need not be loaded, and with what a resumed request has said before.
-"""
+"""Structured output in vLLM's engine: its own guidance backend with our tokenizer's tables, so that vLLM's
+tokenizer is not loaded, and with the tokens that a resumed request had before."""
 
 from __future__ import annotations
 
@@ -13,11 +12,11 @@ from typing import Any
 from server.observe.versions import CPU_BUILD, installed
 from server.text.grammars import Grammars
 
-NUM_THREADS = 2  # each grammar takes a few milliseconds, a large one a hundred
+NUM_THREADS = 2  # a grammar takes a few milliseconds, a large one a hundred
 
 
 class Backend:
-    """What vLLM's manager asks of a backend once grammars are there."""
+    """The interface of a backend that vLLM's manager uses for grammars."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -32,10 +31,10 @@ class Backend:
 
 
 def make_grammars(manager: Any, grammars: Callable[[], Grammars]) -> None:
-    """Have vLLM's manager of grammars, a class, make them of these, in threads of their own.
+    """Patch vLLM's grammar manager to use these grammars, in threads of their own.
 
-    grammars: takes half a second, and is called for the first grammar, which is the warm-up's. An engine that
-    follows another one has none: there the first request that needs it waits, and no other.
+    grammars: takes half a second; called for the first grammar, which is the warm-up's. An engine that
+    replaces a lost one is not warmed up: there, only the first request that needs a grammar waits.
     """
     threads, ready = ThreadPoolExecutor(NUM_THREADS, "grammars"), cache(partial(_ready, grammars))
 
@@ -51,17 +50,18 @@ def make_grammars(manager: Any, grammars: Callable[[], Grammars]) -> None:
 
 
 def _ready(grammars: Callable[[], Grammars]) -> Grammars:
-    """With the libraries imported that the first grammar's step needs, or all other requests would wait."""
+    """The grammars, with the libraries imported that the first grammar's step needs; else all other requests
+    would wait for the import."""
     found = grammars()
-    found.tokenizer  # noqa: B018  # made now
+    found.tokenizer  # noqa: B018  # makes it now
     importlib.import_module("llguidance.torch")
     if installed(CPU_BUILD):
-        importlib.import_module("xgrammar")  # with which vLLM's V1 runner masks logits
+        importlib.import_module("xgrammar")  # vLLM's V1 runner masks logits with it
     return found
 
 
 def _begun(ready: Callable[[], Grammars], request: Any) -> Any:
-    """A request's grammar, where the request is in it: vLLM's own object."""
+    """The grammar of a request, advanced by the tokens that it had before: vLLM's own object."""
     from vllm.v1.structured_output.backend_guidance import GuidanceGrammar
 
     params = request.sampling_params

@@ -1,8 +1,8 @@
-"""The engine's process, and the only one that imports vLLM: python -m server.engine.vllm.host
+"""The engine's process, the only one that imports vLLM: python -m server.engine.vllm.host
 
-It imports vLLM, and then reads its order from standard input, one line of JSON, which may be long in coming
-(standby.py). Standard output says how far it is and what has gone wrong, a line of JSON each; what vLLM
-prints goes to standard error. Requests and outputs travel over the sockets that the order names.
+It imports vLLM, and then reads its order from standard input, one line of JSON, which may come much later
+(standby.py). On standard output it reports progress and failures, one line of JSON each; what vLLM prints
+goes to standard error. Requests and outputs travel over the sockets that the order names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from server.observe.versions import CPU_BUILD, installed
 from server.text.tokenizer import load_tokenizer
 
 NUMA = "libnuma.so.1"
-# In the names of the threads that carry vLLM's messages.
+# Part of the names of the threads that carry vLLM's messages.
 TALKERS = ("process_input_sockets", "process_output_sockets")
 
 
@@ -50,23 +50,24 @@ def main() -> None:
     except Exception as error:
         say(News(error=why(error).reason))
         raise
-    if line := sys.stdin.readline():  # else the server has gone, or needs it no more
+    # Without an order, the server has gone, or does not need this process any more
+    if line := sys.stdin.readline():
         run(Order.model_validate_json(line), say)
 
 
 def run(order: Order, say: Callable[[News], None]) -> None:
-    """The engine, to its end."""
+    """Run the engine, to its end."""
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.structured_output import StructuredOutputManager
 
     os.environ[NOTES] = str(order.failures)
-    # vLLM leaves a file there at each start: it goes with the folder.
+    # vLLM leaves a file there at each start: it is removed with the folder.
     os.environ["TMPDIR"] = tempfile.tempdir = str(order.failures.parent)
     note_failures()
     log_as_server()
     give_signs_of_life(EngineCoreProc)
     say(News(loading=True))
-    is_made = threading.Event()  # the engine, from which on nothing is wrong with its configuration
+    is_made = threading.Event()  # the engine; after that, a failure is not due to its configuration
     try:
         config, executor = engine_config(order.model, order.context_size)
         make_ready_for_adapters(EngineCoreProc, config, order.model.id)
@@ -77,7 +78,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
             StructuredOutputManager, lambda: load_tokenizer(order.model.directory, vocab_size).grammars
         )
         threading.Thread(target=_answer_handshake, args=(order, is_made), daemon=True).start()
-        with contextlib.suppress(SystemExit):  # vLLM's way to end
+        with contextlib.suppress(SystemExit):  # this is how vLLM ends
             EngineCoreProc.run_engine_core(
                 vllm_config=config,
                 executor_class=executor,
@@ -98,7 +99,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
 
 
 def give_signs_of_life(core: Any) -> None:
-    """Have vLLM's engine, a class, count its steps, and say when asked how many there were (wire.py)."""
+    """Patch vLLM's engine class to count its steps, and to report the number when asked (wire.py)."""
     post_step = core.post_step
 
     def counted(self: Any, model_executed: bool) -> None:
@@ -113,8 +114,8 @@ def give_signs_of_life(core: Any) -> None:
 
 
 def import_vllm() -> None:
-    """Some 5,000 modules, which make objects that stay. To look through them for garbage, again and again
-    while they are made and five times while a model is loaded, is 2.5 of the 7 seconds of a start."""
+    """Import vLLM: some 5,000 modules, whose objects stay. Searching them for garbage repeatedly during the
+    import, and five times while a model is loaded, would take 2.5 of the 7 seconds of a start."""
     gc.disable()
     import vllm.v1.engine.core  # noqa: F401
 
@@ -123,23 +124,23 @@ def import_vllm() -> None:
 
 
 def check_libraries() -> None:
-    """Raises ConfigurationError where the system lacks what vLLM's CPU build loads, of which
-    vLLM says nothing."""
+    """Raise ConfigurationError if the system lacks a library of vLLM's CPU build, whose own error does not
+    name it."""
     if not installed(CPU_BUILD):
         return
     try:
         ctypes.CDLL(NUMA)
     except OSError:
         raise ConfigurationError(
-            f"vLLM's CPU build needs {NUMA}, which this system lacks. Install it from the system's own"
-            " packages (Debian and Ubuntu: libnuma1; RHEL: numactl-libs)."
+            f"vLLM's CPU build needs {NUMA}, which this system lacks. Install it with the system's package"
+            " manager (Debian and Ubuntu: libnuma1; RHEL: numactl-libs)."
         ) from None
 
 
 def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]:
-    """vLLM's configuration and the class of its executor.
+    """(vLLM's configuration, the class of its executor).
 
-    Raises ConfigurationError for an engine argument that vLLM does not know, and for what it refuses.
+    Raises ConfigurationError for an engine argument that vLLM does not know or refuses.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.platforms import current_platform
@@ -155,10 +156,10 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
             )
     arguments = engine_arguments(settings, context_size, on_cpu=current_platform.is_cpu())
     try:
-        # vLLM's defaults depend on who asks: without a context a step has 2048 tokens, on any GPU.
+        # vLLM's defaults depend on the usage context: without one, a step has 2048 tokens on any GPU.
         config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     except CONFIGURING as error:
-        if isinstance(error, OSError) and error.errno:  # the system's own, which may pass
+        if isinstance(error, OSError) and error.errno:  # an error of the system, which may pass
             raise
         raise ConfigurationError(
             f"model {settings.id}: vLLM refuses it, or its engine_args: {why(error).reason}"
@@ -169,29 +170,29 @@ def engine_config(settings: ModelSettings, context_size: int) -> tuple[Any, Any]
         check_speculation(settings.id, config, on_cpu=current_platform.is_cpu())
     if config.speculative_config is not None:
         config.parallel_config.worker_cls = f"sampling.speculative_{'v2' if is_v2 else 'v1'}.Worker"
-    if config.speculative_config is None or is_v2:  # on V1 vLLM refuses both together
+    if config.speculative_config is None or is_v2:  # with V1, vLLM refuses both together
         runner = "runner_v2" if is_v2 else "runner_v1"
         config.model_config.logits_processors = [f"sampling.{runner}:SamplingProcessor"]
     return config, Executor.get_class(config)
 
 
 def _check_kind(name: str, model: Any) -> None:
-    """Raises ConfigurationError for a model that does not continue a text."""
+    """Raise ConfigurationError for a model that does not continue a text."""
     kind = "encoder-decoder" if model.is_encoder_decoder else model.runner_type
     if kind != "generate":
         architectures = ", ".join(model.hf_config.architectures or [])
         raise ConfigurationError(
-            f"model {name}: {architectures} is for vLLM a model of the kind {kind}, which does not continue a"
-            " text. This server serves decoder-only language models (…ForCausalLM)."
+            f"model {name}: vLLM runs {architectures} as a model of the kind {kind}, which does not continue"
+            " a text. This server only serves decoder-only language models (…ForCausalLM)."
         )
 
 
 def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool) -> dict[str, Any]:
-    """What vLLM's AsyncEngineArgs are made with."""
+    """The arguments of vLLM's AsyncEngineArgs."""
     arguments: dict[str, Any] = {
         "model": str(settings.directory),
         "served_model_name": settings.id,
-        "skip_tokenizer_init": True,  # text is ours
+        "skip_tokenizer_init": True,  # the server converts text
         "dtype": settings.dtype,
         "max_model_len": context_size,
         "max_num_seqs": settings.max_num_seqs,
@@ -201,25 +202,26 @@ def engine_arguments(settings: ModelSettings, context_size: int, *, on_cpu: bool
         "pipeline_parallel_size": settings.pipeline_parallel_size,
         "quantization": settings.quantization,
         "load_format": "safetensors",
-        "config_format": "hf",  # config.json, as the server itself; Mistral's params.json may lie beside it
+        "config_format": "hf",  # config.json, as the server reads; Mistral's params.json may be beside it
         "enable_log_requests": False,
     }
     if settings.sleep_level:
         arguments["enable_sleep_mode"] = True
     if on_cpu:
-        # Compiling takes 45 s and gains a tenth (engine-facts); reserving memory by share would take the
-        # whole machine's.
+        # Compiling takes 45 s and gains a tenth (engine-facts). Reserving memory by share would take the
+        # memory of the whole machine.
         arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30)}
     is_one_process = settings.tensor_parallel_size == settings.pipeline_parallel_size == 1
     if on_cpu and THREADS in os.environ and is_one_process:
-        # vLLM would have the model in a further process, so that its threads can be set up; here they are
-        # already (processes.py). A start takes half the time without it.
+        # vLLM would run the model in another process, to set up its threads; here they are set up already
+        # (processes.py). A start takes half the time without it.
         arguments["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
     return arguments | settings.engine_args
 
 
 def _own_standard_output() -> Callable[[News], None]:
-    """The way to say something, on what was standard output; which is standard error from now on."""
+    """A function that writes news to the original standard output; from now on, standard output
+    is standard error."""
     news = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -231,21 +233,27 @@ def _own_standard_output() -> Callable[[News], None]:
 
 
 def _end_with_a_thread(say: Callable[[News], None]) -> Callable[[threading.ExceptHookArgs], None]:
-    """What to do when a thread has failed: if it is one of vLLM's that read or write messages, end. vLLM
-    itself would go on, and hear or say nothing any more."""
+    """A hook for failed threads: if a thread that reads or writes vLLM's messages fails, end the process.
+    vLLM itself would go on without hearing or saying anything."""
 
     def failed(what: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(what)
         name = what.thread.name if what.thread is not None else ""
         if what.exc_value is not None and any(talker in name for talker in TALKERS):
-            say(News(error=f"a thread of it that carries messages has failed: {why(what.exc_value).reason}"))
+            say(
+                News(
+                    error="a thread that carries the engine's messages has failed:"
+                    f" {why(what.exc_value).reason}"
+                )
+            )
             os._exit(1)
 
     return failed
 
 
 def _answer_handshake(order: Order, is_made: threading.Event) -> None:
-    """vLLM's engine asks its client for the addresses, and tells it when it is ready; here, this process."""
+    """Answer vLLM's engine, which asks its client for the addresses and tells it when it is ready; here, this
+    process is the client."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.bind(order.handshake)
         engine, _ = socket.recv_multipart()

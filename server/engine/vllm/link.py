@@ -1,4 +1,4 @@
-"""The way to an engine: two sockets in a folder that is this user's alone."""
+"""The connection to an engine on this machine: two sockets in a folder that only this user can enter."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import zmq
 from server.engine.vllm.exchange import Exchange
 from server.engine.vllm.wire import ABORT, cache_tokens, encode
 
-ENGINE = b"\x00\x00"  # the name of an engine that is alone: vLLM's number of it
+ENGINE = b"\x00\x00"  # vLLM's name for an engine that is alone
 POLL_S = 0.02
-# Of a folder in which /verbatim-xxxxxxxx/0-63/outputs can be a socket: Linux takes 107.
+# Longest path of a folder in which /verbatim-xxxxxxxx/0-63/outputs can be a socket: Linux allows 107 bytes.
 MOST_PATH_BYTES = 75
 ELSEWHERE = ("/tmp", "/dev/shm")  # noqa: S108
-ROOM_BYTES = 1 << 16  # vLLM's file there has a few hundred bytes
+ROOM_BYTES = 1 << 16  # vLLM's file there has some hundred bytes
 
 
 def sockets_folder() -> tempfile.TemporaryDirectory[str]:
-    """A new one for sockets and small files, this user's alone: where temporary files are, if that path is
-    short enough and its disk is not full; else where there is room, which there is in memory."""
+    """A new folder for sockets and small files, for this user alone: in the temporary folder if its path is
+    short enough and its disk is not full, else where there is room, such as in memory (/dev/shm)."""
     short = [
         path for path in (tempfile.gettempdir(), *ELSEWHERE) if len(os.fsencode(path)) <= MOST_PATH_BYTES
     ]
@@ -38,28 +38,28 @@ def sockets_folder() -> tempfile.TemporaryDirectory[str]:
                 folder.cleanup()
             else:
                 return folder
-    return tempfile.TemporaryDirectory(prefix="verbatim-", dir=short[0])  # sockets need no room
+    return tempfile.TemporaryDirectory(prefix="verbatim-", dir=short[0])  # sockets need no room on the disk
 
 
 class Link(Exchange):
-    """folder: where the sockets are; without, one of its own, which ends with it."""
+    """folder: of the sockets; without it, one of its own, which is removed at the end."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._own_folder = None if folder else sockets_folder()
-        self.folder = folder or Path(self._own_folder.name)  # type: ignore[union-attr]  # one of them is there
+        self.folder = folder or Path(self._own_folder.name)  # type: ignore[union-attr]  # one of them is set
         self._context = zmq.Context()
         self._inputs = self._context.socket(zmq.ROUTER)
-        # Engines have all the same name: the next one takes the place of one that was here before.
+        # Engines all have the same name: the next one takes the place of the one before.
         self._inputs.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._bind(self._inputs, inputs_of(self.folder))
         outputs = self._context.socket(zmq.PULL)
         self._bind(outputs, outputs_of(self.folder))
         self._engine = b""  # the name that the engine has given itself
-        self.cache_tokens = 0  # that its prefix cache has room for, as it says when it has started
+        self.cache_tokens = 0  # capacity of its prefix cache in tokens, which it reports when it has started
         super().__init__(outputs)
 
     async def connected(self) -> None:
-        """Return when the engine has started and can be sent to."""
+        """Return when the engine has started and messages can be sent to it."""
         arrived = self._loop.create_future()
 
         def read() -> None:
@@ -77,10 +77,10 @@ class Link(Exchange):
             self._loop.remove_reader(self._inputs.FD)
 
     async def reached(self) -> None:
-        """Return when an engine can be sent to that has started, and has perhaps said so to another process
-        that was here before."""
+        """Return when messages can be sent to an engine that has started, and perhaps told another process
+        before this one."""
         self._engine = ENGINE
-        self._inputs.setsockopt(zmq.ROUTER_MANDATORY, 1)  # or what cannot be sent is dropped
+        self._inputs.setsockopt(zmq.ROUTER_MANDATORY, 1)  # otherwise a message that cannot be sent is dropped
         while True:
             try:
                 self._inputs.send_multipart((ENGINE, ABORT, encode([])), zmq.NOBLOCK)
@@ -107,7 +107,7 @@ class Link(Exchange):
 
     @staticmethod
     def _bind(socket: zmq.Socket[bytes], address: str) -> None:
-        socket.sndhwm = socket.rcvhwm = 0  # nothing is ever dropped, or waited for
+        socket.sndhwm = socket.rcvhwm = 0  # no limit: messages are never dropped, and sending never blocks
         socket.bind(address)
 
 
@@ -117,10 +117,10 @@ def inputs_of(folder: Path) -> str:
 
 
 def outputs_of(folder: Path) -> str:
-    """The address of a link's socket for what comes of them."""
+    """The address of a link's socket for outputs."""
     return f"ipc://{folder / 'out'}"
 
 
 def handshake_of(folder: Path) -> str:
-    """The address where the engine's own process answers it."""
+    """The address at which the engine's own process answers its handshake."""
     return f"ipc://{folder / 'handshake'}"

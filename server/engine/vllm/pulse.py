@@ -1,10 +1,10 @@
-"""Whether an engine still lives: it is asked between its steps, and its processes are looked at from outside.
+"""Whether an engine still lives: it is asked between its steps, and its processes are watched from outside.
 
-A step may take long for good reasons: a long prompt on a machine that has other work. So time alone convicts
-nobody: an engine hangs that gave no sign of life for hang_timeout_s and has had the processor all the while
-(it turns in a circle), or not at all (it waits for something that never comes); or ten times as long. An
-engine whose processes do not run at all, not even the thread in each that touches a file twice a second
-(processes.py), is stopped: that is seen within five seconds, and is no wait for a GPU, however long.
+A step may take long for good reasons, such as a long prompt on a busy machine. So time alone is not enough.
+An engine hangs if it gave no sign of life for hang_timeout_s and used the processor all the time (an endless
+loop), or not at all (it waits for something that never comes), or if there was no sign for ten times as long.
+An engine whose processes do not run at all, not even the thread in each that touches a file twice a second
+(processes.py), is stopped: this is seen within five seconds, and cannot be mistaken for a wait for a GPU.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 import psutil
 
 LOOK_S = 1.0
-RELIST_S = 15.0  # which processes it has: all of the machine's are gone through for that
-# Without an answer, a beat, or any time on a processor, it is stopped, by whatever means.
+RELIST_S = 15.0  # seconds between two searches for its processes, which go through all of the machine's
+# Seconds without an answer, a beat, or any processor time after which it is stopped, for whatever reason.
 STOPPED_S = 4.0
-NO_CPU_S = 0.015  # the kernel counts in hundredths
-# Shares of the time on all its processors that are as good as all of it, and as none.
+NO_CPU_S = 0.015  # the kernel counts in hundredths of a second
+# Shares of the time of all its processors that count as all of it, and as none.
 BUSY, IDLE = 0.9, 0.02
 ENOUGH = 10  # times hang_timeout_s
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """Of all processes of an engine. is_stopped: one of them is, as by SIGSTOP. cpu_s: their time on
-    processors, so far. beat: when one of them last showed that it runs, by whatever clock; 0: never."""
+    """All processes of an engine together. is_stopped: one of them is, as by SIGSTOP. cpu_s: their processor
+    time so far. beat: when one of them last showed that it runs, by any clock; 0: never."""
 
     is_stopped: bool
     cpu_s: float
@@ -38,7 +38,7 @@ class Vitals:
 
 
 class Processes:
-    """Of one engine, seen from outside. beat: the file that they touch."""
+    """The processes of one engine, seen from outside. beat: the file that they touch."""
 
     def __init__(self, beat: Path) -> None:
         self._beat = beat
@@ -46,7 +46,7 @@ class Processes:
         self._listed_at = -RELIST_S
 
     def look(self, pid: int) -> Vitals:
-        """pid: of the first of them. Raises psutil.Error where it has ended."""
+        """The state of the processes. pid: the first of them. Raises psutil.Error if it has ended."""
         if (now := time.monotonic()) >= self._listed_at + RELIST_S:
             first = psutil.Process(pid)
             self._processes, self._listed_at = [first, *first.children(recursive=True)], now
@@ -70,7 +70,7 @@ class Processes:
 
 @dataclass(slots=True)
 class Silence:
-    """How long there was no sign of life of one kind, and the time on processors before it."""
+    """How long there was no sign of life of one kind, and the processor time before it."""
 
     seconds: float = 0.0
     cpu_before_s: float = 0.0
@@ -91,10 +91,9 @@ class Silence:
 
 
 class Pulse:
-    """look: at the engine's processes. is_answered: whether the last question was, or none is open; asks the
-    next one if so. has_stepped: whether there was a step, or nothing to do, since the last time it was asked;
-    None: cannot be known. num_threads: that compute at the same time. is_up: whether it can answer yet.
-    """
+    """look: at the engine's processes. is_answered: whether the last question was answered, or none is open;
+    it then asks the next one. has_stepped: whether there was a step, or nothing to do, since it was last
+    called. num_threads: that compute at the same time. is_up: whether the engine can answer yet."""
 
     def __init__(
         self,
@@ -116,27 +115,27 @@ class Pulse:
         self.is_up = False
 
     async def stops(self) -> str:
-        """Return only when the engine hangs, with a word on how."""
+        """Return only when the engine hangs, with how in words."""
         if not self._hang_timeout_s:
             await asyncio.Event().wait()
         last = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_S)
             now = time.monotonic()
-            # While this process itself stood still, it has not heard what the engine said.
+            # While this process itself stood still, it did not hear the engine.
             passed_s, last = min(now - last, 2 * LOOK_S), now
             try:
                 vitals = self._look()
             except psutil.Error:
-                continue  # it has ended, of which others tell
+                continue  # it has ended, which is noticed elsewhere
             if word := self.judge(vitals, passed_s):
                 return word
 
     def judge(self, vitals: Vitals, passed_s: float) -> str:
-        """A word on how it hangs; empty where it does not."""
+        """How it hangs, in words; empty: it does not."""
         was_stopped, self._was_stopped = self._was_stopped, vitals.is_stopped
         if was_stopped and vitals.is_stopped:
-            return "a process of it is stopped"
+            return "one of its processes is stopped (SIGSTOP)"
         signs = (self._is_answered(), self._has_stepped()) if self.is_up else (True, True)
         for silence, sign in zip((self._answer, self._step), signs, strict=True):
             silence.tick(passed_s, vitals.cpu_s, alive=sign)
@@ -144,8 +143,8 @@ class Pulse:
         self._beat = vitals.beat
         stood_s = min(self._answer.seconds, self._run.seconds)
         if stood_s >= STOPPED_S and vitals.cpu_s - self._answer.cpu_before_s <= NO_CPU_S:
-            return f"it got no time on a processor for {stood_s:.0f} s"
-        for silence, what in ((self._answer, "did not answer"), (self._step, "had work and made no step")):
+            return f"it got no CPU time for {stood_s:.0f} s"
+        for silence, what in ((self._answer, "did not answer"), (self._step, "had work but made no step")):
             if silence.convicts(vitals.cpu_s, self._hang_timeout_s, self._num_threads):
                 return f"it {what} for {silence.seconds:.0f} s"
         return ""

@@ -1,4 +1,4 @@
-"""The jobs that vLLM's engine works on, and the handing out of what its steps bring."""
+"""The jobs that vLLM's engine works on, and how the outputs of its steps are passed on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from server.errors import RequestFailure
 
 @dataclass(slots=True)
 class Running:
-    """A job. is_quiet: its next output, unless it is the last, is but tokens. held: tokens that are handed
-    out with later ones."""
+    """A running job. is_quiet: its next output, unless it is the last, has only tokens. held: tokens that are
+    passed on together with later ones."""
 
     job: Job
     sink: Sink
@@ -25,8 +25,8 @@ class Running:
 
 
 class RunningJobs:
-    """abort: called with the id of a job that the engine has to be told to give up. strangers: called with
-    the ids of jobs that the engine works on for nobody here."""
+    """abort: called with the id of a job that the engine must abort. strangers: called with the ids of jobs
+    that the engine works on, but nobody here has."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class RunningJobs:
             job.trail.follow(running.stats)
 
     def discard(self, job_id: str) -> bool:
-        """Hand nothing more out to it. Returns whether it was there."""
+        """Pass nothing more on to the job. Returns whether it was there."""
         return self._running.pop(job_id, None) is not None
 
     def take(self, steps: list[CoreOutputs]) -> None:
-        """Hand out what has come, all of it in one pass; of several steps, a job's tokens together."""
+        """Pass on the outputs of these steps in one pass; a job's tokens of several steps together."""
         behind: dict[str, Running] | None = {} if len(steps) > 1 else None
         strangers: dict[str, None] = {}
         for outputs in steps:
@@ -68,16 +68,17 @@ class RunningJobs:
                 running.sink(EngineOutput(held))
 
     def clear(self) -> None:
-        """The engine has stopped: nothing more is handed out to any."""
+        """The engine has stopped: nothing more is passed on."""
         self._running.clear()
 
     def _take_step(
         self, outputs: CoreOutputs, behind: dict[str, Running] | None, strangers: dict[str, None]
     ) -> None:
-        """behind: gets the jobs whose tokens are held for later ones; None: none are. strangers: gets ids."""
+        """behind: gets the jobs whose tokens are held for later ones; None: none are held.
+        strangers: gets ids."""
         now, num_tokens = outputs.timestamp, 0
         gaps: list[tuple[float, int]] = []
-        since, num_since = 0.0, 0  # when the last token came, of jobs one after the other; 0.0: none has
+        since, num_since = 0.0, 0  # when the last token came, for jobs in a row that have the same; 0.0: none
         for output in outputs.outputs:
             running = self._running.get(output.request_id)
             if running is None:
@@ -95,7 +96,8 @@ class RunningJobs:
                 num_since += 1
                 stats.last_token = now
             is_more = output.finish_reason is not None or output.events is not None
-            if is_more or output.num_nans_in_logits or not running.is_quiet:  # by far the most are no more
+            # Most outputs have no more than tokens
+            if is_more or output.num_nans_in_logits or not running.is_quiet:
                 self._hand_out(running, output, now)
             elif behind is None:
                 running.sink(EngineOutput(output.new_token_ids))
@@ -108,7 +110,7 @@ class RunningJobs:
 
     def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
         if output.finish_reason == ABORTED:
-            return  # by an engine that is told to end: what becomes of its jobs is said when it has (work.py)
+            return  # the engine was told to end; work.py decides about its jobs when it has
         output.new_token_ids[:0], running.held = running.held, []
         self._stats.note(running.stats, output, timestamp)
         running.is_quiet = running.job.num_logprobs is None

@@ -1,6 +1,6 @@
-"""A process in reserve: it has imported vLLM and waits for an order, to be the next engine of its model.
+"""A standby process: it has imported vLLM and waits for an order, to be the next engine of its model.
 
-It takes memory of the machine and none of a GPU. One that ends is not used, and is replaced after a while.
+It takes memory of the machine, and none of a GPU. One that ends is replaced after a while.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from server.engine.vllm.processes import HOST, EngineProcess
 
 log = logging.getLogger(__name__)
 
-AGAIN_S = 60.0  # what has ended one, a lack of memory say, may end the next one as well
+AGAIN_S = 60.0  # the reason that ended one, such as a lack of memory, may end the next one as well
 
 
 class Standby:
-    """Of one model: its environment, which names its GPUs, is a process's from the beginning."""
+    """The standby of one model: its environment, which lists its GPUs, belongs to the process
+    from its start."""
 
     def __init__(self, model: ModelSettings, program: Sequence[str] = HOST, again_s: float = AGAIN_S) -> None:
         self._model = model
@@ -28,7 +29,7 @@ class Standby:
         self._wanted, self._taken = asyncio.Event(), asyncio.Event()
 
     def take(self) -> EngineProcess:
-        """The process for an engine that starts: the one in reserve, or a new one where none lives."""
+        """The process for an engine that starts: the standby, or a new one if there is none."""
         spare, self._spare = self._spare, None
         if spare is None or not spare.lives:
             return EngineProcess(self._program)
@@ -36,18 +37,18 @@ class Standby:
         return spare
 
     def want(self) -> None:
-        """An engine is ready, and so the next one's process has the time to start."""
+        """An engine is ready, so the next standby can start."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Have one in reserve from each `want` on. When cancelled, none is left."""
+        """Keep a standby after each `want`. When cancelled, none is left."""
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             how = await self._one()
             if not self._taken.is_set():
                 log.warning(
-                    "model %s: in reserve, %s; starting another one in %g s",
+                    "model %s: the standby process %s; starting another one in %g s",
                     self._model.id,
                     how,
                     self._again_s,
@@ -56,7 +57,7 @@ class Standby:
                 self._wanted.set()
 
     async def _one(self) -> str:
-        """Return when it is taken, or with how it has ended."""
+        """Run one standby. Returns when it is taken, or with how it has ended."""
         spare, how = EngineProcess(self._program), ""
         self._taken.clear()
         taken = asyncio.create_task(self._taken.wait())
@@ -67,7 +68,7 @@ class Standby:
             if not self._taken.is_set():
                 how = await spare.ended()
         except OSError as error:
-            how = f"no process could be started, {error.strerror}"
+            how = f"could not be started, {error.strerror}"
         finally:
             taken.cancel()
             if not self._taken.is_set():

@@ -1,7 +1,8 @@
-"""What an engine does, as Prometheus metrics under vLLM's own names, so that dashboards made for vLLM work.
+"""An engine's activity as Prometheus metrics under vLLM's names, so that dashboards made for vLLM work.
 
-Recorded once a step and once a request. vllm:inter_token_latency_seconds, which vLLM records for each token,
-is recorded once for all requests of a step whose last token is as old, and most often that is all of them.
+Recorded once per step and once per request. vllm:inter_token_latency_seconds, which vLLM records for each
+token, is recorded once for all requests of a step whose last tokens came at the same time, which is mostly
+all of them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 @dataclass(slots=True)
 class RequestStats:
-    """One request as the metrics see it. Times of time.monotonic, seconds; 0: not yet. cached_tokens: of its
-    prompt, that the engine did not have to compute; None: not known yet."""
+    """One request for the metrics. Times of time.monotonic, seconds; 0: not yet. cached_tokens: prompt tokens
+    that the engine did not have to compute; None: unknown yet."""
 
     num_prompt_tokens: int
     num_tokens: int = 0
@@ -53,60 +54,64 @@ class RequestStats:
 
 
 class EngineMetrics:
-    """The families, in a registry; each model's engines have their own labels in them."""
+    """The metrics in a registry; each model's engines have labels of their own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def family(kind: Any, name: str, text: str, *more_labels: str, **options: Any) -> Any:
-            if kind is Gauge:  # of several processes, the engine tells one at a time
+            if kind is Gauge:  # with several processes, the one with the engine sets it
                 options["multiprocess_mode"] = "livemostrecent"
             return kind(f"vllm:{name}", text, (*LABELS, *more_labels), registry=registry, **options)
 
         def seconds(name: str, text: str) -> Any:
             return family(Histogram, f"{name}_seconds", text, buckets=REQUEST_S)
 
-        self.running = family(Gauge, "num_requests_running", "Requests in the model's batches")
-        self.waiting = family(Gauge, "num_requests_waiting", "Requests that wait to be processed")
+        self.running = family(Gauge, "num_requests_running", "Requests in the batches of the model")
+        self.waiting = family(Gauge, "num_requests_waiting", "Requests that wait to be scheduled")
         self.kv_usage = family(Gauge, "kv_cache_usage_perc", "KV cache in use; 1 is all of it")
         self.queries = family(Counter, "prefix_cache_queries", "Tokens looked up in the prefix cache")
         self.hits = family(Counter, "prefix_cache_hits", "Tokens found in the prefix cache")
-        # What only an engine with speculative decoding has.
-        self.drafts = family(Counter, "spec_decode_num_drafts", "Steps of requests with drafts")
-        self.draft_tokens = family(Counter, "spec_decode_num_draft_tokens", "Tokens drafted")
-        self.accepted = family(
-            Counter, "spec_decode_num_accepted_tokens", "Drafted tokens that were accepted"
-        )
+        # Only for engines with speculative decoding.
+        self.drafts = family(Counter, "spec_decode_num_drafts", "Steps of requests that had draft tokens")
+        self.draft_tokens = family(Counter, "spec_decode_num_draft_tokens", "Draft tokens proposed")
+        self.accepted = family(Counter, "spec_decode_num_accepted_tokens", "Draft tokens that were accepted")
         self.preemptions = family(Counter, "num_preemptions", "Requests preempted for lack of KV cache")
-        self.prompt_tokens = family(Counter, "prompt_tokens", "Tokens of prompts processed")
+        self.prompt_tokens = family(Counter, "prompt_tokens", "Prompt tokens processed")
         self.tokens = family(Counter, "generation_tokens", "Tokens generated")
-        self.ended = family(Counter, "request_success", "Requests that ended well", "finished_reason")
+        self.ended = family(
+            Counter, "request_success", "Requests that ended without an error", "finished_reason"
+        )
         self.step_tokens = family(
-            Histogram, "iteration_tokens_total", "Tokens generated in a step", buckets=STEP_TOKENS
+            Histogram, "iteration_tokens_total", "Tokens generated in one step", buckets=STEP_TOKENS
         )
         self.first_s = family(
             Histogram,
             "time_to_first_token_seconds",
-            "From a request's arrival to its first token",
+            "Time from a request's arrival to its first token",
             buckets=FIRST_TOKEN_S,
         )
         self.token_s = family(
             Histogram,
             "request_time_per_output_token_seconds",
-            "Between a request's tokens, on average",
+            "Time between tokens of a request, on average",
             buckets=TOKEN_S,
         )
         self.gap_s = family(
             Histogram,
             "inter_token_latency_seconds",
-            "Between each two tokens of a request; accepted drafts of one step count as one",
+            "Time between two tokens of a request, for each; draft tokens of one step count as one",
             buckets=TOKEN_S,
         )
-        self.request_s = seconds("e2e_request_latency", "From a request's arrival to its last token")
-        self.queue_s = seconds("request_queue_time", "From a request's queueing until it was scheduled")
-        self.prefill_s = seconds("request_prefill_time", "From a request's scheduling to its first token")
-        self.decode_s = seconds("request_decode_time", "From a request's first token to its last")
-        self.inference_s = seconds("request_inference_time", "From a request's scheduling to its last token")
+        self.request_s = seconds("e2e_request_latency", "Time from a request's arrival to its last token")
+        self.queue_s = seconds("request_queue_time", "Time from a request's queueing to its scheduling")
+        self.prefill_s = seconds(
+            "request_prefill_time", "Time from a request's scheduling to its first token"
+        )
+        self.decode_s = seconds("request_decode_time", "Time from a request's first token to its last")
+        self.inference_s = seconds(
+            "request_inference_time", "Time from a request's scheduling to its last token"
+        )
         self.request_prompt = family(
-            Histogram, "request_prompt_tokens", "Tokens of a request's prompt", buckets=REQUEST_TOKENS
+            Histogram, "request_prompt_tokens", "Prompt tokens of a request", buckets=REQUEST_TOKENS
         )
         self.request_tokens = family(
             Histogram, "request_generation_tokens", "Tokens generated for a request", buckets=REQUEST_TOKENS
@@ -117,7 +122,7 @@ class EngineMetrics:
 
 
 class EngineStats:
-    """The metrics of a replica's engines, one after another. labels: the model, and vLLM's number of an
+    """The metrics of a replica's engines, one after another. labels: the model, and vLLM's number of the
     engine, which is the replica's."""
 
     def __init__(self, metrics: EngineMetrics, labels: tuple[str, str]) -> None:
@@ -148,15 +153,15 @@ class EngineStats:
         self._request_tokens = metrics.request_tokens.labels(*labels)
 
     def note(self, request: RequestStats, output: CoreOutput, timestamp: float) -> None:
-        """An output that is more than one of many: a request's first, its last, or one with events.
+        """Record an output that is more than tokens: a request's first, its last, or one with events.
 
-        timestamp: the engine's, of time.monotonic.
+        timestamp: the engine's time.monotonic.
         """
         for event in output.events or ():
             if event["type"] == QUEUED:
                 request.queued = event["timestamp"]
             elif event["type"] == SCHEDULED:
-                request.scheduled = request.scheduled or event["timestamp"]  # not when it is resumed
+                request.scheduled = request.scheduled or event["timestamp"]  # not again when it is resumed
             elif event["type"] == PREEMPTED:
                 self._preemptions.inc()
         if not request.first_token:
@@ -169,8 +174,8 @@ class EngineStats:
             self._finish(request, output.finish_reason, timestamp)
 
     def record(self, outputs: CoreOutputs, num_tokens: int, gaps: Sequence[tuple[float, int]]) -> None:
-        """The end of a step that generated so many tokens. gaps: seconds since requests' tokens before, and
-        how many requests' it was."""
+        """Record the end of a step with this many tokens. gaps: (seconds since the last token,
+        number of requests)."""
         if num_tokens:
             self._tokens.inc(num_tokens)
             self._step_tokens.observe(num_tokens)
@@ -210,6 +215,6 @@ class EngineStats:
 
 
 def observe(histogram: Histogram, value: float, count: int) -> None:
-    """As the histogram's own method, so many times at once, for which prometheus_client has no way."""
+    """Observe a value several times at once, for which prometheus_client has no method."""
     histogram._sum.inc(value * count)
     histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(count)

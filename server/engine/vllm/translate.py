@@ -1,5 +1,5 @@
-"""Our jobs and outputs in vLLM's terms and back. The seam that a new version of vLLM is most
-likely to move."""
+"""Translates our jobs and outputs to and from vLLM's. A new version of vLLM will most likely
+change this file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from server.errors import InternalError, ServiceUnavailable
 log = logging.getLogger(__name__)
 
 NEUTRAL = GenerationParams()
-FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # the first of vLLM's, by their numbers
-ABORTED = 2  # the next one
-ARE_NAN = "logits are NaN; the model may be damaged, or its dtype too small"
-CERTAIN = 1e30  # a bias beside which no logit counts
-# The fields of our sampling.
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length")  # vLLM's first reasons, by their numbers
+ABORTED = 2  # the next reason
+ARE_NAN = "the logits are NaN; the model may be damaged, or its dtype may be too small"
+CERTAIN = 1e30  # a bias beside which no logit matters
+# The fields of our own sampling.
 ALWAYS = (
     *("logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty"),
     *("allowed_token_ids", "bad_words", "logprob_token_ids"),
@@ -30,9 +30,9 @@ WHERE_DRAWN = ("temperature", "min_p", "top_k", "top_p")
 
 
 def core_request(job: Job, client: int = 0) -> CoreRequest:
-    """A job as vLLM's engine takes it. client: which of its clients gets what comes of it."""
+    """A job as a request to vLLM's engine. client: the number of the client that gets its outputs."""
     prompt_ids, asked = (job.prompt_ids, _params(job)) if job.max_tokens else _scoring(job)
-    now = time.monotonic()  # of all processes here; the time of day may be set back
+    now = time.monotonic()  # the same clock in all processes here; the time of day may be set back
     return CoreRequest(
         request_id=job.id,
         prompt_token_ids=prompt_ids,
@@ -58,8 +58,8 @@ def _params(job: Job) -> CoreParams:
     return CoreParams(
         max_tokens=job.max_tokens,
         min_tokens=min(params.min_tokens, job.max_tokens),
-        # The choice is ours (sampling/), and leaves the winner the largest logit. vLLM's own parameters stay
-        # neutral, or they would act twice.
+        # Our code samples (sampling/) and gives the winner the largest logit. vLLM's own parameters stay
+        # neutral, so that nothing is applied twice.
         temperature=0.0,
         extra_args=sampling_args(job),
         stop_token_ids=list(dict.fromkeys([*params.stop_token_ids, *eos])),
@@ -74,8 +74,8 @@ def _params(job: Job) -> CoreParams:
 def _scoring(job: Job) -> tuple[list[int], CoreParams]:
     """The prompt and the parameters of a job that generates nothing.
 
-    vLLM always generates, so the prompt goes without its last token, and that one is what is generated: then
-    a prompt may fill the context of which vLLM is told.
+    vLLM always generates a token, so the prompt is sent without its last token, and that token is the one
+    that is generated. So a prompt may fill the whole context.
     """
     *before, last = job.prompt_ids
     return before, CoreParams(
@@ -89,8 +89,7 @@ def _scoring(job: Job) -> tuple[list[int], CoreParams]:
 
 
 def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
-    """What a step brought for a job. Raises a RequestFailure where the engine has ended it
-    otherwise than well."""
+    """The output of a step for a job. Raises a RequestFailure if the engine ended it with an error."""
     if output.num_nans_in_logits:
         log.error("request %s: %d of its %s", job.request_id, output.num_nans_in_logits, ARE_NAN)
         raise InternalError(job.request_id, ARE_NAN)
@@ -113,7 +112,7 @@ def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
 
 
 def _scored(job: Job, before: TopLogprobs | None, last: TopLogprobs | None) -> TopLogprobs:
-    """The prompt's positions, the last of which vLLM has generated."""
+    """The positions of the prompt; vLLM generated the last one."""
     assert last is not None, "asked for"
     if last.token_ids[0] != job.prompt_ids[-1]:  # not even the bias could make it likely
         last.token_ids[0], last.logprobs[0] = job.prompt_ids[-1], -math.inf
@@ -123,7 +122,7 @@ def _scored(job: Job, before: TopLogprobs | None, last: TopLogprobs | None) -> T
 
 
 def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
-    """A step's values are as wide as its widest request's."""
+    """Cut a step's values to the job's width: they are as wide as the widest request of the step."""
     if top is None or job.num_logprobs is None:
         return None
     width = 1 + job.num_logprobs
@@ -138,8 +137,8 @@ def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
 
 
 def sampling_args(job: Job) -> dict[str, Any] | None:
-    """What our processors find in a request's extra_args: the fields of sampling.params.RowParams that are
-    not neutral, and num_output_before. A greedy request draws nothing, and has no seed."""
+    """The request's extra_args for our logits processors: the fields of sampling.params.RowParams that are
+    not neutral, and num_output_before. A greedy request needs no seed."""
     params = job.params
     asked = _asked(params, ALWAYS)
     if params.temperature >= GREEDY:

@@ -1,4 +1,4 @@
-"""Jobs that reach every path of an engine which compiles or allocates on first use, so that no user
+"""Jobs that run every path of an engine that compiles or allocates on first use, so that no user
 waits for it."""
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from server.contract.params import GenerationParams
 from server.engine.base import Job
 from server.text.grammars import source_of
 
-# A prompt, and one token after another.
+# A prompt, and several single tokens.
 PLAIN = GenerationParams(max_tokens=2, ignore_eos=True)
 LONG_PROMPT = 300
 ANYTHING = source_of("regex", r"(.|\n)*")
 
 
 def warm_up_jobs(context_size: int) -> list[list[Job]]:
-    """Steps of jobs that run together: each kind alone, all kinds in one batch, and a long prompt beside
-    short ones. Those that do not fit into the context are left out."""
+    """Jobs in steps that run together: each kind alone, all kinds in one batch, and a long prompt beside
+    short ones. Jobs that do not fit into the context are left out."""
     kinds = [
         replace(PLAIN, temperature=0.0),
         PLAIN,

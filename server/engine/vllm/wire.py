@@ -1,7 +1,7 @@
-"""What travels between the server and vLLM's engine: requests in; for each step, one message of outputs out.
+"""The messages between the server and vLLM's engine: requests in; for each step, one message of outputs out.
 
-The shapes are vLLM's own, an inner interface of it: the order of the fields, and how arrays travel.
-tests/engine/test_wire.py holds them against the vLLM that is installed.
+The shapes are an internal interface of vLLM: the order of the fields, and how arrays are sent.
+tests/engine/test_wire.py compares them with the installed vLLM.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import msgspec
 from server.engine.base import TopLogprobs
 
 ADD, ABORT, UTILITY = b"\x00", b"\x01", b"\x03"  # vLLM's EngineCoreRequestType
-QUESTION = "signs_of_life"  # a method that vLLM's engine is given (host.py)
-SLEEP, WAKE, IN_WORKERS = "sleep", "wake_up", "collective_rpc"  # its own
-DEAD = b"ENGINE_CORE_DEAD"  # what an engine says last when it fails
-RAW_VIEW = 3  # the msgpack extension that holds an array's bytes
+QUESTION = "signs_of_life"  # a method that host.py adds to vLLM's engine
+SLEEP, WAKE, IN_WORKERS = "sleep", "wake_up", "collective_rpc"  # vLLM's own methods
+DEAD = b"ENGINE_CORE_DEAD"  # an engine's last message when it fails
+RAW_VIEW = 3  # the msgpack extension for the bytes of an array
 FORMATS = {"<i4": "i", "<i8": "q", "<f4": "f", "int32": "i", "int64": "q", "float32": "f"}
 
 
 class CoreParams(msgspec.Struct, omit_defaults=True):
-    """What we say of vLLM's SamplingParams, by its names, with its defaults. The engine checks it again."""
+    """The fields of vLLM's SamplingParams that we set, with their names and defaults. The engine validates
+    them again."""
 
     temperature: float = 1.0
     stop_token_ids: list[int] | None = None
@@ -68,8 +69,8 @@ class CoreOutput(msgspec.Struct, array_like=True, gc=False):
 
     request_id: str
     new_token_ids: list[int]
-    new_logprobs: Any = None  # TopLogprobs once decoded, as wide as the widest of the step's requests
-    new_prompt_logprobs_tensors: Any = None  # TopLogprobs once decoded
+    new_logprobs: Any = None  # once decoded a TopLogprobs, as wide as the widest request of the step
+    new_prompt_logprobs_tensors: Any = None  # once decoded a TopLogprobs
     pooling_output: Any = None
     finish_reason: int | None = None
     stop_reason: Any = None
@@ -83,8 +84,8 @@ class CoreOutput(msgspec.Struct, array_like=True, gc=False):
 
 
 class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What an engine answers. num_steps: that have run the model so far, for whichever of its clients.
-    has_work: whether there is more to do."""
+    """The answer of an engine. num_steps: model steps so far, for any of its clients. has_work: whether there
+    is more to do."""
 
     num_steps: int = 0
     has_work: bool = False
@@ -93,7 +94,7 @@ class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """CoreOutputs.utility_output: vLLM's UtilityOutput, whose last field is its UtilityResult.
 
-    number: of the call. failure: why it has failed; None: it has not.
+    number: of the call. failure: why it failed; None: it succeeded.
     """
 
     number: int
@@ -102,7 +103,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     @property
     def signs(self) -> Signs:
-        """Where the call was a question."""
+        """The signs of life, if the call was the question."""
         return msgspec.convert(self.result[1], Signs)
 
 
@@ -113,11 +114,11 @@ class CoreOutputs(msgspec.Struct, array_like=True, gc=False):
     outputs: list[CoreOutput] = []
     scheduler_stats: Any = None
     timestamp: float = 0.0  # time.monotonic
-    utility_output: Answer | None = None  # to a call
+    utility_output: Answer | None = None  # the answer to a call
 
 
 class Ready(msgspec.Struct, frozen=True, gc=False):
-    """What an engine says to each of its clients when it has started: some of the fields
+    """What an engine tells each of its clients when it has started: some fields
     of vLLM's EngineCoreReadyResponse."""
 
     num_gpu_blocks: int = 0
@@ -125,7 +126,7 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
 
 
 def cache_tokens(message: bytes) -> int:
-    """Of a Ready: tokens that the prefix cache has room for; 0 where it does not say so."""
+    """Capacity of the prefix cache in tokens, from a Ready; 0: not stated."""
     try:
         ready = msgspec.msgpack.decode(message, type=Ready)
     except msgspec.DecodeError:
@@ -134,12 +135,13 @@ def cache_tokens(message: bytes) -> int:
 
 
 def encode(message: Any) -> bytes:
-    """A CoreRequest, a list of the ids of requests, or a question."""
+    """Encode a CoreRequest, a list of request ids, or a question."""
     return _encode(message)
 
 
 def decode(frames: Sequence[Any]) -> CoreOutputs:
-    """frames: the message, then the arrays that are too large to be in it. Raises msgspec.DecodeError."""
+    """Decode a message. frames: the message, then the arrays that are too large to be in
+    it. Raises msgspec.DecodeError."""
     outputs = _decode(frames[0])
     for output in outputs.outputs:
         if output.new_logprobs is not None:
@@ -152,21 +154,22 @@ def decode(frames: Sequence[Any]) -> CoreOutputs:
 
 def _raw_view(code: int, data: memoryview) -> memoryview:
     if code != RAW_VIEW:
-        raise ValueError(f"the engine sent something pickled (extension {code}), which is not read")
+        raise ValueError(f"the engine sent pickled data (extension {code}), which the server does not read")
     return data
 
 
 def _top_logprobs(arrays: Sequence[Any], frames: Sequence[Any]) -> TopLogprobs:
-    """vLLM's LogprobsLists or LogprobsTensors: token ids and values [num_positions, width], ranks, …"""
+    """TopLogprobs from vLLM's LogprobsLists or LogprobsTensors: token ids and values [num_positions, width],
+    ranks, …"""
     token_ids, logprobs = arrays[0], arrays[1]
     return TopLogprobs(logprobs[1][1], _flat(token_ids, frames), _flat(logprobs, frames))
 
 
 def _flat(array: Sequence[Any], frames: Sequence[Any]) -> list[Any]:
-    """array: type, shape, and its bytes or the number of the frame that has them."""
+    """An array as a flat list. array: type, shape, and its bytes or the number of the frame that has them."""
     kind, _, data = array
     view = memoryview(frames[data]).cast("B") if isinstance(data, int) else data
-    values: list[Any] = view.cast(FORMATS[kind]).tolist()
+    values: list[Any] = view.cast(FORMATS[kind]).tolist()  # type: ignore[call-overload]
     return values
 
 

@@ -20,7 +20,7 @@ def test_there_is_no_cluster(model: Path, tmp_path: Path) -> None:
     config = {"models": [tiny_model(model)]}
     with serving(tmp_path, config, "--cluster", f"127.0.0.1:{free_port()}") as server:
         assert server.process.wait(60) == 2
-    assert "Start a node here, `verbatim node`" in server.said()
+    assert "Start a node here: `verbatim node`" in server.said()
 
 
 def test_a_token_is_asked_for(model: Path, tmp_path: Path) -> None:
@@ -33,4 +33,4 @@ def test_a_token_is_asked_for(model: Path, tmp_path: Path) -> None:
             wait_replicas(server.url(), 1)
             with serving(tmp_path / "without", config, *flags, environ=without) as stranger:
                 assert stranger.process.wait(120) == 2
-            assert "no Ray cluster is reached" in stranger.said()
+            assert "no Ray cluster answers" in stranger.said()

@@ -191,11 +191,11 @@ def test_slip_in_one_line_leaves_the_others(tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("alice", 'after "alice" comes the SHA-256'),
+        ("alice", '"alice" must be followed by the SHA-256'),
         ("alice vb-key", "64 hex digits"),
         (f"alice {'0' * 64} until=1", "expires=YYYY-MM-DD"),
         (f"alice {'0' * 64} expires=2026-02-30", '"2026-02-30" is not a day'),
-        (f"al,ice {'0' * 64}", "a name is letters"),
+        (f"al,ice {'0' * 64}", "a key's name may contain only letters"),
         (f"bob {'0' * 64}", '"bob" is used twice'),
     ],
 )

@@ -138,7 +138,7 @@ def test_concurrent_requests() -> None:
     """As many run as may, and one that ends makes room for the next."""
     limits = Limits(concurrent=2)
     first, _ = limits.begin(), limits.begin()
-    assert "has 2 requests running, of 2" in limits.refusal().message
+    assert "has 2 requests running, and may have at most 2" in limits.refusal().message
     first.end()
     first.end()
     limits.begin()
@@ -234,5 +234,7 @@ def test_no_room_for_a_tally(
         allowance.reserve(5)
         allowance.settle(1)
         allowance.end()
-    assert "requests of the API key a are not counted: No space left on device" in caplog.text
+    assert (
+        "requests of the API key a are not counted towards its limits: No space left on device" in caplog.text
+    )
     assert allowance.requests_left() == Left(1, 1, 0.0)

@@ -63,9 +63,12 @@ def test_roles(tmp_path: Path) -> None:
 def test_a_key_without_the_role() -> None:
     """It is told what it has, and how one gets to be an admin."""
     Key("ops", roles=("admin",)).check("admin")
-    with pytest.raises(AccessDenied, match=r"the role infer, and ops has admin$"):
+    with pytest.raises(AccessDenied, match=r"the role infer; ops has only admin$"):
         Key("ops", roles=("admin",)).check("infer")
-    with pytest.raises(AccessDenied, match="alice has infer; `verbatim keys new NAME --role admin`"):
+    with pytest.raises(
+        AccessDenied,
+        match="alice has only infer; make an admin key with `verbatim keys new NAME --role admin`",
+    ):
         Key("alice").check("admin")
 
 
@@ -85,15 +88,15 @@ def test_changed_line_counts(tmp_path: Path) -> None:
         ("weight=", 'weight is ""; it should be a valid number'),
         ("priority=-1001", 'priority is "-1001"; it should be greater than or equal to -1000'),
         ("requests_per_minute=1.5", 'requests_per_minute is "1.5"; it should be a valid integer'),
-        ("priority=1 priority=2", "priority is there twice"),
-        ("group=fats", 'no group "fats" is in key_groups of models.yaml; did you mean "fast"?'),
+        ("priority=1 priority=2", "priority is set twice"),
+        ("group=fats", 'key_groups of models.yaml has no group "fats"; did you mean "fast"?'),
         ("expires=tomorrow", '"tomorrow" is not a day'),
         ("roles=root", "roles is \"root\"; it should be 'infer' or 'admin'"),
         ("roles=", 'roles is ""; '),
         ("models=a,,b", 'models is "a,,b"; it should be 1 to 200 characters'),
         (
             "wieght=2",
-            "and a number each for requests_per_minute, tokens_per_minute, concurrent_requests, weight",
+            "numbers for requests_per_minute, tokens_per_minute, concurrent_requests, weight",
         ),
     ],
 )
@@ -119,4 +122,4 @@ def test_bad_word_later_grants_nothing(tmp_path: Path, caplog: pytest.LogCapture
         rewrite(tmp_path / "keys", f"alice {digest('a')} group=gone")
         with pytest.raises(FailedToAuth):
             keys.authenticate("Bearer a")
-    assert 'keys, line 1: no group "gone" is in key_groups of models.yaml, which are not set' in caplog.text
+    assert 'keys, line 1: key_groups of models.yaml has no group "gone", which is not set' in caplog.text

@@ -71,9 +71,9 @@ def test_a_folder_that_is_neither(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     result = verbatim("checksums", str(tmp_path / "all"))
     assert (result.exit_code, list((tmp_path / "all").iterdir())) == (2, [])
-    assert "neither a model nor an adapter." in result.stderr
+    assert "neither a model nor an adapter: it has no config.json" in result.stderr
     write_adapter(tmp_path / "all" / "tone")
-    assert "it has tone in it" in verbatim("checksums", str(tmp_path / "all")).stderr
+    assert "It contains tone" in verbatim("checksums", str(tmp_path / "all")).stderr
 
 
 def test_nothing_to_compare_with(directory: Path) -> None:

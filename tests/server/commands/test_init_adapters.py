@@ -73,7 +73,7 @@ def test_several_places(directory: Path, folder: Path) -> None:
     write_adapter(folder / "tone", {Q: NARROW})
     code, said = init(folder, "models", "tone")
     assert code == 2
-    assert "adapter tone fits narrow and twin, and it says that it was trained on org/base" in said
+    assert "adapter tone fits narrow and twin, and it was trained on org/base" in said
 
 
 def test_no_place(folder: Path) -> None:
@@ -104,15 +104,15 @@ def test_an_adapter_alone(folder: Path) -> None:
     write_adapter(path, {Q: NARROW})
     code, said = init(folder, "tone")
     assert code == 2
-    assert f"{path} is a LoRA adapter of org/base, and no model is named for it" in said
+    assert f"{path} is a LoRA adapter of org/base, and its base model is not given" in said
 
 
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("x/tone", "y/tone"), "would both be the adapter tone"),
-        (("x/narrow",), "have the id narrow, which is a model's"),
-        (("x/a name",), "the name of an adapter has no spaces"),
+        (("x/tone", "y/tone"), "would both have the adapter id tone"),
+        (("x/narrow",), "have the adapter id narrow, but a model has this id"),
+        (("x/a name",), "the name of an adapter may not contain spaces"),
     ],
     ids=str,
 )

@@ -46,7 +46,7 @@ def test_a_table(folder: Path) -> None:
         "2026-11-27 10:00:00.000 anna m 429 RATE_LIMIT_EXCEEDED 0 0 0.010 a2",
         "2026-11-27 11:00:00.000 berta poet 200 length,- 3 7 2.000 1 b1",
     ]
-    assert err == "verbatim: lines that are no records, and are left out: 1\n"
+    assert err == "verbatim: ignored lines that are not records: 1\n"
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_the_configuration_says_where(folder: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps({"models": [{"id": "m", "path": "."}], "journal": {"path": "."}}))
     assert run("--config", file, "--json") == run("--from", folder, "--json")
     file.write_text(json.dumps({"models": [{"id": "m", "path": "."}]}))
-    assert "no journal; say which one with --from" in run("--config", file, code=2)[1]
+    assert "no journal; name one with --from" in run("--config", file, code=2)[1]
 
 
 def test_what_cannot_be_replayed(folder: Path) -> None:
     """A prompt that was not kept, an id that is nobody's, or several's."""
-    assert "was not kept" in run("replay", "b1", "--from", folder, code=2)[1]
+    assert "the journal did not record its prompt" in run("replay", "b1", "--from", folder, code=2)[1]
     assert "no request whose id begins with x" in run("replay", "x", "--from", folder, code=2)[1]
     assert "2 requests have ids that begin with a" in run("replay", "a", "--from", folder, code=2)[1]
 
@@ -138,12 +138,12 @@ def test_a_reply_is_compared() -> None:
     reply["choices"][0]["text"] = "abXY"  # type: ignore[index]
     reply["usage"]["completion_tokens"] = 4  # type: ignore[call-overload]
     assert compare(one, reply) == [
-        (False, "choice 0: differs from character 2 on: 'XY'; then 'cd'"),
-        (False, "tokens: 2 + 4; then 2 + 3"),
+        (False, "choice 0: differs from character 2 on: 'XY'; recorded: 'cd'"),
+        (False, "tokens: 2 + 4; recorded: 2 + 3"),
     ]
     one.candidates[0].text = None
     assert compare(one, reply)[0] == (
-        True, "choice 0: ends as then, with stop; its text was not kept, and is not compared",
+        True, "choice 0: ends with stop, as recorded; its text was not kept, so it is not compared",
     )  # fmt: skip
     reply["choices"][0]["finish_reason"] = "length"  # type: ignore[index]
-    assert compare(one, reply)[0] == (False, "choice 0: ends with length; then stop")
+    assert compare(one, reply)[0] == (False, "choice 0: ends with length; recorded: stop")

@@ -55,7 +55,7 @@ def test_of_a_server_that_runs(tmp_path: Path, directory: Path, port: int) -> No
     """What is loaded, how large it is and when it was used last; what waits, and behind how many."""
     assert rows(tmp_path, directory, port) == [
         "a auto 64 0 MB loaded, 1.5 GiB, last used 12 s ago",
-        "b auto 64 0 MB unloaded, waits, 1 before it",
+        "b auto 64 0 MB unloaded, waits behind 1 others",
     ]
 
 

@@ -54,8 +54,11 @@ def test_a_key_is_of_one_kind() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"port": 1234}, "port was 8000 when the server started, and is 1234 now: that takes a restart"),
-        ({"cors_origins": ["https://a.example"]}, "cors_origins was empty .* is https://a.example now"),
+        (
+            {"port": 1234},
+            "port was 8000 when the server started, and is now 1234: this change takes a restart",
+        ),
+        ({"cors_origins": ["https://a.example"]}, "cors_origins was empty .* is now https://a.example"),
         ({"workers": 2}, "workers was 1"),
     ],
 )

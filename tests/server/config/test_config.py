@@ -97,9 +97,9 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         (ONE + "    defaults: {temperature: .nan}\n", "line 4: models.defaults.temperature is NaN;"),
         (
             ONE + "    replicas: 2\n    devices: [0]\n",
-            "names 1 devices, but tensor_parallel_size × pipeline_parallel_size is 1, times 2 replicas",
+            "lists 1 devices, but tensor_parallel_size × pipeline_parallel_size is 1, times 2 replicas",
         ),
-        (ONE + "    replicas: 2\n    devices: [[0], [0]]\n", "names a device twice"),
+        (ONE + "    replicas: 2\n    devices: [[0], [0]]\n", "lists a device twice"),
         (ONE + "    replicas: 3\n    devices: [[0], [1]]\n", "has 2 lists of devices for 3 replicas"),
         (
             ONE + "    replicas: 0\n",
@@ -107,11 +107,15 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         ),
         (
             ONE + "    replicas: {min: 3, max: 2}\n",
-            "line 4: replicas has a min of 3 and a max of 2, which is less.",
+            "line 4: replicas has min 3 and max 2; max must be at least min.",
         ),
         (
             ONE + "    replicas: 2\n    min_ready: 3\n",
-            'line 5: model "a" has 2 replicas at least, of which min_ready (3) could not be ready.',
+            (
+                'line 5: model "a" has a min_ready of 3, but may run as few as 2 replicas; set min_ready to'
+                " at"
+                " most that."
+            ),
         ),
         (ONE + "    devices: [0, x]\n", 'line 4: models.devices is "x"; it should be a valid integer.'),
         (
@@ -125,7 +129,7 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         ("models:\n  - {id: '', path: weights}\n", 'models.id is ""; it should be 1 to 200 characters'),
         (ONE + "    allowed_keys: [a b]\n", 'models.allowed_keys is "a b"; it should be 1 to 200 characters'),
         ("cors_origins: ['https://a.example/']\n" + ONE, "it should be an origin as browsers send it"),
-        ("cors_origins: ['*']\n" + ONE, "line 1: cors_origins is *, but there is no API key"),
+        ("cors_origins: ['*']\n" + ONE, "line 1: cors_origins is * but there is no API key"),
         (
             "host: ''\n" + ONE,
             'line 1: host is ""; it should be an address, a name, or unix:PATH of at most 107 bytes',
@@ -136,7 +140,7 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         ("models:\n  - id: a\n", 'line 2: model "a" needs either path or builtin.'),
         ("models:\n  - path: a\n", 'line 2: the key "id" is missing in a model.'),
         ("models:\n  - id: a\n    builtin: smollm2-135m\n", 'did you mean "smollm2-135m-instruct"?'),
-        ("models: []\n", "line 1: models is []; it should have an entry at least."),
+        ("models: []\n", "line 1: models is []; it should have at least one entry."),
         ("port: 1\n", 'the key "models" is missing at the top level.'),
         (ONE + "    engine_args:\n      dtype: auto\n", 'line 5: set "dtype" as a key of the model'),
         (
@@ -145,11 +149,11 @@ def test_precedence(tmp_path: Path, flags: dict[str, object], environ: dict[str,
         ),
         (
             ONE + "    devices: [0, 1]\n",
-            "names 2 devices, but tensor_parallel_size × pipeline_parallel_size is 1",
+            "lists 2 devices, but tensor_parallel_size × pipeline_parallel_size is 1",
         ),
-        ("api_keys: [x]\n" + ONE, "line 1: keys do not belong in this file"),
+        ("api_keys: [x]\n" + ONE, "line 1: API keys are not allowed in this file"),
         ("", "models.yaml is empty"),
-        ("- a\n", "line 1: expected keys with values"),
+        ("- a\n", "line 1: the file must consist of keys with values"),
         ("models: [\n", "line 2: this is not valid YAML"),
         ("a: \x00\n", "not valid YAML"),
         ("? [a]\n: 1\n", "line 1: this is not valid YAML"),
@@ -251,7 +255,10 @@ def test_unix_socket_that_is_wrong(tmp_path: Path, line: str, words: str) -> Non
     [
         ("a: {wieght: 1}", 'line 5: unknown key "wieght" in a group of key_groups; did you mean "weight"?'),
         ("a: {roles: [root]}", "line 5: key_groups.a.roles is \"root\"; it should be 'infer' or 'admin'."),
-        ("a: {roles: [admin], keys: [anonymous]}", "anonymous is whoever asks, and cannot be an admin"),
+        (
+            "a: {roles: [admin], keys: [anonymous]}",
+            "anonymous, which is any client without a key, cannot be an admin",
+        ),
         ("a: {weight: 0}", "line 5: key_groups.a.weight is 0; it should be greater than or equal to 0.01."),
         ("a: {keys: [k]}\n  b: {keys: [k]}", 'line 6: the key "k" is in two groups, a and b.'),
         ("a b: {}", "a name of letters, digits"),
@@ -346,17 +353,20 @@ def test_an_adapters_path_starts_at_the_file(tmp_path: Path) -> None:
     ("more", "message"),
     [
         ("groups:\n  g: {models: [b]}\n", 'line 5: there is no model "b"; known are a'),
-        ("groups:\n  g: {models: [a]}\n", "all models of the group g are loaded at the start and stay"),
-        ("    unload_after_s: 3\n", 'line 4: model "a" is loaded at the start, and unload_after_s is for'),
+        ("groups:\n  g: {models: [a]}\n", "no model of the group g can make room for another"),
+        ("    unload_after_s: 3\n", 'line 4: model "a" has unload_after_s, but is loaded at the start'),
         ("    load: on_demand\n    replicas: {min: 1, max: 2}\n", "a fixed number of replicas"),
         (
             "    load: on_demand\nworkers: 2\n",
-            'line 5: model "a" is loaded on demand, which takes one process',
+            'line 5: model "a" is loaded on demand, which works only with one process',
         ),
-        ("    load: on_demand\ncluster: auto\n", 'line 4: model "a" is loaded on demand, and in a cluster'),
+        (
+            "    load: on_demand\ncluster: auto\n",
+            'line 4: model "a" is loaded on demand, which does not work in a cluster',
+        ),
         (
             "    load: on_demand\n    size_gib: 9\ngroups:\n  g: {models: [a], memory_gib: 8}\n",
-            'model "a" takes 9 GiB, and the group g has 8 (memory_gib)',
+            'model "a" takes 9 GiB, but the group g has only 8 GiB (memory_gib)',
         ),
         (
             "    load: on_demand\ngroups:\n  g: {models: [a]}\n  h: {models: [a]}\n",

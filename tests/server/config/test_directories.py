@@ -52,7 +52,7 @@ def test_one_that_is_not_whole_is_left_out(tmp_path: Path, caplog: pytest.LogCap
         found = models_of([], [tmp_path], lambda path: "no weights" if path.name == "half" else "")
     assert ids(found) == ["whole"]
     assert "half is left out: no weights" in caplog.text
-    assert "a name is left out: the name of a model has no spaces" in caplog.text
+    assert "a name is left out: the name of a model may not contain spaces" in caplog.text
 
 
 def test_named_one_has_to_be_a_model(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_named_one_has_to_be_a_model(tmp_path: Path) -> None:
 
 def test_two_of_a_name(tmp_path: Path) -> None:
     """Clients could not tell them apart."""
-    with pytest.raises(ConfigurationError, match="would both be the model one"):
+    with pytest.raises(ConfigurationError, match="would both have the model id one"):
         models_of([model(tmp_path / "a" / "one"), model(tmp_path / "b" / "one")], [], fine)
 
 
@@ -85,7 +85,7 @@ def test_no_model_in_a_folder(tmp_path: Path) -> None:
     """There has to be one to serve, and a folder to look in."""
     with pytest.raises(ConfigurationError, match="is a model that can be served"):
         models_of([], [tmp_path], fine)
-    with pytest.raises(ConfigurationError, match="the folder of models"):
+    with pytest.raises(ConfigurationError, match="the model folder"):
         models_of([], [tmp_path / "none"], fine)
 
 

@@ -193,7 +193,7 @@ def test_bad_words_are_read_as_vllm_does() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["x"], "of tokens that the model has"),
+        (["x"], "consist of tokens of the model"),
         (["cat", " \n"], "words of 1 to 256 characters"),
         ([""], "words of 1 to 256 characters"),
         (["c" * 257], "words of 1 to 256 characters"),

@@ -81,7 +81,7 @@ def test_models_that_share_a_gpu(directory: Path) -> None:
     def model(**settings: Any) -> ModelSettings:
         return ModelSettings(id="a", path=directory, **settings)
 
-    assert shared_out([model(gpu_memory_utilization=0.5)] * 2, None) == "at most 100% of a GPU is taken"
+    assert shared_out([model(gpu_memory_utilization=0.5)] * 2, None) == "models take at most 100% of a GPU"
     assert "90%" in shared_out([model(devices=[0]), model(devices=[1])], None)
     with pytest.raises(ConfigurationError, match=r"models on GPU 0 take 1\.80"):
         shared_out([model(), model()], None)
@@ -90,8 +90,8 @@ def test_models_that_share_a_gpu(directory: Path) -> None:
 def test_models_that_share_a_machine(directory: Path) -> None:
     """Weights and KV caches of all, on the CPU."""
     models = [ModelSettings(id="a", path=directory, kv_cache_gib=2.0)] * 2
-    assert shared_out(models, 9 * GIB) == "8.0 GiB of 9.0 GiB for all engines"
-    with pytest.raises(ConfigurationError, match="set kv_cache_gib lower"):
+    assert shared_out(models, 9 * GIB) == "all engines together take 8.0 GiB of 9.0 GiB"
+    with pytest.raises(ConfigurationError, match="lower kv_cache_gib"):
         shared_out(models, 7 * GIB)
 
 
@@ -100,7 +100,7 @@ def test_models_that_come_and_go(directory: Path) -> None:
     comes = ModelSettings(id="a", path=directory, load="on_demand", gpu_memory_utilization=0.6)
     stays = ModelSettings(id="b", path=directory, gpu_memory_utilization=0.3)
     assert "90%" in shared_out([comes, comes, stays], None)
-    assert shared_out([comes] * 3, 4 * GIB) == "3.0 GiB of 4.0 GiB for all engines"
+    assert shared_out([comes] * 3, 4 * GIB) == "all engines together take 3.0 GiB of 4.0 GiB"
     with pytest.raises(ConfigurationError, match=r"take 1\.20"):
         shared_out([comes, stays, stays], None)
 

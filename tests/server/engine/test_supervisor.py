@@ -293,7 +293,7 @@ async def test_a_wait_that_is_too_long(limits: tuple[float, float], name: str) -
         await until(lambda: supervisor.status.ready)
         supervisor.max_wait_s = max_wait_s
         supervisor.work.turns.wait_s = lambda requester: 11.5  # type: ignore[method-assign]
-        with pytest.raises(ServiceUnavailable, match=f"wait for 12 s, and {name} is") as caught:
+        with pytest.raises(ServiceUnavailable, match=f"wait for 12 s, but {name} is") as caught:
             check_room(supervisor, 1, NOBODY, timeout_s)
         assert caught.value.retry_after_s == {"max_wait_s": 7, "request_timeout_s": 8}[name]
         supervisor.max_wait_s = 0

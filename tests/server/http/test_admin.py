@@ -75,7 +75,7 @@ async def test_models_of_a_key(directory: Path, keys: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"workers": 2}, "serve with workers: 1"), ({"cluster": "ray://x"}, "start the front ends anew")],
+    [({"workers": 2}, "set workers: 1"), ({"cluster": "ray://x"}, "restart the front ends")],
 )
 async def test_engines_of_several_processes(
     directory: Path, keys: Path, settings: dict[str, object], word: str

@@ -142,7 +142,7 @@ def test_an_end_on_a_full_disk_is_an_end(
         writer.add(entry(number))
     writer.close()
     assert metrics.num_dropped == 10
-    assert "lacks its last 10 records" in caplog.text
+    assert "the last 10 records are missing" in caplog.text
 
 
 def test_one_that_cannot_be_written_costs_no_other(
@@ -158,4 +158,4 @@ def test_one_that_cannot_be_written_costs_no_other(
         writer.add(entry(number))
     writer.close()
     assert ids(tmp_path) == ["id-0", "id-2"]
-    assert (metrics.num_dropped, "id-1 is not in the journal" in caplog.text) == (1, True)
+    assert (metrics.num_dropped, "id-1 could not be recorded in the journal" in caplog.text) == (1, True)

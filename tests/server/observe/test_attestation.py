@@ -86,7 +86,7 @@ def test_a_file_without_a_digest_stops_the_start(weights: Path, settings: Settin
     sums = json.loads((weights / "checksums.json").read_text())
     del sums[name]
     (weights / "checksums.json").write_text(json.dumps(sums))
-    with pytest.raises(ConfigurationError, match=f"nothing says what .*{name}"):
+    with pytest.raises(ConfigurationError, match=f"no digest is known for .*{name}"):
         Attestation(settings, None, None).verify_model(settings.models[0])
 
 
@@ -104,7 +104,7 @@ def test_adapters_are_attested_too(tmp_path: Path, weights: Path) -> None:
     assert attestation._models["a"] == own
     sections[0]["sha256"] = {}
     settings = Settings.model_validate({"models": [model | {"adapters": sections}], "attest": True})
-    with pytest.raises(ConfigurationError, match=r"nothing says what .*adapter_config\.json"):
+    with pytest.raises(ConfigurationError, match=r"no digest is known for .*adapter_config\.json"):
         attestation.verify_model(settings.models[0])
 
 

@@ -60,7 +60,7 @@ def test_an_event_has_one_name() -> None:
 def test_an_event_has_its_fields(said: io.StringIO) -> None:
     """As they are: numbers as numbers. The message is the text log's."""
     logging.getLogger("server.process.workers").error(
-        "worker %d ended, %s; starting another one in %g s", 2, Path("signal 9"), 1.5
+        "worker %d ended (%s); starting another one in %g s", 2, Path("signal 9"), 1.5
     )
     (line,) = lines(said)
     assert line.pop("time").endswith("+00:00")
@@ -68,7 +68,7 @@ def test_an_event_has_its_fields(said: io.StringIO) -> None:
     assert line == {
         "level": "error",
         "event": "worker.ended",
-        "message": "worker 2 ended, signal 9; starting another one in 1.5 s",
+        "message": "worker 2 ended (signal 9); starting another one in 1.5 s",
         "worker": 2,
         "how": "signal 9",
         "seconds": 1.5,

@@ -55,7 +55,7 @@ async def test_a_stall_is_told_while_it_lasts(caplog: pytest.LogCaptureFixture) 
     during, after = [record.getMessage() for record in caplog.records]
     assert "has stood still" in during
     assert "in_the_way_until(" in during
-    assert "goes on, after" in after
+    assert "runs again, after" in after
 
 
 async def test_it_is_unwell_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

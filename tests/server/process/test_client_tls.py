@@ -75,7 +75,7 @@ def test_what_is_missing_is_said(url: str, flags: list[str]) -> None:
     assert "--ca names the certificates to trust" in run(*ASK, url)[2]
     assert "name one with --cert and --cert-key" in run(*ASK, url, *flags[:2])[2]
     assert run(*ASK, url, *flags[:4])[2].startswith("verbatim: --cert ")
-    assert "give --cert too" in run(*ASK, url, *flags[4:])[2]
+    assert "--cert-key needs --cert" in run(*ASK, url, *flags[4:])[2]
 
 
 @pytest.mark.parametrize("command", [ASK, ("conform", "--only", "http.models")], ids=["complete", "conform"])

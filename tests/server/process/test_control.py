@@ -65,7 +65,7 @@ async def test_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_user_of", lambda connection: 12345)
     monkeypatch.setattr(control.os, "getuid", lambda: 0)
     async with answering(reload):
-        with pytest.raises(ConfigurationError, match="another user's"):
+        with pytest.raises(ConfigurationError, match="belongs to another user"):
             await asyncio.to_thread(ask, PORT)
     assert reloads == []
 
@@ -82,4 +82,4 @@ async def test_nothing_is_left_of_it() -> None:
 async def test_a_name_that_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     """Is no reason not to serve: SIGHUP is left."""
     async with answering(done), answering(refused):
-        assert "`verbatim reload` will not reach this server" in caplog.text
+        assert "`verbatim reload` cannot reach this server" in caplog.text

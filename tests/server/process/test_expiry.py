@@ -62,7 +62,7 @@ async def test_the_log_warns(
 def test_words() -> None:
     """The date, and what to do."""
     soon = said(datetime.now(UTC) + timedelta(days=1))
-    assert "UTC; put a new one there, which is read at once." in soon
+    assert "UTC; replace the file, which the server then reads by itself." in soon
 
 
 async def test_metric(directory: Path, tmp_path: Path) -> None:

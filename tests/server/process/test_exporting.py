@@ -73,7 +73,7 @@ def test_a_header_of_the_environment_that_is_none(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "a=b,Bearer secret")
     with pytest.raises(ConfigurationError) as failure:
         app_of(eager(directory)[0], tracing=Tracing(endpoint=collector.url))
-    assert "OTEL_EXPORTER_OTLP_HEADERS: its part 2 is no header" in failure.value.message
+    assert "OTEL_EXPORTER_OTLP_HEADERS: its part 2 is not a header" in failure.value.message
     assert "secret" not in failure.value.message
 
 
@@ -103,14 +103,14 @@ async def test_a_collector_that_is_down(directory: Path, caplog: pytest.LogCaptu
                 assert (await client.post(URL, json=BODY)).status_code == 200
                 num = len(collector.requests)
                 await until(lambda num=num: len(collector.requests) > num)
-            await until(lambda: "does not take spans" in caplog.text)
+            await until(lambda: "does not accept spans" in caplog.text)
             caplog.set_level(logging.INFO)
             collector.status = 200
             await client.post(URL, json=BODY)
             await seen(collector)
-            await until(lambda: "takes spans again" in caplog.text)
+            await until(lambda: "accepts spans again" in caplog.text)
             metrics = (await client.get("/metrics")).text
-    assert caplog.text.count("does not take spans") == 1
+    assert caplog.text.count("does not accept spans") == 1
     assert "code: 400" in caplog.text
     assert 'verbatim_spans_total{result="failed"} 15.0' in metrics
     assert 'verbatim_spans_total{result="sent"} 5.0' in metrics
@@ -142,12 +142,12 @@ async def test_nobody_listens(
     monkeypatch.setattr(exporting, "TIMEOUT_S", 2.0)
     async with traced(Collector("http://127.0.0.1:9"), eager(directory)[0]) as (app, client):
         assert (await client.post(URL, json=BODY)).status_code == 200
-        await until(lambda: "does not take spans" in caplog.text)
+        await until(lambda: "does not accept spans" in caplog.text)
         assert (await client.post(URL, json=BODY)).status_code == 200
         begun = time.monotonic()
         await asyncio.to_thread(app.state.server.tracer.close)
         assert time.monotonic() - begun < exporting.LAST_S
-    assert caplog.text.count("does not take spans") == 1
+    assert caplog.text.count("does not accept spans") == 1
     assert "refused" in caplog.text
 
 

@@ -258,7 +258,7 @@ async def test_it_waits_so_long_and_no_longer(path: Path) -> None:
     async with house.open() as client:
         response = await client.post(URL, json={"model": "a", **BODY})
         assert response.status_code == 503
-        assert "was not within 0.1 s (max_wait_s)" in response.json()["message"]
+        assert "was not loaded within 0.1 s (max_wait_s)" in response.json()["message"]
         assert response.headers["retry-after"] == "30"
         await until(lambda: house.states()["a"] == "loaded")  # whoever comes back finds it
 
@@ -350,9 +350,14 @@ async def test_one_that_is_loaded_at_the_start_stays_away(path: Path, admin: Pat
     ("name", "state", "status", "message"),
     [
         ("a", "gone", 400, 'state (current value: "gone") must be "loaded", "asleep" or "unloaded"'),
-        ("a", "asleep", 400, "model a ends its engine instead"),
+        ("a", "asleep", 400, "is only for models with a sleep_level: model a has none"),
         ("nobody", "loaded", 404, "nobody not found"),
-        ("tuned", "loaded", 400, "tuned is an adapter of the model a, and goes where that goes: use PUT"),
+        (
+            "tuned",
+            "loaded",
+            400,
+            "tuned is an adapter of the model a and is loaded and unloaded with it: use PUT",
+        ),
         ("b", "loaded", 403, "the API key boss may not use the model b"),
     ],
 )

@@ -83,5 +83,5 @@ async def test_the_greeting(path: Path, capsys: pytest.CaptureFixture[str], fail
                 await asyncio.sleep(0.01)
                 said += capsys.readouterr().out
             greeting.cancel()
-    assert "s. Loaded when asked for: a, b. Try:" in said
+    assert "s. Loaded on demand: a, b. Try:" in said
     assert f'"model": "{"a" if fails else "c"}"' in said

@@ -90,7 +90,7 @@ def test_death_of_a_worker(server: Server) -> None:
         lost = sum(port_of(stream) in ports for stream in streams)
         assert 0 < lost < 16
         worker.kill()
-        wait_for(lambda: "ended, signal 9" in server.said(), 30)
+        wait_for(lambda: "ended (signal 9)" in server.said(), 30)
         with contextlib.ExitStack() as stack:
             fresh = [stack.enter_context(Client(server.url(), "long", "m")) for _ in range(lost + 1)]
             more = [begun(client) for client in fresh]

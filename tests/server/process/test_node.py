@@ -19,9 +19,9 @@ def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"workers": 2}, "another front end"),
+        ({"workers": 2}, "start more front ends"),
         ({"attest": True}, "attest"),
-        ({"models": [MODEL | {"devices": [0]}]}, "Ray deals the GPUs out"),
+        ({"models": [MODEL | {"devices": [0]}]}, "Ray assigns the GPUs"),
     ],
 )
 def test_what_a_front_end_of_a_cluster_cannot_have(keys: dict[str, object], words: str) -> None:

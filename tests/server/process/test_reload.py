@@ -123,9 +123,9 @@ def test_limits_change_in_place(configured: Configured) -> None:
     ("keys", "message"),
     [
         ({"drain_timeout": 1}, "drain_timeout_s"),
-        ({"port": 1}, "port was 0 when the server started, and is 1 now: that takes a restart."),
+        ({"port": 1}, "port was 0 when the server started, and is now 1: this change takes a restart."),
         ({"models": [{"id": "new", "path": "nowhere", "engine": "simulated"}]}, "nowhere does not exist"),
-        ({"api_keys_file": "nowhere.txt"}, "nowhere.txt is not there"),
+        ({"api_keys_file": "nowhere.txt"}, "nowhere.txt does not exist"),
     ],
 )
 def test_a_file_that_is_refused(configured: Configured, keys: dict[str, Any], message: str) -> None:

@@ -90,7 +90,7 @@ def test_what_is_not_there_is_a_404(changing: Changing) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"path": "a"}, "path (current value: a) must be absolute"),
+        ({"path": "a"}, "path (current value: a) must be an absolute path"),
         ({"path": "/a", "id": "b"}, "id (current value: b) must be a"),
         ({"sha256": {}}, "path: Field required"),
         ({"path": "/a", "rank": 3}, "rank: Extra inputs are not permitted"),

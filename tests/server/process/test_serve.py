@@ -76,7 +76,9 @@ async def test_the_same_failure_three_times(
     assert running.done() == ends
     running.cancel()
     if ends:
-        with pytest.raises(EngineFailed, match=r"model m0: .* the disk is full \(the same 3 times\)"):
+        with pytest.raises(
+            EngineFailed, match=r"model m0: .* the disk is full \(3 times with the same error\)"
+        ):
             await running
     else:
         await asyncio.gather(running, return_exceptions=True)

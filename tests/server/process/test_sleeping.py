@@ -123,7 +123,7 @@ async def test_one_that_cannot_sleep_ends(path: Path, admin: Path, caplog: pytes
         house.errors = [EngineFailed("its weights take 15.0 GiB")]
         await put(client, "a", "asleep")
         await until(lambda: house.states()["a"] == "unloaded")
-        assert "it cannot sleep, and is ended: its weights take 15.0 GiB" in caplog.text
+        assert "an engine could not go to sleep and is ended: its weights take 15.0 GiB" in caplog.text
         assert await text(client, "a") == first
         assert house.starts == ["a", "a"]
 
@@ -136,7 +136,7 @@ async def test_one_that_cannot_be_woken_is_started(path: Path, caplog: pytest.Lo
         await until(lambda: house.states()["a"] == "asleep")
         house.errors = [EngineFailed("no memory")]
         assert await text(client, "a") == first
-        assert "could not be woken, another one is made: no memory" in caplog.text
+        assert "could not be woken, so a new one is started: no memory" in caplog.text
         assert (house.starts, house.wakes) == (["a", "a"], [])
 
 
@@ -187,7 +187,7 @@ async def test_the_server_ends_while_one_falls_asleep(path: Path, admin: Path) -
     ("settings", "model", "message"),
     [
         ({}, {"sleep_level": 3}, "sleep_level"),
-        ({}, {"asleep_gib": 1}, "set sleep_level: 1, or leave asleep_gib out"),
+        ({}, {"asleep_gib": 1}, "set sleep_level: 1, or remove asleep_gib"),
         ({}, {"engine_args": {"enable_sleep_mode": True}}, 'set "sleep_level" as a key of the model'),
         ({"workers": 2}, {"sleep_level": 1}, "set workers: 1 and no cluster"),
     ],

@@ -47,7 +47,7 @@ def test_another_server_is_there(tmp_path: Path) -> None:
 def test_a_file_is_there(tmp_path: Path) -> None:
     """What is no socket is left alone too, and a folder that is missing is named."""
     (tmp_path / "s").write_text("text")
-    with pytest.raises(ConfigurationError, match="is no socket"):
+    with pytest.raises(ConfigurationError, match="is not a socket"):
         open_port(f"unix:{tmp_path / 's'}", 0, 0)
     assert (tmp_path / "s").read_text() == "text"
     with pytest.raises(ConfigurationError, match="No such file"):

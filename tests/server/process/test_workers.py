@@ -123,7 +123,7 @@ def test_death_of_a_worker(lasting: Server) -> None:
     """kill -9: another one takes its place, and takes the connections that have come meanwhile."""
     url, workers = lasting.url(), lasting.engines()
     workers[0].kill()
-    wait_for(lambda: "ended, signal 9; starting another one in 1 s" in lasting.said(), 30)
+    wait_for(lambda: "ended (signal 9); starting another one in 1 s" in lasting.said(), 30)
     with ThreadPoolExecutor(30) as pool:
         replies = list(pool.map(lambda _: ask(url, max_tokens=3, ignore_eos=True), range(30)))
     assert [reply["usage"]["completion_tokens"] for reply in replies] == [3] * 30
@@ -132,7 +132,7 @@ def test_death_of_a_worker(lasting: Server) -> None:
 
 def test_one_that_fails_again_takes_no_connections(lasting: Server) -> None:
     """The socket of a worker that has ended twice listens no more until the next one does."""
-    url, again = lasting.url(), "ended, signal 9; starting another one in 2 s"
+    url, again = lasting.url(), "ended (signal 9); starting another one in 2 s"
     while again not in lasting.said():
         newest = max(lasting.engines(), key=psutil.Process.create_time)
         newest.kill()

@@ -50,7 +50,7 @@ def test_ids_that_the_model_lacks(path: Path, caplog: pytest.LogCaptureFixture, 
     write(path, "config.json", eos_token_id=strange, bos_token_id=7)
     tokenizer = loaded(path)
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (7, (2,))
-    assert caplog.text.count("no id of the model's") == 3
+    assert caplog.text.count("not an id of the model's") == 3
 
 
 def test_tokenizers_end_beyond_the_model(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,7 +101,9 @@ def test_tokens_of_other_files(path: Path, files: dict[str, Any]) -> None:
 def test_end_that_no_file_has(path: Path, name: str) -> None:
     """A BOS or EOS that is none of the tokenizer's tokens is refused by its name."""
     write(path, "tokenizer_config.json", **{name: "<nowhere>"})
-    with pytest.raises(ConfigurationError, match=f"{name} is '<nowhere>', but no file"):
+    with pytest.raises(
+        ConfigurationError, match=f"{name} is '<nowhere>', but the tokenizer has no such token"
+    ):
         loaded(path)
 
 

@@ -120,9 +120,12 @@ def test_tags_in_free_text(plain: Tokenizer, text: str, is_one: bool) -> None:
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ('{"structures":[],"triggers":["a"]}', "structures not empty"),
+        ('{"structures":[],"triggers":["a"]}', "structures may not be empty"),
         ('{"structures":[{"begin":"a"}],"triggers":["a"]}', "needs begin and end"),
-        ('{"structures":[{"begin":"a","end":"","schema":{}}],"triggers":["b"]}', "no trigger is what"),
+        (
+            '{"structures":[{"begin":"a","end":"","schema":{}}],"triggers":["b"]}',
+            "begins with none of the triggers",
+        ),
     ],
     ids=str,
 )

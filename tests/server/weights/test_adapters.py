@@ -115,7 +115,7 @@ def test_a_directory_that_is_none(directory: Path, base: Base) -> None:
 def test_a_module_that_the_model_has_not(directory: Path, base: Base) -> None:
     """It is named, for it was trained on another model."""
     name = Q.replace(".0.", ".7.")
-    assert f"{name}, and the model has no such module" in refusal(
+    assert f"{name}, but the model has no such module" in refusal(
         write_adapter(directory, {name: (8, 4)}), base
     )
 
@@ -123,7 +123,7 @@ def test_a_module_that_the_model_has_not(directory: Path, base: Base) -> None:
 def test_another_shape_than_the_models(directory: Path, base: Base) -> None:
     """Both are told."""
     message = refusal(write_adapter(directory, {Q: (8, 5)}), base)
-    assert f"{Q} is 8 × 5 in it, and 8 × 4 in the model" in message
+    assert f"{Q} is 8 × 5 in the adapter and 8 × 4 in the model" in message
 
 
 def test_weights_that_are_not_read_have_no_shapes(directory: Path, base: Base) -> None:
@@ -198,4 +198,4 @@ def test_a_tokenizer_of_its_own_is_a_warning(
         assert not caplog.records
         (directory / "tokenizer.json").write_text('{"more": 1}')
         check(directory, base)
-    assert "its tokenizer.json is another one" in caplog.text
+    assert "its tokenizer.json differs" in caplog.text

@@ -52,7 +52,7 @@ def test_a_fault_says_what_it_is(kind: type[Fault]) -> None:
         ("", 'there is no fault ""; known are status,'),
         ("stall=2s aftr=3", 'stall has no argument "aftr"; did you mean "after"?'),
         ("stall=2s x=3", 'stall has no argument "x"; known are seconds, after.'),
-        ("stall=2s after", "stall: after after comes = and its value."),
+        ("stall=2s after", "stall: after needs a value, as after=VALUE."),
         ("stall=2s seconds=3", "stall: seconds is given twice."),
         ("stall", "stall: seconds is missing; for example stall=2s after=3"),
         ("stall=2x", 'stall: seconds is "2x"; it should be a time: 500ms, 2s or 1m, at most an hour.'),

@@ -174,9 +174,16 @@ def test_a_file(tmp_path: Path) -> None:
         (
             "every: 5",
             "every: 5\n    nth: 1",
-            "faults.yaml, line 6: a rule has one of share, nth, every and first, not nth and every.",
+            (
+                "faults.yaml, line 6: a rule may have only one of share, nth, every and first, and has nth"
+                " and every."
+            ),
         ),
-        ("stream: true", 'prompt_regex: "("', "faults.yaml, line 4: prompt_regex is no regular expression:"),
+        (
+            "stream: true",
+            'prompt_regex: "("',
+            "faults.yaml, line 4: prompt_regex is not a valid regular expression:",
+        ),
     ],
 )
 def test_a_file_with_a_mistake(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -192,7 +199,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     """It is a mistake that is said, not a set of no rules."""
     file = tmp_path / "faults.yaml"
     file.write_text("# nothing yet\n")
-    with pytest.raises(ConfigurationError, match=r"^faults.yaml is empty; it needs keys with values\.$"):
+    with pytest.raises(ConfigurationError, match=r"^faults.yaml is empty; it must have keys with values\.$"):
         read_rules(file)
 
 

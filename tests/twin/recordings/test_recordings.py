@@ -106,7 +106,7 @@ def test_another_key_in_a_field_gets_the_same_recording(tmp_path: Path) -> None:
     """And where it has none, its key is not said to differ."""
     found = recorded(tmp_path, exchange(asked({"api_key": "mine", "seed": 1}), b"yes"))
     assert found.find(asked({"api_key": "another", "seed": 1})).body == b"yes"
-    with pytest.raises(NoRecording, match=r"json, where seed is 1, here 2$"):
+    with pytest.raises(NoRecording, match=r"json, where seed is 1 there and 2 here$"):
         found.find(asked({"api_key": "another", "seed": 2}))
 
 
@@ -140,7 +140,7 @@ def test_prompts_are_left_out_and_still_found_by(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     assert "confiden" not in file.read_text("utf-8")
     assert found.find(secret).body == b"yes"
-    with pytest.raises(NoRecording, match="where prompt is redacted, and another one"):
+    with pytest.raises(NoRecording, match="where prompt is redacted, and differs"):
         found.find(asked({"prompt": "another"}))
 
 
@@ -208,7 +208,7 @@ def test_notation_of_numbers_does_not_matter(tmp_path: Path) -> None:
 def test_kind_of_a_value_matters(tmp_path: Path) -> None:
     """True is not 1, and it is said that they differ."""
     found = recorded(tmp_path, exchange(asked({"stream": True})))
-    with pytest.raises(NoRecording, match="where stream is true, here 1"):
+    with pytest.raises(NoRecording, match="where stream is true there and 1 here"):
         found.find(asked({"stream": 1}))
 
 
@@ -271,8 +271,10 @@ def test_missing_one_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(NoRecording) as failure:
         found.find(asked({"prompt": "a", "seed": 1, "stop": "x"}))
     assert failure.value.metadata["nearest"].startswith("0002-")
-    assert failure.value.message.endswith('where seed is 3, here 1; stop is not set, here "x"')
-    with pytest.raises(NoRecording, match='where the path is "/v1/other", here "/v1/another"'):
+    assert failure.value.message.endswith(
+        'where seed is 3 there and 1 here; stop is not set there and "x" here'
+    )
+    with pytest.raises(NoRecording, match='where the path is "/v1/other" there and "/v1/another" here'):
         Recordings(read_recordings(tmp_path)[2:]).find(asked(path="/v1/another"))
 
 
@@ -283,8 +285,8 @@ def test_missing_one_names_the_nearest(tmp_path: Path) -> None:
         ("[" * 100_000, "is not a recording: "),
         ("[]", "is not a recording: "),
         ("{}", "it has no version"),
-        ('{"version": 2}', "of version 2"),
-        ('{"version": 1, "request": 1}', "request is to be an object, not 1"),
+        ('{"version": 2}', "has version 2"),
+        ('{"version": 1, "request": 1}', "request must be an object, not 1"),
     ],
 )
 def test_file_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -298,27 +300,27 @@ def test_file_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> No
 @pytest.mark.parametrize(
     ("side", "field", "value", "words"),
     [
-        ("request", "method", 1, "method is to be text, not 1"),
-        ("request", "digest", ["x"], 'digest is to be text, not ["x"]'),
-        ("request", "headers", {"a": "b"}, 'headers is to be a list, not {"a": "b"}'),
-        ("request", "headers", [["a", "b"]], 'a header is to be "name: value"'),
-        ("response", "headers", ["a"], 'a header is to be "name: value"'),
-        ("response", "headers", ["a b: c"], 'a header is to be "name: value"'),
+        ("request", "method", 1, "method must be text, not 1"),
+        ("request", "digest", ["x"], 'digest must be text, not ["x"]'),
+        ("request", "headers", {"a": "b"}, 'headers must be a list, not {"a": "b"}'),
+        ("request", "headers", [["a", "b"]], 'a header must be "name: value"'),
+        ("response", "headers", ["a"], 'a header must be "name: value"'),
+        ("response", "headers", ["a b: c"], 'a header must be "name: value"'),
         ("response", "headers", ["a: b\r\nc: d"], "one line, not"),
         ("response", "headers", ["a: b\n"], "one line, not"),
         ("response", "headers", ["a: ☃"], "Latin-1"),
-        ("response", "status", 99, "status is to be from 100 to 599, not 99"),
-        ("response", "status", 600, "status is to be from 100 to 599, not 600"),
-        ("response", "status", "200", 'status is to be an integer, not "200"'),
-        ("response", "status", True, "status is to be an integer, not true"),
-        ("response", "after_s", float("nan"), "after_s is to be a number of seconds from 0, not nan"),
-        ("response", "after_s", float("inf"), "after_s is to be a number of seconds from 0, not inf"),
-        ("response", "after_s", -1, "after_s is to be a number of seconds from 0, not -1"),
+        ("response", "status", 99, "status must be from 100 to 599, not 99"),
+        ("response", "status", 600, "status must be from 100 to 599, not 600"),
+        ("response", "status", "200", 'status must be an integer, not "200"'),
+        ("response", "status", True, "status must be an integer, not true"),
+        ("response", "after_s", float("nan"), "after_s must be a number of seconds, at least 0, not nan"),
+        ("response", "after_s", float("inf"), "after_s must be a number of seconds, at least 0, not inf"),
+        ("response", "after_s", -1, "after_s must be a number of seconds, at least 0, not -1"),
         pytest.param("response", "after_s", 10**400, "too large", id="huge"),
-        ("response", "parts", [1], "an object with after_s is to be where 1 is"),
-        ("response", "parts", [{"after_s": "1"}], 'after_s is to be a number, not "1"'),
-        ("response", "parts", [{"after_s": 1}], "a body has none of json, text and base64"),
-        ("response", "parts", [{"after_s": 1, "text": 1}], "text is to be text, not 1"),
+        ("response", "parts", [1], "1 must be an object with after_s"),
+        ("response", "parts", [{"after_s": "1"}], 'after_s must be a number, not "1"'),
+        ("response", "parts", [{"after_s": 1}], "a body needs one of json, text and base64"),
+        ("response", "parts", [{"after_s": 1, "text": 1}], "text must be text, not 1"),
         ("response", "parts", [{"after_s": 1, "base64": "a"}], "is not a recording: "),
         ("response", "end", "never", "'never' is not a valid End"),
     ],

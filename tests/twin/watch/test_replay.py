@@ -131,7 +131,7 @@ async def test_request_without_a_recording_is_a_404(tmp_path: Path) -> None:
     async with watching(replay(tmp_path)) as here, client(here) as asking:
         answer = await asking.post(PATH, json={"prompt": "b"})
     assert (answer.status_code, answer.json()["reason"]) == (404, "NO_RECORDING")
-    assert answer.json()["message"].endswith('where prompt is "a", here "b"')
+    assert answer.json()["message"].endswith('where prompt is "a" there and "b" here')
 
 
 async def test_command_answers_until_a_signal(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_command_answers_until_a_signal(tmp_path: Path) -> None:
     [
         ([], "either --upstream URL or --replay DIR"),
         (["--upstream", "http://a", "--replay", "."], "either --upstream URL or --replay DIR"),
-        (["--replay", ".", "--record", "."], "exclude each other"),
+        (["--replay", ".", "--record", "."], "cannot be given together"),
         (["--upstream", "http://a", "--redact-prompts"], "--record DIR"),
         (["--upstream", "a"], "address of a server"),
         (["--upstream", "http://a", "--speed", "2"], "--replay DIR"),

@@ -23,13 +23,19 @@ def test_front_ends_differ_in_what_is_their_own() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"models": [MODEL | {"max_num_seqs": 8}]}, "models[m].max_num_seqs is 256 there and 8 here"),
-        ({"models": [MODEL | {"defaults": {"top_k": 5}}]}, "models[m].defaults.top_k is 0 there and 5 here"),
+        (
+            {"models": [MODEL | {"max_num_seqs": 8}]},
+            "models[m].max_num_seqs is 256 in the cluster and 8 here",
+        ),
+        (
+            {"models": [MODEL | {"defaults": {"top_k": 5}}]},
+            "models[m].defaults.top_k is 0 in the cluster and 5 here",
+        ),
         (
             {"rate_limits": {"requests_per_minute": 3}},
-            "rate_limits.requests_per_minute is 0 there and 3 here",
+            "rate_limits.requests_per_minute is 0 in the cluster and 3 here",
         ),
-        ({"max_wait_s": 1.0}, "max_wait_s is 600.0 there and 1.0 here"),
+        ({"max_wait_s": 1.0}, "max_wait_s is 600.0 in the cluster and 1.0 here"),
     ],
 )
 def test_what_differs_is_named(keys: dict[str, Any], words: str) -> None:
@@ -46,7 +52,7 @@ def test_another_list_of_models_is_shown() -> None:
 def test_another_version_is_refused() -> None:
     """Front ends and engines speak one version's language."""
     other = site().model_copy(update={"version": "9"})
-    assert "are Verbatim 9" in refusal(other, site())
+    assert "run Verbatim 9" in refusal(other, site())
 
 
 def test_it_travels_as_text() -> None:

@@ -69,9 +69,9 @@ def test_the_engine_sees_no_others() -> None:
             "3 replicas on 4 GPUs each need 12, and there are 8",
         ),
         ({"tensor_parallel_size": 16}, {}, "1 replicas on 16 GPUs each need 16, and there are 8"),
-        ({"replicas": 2, "devices": [0, 8]}, {}, "devices names GPU 8, and this machine has 0 to 7"),
+        ({"replicas": 2, "devices": [0, 8]}, {}, "devices lists GPU 8, but this machine has only 0 to 7"),
         ({"replicas": 3}, {"CUDA_VISIBLE_DEVICES": "6,7"}, "need 3, and there are 2"),
-        ({"replicas": 2}, {"CUDA_VISIBLE_DEVICES": "GPU-5e1,GPU-77a"}, "name each replica's GPUs in devices"),
+        ({"replicas": 2}, {"CUDA_VISIBLE_DEVICES": "GPU-5e1,GPU-77a"}, "list each replica's GPUs in devices"),
     ],
 )
 def test_more_than_there_are(keys: dict[str, Any], environ: dict[str, str], problem: str) -> None:
@@ -93,5 +93,5 @@ def test_engines_that_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     check_sleep_level(model(sleep_level=1))
     monkeypatch.setattr(devices, "installed", lambda build: True)
     check_sleep_level(model(sleep_level=1, engine="simulated"))
-    with pytest.raises(ConfigurationError, match="Leave sleep_level out"):
+    with pytest.raises(ConfigurationError, match="Remove sleep_level"):
         check_sleep_level(model(sleep_level=1))

@@ -75,7 +75,7 @@ while True:
 BEATS = "follow_server()"
 ANSWER = "outputs.send(msgspec.msgpack.encode(CoreOutputs(utility_output=[0, None, [None, [7, has_work]]])))"
 JOB = Job("j", "r", [5], GenerationParams(), (1,), max_tokens=10)
-NOTHING = "(did not answer|had work and made no step)"
+NOTHING = "(did not answer|had work but made no step)"
 MODEL = ModelSettings(id="m", path=Path("m"))
 DEAD = 'b"ENGINE_CORE_DEAD"'
 STEP = "msgspec.msgpack.encode(CoreOutputs(outputs=[CoreOutput(name, [1], {fields})]))"
@@ -119,7 +119,9 @@ async def test_logits_that_are_nan_in_the_warm_up() -> None:
     """Are the reason."""
     program = ANSWERS.format(message=STEP.format(fields="num_nans_in_logits=3"), seconds=60, news="")
     async with engine(program) as (made, seen):
-        with pytest.raises(EngineFailed, match="while warming up: logits are NaN; the model may be damaged"):
+        with pytest.raises(
+            EngineFailed, match="during the warm-up: the logits are NaN; the model may be damaged"
+        ):
             await made.start(seen.append)
     assert seen[-1].phase is Phase.WARMING
 
@@ -153,11 +155,11 @@ def ready_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("before", "then", "how"),
     [
-        ("", "os.kill(os.getpid(), 19)", "a process of it is stopped"),
-        ("", "time.sleep(60)", "it got no time on a processor for [0-9]+ s"),
+        ("", "os.kill(os.getpid(), 19)", "one of its processes is stopped \\(SIGSTOP\\)"),
+        ("", "time.sleep(60)", "it got no CPU time for [0-9]+ s"),
         (BEATS, "time.sleep(60)", f"it {NOTHING} for [0-9]+ s"),
         (BEATS, "while True: pass", f"it {NOTHING} for [0-9]+ s"),
-        (BEATS, f"if kind == UTILITY: {ANSWER}", "it had work and made no step for [0-9]+ s"),
+        (BEATS, f"if kind == UTILITY: {ANSWER}", "it had work but made no step for [0-9]+ s"),
     ],
     ids=["stopped", "frozen", "waits", "turns", "does nothing"],
 )
@@ -179,7 +181,7 @@ async def test_an_engine_that_does_nothing_for_others() -> None:
     async with engine(program, hang_timeout_s=1.0) as (made, seen):
         await made.start(seen.append)
         death = await asyncio.wait_for(made.died(), 30)
-    assert re.fullmatch("the engine hangs: it had work and made no step for [0-9]+ s", death.how)
+    assert re.fullmatch("the engine hangs: it had work but made no step for [0-9]+ s", death.how)
 
 
 @pytest.mark.usefixtures("ready_at_once")

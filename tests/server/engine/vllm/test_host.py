@@ -44,7 +44,7 @@ def test_the_engine_ends_with_a_thread_that_carries_its_messages(monkeypatch: py
     hook = host._end_with_a_thread(said.append)
     hook(failing("Thread-3 (process_input_sockets)"))
     assert ends == [1]
-    assert said == [News(error="a thread of it that carries messages has failed: extra field")]
+    assert said == [News(error="a thread that carries the engine's messages has failed: extra field")]
 
 
 def test_it_does_not_end_with_another_thread(

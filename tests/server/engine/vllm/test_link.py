@@ -153,7 +153,7 @@ async def test_what_is_no_message_is_the_end(junk: bytes, caplog: pytest.LogCapt
     link.close()
     assert [one.outputs[0].request_id for call in calls for one in call] == ["a"]
     assert len(deaths) == 1
-    assert "cannot be read" in caplog.text
+    assert "cannot be decoded" in caplog.text
 
 
 async def test_an_error_of_ours_is_the_end_too() -> None:

@@ -64,7 +64,7 @@ def test_a_stopped_process_is_seen_at_the_second_look() -> None:
     assert patient.second(is_stopped=True) == ""
     assert patient.second() == ""
     assert patient.second(is_stopped=True) == ""
-    assert patient.second(is_stopped=True) == "a process of it is stopped"
+    assert patient.second(is_stopped=True) == "one of its processes is stopped (SIGSTOP)"
 
 
 def test_one_that_does_not_run_at_all_is_seen_within_five_seconds() -> None:
@@ -72,7 +72,7 @@ def test_one_that_does_not_run_at_all_is_seen_within_five_seconds() -> None:
     patient = Patient()
     patient.second()
     patient.answers = patient.beats = False
-    assert patient.seconds(30, share=0.0) == (4, "it got no time on a processor for 4 s")
+    assert patient.seconds(30, share=0.0) == (4, "it got no CPU time for 4 s")
 
 
 def test_one_that_waits_for_a_device_runs() -> None:
@@ -102,7 +102,7 @@ def test_no_step_for_too_long(share: float) -> None:
     """It answers, has work, and does none of it."""
     patient = Patient()
     patient.steps = False
-    assert patient.seconds(100, share) == (20, "it had work and made no step for 20 s")
+    assert patient.seconds(100, share) == (20, "it had work but made no step for 20 s")
 
 
 def test_a_busy_machine_is_no_hang() -> None:

@@ -49,9 +49,9 @@ def test_drafts_are_verified_one_by_one(verified: str, v2: bool) -> None:
 
 def test_methods() -> None:
     """Each refusal names the method."""
-    with pytest.raises(ConfigurationError, match=r"method suffix; on CPUs it is ngram alone"):
+    with pytest.raises(ConfigurationError, match=r"method suffix; on CPUs only ngram is supported"):
         check("suffix")
-    with pytest.raises(ConfigurationError, match="method extract_hidden_states, which is none"):
+    with pytest.raises(ConfigurationError, match="method extract_hidden_states, which does not exist"):
         check("extract_hidden_states", v2=True, on_cpu=False)
 
 
@@ -67,5 +67,5 @@ def test_runners() -> None:
     """V1 on a GPU has none, nor has a pipeline of CPUs."""
     with pytest.raises(ConfigurationError, match="on vLLM's V1 model runner"):
         check(on_cpu=False)
-    with pytest.raises(ConfigurationError, match="over a pipeline"):
+    with pytest.raises(ConfigurationError, match="with pipeline parallelism"):
         check(stages=2)

@@ -1,8 +1,8 @@
-"""How houses differ in the values that they accept, by field and kind of rule."""
+"""How APIs differ in the values that they accept, by field and kind of rule."""
 
 from __future__ import annotations
 
-# Fields that OpenAI's endpoint does not have, and refuses as unknown ones.
+# Fields that OpenAI's endpoint does not have, and refuses as unknown.
 NOT_OPENAIS = {
     "repetition_penalty", "top_k", "min_p", "ignore_eos", "min_tokens", "stop_token_ids",
     "skip_special_tokens", "include_stop_str_in_output", "truncate_prompt_tokens", "priority", "unknown",
@@ -16,8 +16,8 @@ OPENAI = {
     ("top_p", "range"): "top_p may be 0",
 }
 
-# vLLM's request is read by pydantic, which converts a value of another type where it can.
-LAX = "values of another type are converted if possible"
+# vLLM reads requests with pydantic, which converts a value of another type if it can.
+LAX = "values of another type are converted where that is possible"
 NO_BEST_OF = "there is no best_of any more, and the field is ignored"
 VLLM = {
     ("n", "range"): "n is at most 16384 (VLLM_MAX_N_SEQUENCES)",
@@ -45,10 +45,10 @@ VLLM = {
 
 
 def differences(field: str, kind: str) -> dict[str, str]:
-    """House -> what is so there. kind: range, type, accepted or together."""
+    """Profile -> what is so with that API. kind: range, type, accepted or together."""
     found = {"openai": OPENAI.get((field, kind), ""), "vllm": VLLM.get((field, kind), "")}
     if kind == "accepted" and field in NOT_OPENAIS:
         found["openai"] = "there is no such field"
     if kind == "type":
         found["vllm"] = found["vllm"] or LAX
-    return {house: words for house, words in found.items() if words}
+    return {profile: words for profile, words in found.items() if words}
