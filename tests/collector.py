@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -146,10 +147,11 @@ def collecting_grpc() -> Iterator[Collector]:
 
 @asynccontextmanager
 async def traced(
-    collector: Collector, *models: ServedModel, **settings: Any
+    collector: Collector, *models: ServedModel, journal: Path | None = None, **settings: Any
 ) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """The application, whose traces go there, and a client of it. settings: of tracing."""
-    app = app_of(*models, tracing=Tracing(**{"endpoint": collector.url} | settings))
+    """The application, whose traces go there, and a client. journal: its folder. settings: of tracing."""
+    tracing = Tracing(**{"endpoint": collector.url} | settings)
+    app = app_of(*models, tracing=tracing, journal={"path": journal} if journal is not None else None)
     try:
         async with running(app) as client:
             yield app, client

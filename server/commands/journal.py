@@ -58,6 +58,9 @@ Finish = Annotated[
     ),
 ]
 Id = Annotated[str, typer.Option("--id", metavar="ID", help="Only the request whose id begins so.")]
+Trace = Annotated[
+    str, typer.Option("--trace", metavar="ID", help="Only the request whose trace id begins so.")
+]
 Faults = Annotated[bool, typer.Option("--faults", help="Only requests during which an engine failed.")]
 
 journal = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -75,6 +78,7 @@ def show(
     status: Status = "",
     finish: Finish = "",
     request_id: Id = "",
+    trace: Trace = "",
     faults: Faults = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the records unchanged, one line of JSON each.")
@@ -93,6 +97,7 @@ def show(
             finish,
             request_id,
             faults,
+            trace,
         )
     )
     with records(where, config, wanted) as entries:

@@ -59,6 +59,7 @@ def entry_of(exchange: Exchange, scope: Scope, with_address: bool) -> Entry:
         path=exchange.path,
         reason=exchange.reason,
         gone=exchange.status == CLIENT_LEFT,
+        trace=exchange.following.trace.id if exchange.following is not None else "",
     )
     if exchange.first_byte is not None:
         entry.first_s = round(exchange.first_byte - exchange.started, 4)

@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     on its first candidate. first_s: until the first byte of the reply. total_s: until the last. given: names
     of the request's fields. params: the values in force. adapter: the requested adapter of the model.
     request: its fields as the client wrote them. redacted: names of fields that a pattern changed, or that
-    were left out for it. client: its address.
+    were left out for it. client: its address. trace: the id of its trace; empty: it has none.
     """
 
     id: str
@@ -79,6 +79,7 @@ class Entry(msgspec.Struct, omit_defaults=True, gc=False):
     request: dict[str, Any] | None = None
     redacted: list[str] = []
     client: str = ""
+    trace: str = ""
     v: int = VERSION
 
     @property

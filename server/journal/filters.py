@@ -18,7 +18,7 @@ FINISHES = ("stop", "length", "given_up", CUT_OFF)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """since, until: as Entry.time; since is included. id: its first characters. status: 429, 4xx, ok or
+    """since, until: as Entry.time; since is included. id, trace: the first characters. status: 429, 4xx, ok or
     error. model: or adapter. finish: of one of its candidates. Empty: no filter."""
 
     since: str = ""
@@ -29,6 +29,7 @@ class Filter:
     finish: str = ""
     id: str = ""
     faults: bool = False
+    trace: str = ""
 
     def __post_init__(self) -> None:
         if self.status and not STATUS.fullmatch(self.status):
@@ -45,6 +46,7 @@ class Filter:
             and (not self.key or entry.key == self.key)
             and (not self.model or self.model in (entry.model, entry.adapter))
             and (not self.id or entry.id.startswith(self.id))
+            and (not self.trace or entry.trace.startswith(self.trace.lower()))
             and (not self.faults or bool(entry.faults))
             and (not self.status or self._takes_status(entry))
             and (not self.finish or any((one.finish or CUT_OFF) == self.finish for one in entry.candidates))

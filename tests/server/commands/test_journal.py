@@ -17,7 +17,7 @@ from server.journal.files import CURRENT
 ENTRIES = [
     Entry("a1", "2026-11-26T10:00:00.000Z", "anna", "m", 200, 1.5, 10, 5, 4, first_s=0.25),
     Entry("a2", "2026-11-27T10:00:00.000Z", "anna", "m", 429, 0.01, reason="RATE_LIMIT_EXCEEDED"),
-    Entry("b1", "2026-11-27T11:00:00.000Z", "berta", "m", 200, 2.0, 3, 7, adapter="poet"),
+    Entry("b1", "2026-11-27T11:00:00.000Z", "berta", "m", 200, 2.0, 3, 7, adapter="poet", trace="4bf92f35"),
 ]
 ENTRIES[0].candidates = [Candidate(5, "stop", 0)]
 ENTRIES[2].candidates = [Candidate(7, "length", 0), Candidate(0, None)]
@@ -60,6 +60,7 @@ def test_a_table(folder: Path) -> None:
         (("--finish", "stop"), ["a1"]),
         (("--id", "a"), ["a1", "a2"]),
         (("--faults",), ["b1"]),
+        (("--trace", "4bf9"), ["b1"]),
     ],
 )
 def test_records_as_they_are(folder: Path, words: tuple[str, ...], ids: list[str]) -> None:

@@ -47,6 +47,10 @@ def entry(**fields: Any) -> Entry:
         ({"finish": "stop"}, {}, False),
         ({"faults": True}, {"faults": [Fault(0, 0, "dead", 1.0)]}, True),
         ({"faults": True}, {}, False),
+        ({"trace": "4bf9"}, {"trace": "4bf92f35"}, True),
+        ({"trace": "4BF9"}, {"trace": "4bf92f35"}, True),
+        ({"trace": "2f35"}, {"trace": "4bf92f35"}, False),
+        ({"trace": "4bf9"}, {}, False),
     ],
 )
 def test_a_filter(wanted: dict[str, Any], fields: dict[str, Any], takes: bool) -> None:

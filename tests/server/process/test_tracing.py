@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from server.journal.entry import decode
+from server.journal.files import CURRENT
 from server.observe import exporting
 from tests.collector import PHASES, SERVER, Collector, Seen, Tree, collecting, seen, traced, tree
 from tests.helpers import URL, Connection, eager, slow, talking, until
@@ -317,6 +319,18 @@ async def test_a_share_is_sampled(collector: Collector, directory: Path) -> None
         tracer = app.state.server.tracer
         num = sum(tracer.begin([]) is not None for _ in range(400))
     assert 40 <= num <= 120
+
+
+async def test_the_journal_has_the_id(collector: Collector, directory: Path, tmp_path: Path) -> None:
+    """A record names the trace of its request, also of one that was refused; without a trace, none."""
+    async with traced(collector, eager(directory)[0], journal=tmp_path) as (app, client):
+        reply = await client.post(URL, json=BODY)
+        await client.post(URL, json=BODY | {"max_tokens": -1}, headers=dict([TRACEPARENT]))
+        await client.post(URL, json=BODY, headers=dict([UNSAMPLED]))
+        app.state.server.journal.close()
+    lines = (tmp_path / CURRENT).read_bytes().splitlines()
+    assert [decode(line).trace for line in lines] == [reply.headers["traceresponse"].split("-")[1], TRACE, ""]
+    assert b'"trace"' not in lines[2]
 
 
 async def test_what_is_not_traced(collector: Collector, directory: Path) -> None:
