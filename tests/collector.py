@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from fastapi import FastAPI
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,6 +24,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from server.config.tracing import Tracing
 from server.engine.served import ServedModel
+from server.observe import exporting
 from tests.helpers import app_of, running, until
 from tests.serving import wait_for
 
@@ -149,9 +151,12 @@ def collecting_grpc() -> Iterator[Collector]:
 async def traced(
     collector: Collector, *models: ServedModel, journal: Path | None = None, **settings: Any
 ) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """The application, whose traces go there, and a client. journal: its folder. settings: of tracing."""
+    """The application, whose traces go there at once, not after a second, and a client. journal: its folder.
+    settings: of tracing."""
     tracing = Tracing(**{"endpoint": collector.url} | settings)
-    app = app_of(*models, tracing=tracing, journal={"path": journal} if journal is not None else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "BATCH_EVERY_MS", 20)
+        app = app_of(*models, tracing=tracing, journal={"path": journal} if journal is not None else None)
     try:
         async with running(app) as client:
             yield app, client

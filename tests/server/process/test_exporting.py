@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,6 @@ from tests.helpers import URL, app_of, eager, until
 from tests.serving import Client, serving
 
 BODY: dict[str, Any] = {"model": "m", "prompt": "hello", "max_tokens": 8}
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits a second for spans."""
-    monkeypatch.setattr(exporting, "BATCH_EVERY_MS", 20)
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as one:
-        yield one
 
 
 async def test_grpc(directory: Path) -> None:

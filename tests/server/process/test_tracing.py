@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import pytest
 
 from server.journal.entry import decode
 from server.journal.files import CURRENT
-from server.observe import exporting
-from tests.collector import PHASES, SERVER, Collector, Seen, Tree, collecting, seen, traced, tree
+from tests.collector import PHASES, SERVER, Collector, Seen, Tree, seen, traced, tree
 from tests.helpers import URL, Connection, eager, slow, talking, until
 from tests.server.http.test_resuming import Mortal
 
@@ -23,18 +21,6 @@ TRACEPARENT = ("traceparent", f"00-{TRACE}-{PARENT}-01")
 UNSAMPLED = ("traceparent", f"00-{TRACE}-{PARENT}-00")
 BODY: dict[str, Any] = {"model": "m", "prompt": "hello", "max_tokens": 8}
 STREAM = BODY | {"stream": True}
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits a second for spans."""
-    monkeypatch.setattr(exporting, "BATCH_EVERY_MS", 20)
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as one:
-        yield one
 
 
 def check_times(tree: Tree, outer: Seen | None = None) -> None:
