@@ -23,7 +23,7 @@ from server.pip import GLIBC, NEWEST, OLDEST, read_pins
 Device = Literal["cpu", "cuda"]
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = "x86_64"
-OUR_SOURCES = ("bundle", "conform", "sampling", "sealed", "server", "twin")
+OUR_SOURCES = ("bundle", "conform", "deploy", "sampling", "sealed", "server", "twin")
 
 PIN = re.compile(r"([A-Za-z0-9][\w.-]*)={2,3}([\w.+!-]+)")
 ROW = re.compile(r"([A-Za-z0-9][\w.-]*)\s+(\d[\w.+!-]*)(?:\s.*)?")

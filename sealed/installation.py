@@ -6,6 +6,7 @@ PREFIX/versions/ID/                        ID: version and the first digits of t
     bin/verbatim                           the command
     models.yaml, models/                   configuration and weights
     venv/                                  the packages
+    deploy             -> venv/share/…     files for systemd, Prometheus, Grafana and others
     manifest.json, manifest.json.sig, …    where all of it came from
     installed.json                         digest of every file, written last: without it nothing is installed
 """

@@ -32,6 +32,7 @@ from sealed.payload import Problems
 from sealed.signature import PublicKey, read_sealed, require_signature, signers
 
 INCOMING = "incoming"
+DEPLOY = Path("venv/share/verbatim/deploy")  # data-files in pyproject.toml
 MOST_NAMED = 20  # number of bad files that are listed
 
 
@@ -210,6 +211,7 @@ def finish(version: Path, manifest: Manifest, sealed: Mapping[str, bytes]) -> No
         with create(version / name) as file:
             file.write(data)
     write_command(version, manifest.environment)
+    link_deploy(version)
     (version / manifests.SCRIPT).chmod(0o755)
     version.chmod(0o755)
     try_command(version)
@@ -231,6 +233,12 @@ def write_command(version: Path, environment: Mapping[str, str]) -> None:
     with create(command) as file:
         file.write(("\n".join(lines) + "\n").encode())
     command.chmod(0o755)
+
+
+def link_deploy(version: Path) -> None:
+    """deploy: what our wheel has for systemd, Prometheus and others, where somebody finds it."""
+    if (version / DEPLOY).is_dir():
+        (version / DEPLOY.name).symlink_to(DEPLOY)
 
 
 def try_command(version: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def pin_of(wheel: Path) -> Pin:
 @pytest.fixture
 def checkout(tmp_path: Path, links: Path) -> Checkout:
     root = tmp_path / "checkout"
-    for name in ("bundle", "conform", "sampling", "scripts", "sealed", "server", "twin"):
+    for name in ("bundle", "conform", "deploy", "sampling", "scripts", "sealed", "server", "twin"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
@@ -120,6 +121,20 @@ def test_what_a_bundle_holds(checkout: Checkout) -> None:
     assert "in all: cpu" in ran.stdout
     assert ran.stdout.index("in all") < ran.stdout.index("files, ")
     ok(checkout.run("verify", "out"))
+
+
+def test_what_a_site_deploys_is_in_our_wheel(checkout: Checkout) -> None:
+    """Every file of deploy/, but for what needs a checkout; a change of one is a change of the bundle."""
+    ok(checkout.bundle())
+    (wheel,) = checkout.out.glob("wheels/verbatim-*.whl")
+    folder = checkout.root / "deploy"
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "twin"]
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.partition(".data/data/share/verbatim/")[2]: name for name in archive.namelist()}
+        carried = {name: archive.read(names[name]) for name in names if name}
+    assert carried == {path.relative_to(checkout.root).as_posix(): path.read_bytes() for path in files}
+    (folder / "prometheus/alerts.yml").write_text("groups: []\n")
+    assert "perhaps a bundle made with other options" in checkout.bundle().stderr
 
 
 def test_the_text_profile_leaves_out_what_it_says(checkout: Checkout) -> None:

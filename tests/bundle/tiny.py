@@ -33,7 +33,10 @@ def tiny_items(work: Path, weights: bytes = b"weights" * 1000) -> list[Item]:
     (source / "wheels").mkdir(parents=True)
     (source / MODEL).mkdir(parents=True)
     command = {"tinycommand.py": f"def main():\n    print({SAYS!r})\n"}
-    make_wheel(source / "wheels", "verbatim", command, "[console_scripts]\nverbatim = tinycommand:main\n")
+    rules = {"verbatim-1.0.data/data/share/verbatim/deploy/prometheus/alerts.yml": "groups: []\n"}
+    make_wheel(
+        source / "wheels", "verbatim", command | rules, "[console_scripts]\nverbatim = tinycommand:main\n"
+    )
     make_wheel(source / "wheels", "tinydep", {"tinydep.py": "x = 1\n" * 500})
     shutil.copy(pip_wheel(), source / "wheels")
     (source / MODEL / "model.safetensors").write_bytes(weights)

@@ -47,13 +47,14 @@ def versions(site: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["made", "made_in_parts"])
 def test_an_installation(kind: str, install: Install, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """The command works, models and configuration are in place, and the last lines say how to start."""
+    """The command works; models, configuration and deploy/ are in place; the last lines say how to start."""
     done = install(request.getfixturevalue(kind))
     assert done.returncode == 0, done.stderr
     site = tmp_path / "site"
     assert told(site) == SAYS
     assert (site / "current" / MODEL / "model.safetensors").read_bytes() == b"weights" * 1000
     assert (site / "current/models.yaml").is_file()
+    assert (site / "current/deploy/prometheus/alerts.yml").is_file()
     assert not list((site / "current").glob("incoming"))
     assert f"{site}/current/bin/verbatim serve" in done.stdout
     assert check_installation((site / "current").resolve(), []) == {}
