@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from server.client.trust import CA, Cert, CertKey, Trust
 from server.errors import ConfigurationError
 
 
@@ -15,6 +16,9 @@ def watch(
     upstream: Annotated[
         str | None, typer.Option(metavar="URL", help="Server to pass the requests on to.")
     ] = None,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    ca: CA = None,
     record: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Record each exchange in a file here, without API keys."),
@@ -61,7 +65,7 @@ def watch(
     url = upstream_of(str(upstream))
     recorder = Recorder(record, redact_prompts=redact_prompts) if record is not None else None
     what = f"passes requests on to {url}" + (f", recording in {record}" if record else "")
-    serve(Proxy(url, recorder), host, port, what)
+    serve(Proxy(url, recorder, Trust(cert, cert_key, ca)), host, port, what)
 
 
 def _speed(timing: str, speed: float | None) -> float:

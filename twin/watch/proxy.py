@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Iterable, Iterator
 
 import httpx
 from starlette.types import Receive, Scope, Send
 
+from server.client.failure import ClientError
+from server.client.trust import PLAIN, Trust
 from server.errors import ConfigurationError, RequestFailure
 from server.http.disconnect import unless_client_leaves
 from twin.recordings.exchange import Asked, End, Exchange, Headers
@@ -36,16 +39,16 @@ class UpstreamFailed(RequestFailure):
 class Proxy:
     """Plain ASGI. A reply may take as long as the client waits.
 
-    Each request uses a new connection: a kept one may close just when it is used again, and that failure
-    would look like the server's.
+    Each request gets a connection of its own: one that is kept may be closed while it is used again, and that
+    failure would look like the server's. trust: of the upstream's TLS. Raises ConfigurationError for files of
+    it that cannot be read.
     """
 
-    def __init__(self, upstream: httpx.URL, recorder: Recorder | None = None) -> None:
+    def __init__(self, upstream: httpx.URL, recorder: Recorder | None = None, trust: Trust = PLAIN) -> None:
         self._upstream = upstream
         self._recorder = recorder
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        # Without TLS, skip reading certificates, which takes a while.
-        self._transport = httpx.AsyncHTTPTransport(verify=upstream.scheme == "https", limits=limits)
+        self._transport = httpx.AsyncHTTPTransport(verify=_context(upstream, trust), limits=limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = await read_asked(scope, receive)
@@ -119,6 +122,14 @@ def upstream_of(text: str) -> httpx.URL:
             "--upstream must be the address of a server, without a key or a query, such as http://localhost:8000."
         )
     return url
+
+
+def _context(upstream: httpx.URL, trust: Trust) -> ssl.SSLContext | bool:
+    """False: without TLS no certificates are read, which takes a while."""
+    try:
+        return trust.context() if upstream.scheme == "https" else False
+    except ClientError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _pairs(raw: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,11 @@ def test_what_is_missing_is_said(url: str, flags: list[str]) -> None:
     assert "--cert-key needs --cert" in run(*ASK, url, *flags[4:])[2]
 
 
-@pytest.mark.parametrize("command", [ASK, ("conform", "--only", "http.models")], ids=["complete", "conform"])
+@pytest.mark.parametrize(
+    "command",
+    [ASK, ("conform", "--only", "http.models"), ("watch", "--port", "0", "--upstream")],
+    ids=["complete", "conform", "watch"],
+)
 def test_files_that_are_none(url: str, tmp_path: Path, command: tuple[str, ...]) -> None:
     """Are named, with exit code 1 or 2 and no traceback."""
     (tmp_path / "empty").write_text("")
@@ -93,6 +98,24 @@ def test_rules(url: str, flags: list[str]) -> None:
     code, said, problem = run("conform", url, *flags, "--only", "http.models", "--only", "wire.http-1-0")
     assert code == 0, said + problem
     assert "2 of 2 rules hold" in said
+
+
+@pytest.mark.parametrize("num_flags", [6, 2])
+def test_watch(url: str, flags: list[str], num_flags: int) -> None:
+    """verbatim watch shows the certificate for its clients, who have none; without one it says what fails."""
+    command = [*map(str, VERBATIM), "watch", "--port", "0", "--upstream", url, *flags[:num_flags]]
+    environ = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            (here,) = re.findall(r"listens on (\S+)", process.stdout.readline())
+            code, said, more = run(*ASK, here)
+        finally:
+            process.terminate()
+    if num_flags == 6:
+        assert (code, bool(said.strip())) == (0, True), more
+    else:
+        assert (code, "502 BAD_GATEWAY: the upstream server did not answer" in more) == (1, True), more
 
 
 def test_on_this_machine(authority: Authority, flags: list[str], tmp_path: Path) -> None:
