@@ -27,7 +27,10 @@ NO_KEY = "none"  # sent if no key is given: servers without keys accept any
 
 def conform(
     url: Annotated[
-        str, typer.Argument(help="The server, a base URL with its path, such as …/v1, or unix:PATH.")
+        str,
+        typer.Argument(
+            envvar="VERBATIM_URL", help="The server, a base URL with its path, such as …/v1, or unix:PATH."
+        ),
     ],
     key: Annotated[
         str | None,
@@ -37,20 +40,33 @@ def conform(
     ] = None,
     cert: Annotated[
         Path | None,
-        typer.Option("--cert", help="Client certificate to show the server, PEM.", show_default=False),
+        typer.Option(
+            "--cert",
+            envvar="VERBATIM_CLIENT_CERT",
+            help="Client certificate to show the server, PEM.",
+            show_default=False,
+        ),
     ] = None,
     cert_key: Annotated[
         Path | None,
-        typer.Option(help="Private key of --cert, PEM. Default: in the same file.", show_default=False),
+        typer.Option(
+            envvar="VERBATIM_CLIENT_KEY",
+            help="Private key of --cert, PEM. Default: in the same file.",
+            show_default=False,
+        ),
     ] = None,
     ca: Annotated[
         Path | None,
         typer.Option(
-            "--ca", help="CA certificates to trust, PEM, instead of the system's.", show_default=False
+            "--ca",
+            envvar="VERBATIM_CA",
+            help="CA certificates to trust, PEM, instead of the system's.",
+            show_default=False,
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model id. Default: the first that the server lists.")
+        str | None,
+        typer.Option(envvar="VERBATIM_MODEL", help="Model id. Default: the first that the server lists."),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -65,7 +81,10 @@ def conform(
     against: Annotated[
         str | None, typer.Option(metavar="URL", help="Test a second server too, and show which rules differ.")
     ] = None,
-    against_key: Annotated[str | None, typer.Option(help="API key of the second server.")] = None,
+    against_key: Annotated[
+        str | None,
+        typer.Option(envvar="VERBATIM_AGAINST_KEY", help="API key of the second server.", show_default=False),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the results as JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the results as Markdown.")] = None,

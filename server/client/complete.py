@@ -39,7 +39,9 @@ def complete(
     cert: Cert = None,
     cert_key: CertKey = None,
     ca: CA = None,
-    model: Annotated[str | None, Text(help="Model id. Default: the first that the server lists.")] = None,
+    model: Annotated[
+        str | None, Text(envvar="VERBATIM_MODEL", help="Default: the server's first model.")
+    ] = None,
     max_tokens: Annotated[int | None, Text(help="Tokens to generate.")] = None,
     n: Annotated[int | None, Text("--n", help="Choices to return.")] = None,
     best_of: Annotated[int | None, Text(help="Candidates to generate; the n best are returned.")] = None,

@@ -53,7 +53,9 @@ def rule_of(check: Check, name: str = "some.rule", cost: Cost = ONE, **fields: A
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """The list of models under /v1, and the reply to everything else."""
+    """The list of models under /v1, and the reply to everything else. keys: that were sent."""
+
+    keys: set[str]
 
     def do_GET(self) -> None:
         found = self.path == "/v1/models"
@@ -66,6 +68,7 @@ class _Answers(BaseHTTPRequestHandler):
         self._answer(200, REPLY)
 
     def _answer(self, status: int, value: Any) -> None:
+        self.keys.add(self.headers["authorization"].removeprefix("Bearer "))
         body = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -78,9 +81,10 @@ class _Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def listening() -> Iterator[str]:
-    """Its URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+def listening(keys: set[str] | None = None) -> Iterator[str]:
+    """Its URL. keys: gets those that are sent to it."""
+    answers = type("Answers", (_Answers,), {"keys": set() if keys is None else keys})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -23,8 +23,10 @@ def url() -> Iterator[str]:
         yield found
 
 
-def call(*words: str | Path) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(word) for word in words])
+def call(*words: str | Path, **environ: str) -> Result:
+    names = ("URL", "API_KEY", "MODEL", "AGAINST_KEY", "CA", "CLIENT_CERT", "CLIENT_KEY")
+    clean = {"COLUMNS": "200", **{f"VERBATIM_{name}": None for name in names}}
+    return CliRunner(env=clean | environ).invoke(app, [str(word) for word in words])
 
 
 def test_what_holds(url: str) -> None:
@@ -35,6 +37,26 @@ def test_what_holds(url: str) -> None:
     assert lines[0].startswith("1 rules, at most ")
     assert lines[1] == f"m at {url}/v1, by the rules of hosted"
     assert lines[-1].startswith("1 of 1 rules hold for the profile hosted; ")
+
+
+def test_what_the_environment_says() -> None:
+    """Address, key and model; each server gets its own key, and no other. An option comes before it."""
+    here: set[str] = set()
+    there: set[str] = set()
+    with listening(here) as url, listening(there) as other:
+        environ = {
+            "VERBATIM_URL": url,
+            "VERBATIM_API_KEY": "first",
+            "VERBATIM_AGAINST_KEY": "second",
+            "VERBATIM_MODEL": "named",
+        }
+        result = call("--only", "reply.no-error-key", "--against", other, **environ)
+        assert result.exit_code == 0, result.output
+        assert f"named at {url}/v1" in result.output
+        assert f"m at {other}/v1" in result.output
+        assert (here, there) == ({"first"}, {"second"})
+        call(other, "--key", "third", "--only", "reply.no-error-key", **environ)
+        assert (here, there) == ({"first"}, {"second", "third"})
 
 
 def test_what_does_not(url: str) -> None:

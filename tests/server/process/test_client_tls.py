@@ -68,7 +68,9 @@ def test_a_request(url: str, flags: list[str]) -> None:
 def test_files_by_environment(url: str, authority: Authority, own: Pair) -> None:
     """For probes and scripts."""
     names = {"VERBATIM_CA": authority.cert, "VERBATIM_CLIENT_CERT": own.cert, "VERBATIM_CLIENT_KEY": own.key}
-    assert run(*ASK, url, **{name: str(file) for name, file in names.items()})[0] == 0
+    environ = {name: str(file) for name, file in names.items()}
+    assert run(*ASK, url, **environ)[0] == 0
+    assert run("conform", "--only", "http.models", VERBATIM_URL=url, **environ)[0] == 0
 
 
 def test_what_is_missing_is_said(url: str, flags: list[str]) -> None:
