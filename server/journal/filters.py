@@ -18,8 +18,8 @@ FINISHES = ("stop", "length", "given_up", CUT_OFF)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """since, until: as Entry.time; since is included. id, trace: the first characters. status: 429, 4xx, ok or
-    error. model: or adapter. finish: of one of its candidates. Empty: no filter."""
+    """since, until: as Entry.time; since is included. id, trace: the first characters. status: 429, 4xx, ok
+    or error. model: or adapter. finish: of one of its candidates. Empty: no filter."""
 
     since: str = ""
     until: str = ""
