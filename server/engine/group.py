@@ -138,7 +138,8 @@ class Group:
         """The model has arrived where it was going."""
         assert member.going is not None, "on its way"
         member.place, member.going = member.going, None
-        if member.asked is member.place:
+        is_out = member.asked is Place.ASLEEP and member.place is Place.UNLOADED  # no memory is left to free
+        if is_out or member.asked is member.place:
             member.asked = None
         if member.place is Place.LOADED:
             member.loaded_at = now

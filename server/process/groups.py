@@ -15,7 +15,7 @@ from server.engine.base import Phase, Status
 from server.engine.group import Group, Member, Move, Place, Why
 from server.engine.replicas import Replicas
 from server.engine.served import ServedModel
-from server.errors import ConfigurationError, Failure, InvalidRequest, ServiceUnavailable
+from server.errors import ConfigurationError, EngineFailed, Failure, InvalidRequest, ServiceUnavailable
 from server.http.metrics import Metrics
 from server.process.shares import Resident, Shares
 
@@ -154,6 +154,9 @@ class Groups:
         if member.place is Place.ASLEEP and member.going is None and not engine.sleepers:
             resident.group.failed(member)  # its process has ended, or had other settings
         if member.is_settled and engine.is_given_up:
+            if not engine.is_running:  # it failed for good, and no request loads it again
+                resident.group.failed(member)
+                return
             member.going = Place.UNLOADED
             resident.move = asyncio.create_task(self._give_up(resident, engine.residence.failure))
 
@@ -204,7 +207,9 @@ class Groups:
         """Load the model. It also returns if loading failed but continues in memory of its own. Raises
         ConfigurationError or EngineFailed."""
         engine = resident.engine
-        while not engine.is_running:  # noqa: ASYNC110  # it is about to run
+        while not engine.is_running:  # it is about to run, or has failed for good
+            if engine.status.phase is Phase.FAILED:
+                raise EngineFailed(engine.status.detail)
             await asyncio.sleep(LOOK_S)
         if not resident.is_verified:
             engine.report(Status(Phase.VERIFYING))

@@ -138,6 +138,18 @@ def test_an_operator_is_obeyed() -> None:
     assert there.members["b"].asked is None
 
 
+def test_one_that_is_unloaded_already_need_not_sleep() -> None:
+    """An operator who wants a model asleep while it is being unloaded does not keep its next job waiting."""
+    member = loaded("a", 10, sleeps=True, asleep_size=1)
+    there = group(10, member)
+    there.order(member, Place.UNLOADED)
+    assert moves(there, 1.0) == {"a": Place.UNLOADED}
+    there.order(member, Place.ASLEEP)
+    there.arrived(member, 2.0)
+    member.waiting = 1
+    assert moves(there, 2.0) == {"a": Place.LOADED}
+
+
 class History:
     """Members of a group, jobs for them, and a clock of its own."""
 

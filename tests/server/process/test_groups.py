@@ -25,6 +25,7 @@ from server.errors import ConfigurationError, EngineFailed
 from server.http import streaming
 from server.http.app import build_app
 from server.process.groups import Groups
+from server.process.models import run_model
 from server.text.tokenizer import load_tokenizer
 from tests.helpers import (
     CONTEXT_SIZE,
@@ -135,7 +136,8 @@ class House:
         for model in self.models.values():
             self.groups.add(model)
         tasks = [asyncio.create_task(self.groups.run())]
-        tasks += [asyncio.create_task(model.engine.run()) for model in self.models.values()]
+        models = [*self.models.values()]
+        tasks += [asyncio.create_task(run_model(model, models, None)) for model in models]
         transport, headers = httpx.ASGITransport(self.app), {"authorization": "Bearer key"}
         try:
             async with httpx.AsyncClient(
@@ -296,6 +298,46 @@ async def test_an_engine_that_dies(path: Path) -> None:
     (choice,) = folded(events(stream.body))
     assert choice["text"] == first
     assert house.starts == ["a"] * 3
+
+
+async def test_an_engine_that_dies_on_its_way_out(path: Path) -> None:
+    """While its last streams end, so that another model can have its memory: they wait for its next load, for
+    which they ask themselves, and no client notices."""
+    house = sharing(path, 4)
+    async with house.open() as client:
+        expected = await text(client, "a", max_tokens=50)
+        streams = [house.stream("a", max_tokens=50) for _ in range(2)]
+        running = asyncio.gather(*(stream.run() for stream in streams))
+        await until(lambda: len(house.engines["a"].running) == 2)
+        other = asyncio.create_task(text(client, "b"))
+        await until(lambda: house.models["a"].engine.work.is_held)
+        assert house.engines["a"].running
+        house.engines["a"].death.set()
+        await other
+        await running
+    for stream in streams:
+        (choice,) = folded(events(stream.body))
+        assert choice["text"] == expected
+    assert house.most == 1
+
+
+async def test_one_that_fails_for_good(path: Path) -> None:
+    """When its engine dies and vLLM refuses to start another one: it says so from then on, nobody waits for
+    it, and its memory is the others'."""
+    house = sharing(path, 4)
+    async with house.open() as client:
+        stream = house.stream("a", max_tokens=50)
+        running = asyncio.create_task(stream.run())
+        await until(lambda: "a" in house.engines and house.engines["a"].running)
+        house.errors = [ConfigurationError("its files are others.")]
+        house.engines["a"].death.set()
+        await running
+        assert b"its files are others." in stream.body
+        await text(client, "b")
+        response = await client.post(URL, json={"model": "a", **BODY})
+        assert (response.status_code, "its files are others." in response.text) == (503, True)
+        assert house.states()["a"] == "failed"
+        await text(client, "c")
 
 
 @pytest.fixture
