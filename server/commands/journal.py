@@ -120,9 +120,8 @@ def usage(
 ) -> None:
     """Sum requests and tokens by day (UTC), key and model, as the replies' `usage` counts them.
 
-    The tokens of a prompt count once, those of every candidate count, also of best_of candidates
-    that were not
-    returned. Tokens generated for a request that failed, or whose client left, count too.
+    The tokens of a prompt count once. Those of every candidate count, also of candidates of best_of that were
+    not returned. Tokens generated for a request that failed, or whose client left, count too.
     """
     wanted = Filter(time_of(since, "--since"), time_of(until, "--until"), key, model)
     with records(where, config, wanted) as entries:
