@@ -77,7 +77,7 @@ def run(options: Options, passphrase: Passphrase, environ: Mapping[str, str], ba
     order = read_order(options, environ, console)
     if options.dry_run:
         with tempfile.TemporaryDirectory() as work:
-            weigh(order, plan(order, Path(work)), console)
+            weigh(order, look_up(order, Path(work), console), console)
     else:
         with disk_errors(order.out):
             make(order, keys, console, bars)
@@ -116,8 +116,7 @@ def make(order: Order, keys: Sequence[Ed25519PrivateKey], console: Console, bars
         console.print(f"{order.out} is complete: {'signed anew' if changed else 'nothing to do'}")
         return
     with work_folder(order) as work:
-        console.print("looking up the packages")
-        contents = plan(order, work)
+        contents = look_up(order, work, console)
         weigh(order, contents, console)
         check_space(order, contents)
         with bars() as report:
@@ -126,6 +125,13 @@ def make(order: Order, keys: Sequence[Ed25519PrivateKey], console: Console, bars
     clear(order.out, manifest)
     signed = f"signed by {', '.join(key_id(raw_public(key)) for key in keys)}" if keys else "not signed"
     console.print(f"{describe(manifest)}, {signed}, in {time.monotonic() - started:.0f} s: {order.out}")
+
+
+def look_up(order: Order, work: Path, console: Console) -> Contents:
+    """Look up the wheels, which takes pip half a minute; a terminal shows that it goes on."""
+    console.print("looking up the packages")
+    with console.status("pip asks its index for each of them"):
+        return plan(order, work)
 
 
 def describe(manifest: Manifest) -> str:
@@ -172,9 +178,12 @@ def work_folder(order: Order) -> Iterator[Path]:
     ours = note.read_text() if note.is_file() else before.recipe if before else ""
     others = sorted(path.name for path in out.iterdir() if path.name != WORK)
     if others and ours != recipe:
+        is_bundle = ours or (out / manifests.MANIFEST).exists()  # anything else may be of use to somebody
         raise ConfigurationError(
-            f"{out} contains something else ({others[0]}), perhaps a bundle with other options or of another"
-            " version. Name an empty directory with --out, or remove this one first."
+            f"{out} contains a bundle with other options or of another version. Name an empty directory with"
+            " --out, or remove this one first."
+            if is_bundle
+            else f"{out} contains something else ({others[0]}). Name an empty directory with --out."
         )
     if ours != recipe:
         shutil.rmtree(work, ignore_errors=True)

@@ -200,8 +200,7 @@ def place_packages(
     install_packages(environment, incoming / manifest.pip.path, wheels, lock, console)
     let_see(environment, have_paths)
     shutil.rmtree(incoming)
-    console.step("compiling")
-    compile_packages(environment, lock)
+    compile_packages(environment, lock, console)
     console.say(f"installed {len(wheels)} packages")
 
 

@@ -6,6 +6,7 @@ nor ensurepip, and the finished environment has no installer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -78,15 +79,23 @@ def _wait(process: subprocess.Popen[bytes], environment: Path, num_packages: int
         process.wait()
 
 
-def compile_packages(environment: Path, lock: int) -> None:
+def compile_packages(environment: Path, lock: int, console: Console) -> None:
     """Compile byte code, on all cores: the start is faster, and nothing is written here later."""
-    command = [str(environment / "bin/python"), "-I", "-m", "compileall", "-q", "-j", "0"]
+    folder = site_packages(environment)
+    num_files = sum(1 for _ in folder.rglob("*.py"))
     # A package may contain a file for another Python version, which fails to compile, and is never imported.
-    subprocess.run(
-        [*command, str(site_packages(environment))],
-        check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environ({}),
-        pass_fds=(lock,),
+    process = subprocess.Popen(
+        [str(environment / "bin/python"), "-I", "-m", "compileall", "-q", "-j", "0", str(folder)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_environ({}), pass_fds=(lock,),
     )  # fmt: skip
+    try:
+        while process.poll() is None:
+            console.step(f"compiling: {sum(1 for _ in folder.rglob('*.pyc'))} of {num_files} files")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+    finally:
+        process.kill()  # as in _wait
+        process.wait()
 
 
 def clean_environ(more: Mapping[str, str]) -> dict[str, str]:

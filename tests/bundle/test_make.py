@@ -312,7 +312,8 @@ def _nothing(checkout: Checkout) -> None: ...
 @pytest.mark.parametrize(
     ("before", "options", "words"),
     [
-        (_another_bundle, ("--profile", "text"), "contains something else"),
+        (_another_bundle, ("--profile", "text"), "or remove this one first"),
+        (_nothing, ("--out", "bundle"), "Name an empty directory with --out.\n"),
         (_file_in_the_way, (), "cannot write"),
         (_no_lists, (), "can only be made in a checkout"),
         (_lost_model, (), "has no config.json"),
