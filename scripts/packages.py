@@ -35,6 +35,7 @@ class Progress:
         self.started_at = time.monotonic()
         self.printed_at = self.started_at - 1
         self.phase, self.count, self.file, self.bytes = phase, 0, "", ""
+        self.order: list[str] = []  # in which pip installs
 
     def hear(self, line: str) -> None:
         word, _, rest = line.strip().partition(" ")
@@ -47,11 +48,14 @@ class Progress:
             self.bytes = f", {done:.0f} of {total:.0f} MB" if total > 5 else ""
         elif line.startswith("Installing collected packages"):
             self.phase, self.file, self.bytes = "installing", "", ""
+            self.order = [plain(name) for name in line.partition(":")[2].split(",")]
         self.show()
 
     def text(self) -> str:
         if self.phase == "installing":
-            self.count = sum(1 for _ in VENV.glob("lib/python3*/site-packages/*.dist-info"))
+            done = {plain(path.name) for path in VENV.glob("lib/python3*/site-packages/*.dist-info")}
+            self.count = len(done)
+            self.file = next((name for name in self.order if name not in done), "")
         count = f": package {min(self.count, self.num_packages)} of {self.num_packages}"
         package = f"{count}  {self.file}" if self.num_packages > 1 else ""
         seconds = time.monotonic() - self.started_at
@@ -67,6 +71,13 @@ class Progress:
     def clear(self) -> None:
         if self.terminal:
             print("\r\x1b[K", end="", flush=True)
+
+
+def plain(name: str) -> str:
+    """A package's name, or that of its folder NAME-VERSION.dist-info, as all of them can be compared."""
+    return re.sub(
+        r"[-_.]+", "-", name.strip().partition("-" if name.endswith(".dist-info") else " ")[0]
+    ).lower()
 
 
 class Installer:

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.packages import ROOT, VENV, Installer, SetupError
+from scripts.packages import ROOT, VENV, Installer, Progress, SetupError
 from server.pip import NEWEST, OLDEST, explain, read_pins
 
 NOTE = VENV / "verbatim.json"
@@ -138,9 +138,20 @@ def check_space(name: str) -> None:
 def make_venv() -> None:
     print(f"making {VENV.name} with Python {platform.python_version()}", flush=True)
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-    made = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if made.returncode:
-        raise SetupError(explain(made.stdout, ROOT))
+    progress = Progress(f"{VENV.name} with Python {platform.python_version()}", 1, "making")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            while process.poll() is None:  # it says little: no pipe fills up
+                progress.show()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.5)
+        except BaseException:
+            process.kill()
+            raise
+        printed, _ = process.communicate()
+    progress.clear()
+    if process.returncode:
+        raise SetupError(explain(printed, ROOT))
 
 
 def install(name: str, note: dict[str, Any], lock: int) -> None:

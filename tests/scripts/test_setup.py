@@ -200,6 +200,16 @@ def test_progress_counts_packages_and_bytes(capsys: pytest.CaptureFixture[str]) 
     assert "fetching cpu.txt: package 1 of 153  torch, 95 of 190 MB" in progress.text()
 
 
+def test_progress_names_the_package_that_is_being_installed(project: Path) -> None:
+    """The first in pip's order that has no folder yet: a large one takes half a minute."""
+    progress = Progress("cpu.txt", 3)
+    progress.hear("Installing collected packages: PyYAML, torch, typing_extensions")
+    assert progress.text().endswith("installing cpu.txt: package 0 of 3  pyyaml")
+    for name in ("PyYAML-6.0.3", "torch-2.13.0"):
+        (project / f".venv/lib/python3.12/site-packages/{name}.dist-info").mkdir(parents=True)
+    assert progress.text().endswith("installing cpu.txt: package 2 of 3  typing-extensions")
+
+
 # ---- the environment -----------------------------------------------------------------------------
 
 
