@@ -234,12 +234,20 @@ def keys_new(
         list[str] | None,
         typer.Option(metavar="ID", help="Allow only this model or adapter; may be repeated."),
     ] = None,
+    group: Annotated[str | None, typer.Option(metavar="NAME", help="Its group in key_groups.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="Its limit; 0: none.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(help="Its limit; 0: none.")] = None,
 ) -> None:
     """Make a key: print it once, and append its SHA-256 to the file.
 
     A running server reads the changed file by itself. Delete the line to revoke the key.
     """
-    print(new_key(name, file, _day(expires), role or (), model or ()))
+    more = {
+        "group": group,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+    }
+    print(new_key(name, file, _day(expires), role or (), model or (), more))
     print(f"Keep the key: {file} has only its SHA-256.", file=sys.stderr)
 
 

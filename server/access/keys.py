@@ -9,10 +9,11 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from server.access.terms import PLAIN, Key, Line, Rules, parse_line
 from server.errors import AccessDenied, ConfigurationError, FailedToAuth, InvalidApiKey
@@ -25,6 +26,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", re.ASCII)
 DIGEST = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 NO_RULES = Rules()
+HEAD = (
+    "# name, SHA-256 of the key; then, if wanted: expires=DAY roles=infer,admin models=ID,ID group=NAME"
+    " requests_per_minute=N tokens_per_minute=N (docs/configuration.md)"
+)
 
 log = logging.getLogger("verbatim.auth")
 
@@ -205,9 +210,12 @@ def new_key(
     expires: date | None = None,
     roles: Sequence[str] = (),
     models: Sequence[str] = (),
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> str:
-    """A new key. Its digest is appended to the file; the key itself is stored
-    nowhere. Raises ConfigurationError."""
+    """A new key. Its digest is appended to the file; the key itself is stored nowhere.
+
+    more: what else the line says, by the names in `terms.NAMES`; None is left out. Raises ConfigurationError.
+    """
     if not NAME.fullmatch(name):
         raise ConfigurationError(
             "a key's name may contain only letters, digits and . _ @ -, at most 100 characters."
@@ -220,8 +228,9 @@ def new_key(
     key = "vb-" + secrets.token_urlsafe(32)
     words = [f"expires={expires.isoformat()}"] if expires else []
     words += [f"{what}={','.join(of)}" for what, of in (("roles", roles), ("models", models)) if of]
+    words += [f"{what}={value}" for what, value in more.items() if value is not None]
     try:
-        parse_line(words)
+        parse_line(" ".join(words).split())  # as it will be read
     except ValueError as error:
         raise ConfigurationError(f"{error}.") from None
     line = " ".join((name, digest(key), *words))
@@ -240,7 +249,7 @@ def _append(file: Path, line: str) -> None:
     try:
         size = os.fstat(descriptor).st_size
         if size == 0:
-            line = f"# name, SHA-256 of the key, expires=DAY roles=infer,admin models=ID,ID\n{line}"
+            line = f"{HEAD}\n{line}"
         elif os.pread(descriptor, 1, size - 1) != b"\n":
             line = f"\n{line}"
         data = f"{line}\n".encode()

@@ -77,10 +77,15 @@ class Endpoint:
             connection.request(method, self.path + path, payload, headers)
             with connection.getresponse() as response:
                 if response.status >= 400:
-                    raise ClientError(_message(response.status, response.read()))
+                    wait = response.headers.get("Retry-After", "")
+                    again = f"; send it again after {wait} s" if wait.isdecimal() else ""
+                    raise ClientError(_message(response.status, response.read()) + again)
                 yield response
         except (ConnectionRefusedError, FileNotFoundError):
-            raise ClientError(f"no server answers at {self.url}; start one with `verbatim serve`") from None
+            raise ClientError(
+                f"no server answers at {self.url}; start one with `verbatim serve`, or name the address of"
+                " another with --url"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise ClientError(f"the connection to {self.url} failed: {self._words(error)}") from None
         finally:
@@ -115,6 +120,8 @@ class Endpoint:
             return f"{said}; --ca names the certificates to trust"
         if self.tls and not self._shows and isinstance(error, CLOSED):
             return f"{said}; if the server asks for a certificate, name one with --cert and --cert-key"
+        if not self.tls and not self.socket_path and isinstance(error, http.client.RemoteDisconnected):
+            return f"{said}; if the server has TLS, its address begins with https://"
         return said
 
     def first_model(self) -> str:

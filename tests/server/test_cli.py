@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     status = 200
     reply: bytes = b""
+    retry_after = ""
     asked: dict[str, Any]
     path = authorization = ""
 
@@ -80,6 +82,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        if self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
         self.wfile.write(body)
 
@@ -192,6 +196,11 @@ def test_keys_new(tmp_path: Path) -> None:
     assert Path(file).read_text().endswith(" roles=admin models=m\n")
     assert verbatim("keys", "new", "bob", "--file", file, "--role", "root").exit_code == 2
     assert verbatim("keys", "new", "bob", "--file", file, "--model", "a b").exit_code == 2
+    limits = ("--requests-per-minute", "3", "--tokens-per-minute", "900", "--group", "staff")
+    assert verbatim("keys", "new", "carol", "--file", file, *limits).exit_code == 0
+    assert " group=staff requests_per_minute=3 tokens_per_minute=900\n" in Path(file).read_text()
+    assert verbatim("keys", "new", "bob", "--file", file, "--group", "a b").exit_code == 2
+    assert verbatim("keys", "new", "bob", "--file", file, "--requests-per-minute", "-1").exit_code == 2
     assert verbatim("keys", "new", "alice", "--file", file).exit_code == 2
     assert "YYYY-MM-DD" in verbatim("keys", "new", "bob", "--file", file, "--expires", "soon").stderr
 
@@ -344,6 +353,29 @@ def test_complete_shows_errors(server: Server, status: int, reply: bytes, words:
     result = verbatim("complete", "x", "--url", server.url)
     assert result.exit_code == 1
     assert words in result.stderr
+
+
+def test_complete_says_when_to_ask_again(server: Server) -> None:
+    """As the server's Retry-After does."""
+    server.status, server.reply, server.retry_after = 429, b'{"message": "3 requests per minute"}', "48"
+    result = verbatim("complete", "x", "--url", server.url)
+    assert "3 requests per minute; send it again after 48 s" in result.stderr
+
+
+def test_complete_without_tls_to_a_server_that_has_it() -> None:
+    """Such a server closes the connection without a word; the message says what to try."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1 << 16)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        result = verbatim("complete", "x", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread.join()
+    assert "if the server has TLS, its address begins with https://" in result.stderr
 
 
 @pytest.mark.parametrize(
