@@ -101,7 +101,8 @@ class VLLMEngine:
         client.listen(self._dying)
         try:
             if self._warms_up:
-                await self._unless_it_ends(self._warm_up(report), watching)
+                with self._stats.paused():
+                    await self._unless_it_ends(self._warm_up(report), watching)
         except RequestFailure as failure:
             cause = failure.cause if isinstance(failure, InternalError) else failure.message
             raise EngineFailed(f"during the warm-up: {cause}") from None

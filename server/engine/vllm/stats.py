@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,12 +152,24 @@ class EngineStats:
         self._inference_s = metrics.inference_s.labels(*labels)
         self._request_prompt = metrics.request_prompt.labels(*labels)
         self._request_tokens = metrics.request_tokens.labels(*labels)
+        self._is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count no requests and no tokens meanwhile: those of a warm-up are nobody's, and take seconds."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def note(self, request: RequestStats, output: CoreOutput, timestamp: float) -> None:
         """Record an output that is more than tokens: a request's first, its last, or one with events.
 
         timestamp: the engine's time.monotonic.
         """
+        if self._is_paused:
+            return
         for event in output.events or ():
             if event["type"] == QUEUED:
                 request.queued = event["timestamp"]
@@ -176,16 +189,19 @@ class EngineStats:
     def record(self, outputs: CoreOutputs, num_tokens: int, gaps: Sequence[tuple[float, int]]) -> None:
         """Record the end of a step with this many tokens. gaps: (seconds since the last token,
         number of requests)."""
-        if num_tokens:
-            self._tokens.inc(num_tokens)
-            self._step_tokens.observe(num_tokens)
-        for gap_s, count in gaps:
-            observe(self._gap_s, gap_s, count)
         stats = outputs.scheduler_stats
         if stats is not None:
             self._running.set(stats["num_running_reqs"])
             self._waiting.set(stats["num_waiting_reqs"] + stats["num_skipped_waiting_reqs"])
             self._kv_usage.set(stats["kv_cache_usage"])
+        if self._is_paused:
+            return
+        if num_tokens:
+            self._tokens.inc(num_tokens)
+            self._step_tokens.observe(num_tokens)
+        for gap_s, count in gaps:
+            observe(self._gap_s, gap_s, count)
+        if stats is not None:
             cache = stats["prefix_cache_stats"]
             if cache["queries"]:
                 self._queries.inc(cache["queries"])

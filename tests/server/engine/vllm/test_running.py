@@ -28,7 +28,8 @@ class Bench:
         self.registry = CollectorRegistry()
         self.aborted: list[str] = []
         self.metrics = EngineMetrics(self.registry)
-        self.jobs = RunningJobs(self.metrics.of("m"), self._abort)
+        self.stats = self.metrics.of("m")
+        self.jobs = RunningJobs(self.stats, self._abort)
         self.got: dict[str, list[EngineOutput | RequestFailure]] = {name: [] for name in ids}
         for name in ids:
             self.jobs.add(job(name), self.got[name].append)
@@ -52,6 +53,19 @@ def step(at: float = 1.0, **tokens: Any) -> CoreOutputs:
         ids, reason = what if isinstance(what, tuple) else (what, None)
         outputs.append(CoreOutput(name, ids, finish_reason=reason))
     return CoreOutputs(outputs=outputs, timestamp=at)
+
+
+def test_a_warm_up_is_not_counted() -> None:
+    """Its tokens are handed out, and no metric of requests or tokens moves, until it has ended."""
+    bench = Bench("a", "b")
+    with bench.stats.paused():
+        bench.jobs.take([step(a=([1, 2], LENGTH))])
+    assert bench.tokens("a") == [[1, 2]]
+    names = ("generation_tokens_total", "prompt_tokens_total", "time_to_first_token_seconds_count")
+    labels = {"model_name": "m", "engine": "0"}
+    assert [bench.registry.get_sample_value(f"vllm:{name}", labels) for name in names] == [0, 0, 0]
+    bench.jobs.take([step(b=([1, 2], LENGTH))])
+    assert [bench.registry.get_sample_value(f"vllm:{name}", labels) for name in names] == [2, 1, 1]
 
 
 def test_each_step_is_handed_out_at_once() -> None:
