@@ -83,6 +83,37 @@ def best_of_shows_no_logprobs(subject: Subject) -> None:
     require(4 < count <= 12, f"completion_tokens is {count} for 3 candidates of 4 tokens")
 
 
+@rule(
+    "choices.candidates",
+    requests=2,
+    tokens=120,
+    differs={"openai": "there is no such field", "vllm": "there is no such field"},
+)
+def candidates(subject: Subject) -> None:
+    """With `return_candidates` the reply tells of every candidate of `best_of`."""
+    asked: dict[str, Any] = WARM | {"prompt": [[300, 400], [500]], "seed": 5, "return_candidates": True}
+    reply = subject.complete(**asked, n=2, best_of=4)
+    require("candidates" in reply, f"the reply has the keys {sorted(reply)}")
+    told = reply["candidates"]
+    places = [(one["prompt_index"], one["number"]) for one in told]
+    require(places == [(prompt, k) for prompt in range(2) for k in range(4)], f"candidates {places}")
+    count, used = sum(one["completion_tokens"] for one in told), reply["usage"]["completion_tokens"]
+    require(count == used, f"they have {count} tokens, and completion_tokens is {used}")
+    chosen = {one["choice"]: one for one in told if one["choice"] is not None}
+    require(sorted(chosen) == [0, 1, 2, 3], f"choices {sorted(chosen)} are among them")
+    for choice in reply["choices"]:
+        reason = chosen[choice["index"]]["finish_reason"]
+        require(reason == choice["finish_reason"], f"choice {choice['index']} ends with {reason} there")
+    for one in told:
+        best = chosen[2 * one["prompt_index"]]["mean_logprob"]
+        require(one["mean_logprob"] <= best, f"{shown(one)} is better than the best, {best}")
+        is_given_up = one["finish_reason"] is None
+        after = one["completion_tokens"] if is_given_up else None
+        require(one["given_up_after"] == after, f"given_up_after of {shown(one)}")
+    plain = subject.complete(**WARM, n=2, return_candidates=True)
+    require("candidates" not in plain, "there are candidates where all are choices")
+
+
 @rule("choices.seed-repeats", requests=2, tokens=50)
 def seed_repeats(subject: Subject) -> None:
     """The same seed and parameters give the same texts."""

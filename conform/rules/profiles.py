@@ -7,7 +7,7 @@ NOT_OPENAIS = {
     "repetition_penalty", "top_k", "min_p", "ignore_eos", "min_tokens", "stop_token_ids",
     "skip_special_tokens", "include_stop_str_in_output", "truncate_prompt_tokens", "priority", "unknown",
     "truncation_side", "add_special_tokens", "parse_special", "allowed_token_ids", "bad_words",
-    "return_token_ids", "cache_salt", "spaces_between_special_tokens", "stream_interval",
+    "return_token_ids", "return_candidates", "cache_salt", "spaces_between_special_tokens", "stream_interval",
     "structured_outputs", "logprob_token_ids",
 }  # fmt: skip
 OPENAI = {

@@ -105,6 +105,8 @@ def accepted(vocab_size: int) -> list[tuple[Body, Body]]:
         ({"add_special_tokens": False}, {"add_special_tokens": False}),
         ({"parse_special": False}, {"parse_special": False}),
         ({"return_token_ids": True}, {"return_token_ids": True}),
+        ({"return_candidates": True, "best_of": 2}, {"return_candidates": True, "best_of": 2}),
+        ({"return_candidates": True, "stream": True}, {"return_candidates": False}),
         ({"cache_salt": "0" * 128}, {"cache_salt": "0" * 128}),
         ({"spaces_between_special_tokens": False}, {}),
         ({"stream_interval": 7, "stream": True}, {}),
@@ -142,7 +144,7 @@ INTEGERS = {
 }  # fmt: skip
 BOOLEANS = (
     "stream", "echo", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output", "add_special_tokens",
-    "parse_special", "return_token_ids", "spaces_between_special_tokens",
+    "parse_special", "return_token_ids", "return_candidates", "spaces_between_special_tokens",
 )  # fmt: skip
 
 

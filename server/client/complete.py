@@ -90,6 +90,9 @@ def complete(
     return_token_ids: Annotated[
         bool | None, Text(help="Return the token ids of prompt and completion too.")
     ] = None,
+    return_candidates: Annotated[
+        bool | None, Text(help="With best_of: also tell of the candidates that are not returned.")
+    ] = None,
     stream_interval: Annotated[int | None, Text(help="Tokens in each chunk of a stream.")] = None,
     cache_salt: Annotated[
         str | None, Text(help="Share the prefix cache only with requests that have this salt.")

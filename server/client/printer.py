@@ -19,10 +19,12 @@ class Printer:
         self._finish: dict[int, str | None] = {}
         self._rows: list[tuple[str, ...]] = []
         self._usage: dict[str, Any] | None = None
+        self._candidates: list[dict[str, Any]] = []
 
     def add(self, event: dict[str, Any]) -> None:
         """Add one chunk, or a whole reply: they do not differ here."""
         self._usage = event.get("usage") or self._usage
+        self._candidates = event.get("candidates") or self._candidates
         for choice in event["choices"]:
             index, text = choice.get("index", 0), choice.get("text") or ""
             if index == 0:
@@ -43,6 +45,8 @@ class Printer:
             for row in sorted(self._rows, key=lambda row: int(row[0])):
                 table.add_row(*row)
             self._notes.print(table)
+        if self._candidates:
+            self._notes.print(_table(self._candidates))
         reasons = ", ".join(str(self._finish[index]) for index in sorted(self._finish))
         usage = self._usage
         count = f"; {usage['prompt_tokens']} + {usage['completion_tokens']} tokens" if usage else ""
@@ -56,3 +60,17 @@ def _rows(index: int, logprobs: dict[str, Any] | None) -> Iterator[tuple[str, ..
     for token, value, top in zip(logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True):
         likely = "  ".join(f"{key!r} {number:.3f}" for key, number in (top or {}).items())
         yield str(index), repr(token), "" if value is None else f"{value:.4f}", likely
+
+
+def _table(candidates: list[dict[str, Any]]) -> Table:
+    """What became of each candidate of best_of."""
+    table = Table("prompt", "candidate", "mean logprob", "tokens", "became", box=None)
+    for one in candidates:
+        became = "not returned" if one["choice"] is None else f"choice {one['choice']}"
+        if one["given_up_after"] is not None:
+            became = f"given up after {one['given_up_after']} tokens"
+        mean = "" if one["mean_logprob"] is None else f"{one['mean_logprob']:.4f}"
+        table.add_row(
+            str(one["prompt_index"]), str(one["number"]), mean, str(one["completion_tokens"]), became
+        )
+    return table

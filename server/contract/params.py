@@ -58,6 +58,7 @@ class GenerationParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     return_token_ids: bool = False
+    return_candidates: bool = False  # only where some are not choices
     cache_salt: str | None = None  # only requests with the same salt share cached prompts
     truncate_prompt_tokens: int | None = None  # -1: to what fits
     truncation_side: Side = "left"
@@ -160,6 +161,7 @@ def resolve(
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=_first(request.skip_special_tokens, True),
         return_token_ids=bool(request.return_token_ids),
+        return_candidates=bool(request.return_candidates) and best_of > n,
         cache_salt=request.cache_salt,
         truncate_prompt_tokens=values.truncation(request.truncate_prompt_tokens),
         truncation_side=_first(request.truncation_side, "left"),

@@ -29,6 +29,20 @@ class ChoiceOut(_Out):
     prompt_token_ids: list[int] | None = Field(None, description="there only with return_token_ids")
 
 
+class CandidateOut(_Out):
+    prompt_index: int
+    number: int = Field(description="among the candidates of its prompt, from 0")
+    mean_logprob: float | None = Field(
+        description="of its tokens: what it is ranked by; null where it has none"
+    )
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"] | None = Field(description="null: it was given up")
+    given_up_after: int | None = Field(
+        description="tokens after which it could not win any more; null: it was not given up"
+    )
+    choice: int | None = Field(description="index of the choice that it is; null: it is not returned")
+
+
 class UsageOut(_Out):
     prompt_tokens: int
     completion_tokens: int = Field(description="of every candidate, returned or not")
@@ -42,6 +56,9 @@ class Completion(_Out):
     model: str
     choices: list[ChoiceOut]
     usage: UsageOut
+    candidates: list[CandidateOut] | None = Field(
+        None, description="there only with return_candidates and best_of above n: of each prompt, all of them"
+    )
 
 
 class Model(_Out):

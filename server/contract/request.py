@@ -187,6 +187,9 @@ class CompletionRequest(Shape):
     return_token_ids: Annotated[bool | None, BOOLEAN] = Field(
         None, description="default false; choices then have token_ids and prompt_token_ids"
     )
+    return_candidates: Annotated[bool | None, BOOLEAN] = Field(
+        None, description="default false; with best_of above n the reply tells of every candidate"
+    )
     stream_interval: Annotated[int | None, Rule("an integer", "1 or more")] = Field(
         None, ge=1, description="tokens of a choice in each chunk of a stream, but the first and the last"
     )

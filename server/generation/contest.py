@@ -17,6 +17,17 @@ from server.generation.outputs import CandidateText, Delta, PromptText
 from server.text.tokenizer import Tokenizer
 
 
+class Outcome(NamedTuple):
+    """The outcome of a candidate. num_tokens: generated, as the usage counts them. finish: None: it has not
+    ended. choice: the index of the choice that it became. mean: of its tokens' log-probabilities; None: there
+    are no tokens, or candidates are not ranked."""
+
+    num_tokens: int
+    finish: FinishReason | Literal["given_up"] | None = None
+    choice: int | None = None
+    mean: float | None = None
+
+
 @dataclass(slots=True)
 class Contestant:
     """A candidate of a contest. scanner: finds an end that the engine does not know, such as a stop sequence,
@@ -52,14 +63,10 @@ class Contestant:
         self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
         return num_tokens, ends
 
-
-class Outcome(NamedTuple):
-    """The outcome of a candidate. num_tokens: generated, as the usage counts them. finish: None: it has not
-    ended. choice: the index of the choice that it became."""
-
-    num_tokens: int
-    finish: FinishReason | Literal["given_up"] | None = None
-    choice: int | None = None
+    def outcome(self, finish: FinishReason | Literal["given_up"] | None) -> Outcome:
+        num_tokens = len(self.token_ids)
+        mean = mean_logprob(self.logprob_sum, num_tokens) if num_tokens else None
+        return Outcome(num_tokens, finish, mean=mean)
 
 
 class Contest:
@@ -97,13 +104,13 @@ class Contest:
         else:
             hopeless = [number] if self._is_hopeless(number) else []
         for loser in hopeless:
-            self._outcomes[loser] = Outcome(len(self._running.pop(loser).token_ids), "given_up")
+            self._outcomes[loser] = self._running.pop(loser).outcome("given_up")
         return num_tokens, [number, *hopeless] if ends else hopeless
 
     def outcome(self, number: int) -> Outcome:
         """The outcome of one candidate so far."""
         if (running := self._running.get(number)) is not None:
-            return Outcome(len(running.token_ids))
+            return running.outcome(None)
         outcome, winners = self._outcomes[number], self._ranking.winners
         if self._running or number not in winners:
             return outcome
@@ -118,7 +125,7 @@ class Contest:
 
     def _finish(self, number: int, candidate: Contestant) -> None:
         self._finished[number] = candidate
-        self._outcomes[number] = Outcome(len(candidate.token_ids), candidate.finish_reason or "stop")
+        self._outcomes[number] = candidate.outcome(candidate.finish_reason or "stop")
         loser = self._ranking.finish(number, mean_logprob(candidate.logprob_sum, len(candidate.token_ids)))
         if loser is not None:
             del self._finished[loser]

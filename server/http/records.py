@@ -26,7 +26,7 @@ ALWAYS = (
     *("frequency_penalty", "presence_penalty", "repetition_penalty"),
 )
 SOMETIMES = (
-    *("min_tokens", "echo", "ignore_eos", "skip_special_tokens", "return_token_ids"),
+    *("min_tokens", "echo", "ignore_eos", "skip_special_tokens", "return_token_ids", "return_candidates"),
     *("truncate_prompt_tokens", "truncation_side", "add_special_tokens", "parse_special"),
 )
 NEUTRAL = {one.name: one.default for one in fields(GenerationParams)}

@@ -210,7 +210,9 @@ async def _whole(request: Request, generation: Generation, reply: Reply, deadlin
     finally:
         generation.close()
     choices = fold(generation.num_choices, deltas)
-    return Response(reply.body(choices, generation.usage), media_type="application/json")
+    outcomes = generation.outcomes() if generation.params.return_candidates else ()
+    body = reply.body(choices, generation.usage, outcomes, generation.params.best_of)
+    return Response(body, media_type="application/json")
 
 
 def _stream(generation: Generation, reply: Reply, how: StreamParams) -> Stream:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from server.errors import RequestFailure, error_body
 from server.generation.candidates import Usage
-from server.generation.outputs import Choice, Delta, Logprobs
+from server.generation.contest import Outcome
+from server.generation.outputs import MINUS_INFINITY, Choice, Delta, Logprobs
 
 DONE = b"data: [DONE]\n\n"
 FRAME_END = b"]}\n\n"
@@ -31,9 +33,12 @@ class Reply:
         self._head = orjson.dumps(head)[:-1] + b',"choices":['
         self._chunk_head = b"data: " + self._head
 
-    def body(self, choices: list[Choice], usage: Usage) -> bytes:
-        """The whole reply."""
-        return self._head + b",".join(map(_choice, choices)) + b'],"usage":' + _usage(usage) + b"}"
+    def body(
+        self, choices: list[Choice], usage: Usage, outcomes: Sequence[Outcome] = (), best_of: int = 1
+    ) -> bytes:
+        """The whole reply. outcomes: of the candidates, best_of for each prompt, if it is to tell of them."""
+        told = b',"candidates":' + _candidates(outcomes, best_of) if outcomes else b""
+        return self._head + b",".join(map(_choice, choices)) + b'],"usage":' + _usage(usage) + told + b"}"
 
     def plain_chunk(self, delta: Delta) -> bytes:
         """As chunk, for a delta that has only text, as most have."""
@@ -72,6 +77,23 @@ def _choice(choice: Choice | Delta) -> bytes:
         b"null" if logprobs is None else _logprobs(logprobs),
         b"null" if reason is None else b'"%b"' % reason.encode(),
         b"" if choice.token_ids is None else _token_ids(choice),
+    )
+
+
+def _candidates(outcomes: Sequence[Outcome], best_of: int) -> bytes:
+    return orjson.dumps(
+        [
+            {
+                "prompt_index": place // best_of,
+                "number": place % best_of,
+                "mean_logprob": None if one.mean is None else max(one.mean, MINUS_INFINITY),
+                "completion_tokens": one.num_tokens,
+                "finish_reason": None if one.finish == "given_up" else one.finish,
+                "given_up_after": one.num_tokens if one.finish == "given_up" else None,
+                "choice": one.choice,
+            }
+            for place, one in enumerate(outcomes)
+        ]
     )
 
 

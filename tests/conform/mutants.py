@@ -279,6 +279,7 @@ MUTANTS: dict[str, Wrong] = {
     "choices.best-of-returns-the-likeliest": body(_reversed),
     "choices.best-of-within-each-prompt": body(_reversed),
     "choices.best-of-shows-no-logprobs": choice(lambda part, _: part.__setitem__("logprobs", {})),
+    "choices.candidates": ignores("return_candidates"),
     "choices.seed-repeats": DRIFT,
     "choices.*": SAME,
     "sampling.bias-*": ignores("logit_bias"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving import TINY, Client, assert_alike
+from tests.serving import SMOL, TINY, Client, assert_alike
 
 pytestmark = pytest.mark.engine
 
@@ -90,3 +90,24 @@ def test_candidates_are_ranked_all_the_same(client: Client) -> None:
     plain = client.complete(**asked)["choices"]
     named = client.complete(**asked, logprob_token_ids=[260])["choices"]
     assert [choice["text"] for choice in named] == [choice["text"] for choice in plain]
+
+
+def test_candidates_are_told_of(client: Client) -> None:
+    """Of best_of's candidates each has its mean: the choices', which their log-probabilities add up to, and
+    lower ones, which those that were given up cannot have made good any more."""
+    asked = GREEDY | {"model": SMOL, "temperature": 1, "seed": 4, "n": 2, "max_tokens": 48}
+    reply = client.complete(**asked, best_of=8, return_candidates=True)
+    told = reply["candidates"]
+    assert [one["number"] for one in told] == [*range(8)]
+    assert sum(one["completion_tokens"] for one in told) == reply["usage"]["completion_tokens"]
+    ranked = sorted((one for one in told if one["choice"] is not None), key=lambda one: one["choice"])
+    for one, choice in zip(ranked, reply["choices"], strict=True):
+        values = choice["logprobs"]["token_logprobs"]
+        assert one["mean_logprob"] == pytest.approx(sum(values) / len(values), abs=1e-6)
+        assert (one["finish_reason"], one["given_up_after"]) == (choice["finish_reason"], None)
+    lost = [one for one in told if one["given_up_after"] is not None]
+    assert lost
+    for one in lost:
+        assert one["given_up_after"] == one["completion_tokens"] < 48
+        at_best = one["mean_logprob"] * one["completion_tokens"] / 48
+        assert at_best <= ranked[-1]["mean_logprob"]

@@ -101,6 +101,14 @@ def test_own_arguments_of_the_client(sdk: openai.OpenAI) -> None:
     assert completion.choices[2].text.startswith("One two")
 
 
+def test_candidates_are_an_attribute(sdk: openai.OpenAI) -> None:
+    """What return_candidates adds to the reply is there, although the client knows no such key."""
+    more = {"return_candidates": True}
+    completion = sdk.completions.create(**GREEDY | {"temperature": 1}, best_of=3, seed=1, extra_body=more)
+    (best,) = (one for one in completion.candidates if one["choice"] == 0)  # type: ignore[attr-defined]
+    assert best["finish_reason"] == completion.choices[0].finish_reason
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_extra_body_carries_the_other_fields(sdk: openai.OpenAI, client: Client, stream: bool) -> None:
     """They have the effect that they have without the client."""

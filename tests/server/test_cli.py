@@ -264,7 +264,7 @@ def test_complete_sends_every_field(server: Server) -> None:
     words += ["--logprob-token-id", "9"]
     words += ["--response-format", '{"type": "text"}', "--structured-outputs", '{"choice": ["a"]}']
     words += ["--no-add-special-tokens", "--no-parse-special", "--return-token-ids"]
-    words += ["--no-spaces-between-special-tokens"]
+    words += ["--no-spaces-between-special-tokens", "--return-candidates"]
     words += ["--ignore-eos", "--no-skip-special-tokens", "--no-include-stop-str-in-output"]
     words += [
         "--stream-options",
@@ -282,6 +282,7 @@ def test_complete_sends_every_field(server: Server) -> None:
         "allowed_token_ids": [7, 8], "bad_words": ["no"], "response_format": {"type": "text"},
         "structured_outputs": {"choice": ["a"]}, "add_special_tokens": False, "parse_special": False,
         "return_token_ids": True, "logprob_token_ids": [9], "spaces_between_special_tokens": False,
+        "return_candidates": True,
     }  # fmt: skip
     assert server.asked == expected
     assert set(expected) == set(CompletionRequest.model_fields)
@@ -304,6 +305,18 @@ def test_complete_streams_where_it_can(server: Server, words: tuple[str, ...], s
     )
     assert verbatim("complete", "x", "--url", server.url, *words).exit_code == 0
     assert server.asked["stream"] is stream
+
+
+def test_complete_shows_candidates(server: Server) -> None:
+    """Those of best_of are a table on standard error: which became a choice, which was given up, and when."""
+    best = {"prompt_index": 0, "number": 1, "mean_logprob": -0.5, "completion_tokens": 3, "choice": 0}
+    lost = {"prompt_index": 0, "number": 0, "mean_logprob": None, "completion_tokens": 2, "choice": None}
+    told = [lost | {"given_up_after": 2}, best | {"given_up_after": None}]
+    server.reply = json.dumps({"choices": [{"index": 0, "text": "x"}], "candidates": told}).encode()
+    result = verbatim("complete", "x", "--url", server.url, "--best-of", "2", "--return-candidates")
+    lines = [line.split() for line in result.stderr.splitlines()]
+    assert ["0", "0", "2", "given", "up", "after", "2", "tokens"] in lines
+    assert ["0", "1", "-0.5000", "3", "choice", "0"] in lines
 
 
 def test_complete_shows_logprobs_usage_and_choices(server: Server) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
-from server.generation.contest import Contest
+from server.generation.contest import Contest, Outcome
 from server.generation.outputs import CandidateText, Delta, PromptText
 from server.text.tokenizer import Tokenizer
 
@@ -54,6 +54,19 @@ def test_ties_are_not_given_up(bytes_tokenizer: Tokenizer) -> None:
     assert match.receive(0, said(A, logprob=-10.0)) == (1, [])
     assert match.receive(2, said(C, logprob=-10.0)) == (1, [])
     assert match.receive(1, said(B, logprob=-1.0, end="length")) == (1, [1, 2])
+
+
+def test_outcomes(bytes_tokenizer: Tokenizer) -> None:
+    """What has become of each: its tokens, how it ended, its mean, and the choice that it is in the end."""
+    match = contest(bytes_tokenizer)
+    match.receive(0, said(A, A, logprob=-6.0))
+    assert match.outcome(0) == Outcome(2, None, None, -6.0)
+    assert match.outcome(1) == Outcome(0)
+    match.receive(2, said(C, logprob=-1.0, end="stop"))
+    assert match.outcome(0) == Outcome(2, "given_up", None, -6.0)
+    assert match.outcome(2) == Outcome(1, "stop", None, -1.0)
+    match.receive(1, said(B, logprob=-0.5, end="length"))
+    assert [match.outcome(number).choice for number in range(3)] == [None, 0, None]
 
 
 def test_off(bytes_tokenizer: Tokenizer) -> None:

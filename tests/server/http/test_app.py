@@ -163,6 +163,28 @@ async def test_best_of(directory: Path) -> None:
         assert [choice["text"] for choice in folded(events(streamed.content))] == ["he", "hello"]
 
 
+async def test_candidates(directory: Path) -> None:
+    """return_candidates tells of all candidates; of nothing more where all of them are choices, or
+    in a stream."""
+    engine = Engine()
+    ask = ASK | {"prompt": ["a", "hello"], "n": 2, "best_of": 4, "seed": 1, "max_tokens": 30}
+    async with running(app_of(served(directory, engine))) as client:
+        plain = (await client.post(URL, json=ask)).json()
+        reply = (await client.post(URL, json=ask | {"return_candidates": True})).json()
+        told = reply.pop("candidates")
+        assert reply.keys() == plain.keys()
+        assert reply["choices"] == plain["choices"]
+        for more in ({"best_of": None}, {"best_of": 2, "stream": True}):
+            other = await client.post(URL, json=ask | {"return_candidates": True} | more)
+            assert (other.status_code, "candidates" in other.text) == (200, False)
+    assert [(one["prompt_index"], one["number"]) for one in told] == [
+        (p, k) for p in (0, 1) for k in range(4)
+    ]
+    assert sum(one["completion_tokens"] for one in told) == reply["usage"]["completion_tokens"]
+    ends = {one["choice"]: one["finish_reason"] for one in told if one["choice"] is not None}
+    assert ends == {choice["index"]: choice["finish_reason"] for choice in reply["choices"]}
+
+
 @pytest.mark.parametrize(("include", "text"), [(None, "hello wor"), (False, "hello w"), (True, "hello wor")])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_stop(directory: Path, include: bool | None, text: str, stream: bool) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import orjson
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
 from server.generation.candidates import Usage
+from server.generation.contest import Outcome
 from server.generation.outputs import Choice, Delta, Logprobs
 from server.http.sse import DONE, Reply, Stream, error_frame
 
@@ -39,6 +41,25 @@ def test_reply() -> None:
     body = REPLY.body([Choice(0, "é\n", None, "stop")], Usage(3, 2))
     choice = '{"index":0,"text":"é\\n","logprobs":null,"finish_reason":"stop"}'.encode()
     assert body == HEAD + b'"choices":[' + choice + b'],"usage":' + USAGE + b"}"
+
+
+def test_candidates() -> None:
+    """Where they are asked for they are the last key: which was given up and when, which is which choice."""
+    outcomes = [
+        Outcome(2, "given_up", None, -3.5),
+        Outcome(1, "stop", 0, float("-inf")),
+        Outcome(0, "length"),
+    ]
+    told = json.loads(REPLY.body([], Usage(3, 2), outcomes, 2))
+    assert list(told)[-2:] == ["usage", "candidates"]
+    names = ("prompt_index", "number", "mean_logprob", "completion_tokens", "finish_reason")
+    names += ("given_up_after", "choice")
+    assert [tuple(one.values()) for one in told["candidates"]] == [
+        (0, 0, -3.5, 2, None, 2, None),
+        (0, 1, -9999.0, 1, "stop", None, 0),
+        (1, 0, None, 0, "length", None, None),
+    ]
+    assert {tuple(one) for one in told["candidates"]} == {names}
 
 
 def test_logprobs() -> None:
