@@ -8,7 +8,7 @@ import { Settings } from "./settings.js";
 import { Side } from "./side.js";
 import { snippet } from "./snippets.js";
 
-const BEGINNING = { max_tokens: "64", logprobs: "5", return_token_ids: "true", stream: "true" };
+const BEGINNING = { max_tokens: "64", logprobs: "5", return_token_ids: "true", return_candidates: "true", stream: "true" };
 const SCORING = { echo: "true", max_tokens: "0", n: "", best_of: "", stream: "" };
 
 const [fields, models] = await Promise.all([loadFields(), loadModels()]).catch((error) => {
@@ -46,7 +46,7 @@ function requestFor(side, changes) {
     stops: [sent.stop ?? []].flat(),
     isStream: sent.stream === true,
     numPrompts: Array.isArray(sent.prompt) && typeof sent.prompt[0] !== "number" ? sent.prompt.length : 1,
-    numHidden: bestOf > n ? `The reply has only the ${n} best of ${bestOf} candidates. To see all, set n to ${bestOf}.` : "",
+    hidden: bestOf > n ? `The reply has only the ${n} best of ${bestOf} candidates. To see what became of the others, set return_candidates.` : "",
   };
   const promptLength = sent.echo === true && typeof sent.prompt === "string" ? [...sent.prompt].length : 0;
   const title = settings.titleOf(side, values.b && (side === "a" ? "b" : "a"));

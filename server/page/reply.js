@@ -54,6 +54,7 @@ export class Choice {
 
 export class Reply {
   choices = [];
+  candidates = []; // of best_of, where the reply tells of them: those that are choices too
   usage = null;
   numTokens = 0; // an estimate until the usage comes: without logprobs, the chunks with text
 
@@ -64,10 +65,20 @@ export class Reply {
       this.numTokens += part.logprobs ? part.logprobs.tokens.length : Number(part.text !== "");
     }
     this.usage = chunk.usage ?? this.usage;
+    this.candidates = chunk.candidates ?? this.candidates;
+  }
+
+  /** What the reply tells of the candidate that a choice is. */
+  candidateOf(choice) {
+    return this.candidates.find((one) => one.choice === choice.index);
   }
 
   /** The choice that best_of would return first, or null if there is only one. */
   best(from) {
+    if (this.candidates.length) {
+      const best = this.candidates.filter((one) => one.choice !== null).reduce((a, b) => (b.mean_logprob > a.mean_logprob ? b : a));
+      return this.choices[best.choice];
+    }
     const means = this.choices.map((choice) => choice.mean(from(choice)) ?? -Infinity);
     const best = Math.max(...means);
     return this.choices.length > 1 && best > -Infinity ? this.choices[means.indexOf(best)] : null;

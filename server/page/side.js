@@ -94,18 +94,25 @@ export class Side {
     return { update, view, head, text };
   }
 
-  /** index = prompt number × n + rank. */
+  /** index = prompt number × n + rank. The rank is the candidate's number, unless the reply says another one. */
   #nameOf(index) {
-    const rank = `Candidate ${(index % this.asked.n) + 1}`;
-    return this.asked.numPrompts > 1 ? `Prompt ${Math.floor(index / this.asked.n) + 1}, ${rank.toLowerCase()}` : rank;
+    const number = this.reply.candidates.find((one) => one.choice === index)?.number ?? index % this.asked.n;
+    return this.#named(Math.floor(index / this.asked.n), number);
+  }
+
+  #named(prompt, number) {
+    const name = `Candidate ${number + 1}`;
+    return this.asked.numPrompts > 1 ? `Prompt ${prompt + 1}, ${name.toLowerCase()}` : name;
   }
 
   #headOf(choice, name) {
     const from = this.#from(choice);
-    const mean = choice.mean(from);
+    const candidate = this.reply.candidateOf(choice);
+    const mean = choice.mean(from) ?? candidate?.mean_logprob ?? null;
+    const numTokens = choice.tokens.length ? choice.tokens.length - from : (candidate?.completion_tokens ?? 0);
     const parts = [
-      this.reply.choices.length > 1 ? name : "",
-      choice.tokens.length ? count(choice.tokens.length - from, "token") : "",
+      this.reply.choices.length > 1 || candidate ? name : "",
+      numTokens ? count(numTokens, "token") : "",
       mean === null ? "" : `mean ${signed(mean)}`,
       mean !== null && this.#isScored(choice) ? `perplexity ${Math.exp(-mean).toPrecision(3)}` : "",
     ];
@@ -114,7 +121,7 @@ export class Side {
 
   /** Whether the whole choice is an echoed prompt. */
   #isScored(choice) {
-    return choice.numGiven(this.promptLength) === choice.tokens.length;
+    return choice.tokens.length > 0 && choice.numGiven(this.promptLength) === choice.tokens.length;
   }
 
   /** The first token that counts for the mean: after an echoed prompt, or 0 if there is nothing else. */
@@ -147,7 +154,9 @@ export class Side {
     for (const choice of this.reply.choices) this.#finish(choice, this.#cards[choice.index], choice === best, how);
     const { choices } = this.reply;
     if (choices.some((choice) => choice.tokens.length)) this.element.append(legend());
-    if (this.asked.numHidden) this.element.append(el("p", { className: "note" }, this.asked.numHidden));
+    const lost = this.reply.candidates.filter((one) => one.choice === null);
+    if (lost.length) this.element.append(...this.#lost(lost));
+    else if (this.asked.hidden) this.element.append(el("p", { className: "note" }, this.asked.hidden));
     if (this.requestId) this.element.append(el("p", { className: "note" }, `request ${this.requestId}`));
     return choices.length ? `${how}: ${this.facts.textContent}` : how;
   }
@@ -159,6 +168,24 @@ export class Side {
     const ended = stop ? `stop sequence ${JSON.stringify(stop)}` : (ENDS[choice.finish] ?? how.toLowerCase());
     if (isBest) head.append(el("span", { className: "best" }, "best"));
     head.append(el("span", { className: "end" }, ended));
+  }
+
+  /** Candidates of best_of that are not returned: a row of what is known of each. */
+  #lost(candidates) {
+    const ends = this.asked.stops.length ? { ...ENDS, stop: "end of text, or a stop sequence" } : ENDS; // without the text
+    const items = candidates.map((one) => {
+      const facts = [
+        one.mean_logprob === null ? "" : `mean ${signed(one.mean_logprob)}`,
+        one.given_up_after === null ? count(one.completion_tokens, "token") : "",
+      ];
+      const ended = one.given_up_after === null ? ends[one.finish_reason] : `given up after ${count(one.given_up_after, "token")}`;
+      const name = el("b", {}, this.#named(one.prompt_index, one.number));
+      return el("li", {}, name, el("span", {}, facts.filter(Boolean).join(" · ")), el("span", {}, ended));
+    });
+    const title = el("h3", { id: `${this.element.id}-lost` }, `Not returned: ${count(items.length, "candidate")}`);
+    const list = el("ul", { className: "lost" }, ...items);
+    list.setAttribute("aria-labelledby", title.id);
+    return [title, list];
   }
 
   #fail(error) {

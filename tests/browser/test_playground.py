@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.browser.conftest import KEY, MODEL, Open, complete, fill, wait_for_end
 
@@ -48,7 +49,8 @@ def test_only_what_was_given_is_sent(page: Any) -> None:
     complete(
         page, "hi", max_tokens=3, logprobs="", seed=9007199254740993, stop='["\\n", "and"]', echo="false"
     )
-    bodies[0].pop("return_token_ids", None)  # asked for at the beginning, where the contract has it
+    for name in ("return_token_ids", "return_candidates"):  # asked for at the beginning
+        bodies[0].pop(name)
     assert bodies == [
         {"model": MODEL, "prompt": "hi", "max_tokens": 3, "seed": 9007199254740993, "stop": ["\n", "and"]}
         | {"stream": True, "echo": False}
@@ -88,7 +90,7 @@ def test_a_whole_reply_looks_the_same(page: Any) -> None:
 
 
 def test_candidates_side_by_side(page: Any) -> None:
-    """Each with its mean, the best one marked; best_of beyond n says what the reply leaves out."""
+    """Each with its mean, the best one marked."""
     complete(page, max_tokens=10, n=3)
     cards = page.locator(".card")
     assert cards.count() == 3
@@ -97,9 +99,50 @@ def test_candidates_side_by_side(page: Any) -> None:
     assert best == [means.index(max(means))]
     boxes = [card.bounding_box() for card in cards.all()]
     assert boxes[0]["y"] == boxes[1]["y"]
-    complete(page, n=1, best_of=4, stream="")
-    assert cards.count() == 1
+
+
+@pytest.mark.parametrize("logprobs", ["0", ""])
+def test_candidates_that_lost(page: Any, logprobs: str) -> None:
+    """best_of: those that are not returned are a row, each with its mean and when it was given up; the page
+    says so to a screen reader, and names all by their numbers."""
+    fill(page, n=2, best_of=8, stream="", max_tokens=60, temperature=1, seed=3, logprobs=logprobs)
+    with page.expect_response("**/completions") as asked:
+        complete(page)
+    told = asked.value.json()["candidates"]
+    cards, lost = page.locator(".card"), page.get_by_role("list", name="Not returned: 6 candidates")
+    for card, index in zip(cards.all(), (0, 1), strict=True):
+        (one,) = (one for one in told if one["choice"] == index)
+        assert card.get_attribute("aria-label") == f"Candidate {one['number'] + 1}"
+        head = card.locator(".card-head").inner_text()
+        assert f"{tokens(one['completion_tokens'])} · mean {shown(one['mean_logprob'])}" in head
+        assert ("best" in head) is (index == 0)
+    hidden = [one for one in told if one["choice"] is None]
+    assert {one["given_up_after"] is None for one in hidden} == {True, False}
+    for item, one in zip(lost.get_by_role("listitem").all(), hidden, strict=True):
+        name, mean, end = item.inner_text().splitlines()
+        assert name == f"Candidate {one['number'] + 1}"
+        assert mean.startswith(f"mean {shown(one['mean_logprob'])}")
+        if one["given_up_after"] is None:
+            assert end == {"length": "max_tokens reached", "stop": "end of text"}[one["finish_reason"]]
+        else:
+            assert end == f"given up after {tokens(one['given_up_after'])}"
+    boxes = [item.bounding_box() for item in lost.get_by_role("listitem").all()]
+    assert boxes[0]["y"] == boxes[1]["y"]
+
+
+def test_without_return_candidates(page: Any) -> None:
+    """The page says what the reply leaves out, and how to see it."""
+    complete(page, n=1, best_of=4, stream="", return_candidates="")
+    assert page.locator(".card").count() == 1
     assert "The reply has only the 1 best of 4 candidates" in page.locator("#side-a").inner_text()
+
+
+def tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
+
+
+def shown(mean: float) -> str:
+    return f"{mean:.3f}".replace("-", "−")
 
 
 def test_two_settings_of_one_prompt(page: Any) -> None:
