@@ -52,7 +52,8 @@ ROOMS = {
         "eager sse metricsfile metrics following journaling state spans failures ratelimits disconnect body"
         " connections"
         " expiry certificates handshake protocol"
-        " gathering streaming cors page documents records border openapi routes tokens admin adapters app"
+        " gathering streaming cors page documents records border openapi routes tokens admin adapters"
+        " details app"
     ),
     "server.process": (
         "descriptors unixsocket port adminport greeting adopted workers attached control worker scaling"

@@ -35,6 +35,15 @@ log = logging.getLogger("verbatim.auth")
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A key as an operator sees it. expires: the last day on which it works."""
+
+    key: Key
+    expires: date | None = None
+    has_expired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One key and the terms in its line of the file."""
 
@@ -93,6 +102,13 @@ class Keyring:
         before stay valid."""
         self._reload()
         return not self._problems
+
+    def listed(self) -> list[Listed]:
+        """All keys, also those that have expired; of a server without keys what anybody may."""
+        if self.open:
+            return [Listed(self._anonymous)]
+        self._reload()
+        return [Listed(key, entry.line.expires, self._has_expired(entry)) for entry, key in self._known]
 
     def authenticate(self, authorization: str | None) -> Key:
         """The key in an Authorization header. Raises InvalidApiKey or FailedToAuth."""

@@ -29,6 +29,15 @@ class Left:
     reset_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a key has used of its limits: requests and tokens of the last minute, and requests that run."""
+
+    requests: int = 0
+    tokens: int = 0
+    running: int = 0
+
+
 class Allowance:
     """What one request uses of its key's limits. This class is for a key without limits."""
 
@@ -172,3 +181,13 @@ class RateLimits:
         if key.requests_per_minute or key.tokens_per_minute or key.concurrent_requests:
             return Limited(key, self._tallies, self._clock)
         return UNLIMITED
+
+    def spent(self) -> dict[str, Spent]:
+        """By the keys' names: of those that have limits and were used."""
+        now = self._clock()
+        with self._tallies.locked() as is_locked:
+            known = self._tallies.known() if is_locked else {}
+            return {
+                name: Spent(tally.requests.total(now), tally.tokens.total(now), tally.running)
+                for name, tally in known.items()
+            }

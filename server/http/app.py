@@ -17,7 +17,7 @@ from server.access.terms import Rules
 from server.config.settings import Settings
 from server.engine.served import ServedModel, tune
 from server.errors import ConfigurationError
-from server.http import adapters, routes, tokens
+from server.http import adapters, details, routes, tokens
 from server.http.border import API, Border
 from server.http.documents import add_documents
 from server.http.journaling import Journal
@@ -117,6 +117,7 @@ def build_app(
     # This also includes the other routes of the router, for admins.
     app.include_router(adapters.admin, prefix=API)
     app.include_router(routes.operations)
+    app.include_router(details.details)
     describe(app)
     add_pages(app)
     add_documents(app)

@@ -48,7 +48,8 @@ PREFIXES = ("/v3/openai", "/v3/openai/v1", "/openai/v1", "/openai", "/v1")
 API = PREFIXES[0]
 PREFIX = re.compile(f"({'|'.join(PREFIXES)})(?=/(?:completions|models|tokenize|detokenize)(?:/|$))")
 WORK = tuple(f"{API}/{name}" for name in ("completions", "tokenize", "detokenize"))
-FOR_OPERATORS = ("/metrics", "/status")
+DETAILS = "/status/details"
+FOR_OPERATORS = ("/metrics", "/status", DETAILS)
 BARE = ("/tokenize", "/detokenize")  # vLLM serves them there
 
 MAX_REQUEST_ID_CHARS = 128
@@ -155,6 +156,8 @@ class Border:
                 note(self.state.journal, exchange, scope)
         elif path in ("/health", "/ready", "/metrics") or path.startswith(FILES):
             return  # probes would fill the log, and opening a page would add twenty lines
+        elif path == DETAILS and exchange.status == 200:
+            return  # the status page reads it every two seconds
         usage = exchange.usage
         log_request(
             id=exchange.request_id,

@@ -65,6 +65,7 @@ HEALTH_RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {}},
     }
 }
+DETAILS_RESPONSES = _errors(401, 403)
 READY_RESPONSES: dict[int | str, dict[str, Any]] = {
     503: {
         "description": "not yet, or no longer: the state of each model",

@@ -65,7 +65,8 @@ class State:
     """The state of the server. draining: no new completions are accepted, running ones finish. loop: the
     watch over this process's event loop. change: adds, changes or removes an adapter; raises a Failure; None:
     this server cannot. journal: None: there is none. place: loads or unloads a model; None: the engines are
-    not this process's alone. tracer: None: no request is traced."""
+    not this process's alone. tracer: None: no request is traced. nodes: in a cluster,
+    where the engine of each model's replica is; None: there is no cluster."""
 
     settings: Settings
     models: dict[str, ServedModel]
@@ -75,6 +76,7 @@ class State:
     attestation: Attestation | AttestedElsewhere | None = None
     change: Callable[[AdapterChange], Awaitable[str]] | None = None
     place: Callable[[ServedModel, Place], None] | None = None
+    nodes: Callable[[], dict[str, dict[int, str]]] | None = None
     journal: Journal | None = None
     tracer: Tracer | None = None
     draining: bool = False

@@ -1,4 +1,4 @@
-/** The status page: reads /ready and /metrics every two seconds, and lists changes. */
+/** The status page: reads /ready, /metrics and, with an admin's key, /status/details every two seconds, and lists changes. */
 
 import { byId, el } from "./dom.js";
 import { authorization } from "./endpoint.js";
@@ -15,14 +15,22 @@ const EVENTS = {
   verbatim_resumed_total: "candidates continued on another engine",
 };
 
+// Of a key, by what the table calls them.
+const LIMITS = {
+  "requests in a minute": "requests_per_minute",
+  "tokens in a minute": "tokens_per_minute",
+  "at the same time": "concurrent_requests",
+};
+
 const number = (value) => Math.round(value).toLocaleString("en");
 const rate = (value) => (value === null ? "" : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 }));
 
-let hasKey = false;
+let details = null; // for admins: {keys, nodes}
+let mayAsk = true; // for the details, with the present key
 let before = null; // the last reading: {at, ready, samples}
 
 async function look() {
-  const [ready, metrics] = await Promise.all([fetch("/ready"), fetch("/metrics")]);
+  const [ready, metrics] = await Promise.all([fetch("/ready"), fetch("/metrics"), askForDetails()]);
   const now = { at: performance.now(), ready: await ready.json(), samples: parse(await metrics.text()) };
   showState(now);
   showModels(now);
@@ -31,10 +39,16 @@ async function look() {
   before = now;
 }
 
-async function askForKeys() {
-  const reply = await fetch("/v1/models", { headers: authorization(byId("key").value) });
-  hasKey = reply.ok;
-  byId("keys-note").textContent = hasKey ? "" : `Enter an API key above to see the use of all keys. ${(await reply.json()).message}`;
+/** A key that is refused is not tried again. */
+async function askForDetails() {
+  if (!mayAsk) return;
+  const key = byId("key").value;
+  const reply = await fetch("/status/details", { headers: authorization(key) });
+  const told = await reply.json();
+  if (byId("key").value !== key) return; // another one meanwhile
+  mayAsk = reply.ok;
+  details = reply.ok ? told : null;
+  byId("keys-note").textContent = reply.ok ? "" : `Enter an admin's key above to see the keys and, in a cluster, the nodes. ${told.message}`;
 }
 
 /** The increase of a counter per second; null on the first look. */
@@ -62,14 +76,15 @@ function showModels(now) {
   const rows = Object.entries(now.ready.models).flatMap(([model, progress]) => {
     const of = (name) => total(now.samples, name, { model });
     const replicas = Object.entries(progress.replicas ?? {});
+    const on = (engine) => (details?.nodes[model]?.[engine] ? ` on ${details.nodes[model][engine]}` : "");
     const whole = [
-      ...engineCells(now, model, progress, { model_name: model }),
+      ...engineCells(now, replicas.length ? model : model + on("0"), progress, { model_name: model }),
       number(of("verbatim_engine_restarts")),
       number(of("verbatim_engine_deaths_total")),
       number(of("verbatim_resumed_total")),
     ];
     const parts = replicas.map(([engine, one]) => [
-      ...engineCells(now, `· engine ${engine}`, one, { model_name: model, engine }), "", "", "",
+      ...engineCells(now, `· engine ${engine}${on(engine)}`, one, { model_name: model, engine }), "", "", "",
     ]);
     if (parts.length) whole[4] = ""; // each engine has its own KV cache
     return [whole, ...parts];
@@ -99,12 +114,27 @@ function phaseOf({ phase, seconds, done, total: all, detail, resuming }) {
 }
 
 function showKeys({ samples }) {
-  byId("keys").hidden = !hasKey;
-  const head = ["key", "requests", "refused or failed", "prompt tokens", "tokens generated"];
+  byId("keys").hidden = !details;
+  if (!details) return;
+  const head = ["key", "may", ...Object.keys(LIMITS), "requests", "refused or failed", "prompt tokens", "tokens generated"];
   const names = ["requests", "errors", "prompt_tokens", "completion_tokens"].map((name) => `verbatim_${name}_total`);
-  const keys = valuesOf(samples, names[0], "key");
-  fill("keys", head, keys.map((key) => [key || "(no valid key)", ...names.map((name) => number(total(samples, name, { key })))]), 1);
+  const known = details.keys.map((key) => [key.name, mayOf(key), ...Object.values(LIMITS).map((name) => limitOf(key, name))]);
+  const listed = new Set(details.keys.map(({ name }) => name));
+  const others = valuesOf(samples, names[0], "key").filter((key) => !listed.has(key));
+  const gone = others.map((key) => [key, key ? "is not valid any more" : "", "", "", ""]);
+  const rows = [...known, ...gone].map(([key, ...cells]) => [
+    key || "(no valid key)", ...cells, ...names.map((name) => number(total(samples, name, { key }))),
+  ]);
+  fill("keys", head, rows, 2);
 }
+
+function mayOf({ roles, models, expires, has_expired }) {
+  const parts = [roles.join(", "), models ? `only ${models.join(", ")}` : "", expires ? `until ${expires}` : ""];
+  return has_expired ? `has expired, after ${expires}` : parts.filter(Boolean).join("; ");
+}
+
+const limitOf = ({ limits, used }, name) =>
+  limits[name] === null ? "no limit" : `${number(used[name])} of ${number(limits[name])}`;
 
 function listEvents(now) {
   if (before === null) return;
@@ -146,8 +176,8 @@ async function lookAgain() {
 byId("key").value = keptKey();
 byId("key").addEventListener("change", async () => {
   keepKey(byId("key").value);
-  await askForKeys();
+  mayAsk = true;
+  await askForDetails();
   if (before) showKeys(before);
 });
-await askForKeys();
 lookAgain();

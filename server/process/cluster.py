@@ -96,6 +96,14 @@ class Cluster:
     def models(self) -> list[ServedModel]:
         return [*self._models]
 
+    def nodes(self) -> dict[str, dict[int, str]]:
+        """Where each replica's engine is, by the model's id; without those that are on none."""
+        found: dict[str, dict[int, str]] = {model.id: {} for model in self._models}
+        for (number, replica), seat in sorted(self._seats.items()):
+            if seat.node:
+                found[self._models[number].id][replica] = seat.node
+        return found
+
     async def run(self) -> None:
         """Serve the models until cancelled. Raises ConfigurationError if this front end cannot
         join the cluster."""

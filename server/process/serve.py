@@ -82,6 +82,7 @@ def _serve_in_a_cluster(
     cluster = Cluster(settings, metrics, workers.tallies)
     app = build_app(settings, cluster.models, metrics, tallies=workers.tallies)
     state: State = app.state.server
+    state.nodes = cluster.nodes
     greeting = greet(state, port, admin=admin)
     beside = [cluster.run(), greeting, answer_reloads(place_of(port), cluster.reload)]
     if admin is not None:

@@ -24,7 +24,7 @@ from tests.serving import serving
 from twin.language.store import DATA
 
 MODEL = "verbatim-twin"
-KEY = "sk-browser"
+KEY, ADMIN_KEY = "sk-browser", "sk-admin"
 WIDE, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 
 
@@ -45,13 +45,14 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where `verbatim simulate` listens: two models, and one key."""
+    """Where `verbatim simulate` listens: two models, and two keys, of which one is an admin's."""
     folder = tmp_path_factory.mktemp("twin")
     config: dict[str, Any] = {
         "models": [{"id": name, "path": str(DATA), "engine": "simulated"} for name in (MODEL, "other")]
     }
     keys = folder / "keys.txt"
-    keys.write_text(f"alice {digest(KEY)}\n")
+    words = "requests_per_minute=5000 concurrent_requests=40"
+    keys.write_text(f"alice {digest(KEY)} {words}\nops {digest(ADMIN_KEY)} roles=admin\n")
     config["api_keys_file"] = str(keys)
     with serving(folder, config, "--speed", "4", command="simulate") as server:
         server.wait_ready()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import KEY, PHONE, Open, complete, fill
+from tests.browser.conftest import ADMIN_KEY, KEY, PHONE, Open, complete, fill
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
@@ -39,6 +39,10 @@ def test_axe_finds_nothing_serious(
     page.locator(".token").first.focus()
     assert page.locator("#detail").is_visible()
     assert findings(page) == []
+    complete(page, n=1, best_of=3, stream="", stop="", temperature=1)
+    assert page.locator("#side-b .lost li").count() == 2
+    assert findings(page) == []
+    page.get_by_label("API key", exact=True).fill(ADMIN_KEY)
     page.goto(f"{twin}/status")
     page.wait_for_selector("#keys td")
     assert findings(page) == []

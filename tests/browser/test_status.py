@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.browser.conftest import KEY, MODEL, Open, complete
-from tests.helpers import byte_level, model_directory
+from tests.browser.conftest import ADMIN_KEY, KEY, MODEL, Open, complete
+from tests.helpers import Engine, app_of, byte_level, model_directory, served
 from tests.server.http.test_resuming import Mortal
 from tests.serving import serving
 
@@ -14,28 +14,59 @@ from tests.serving import serving
 def test_models_and_keys(page: Any, twin: str) -> None:
     """Each model with its phase; each key with its use, as soon as a request has ended."""
     complete(page, max_tokens=5, ignore_eos="true")
+    page.get_by_label("API key", exact=True).fill(ADMIN_KEY)
     page.goto(f"{twin}/status")
     page.wait_for_selector("#keys td")
     assert page.get_by_role("heading", level=1).inner_text() == "The server is ready"
     rows = page.locator("#models tbody tr").all_inner_texts()
     assert [row.split("\t")[0] for row in rows] == [MODEL, "other"]
     assert rows[0].split("\t")[1].startswith("ready, for ")
-    (alice,) = (row for row in page.locator("#keys tbody tr").all_inner_texts() if row.startswith("alice"))
-    assert int(alice.split("\t")[1].replace(",", "")) >= 1
-    assert int(alice.split("\t")[4].replace(",", "")) >= 5
+    keys = [row.split("\t") for row in page.locator("#keys tbody tr").all_inner_texts()]
+    (alice,), (ops,) = ([row for row in keys if row[0] == name] for name in ("alice", "ops"))
+    assert alice[1] == "infer"
+    used, _, limit = alice[2].partition(" of ")
+    assert (int(used.replace(",", "")) >= 1, limit) == (True, "5,000")
+    assert alice[3:5] == ["no limit", "0 of 40"]
+    assert int(alice[5].replace(",", "")) >= 1
+    assert int(alice[8].replace(",", "")) >= 5
+    assert ops[1:6] == ["admin", "no limit", "no limit", "no limit", "0"]
 
 
-def test_keys_are_for_who_has_one(opened: Open, twin: str) -> None:
-    """Without a key, no names of keys; with one, at once."""
+def test_keys_are_for_admins(opened: Open, twin: str) -> None:
+    """Without an admin's key no names of keys, and how to make one; with one, at once. A key that is refused
+    is not tried again."""
     complete(opened(twin, KEY), max_tokens=1)  # so that there is something to hide
     page = opened(f"{twin}/status")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "details" in request.url else None)
     assert page.locator("#models td").count() > 0
-    assert not page.get_by_text("alice").is_visible()
     assert "the API key is wrong" in page.locator("#keys-note").inner_text()
-    page.get_by_label("API key", exact=True).fill(KEY)
-    page.get_by_label("API key", exact=True).press("Tab")
-    page.get_by_text("alice").wait_for()
+    enter(page, KEY)
+    page.get_by_text("verbatim keys new NAME --role admin").wait_for()
+    page.wait_for_timeout(2500)  # it has looked again
+    assert len(asked) == 1
+    assert not page.locator("#keys").get_by_text("alice").is_visible()
+    enter(page, ADMIN_KEY)
+    page.locator("#keys").get_by_text("alice").wait_for()
     assert page.locator("#keys-note").inner_text() == ""
+
+
+def enter(page: Any, key: str) -> None:
+    page.get_by_label("API key", exact=True).fill(key)
+    page.get_by_label("API key", exact=True).press("Tab")
+
+
+def test_nodes(opened: Open, here: Any, directory: Path) -> None:
+    """In a cluster each replica says which node it is on."""
+    model = served(directory, Engine())
+    model.engine.add(1)
+    app = app_of(model)
+    app.state.server.nodes = lambda: {"m": {0: "10.0.0.7"}}
+    with here(app=app) as (url, _):
+        page = opened(f"{url}/status")
+        page.get_by_text("· engine 0 on 10.0.0.7").wait_for()
+        names = [row.split("\t")[0] for row in page.locator("#models tbody tr").all_inner_texts()]
+    assert names == ["m", "· engine 0 on 10.0.0.7", "· engine 1"]
 
 
 def test_replicas(opened: Open, tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ def nodes() -> Iterator[Nodes]:
 def config(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of every front end. One of the keys has a limit."""
     file = tmp_path_factory.mktemp("keys") / "keys.txt"
-    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("key", "tight")}
-    file.write_text(f"key {digests['key']}\ntight {digests['tight']} requests_per_minute=4\n")
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("key", "tight", "ops")}
+    words = {"key": "", "tight": "requests_per_minute=4", "ops": "roles=admin"}
+    file.write_text("".join(f"{name} {digests[name]} {more}\n" for name, more in words.items()))
     return {"models": [tiny_model(model, replicas=2, max_model_len=1024)], "api_keys_file": str(file)}
 
 

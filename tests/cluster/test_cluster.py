@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import signal
 import time
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.cluster.nodes import Nodes, engines
@@ -20,6 +22,15 @@ pytestmark = pytest.mark.timeout(280)
 def test_replicas_lie_where_there_is_room(nodes: Nodes, first: Server) -> None:
     """Ray places an engine on each node that has a free CPU, and none on the head, which has none."""
     assert [len(engines(node)) for node in nodes.nodes] == [0, 1, 1]
+
+
+def test_the_nodes_are_named(first: Server) -> None:
+    """An admin is told which node each replica is on. (Those of this box have one address.)"""
+    headers = {"authorization": "Bearer ops"}
+    details = httpx.get(f"{first.url()}/status/details", headers=headers).json()
+    (found,) = details["nodes"].values()
+    assert (found.keys(), len(set(found.values()))) == ({"0", "1"}, 1)
+    ip_address(found["0"])
 
 
 def test_front_ends_share_the_engines(nodes: Nodes, first: Server, second: Server) -> None:

@@ -31,6 +31,13 @@ class Seat(Feed):
         self._on_lost = on_lost
         self._its_life = 0  # the life that its actor reported last
 
+    @property
+    def node(self) -> str:
+        """The address of the node that its engine is on, or is being started on; empty: none is known."""
+        if self.admission is None or (self.status.phase is Phase.WAITING and not self.is_reached):
+            return ""
+        return self.admission.address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+
     def admit(self, admission: dict[str, Any]) -> None:
         """The admission to the replica: unchanged, or to another actor."""
         known, self.admission = self.admission, Admission(**admission)

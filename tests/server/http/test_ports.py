@@ -15,7 +15,7 @@ from tests.helpers import ASK, URL, app_of, running, talking
 from tests.server.http.test_admin import turn
 
 BOTH = ["/health", "/ready", "/v1/models", "/page/page.css"]
-OPERATORS = ["/metrics", "/status"]
+OPERATORS = ["/metrics", "/status", "/status/details"]
 
 
 @pytest.fixture

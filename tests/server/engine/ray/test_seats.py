@@ -76,3 +76,13 @@ def test_a_loss_is_told_to_the_agent() -> None:
 
     asyncio.run(lose())
     assert lost == [1]
+
+
+def test_the_node(seat: Seat) -> None:
+    """Where its engine is, as the way to it says; of one that is on no node, none."""
+    assert seat.node == "127.0.0.1"
+    seat.admit(ADMISSION | {"address": "tcp://[fd00::7]:1"})
+    assert seat.node == "fd00::7"
+    seat.hear(told(UNKNOWN, Phase.WAITING))
+    assert seat.node == ""
+    assert Seat(lambda: None).node == ""
