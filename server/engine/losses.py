@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter
+
+MOST_RECENT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What has happened to a replica of a model. at: seconds since the epoch."""
+
+    at: float
+    model: str
+    engine: str
+    what: str
 
 
 class LossMetrics:
-    """The counters of all models of a registry."""
+    """The counters of all models of a registry. recent: the latest losses that this process has counted."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.recent = deque[Loss](maxlen=MOST_RECENT)
+
         def counter(name: str, text: str) -> Counter:
             return Counter(name, text, ("model", "engine"), registry=registry)
 
@@ -31,19 +49,28 @@ class Losses:
 
     def __init__(self, metrics: LossMetrics, labels: tuple[str, str], *, is_owner: bool) -> None:
         self._is_owner = is_owner
+        self._labels, self._recent = labels, metrics.recent
         self._deaths, self._hangs = metrics.deaths.labels(*labels), metrics.hangs.labels(*labels)
         self._resumed, self._seconds = metrics.resumed.labels(*labels), metrics.seconds.labels(*labels)
 
-    def died(self, *, is_hang: bool) -> None:
+    def died(self, how: str, *, is_hang: bool) -> None:
         if self._is_owner:
             self._deaths.inc()
             self._hangs.inc(is_hang)
+            self._note(f"the engine hung and was killed: {how}" if is_hang else how)
 
     def resumed(self, num_jobs: int) -> None:
         """These jobs continue on another engine."""
         self._resumed.inc(num_jobs)
+        if num_jobs:
+            self._note(f"{num_jobs} candidate{'s' * (num_jobs > 1)} continued on another engine")
 
     def recovered(self, lost_s: float) -> None:
         """The next engine is ready."""
         if self._is_owner:
             self._seconds.inc(lost_s)
+            if lost_s:
+                self._note(f"the next engine is ready after {lost_s:.1f} s")
+
+    def _note(self, what: str) -> None:
+        self._recent.append(Loss(time.time(), *self._labels, what))

@@ -260,7 +260,7 @@ class Supervisor:
         self._lost_at = time.monotonic()
         losses = self.losses_of()
         if losses is not None:
-            losses.died(is_hang=death.is_hang)
+            losses.died(death.how, is_hang=death.is_hang)
         num_resumed = self.work.lose(self.number, death.how)
         if num_resumed:
             log.info("%s: %d candidates continue on other replicas", self.name, num_resumed)

@@ -1,6 +1,8 @@
-"""What /status shows to an admin alone: keys, with their limits and what they have used, and nodes."""
+"""What /status shows to an admin alone: keys with their limits and use, nodes, and what was lost lately."""
 
 from __future__ import annotations
+
+from dataclasses import asdict
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -27,7 +29,8 @@ async def get_details(request: Request) -> Response:
     keys = [_shown(one, spent.get(one.key.name, Spent())) for one in state.keyring.listed()]
     nodes = {} if state.nodes is None else state.nodes()
     shown = {model: {str(number): node for number, node in of.items()} for model, of in nodes.items()}
-    return JSONResponse({"keys": keys, "nodes": shown})
+    recent = [asdict(one) for one in state.metrics.losses.recent]
+    return JSONResponse({"keys": keys, "nodes": shown, "recent": recent})
 
 
 def _shown(one: Listed, spent: Spent) -> dict[str, object]:

@@ -17,15 +17,16 @@ const EVENTS = {
 
 // Of a key, by what the table calls them.
 const LIMITS = {
-  "requests in a minute": "requests_per_minute",
-  "tokens in a minute": "tokens_per_minute",
-  "at the same time": "concurrent_requests",
+  "requests/min": "requests_per_minute",
+  "tokens/min": "tokens_per_minute",
+  "at once": "concurrent_requests",
 };
 
 const number = (value) => Math.round(value).toLocaleString("en");
 const rate = (value) => (value === null ? "" : value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 }));
 
-let details = null; // for admins: {keys, nodes}
+let details = null; // for admins: {keys, nodes, recent}
+const seen = new Set(); // of recent
 let mayAsk = true; // for the details, with the present key
 let before = null; // the last reading: {at, ready, samples}
 
@@ -48,6 +49,8 @@ async function askForDetails() {
   if (byId("key").value !== key) return; // another one meanwhile
   mayAsk = reply.ok;
   details = reply.ok ? told : null;
+  byId("events-note").textContent = reply.ok ? "" : "Since you opened this page. An admin also sees earlier ones, with their causes.";
+  if (reply.ok) listRecent(told.recent);
   byId("keys-note").textContent = reply.ok ? "" : `Enter an admin's key above to see the keys and, in a cluster, the nodes. ${told.message}`;
 }
 
@@ -140,6 +143,7 @@ function listEvents(now) {
   if (before === null) return;
   for (const [model, { phase }] of Object.entries(now.ready.models)) {
     if (phase !== before.ready.models[model]?.phase) note(`${model}: ${phase}`);
+    if (details) continue; // which has them in the server's words
     for (const [name, what] of Object.entries(EVENTS)) {
       const more = total(now.samples, name, { model }) - total(before.samples, name, { model });
       if (more > 0) note(`${model}: ${number(more)} ${what}`);
@@ -147,8 +151,24 @@ function listEvents(now) {
   }
 }
 
-function note(what) {
-  byId("events").prepend(el("li", {}, el("time", {}, new Date().toLocaleTimeString()), what));
+/** What the server has counted, each once. With several workers each has its own, and answers in turn. */
+function listRecent(recent) {
+  const fresh = recent.filter((one) => !seen.has(JSON.stringify(one)));
+  if (!seen.size) byId("events").ariaLive = "off"; // a screen reader need not read what is old
+  for (const one of fresh) {
+    const { at, model, engine, what } = one;
+    seen.add(JSON.stringify(one));
+    note(`${model}, engine ${engine}: ${what}`, new Date(1000 * at));
+  }
+  setTimeout(() => (byId("events").ariaLive = "polite"));
+}
+
+/** The latest is the first. */
+function note(what, at = new Date()) {
+  const isToday = at.toDateString() === new Date().toDateString();
+  const time = el("time", { dateTime: at.toISOString() }, isToday ? at.toLocaleTimeString() : at.toLocaleString());
+  const before = [...byId("events").children].find((one) => one.firstChild.dateTime <= time.dateTime);
+  byId("events").insertBefore(el("li", {}, time, what), before ?? null);
   while (byId("events").children.length > MOST_EVENTS) byId("events").lastChild.remove();
 }
 

@@ -81,6 +81,24 @@ def test_replicas(opened: Open, tmp_path: Path) -> None:
     assert [row[1].split(",")[0] for row in rows] == ["ready"] * 3
 
 
+def test_what_was_before(opened: Open, here: Any, directory: Path) -> None:
+    """An admin sees what happened before the page was opened, the latest first, each once; and
+    what happens then."""
+    mortal = Mortal(directory)
+    losses = mortal.app.state.server.metrics.losses.of("m", 0)
+    with here(app=mortal.app) as (url, portal):
+        portal.call(losses.recovered, 2.5)
+        portal.call(losses.resumed, 3)
+        page = opened(f"{url}/status")
+        events = page.locator("#events li")
+        events.nth(1).wait_for()
+        page.wait_for_timeout(2500)  # it has looked again
+        words = [text.partition("m, engine 0: ")[2] for text in events.all_inner_texts()]
+        assert words == ["3 candidates continued on another engine", "the next engine is ready after 2.5 s"]
+        portal.call(losses.resumed, 4)
+        page.get_by_text("4 candidates continued").wait_for()
+
+
 def test_a_fault_is_seen(opened: Open, here: Any, directory: Path) -> None:
     """An engine that dies, and what went on after it, are listed as they happen."""
     mortal = Mortal(directory)

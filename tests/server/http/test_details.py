@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 from fastapi import FastAPI
 
 from server.access.keys import digest
-from tests.helpers import ASK, URL, app_of, running, talking
+from tests.helpers import ASK, URL, app_of, running, talking, until
 from tests.server.http.test_app_errors import error_of
+from tests.server.http.test_resuming import Mortal
 
 PATH = "/status/details"
 LINES = {
@@ -77,6 +80,23 @@ async def test_nodes(directory: Path, keys: Path) -> None:
         state: Any = made.state.server
         state.nodes = lambda: {"m": {0: "10.0.0.7"}}
         assert (await details(client)).json()["nodes"] == {"m": {"0": "10.0.0.7"}}
+
+
+async def test_what_was_lost(directory: Path) -> None:
+    """An engine that died, why, and what went on after it, the last of them last."""
+    mortal = Mortal(directory)
+    losses = mortal.app.state.server.metrics.losses
+    mortal.model.engine.losses = partial(losses.of, "m")
+    async with running(mortal.app) as client:
+        asking = asyncio.create_task(client.post(URL, json=ASK | {"max_tokens": 50}))
+        await until(lambda: bool(mortal.engines[0].running))
+        await mortal.loses()
+        mortal.may_start.set()
+        await asking
+        died, ready, resumed = (await details(client)).json()["recent"]
+    assert (died["model"], died["engine"], died["at"] <= ready["at"]) == ("m", "0", True)
+    assert ready["what"].startswith("the next engine is ready after ")
+    assert resumed["what"] == "1 candidate continued on another engine"
 
 
 async def test_the_log_has_refusals_alone(
