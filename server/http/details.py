@@ -29,7 +29,9 @@ async def get_details(request: Request) -> Response:
     keys = [_shown(one, spent.get(one.key.name, Spent())) for one in state.keyring.listed()]
     nodes = {} if state.nodes is None else state.nodes()
     shown = {model: {str(number): node for number, node in of.items()} for model, of in nodes.items()}
-    recent = [asdict(one) for one in state.metrics.losses.recent]
+    # Of several processes, each would tell something else.
+    is_alone = state.settings.workers == 1
+    recent = [asdict(one) for one in state.metrics.losses.recent] if is_alone else None
     return JSONResponse({"keys": keys, "nodes": shown, "recent": recent})
 
 

@@ -49,8 +49,9 @@ async function askForDetails() {
   if (byId("key").value !== key) return; // another one meanwhile
   mayAsk = reply.ok;
   details = reply.ok ? told : null;
-  byId("events-note").textContent = reply.ok ? "" : "Since you opened this page. An admin also sees earlier ones, with their causes.";
-  if (reply.ok) listRecent(told.recent);
+  const more = reply.ok ? "" : " An admin also sees earlier ones, with their causes.";
+  byId("events-note").textContent = told.recent ? "" : `Since you opened this page.${more}`;
+  if (told.recent) listRecent(told.recent);
   byId("keys-note").textContent = reply.ok ? "" : `Enter an admin's key above to see the keys and, in a cluster, the nodes. ${told.message}`;
 }
 
@@ -143,7 +144,7 @@ function listEvents(now) {
   if (before === null) return;
   for (const [model, { phase }] of Object.entries(now.ready.models)) {
     if (phase !== before.ready.models[model]?.phase) note(`${model}: ${phase}`);
-    if (details) continue; // which has them in the server's words
+    if (details?.recent) continue; // which has them in the server's words
     for (const [name, what] of Object.entries(EVENTS)) {
       const more = total(now.samples, name, { model }) - total(before.samples, name, { model });
       if (more > 0) note(`${model}: ${number(more)} ${what}`);
@@ -151,7 +152,7 @@ function listEvents(now) {
   }
 }
 
-/** What the server has counted, each once. With several workers each has its own, and answers in turn. */
+/** What the server has counted, each once. */
 function listRecent(recent) {
   const fresh = recent.filter((one) => !seen.has(JSON.stringify(one)));
   if (!seen.size) byId("events").ariaLive = "off"; // a screen reader need not read what is old

@@ -99,6 +99,12 @@ async def test_what_was_lost(directory: Path) -> None:
     assert resumed["what"] == "1 candidate continued on another engine"
 
 
+async def test_several_workers(directory: Path) -> None:
+    """None of them knows all that was lost: the page goes by their sums then."""
+    async with running(app_of(talking(directory, "he"), workers=2)) as client:
+        assert (await details(client)).json()["recent"] is None
+
+
 async def test_the_log_has_refusals_alone(
     directory: Path, keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
