@@ -267,7 +267,7 @@ def test_an_engine_without_room_for_adapters_says_so() -> None:
         Core().add_request(request)
     assert added == ["b"]
     ((_, outputs),) = ended
-    assert "no room for the adapter my;" in outputs.outputs[0].stop_reason
+    assert "no room for the adapter my at the moment" in outputs.outputs[0].stop_reason
 
 
 def test_a_sleep_takes_the_adapters_with_it() -> None:

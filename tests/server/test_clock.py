@@ -16,6 +16,7 @@ from tests.test_layering import ORDER, tree_of
 ASKS = {
     "server.access.keys": "the day on which a key expires",
     "server.commands.check": "whether a certificate has expired",
+    "server.engine.losses": "when a fault was, on the status page",
     "server.engine.served": "`created` of a model",
     "server.http.expiry": "the day on which a certificate expires",
     "server.http.records": "when a request came, in the journal",

@@ -90,7 +90,7 @@ def test_client_that_misbehaves(tmp_path: Path) -> None:
     """Its tests fail at their ends, with the rule, the request and what was wrong."""
     code, said = run(tmp_path, BAD)
     assert code == 1, said
-    assert "retry.after (The next try comes no earlier than Retry-After says.):" in said
+    assert "retry.after (The next attempt comes no earlier than Retry-After says.):" in said
     assert "POST /v1/completions: tempreture is not a field of the contract" in said
     assert "2 passed, 2 errors" in said
 

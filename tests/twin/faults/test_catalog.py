@@ -75,7 +75,7 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
 def test_what_is_said_of_a_fault() -> None:
     """Name, description, arguments with their defaults, and an example."""
     (stall,) = (fault for fault in described() if fault["name"] == "stall")
-    assert stall["description"].startswith("Sends nothing for a time: before everything")
+    assert stall["description"].startswith("Sends nothing for a time before the first token")
     assert stall["arguments"] == [
         {"name": "seconds", "description": "how long", "required": True},
         {"name": "after", "description": "tokens that are sent before", "default": 0},
