@@ -8,6 +8,9 @@ from typing import Any
 
 from sampling.reference import GREEDY
 
+# Of a repetition penalty: in float32 a logit that is divided by less becomes infinite, and then NaN.
+LEAST_PENALTY = 1e-20
+
 
 @dataclass(frozen=True, slots=True)
 class RowParams:
@@ -35,6 +38,8 @@ class RowParams:
     def from_extra_args(cls, extra_args: Mapping[str, Any] | None) -> RowParams:
         """The parameters in extra_args; other entries are ignored."""
         known = {name: value for name, value in (extra_args or {}).items() if name in cls.__slots__}
+        if "repetition_penalty" in known:
+            known["repetition_penalty"] = max(known["repetition_penalty"], LEAST_PENALTY)
         if "logit_bias" in known:  # in msgpack, keys stay integers
             known["logit_bias"] = {
                 int(token_id): float(bias) for token_id, bias in known["logit_bias"].items()

@@ -54,7 +54,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     # Requests and connections
     "request %s failed": ("request.failed", "id"),
     "request %s: %s": ("request.ended_by_engine", "id", "reason"),
-    "request %s: %d of its %s": ("request.nan", "id", "values", "what"),
+    "request %s: %s (%d of them)": ("request.nan", "id", "what", "values"),
     "request %s: %d engines died while they worked on it, the last one on it alone; it is given up": (
         "request.given_up",
         "id",

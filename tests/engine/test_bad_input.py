@@ -123,6 +123,13 @@ def test_damaged_request(client: Client, place: int, damage: bytes) -> None:
     assert_answered(client, body[:place] + damage + body[place + len(damage) :])
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e-38, 2.0])
+def test_a_penalty_at_its_end(client: Client, penalty: float) -> None:
+    """What is 0 in float32 makes no logit NaN."""
+    body = {"model": TINY, "prompt": "a a a", "max_tokens": 4, "repetition_penalty": penalty}
+    assert client.post("/v3/openai/completions", json=body).status_code == 200
+
+
 @pytest.mark.parametrize("depth", [100, 1000, 100_000])
 def test_deeply_nested_json(client: Client, depth: int) -> None:
     """A parser that recurses would take the server down."""

@@ -91,7 +91,7 @@ def _scoring(job: Job) -> tuple[list[int], CoreParams]:
 def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
     """The output of a step for a job. Raises a RequestFailure if the engine ended it with an error."""
     if output.num_nans_in_logits:
-        log.error("request %s: %d of its %s", job.request_id, output.num_nans_in_logits, ARE_NAN)
+        log.error("request %s: %s (%d of them)", job.request_id, ARE_NAN, output.num_nans_in_logits)
         raise InternalError(job.request_id, ARE_NAN)
     reason = output.finish_reason
     if reason is not None and reason >= len(FINISH_REASONS):
