@@ -126,8 +126,10 @@ def test_damaged_request(client: Client, place: int, damage: bytes) -> None:
 @pytest.mark.parametrize("penalty", [5e-324, 1e-38, 2.0])
 def test_a_penalty_at_its_end(client: Client, penalty: float) -> None:
     """What is 0 in float32 makes no logit NaN."""
-    body = {"model": TINY, "prompt": "a a a", "max_tokens": 4, "repetition_penalty": penalty}
-    assert client.post("/v3/openai/completions", json=body).status_code == 200
+    body = {"model": TINY, "prompt": "", "max_tokens": 4, "repetition_penalty": penalty, "logprobs": 0}
+    for allowed in range(0, 60, 3):
+        more = {"allowed_token_ids": [allowed], "logprob_token_ids": [allowed]}
+        assert client.post("/v3/openai/completions", json=body | more).status_code == 200
 
 
 @pytest.mark.parametrize("depth", [100, 1000, 100_000])
