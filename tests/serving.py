@@ -36,7 +36,7 @@ BROKEN_ID = 40_000  # of the broken model: a token that makes NaN
 START_S = 240  # a start takes 40 to 80 s; a machine that is busy with something else takes longer
 END_S = 60
 # On a busy disk the import of torch holds the interpreter while it waits for its libraries' pages.
-ANSWER_S = 120
+ANSWER_S = 180  # an engine that is replaced on a busy machine may take two minutes
 
 ON_GPU = nvml.num_gpus() > 0 and installed(CPU_BUILD) is None  # what the engines of these tests compute on
 # On a GPU, several engines beside each other: vLLM sizes its KV cache by what is free, which another engine

@@ -10,7 +10,7 @@ from tests.monitoring.prometheus import becomes
 
 pytestmark = pytest.mark.timeout(900)  # its servers start one after the other
 # What has not happened: nothing was dropped, no load failed, nothing is traced.
-EMPTY = {"The server's own B", "Loads that failed A", "Spans of traces A"}
+EMPTY = {"The server itself B", "Failed loads A", "Spans of traces A"}
 
 
 def test_each_panel_has_something_to_show(watched: Watched) -> None:
