@@ -29,8 +29,8 @@ from tests.serving import CAPITAL_IDS, SMOL_MODEL, START_S, tiny_model
 
 pytestmark = pytest.mark.engine
 
-LONG_CONTEXT = 4096
-NUM_BUSY = 8
+LONG_CONTEXT = 2048
+NUM_BUSY = 4
 
 
 class Supervised:
@@ -118,7 +118,7 @@ def computing() -> subprocess.Popen[bytes]:
 
 @pytest.mark.timeout(600)
 async def test_slow_is_no_hang() -> None:
-    """A prompt of the whole context, 128 candidates at once and the loading of a model, each beside eight
+    """A prompt of the whole context, 128 candidates at once and the loading of a model, each beside four
     processes that compute without end."""
     model = Supervised(SMOL_MODEL, LONG_CONTEXT)
     busy = [computing() for _ in range(NUM_BUSY)]
