@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 
+from conform.subject.client import LIMITS
 from server.observe.versions import CPU_BUILD, installed
 from tests.gpu import nvml
 
@@ -177,7 +178,7 @@ class Client(httpx.Client):
     def __init__(self, url: str, key: str, model: str = SMOL) -> None:
         headers = {"authorization": f"Bearer {key}"}
         # There is no TLS: without `verify=False` each client reads all certificates of the system.
-        super().__init__(base_url=url, headers=headers, timeout=ANSWER_S, verify=False)
+        super().__init__(base_url=url, headers=headers, timeout=ANSWER_S, verify=False, limits=LIMITS)
         self._model = model
 
     def ask(self, **fields: Any) -> httpx.Response:

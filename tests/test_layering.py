@@ -39,8 +39,8 @@ ROOMS = {
     ),
     "server.engine.simulated": "engine",
     "server.engine.vllm": (
-        "warmup wire translate failures speculation devices size processes pulse standby grammars"
-        " cpu_lora adapters host exchange link hub channel stats running client engine attached"
+        "warmup wire translate failures cpu_blocks speculation devices size processes pulse layers standby"
+        " grammars cpu_lora adapters host exchange link hub channel stats running client engine attached"
     ),
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
@@ -116,6 +116,7 @@ VLLM_IN = {
     "sampling.speculative_v1",
     "sampling.speculative_v2",
     "server.engine.vllm.adapters",
+    "server.engine.vllm.cpu_blocks",
     "server.engine.vllm.grammars",
     "server.engine.vllm.host",
 }

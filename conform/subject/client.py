@@ -17,6 +17,9 @@ from conform.subject.frames import DONE, Json, chunks_of, data_of, object_of
 MOST_WAIT_S = 60
 GLIMPSE_TOKENS = 64  # tokens of a stream that a server may generate until it sees that its client has left
 HEADERS = {"accept": "application/json", "user-agent": "verbatim-conform"}
+# With httpx's limit on idle connections, one may be closed that another thread was just given (httpcore 1.0):
+# "Bad file descriptor".
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None)
 
 
 @cache
@@ -65,9 +68,14 @@ class Client:
         self.socket_path = socket_path
         self.context = context or trusted()
         if socket_path:
-            transport = httpx.HTTPTransport(uds=socket_path, verify=self.context)
+            transport = httpx.HTTPTransport(uds=socket_path, verify=self.context, limits=LIMITS)
         self._http = httpx.Client(
-            timeout=timeout_s, transport=transport, headers=HEADERS, trust_env=False, verify=self.context
+            timeout=timeout_s,
+            transport=transport,
+            headers=HEADERS,
+            trust_env=False,
+            verify=self.context,
+            limits=LIMITS,
         )
 
     def close(self) -> None:

@@ -250,7 +250,9 @@ def test_parts_are_small_and_nothing_else_is_large(checkout: Checkout) -> None:
 def test_signing_and_verifying(checkout: Checkout) -> None:
     """keygen, --sign with two keys while one takes over, and verify with either; with a third it fails."""
     for name in ("old", "new", "other"):
-        assert f"public key: {name}.pub and {name}.allowed" in ok(checkout.run("bundle", "keygen", name)).stdout
+        assert (
+            f"public key: {name}.pub and {name}.allowed" in ok(checkout.run("bundle", "keygen", name)).stdout
+        )
     said = ok(checkout.bundle("--sign", "old.key", "--sign", "new.key")).stdout.splitlines()
     for line, name in zip(said[-2:], ("old", "new"), strict=True):
         assert line == f"allowed_signers: {(checkout.root / f'{name}.allowed').read_text().strip()}"

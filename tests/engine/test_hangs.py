@@ -94,13 +94,13 @@ def say_nonsense(engine: VLLMEngine) -> None:
 async def test_nonsense_on_the_engines_sockets(tiny_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It costs the engine, at once and with the reason in the log, and no request: each goes on in the next
     one, to what it would have been."""
-    model = Supervised(tiny_model(tiny_path, max_model_len=1024), 1024)
+    model = Supervised(tiny_model(tiny_path, max_model_len=512), 512)
     async with model.running():
-        model.submit("undisturbed", CAPITAL_IDS, 800)
+        model.submit("undisturbed", CAPITAL_IDS, 400)
         await model.ended("undisturbed")
         for number, disturb in enumerate((send_nonsense, say_nonsense), 1):
             name = f"disturbed {number}"
-            model.submit(name, CAPITAL_IDS, 800)
+            model.submit(name, CAPITAL_IDS, 400)
             await until(lambda name=name: len(model.tokens(name)) > 20)  # type: ignore[misc]
             disturb(model.engines[-1])
             await until(lambda: not model.supervisor.status.ready)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 
 NUM_PLACES = 4
 BODY: dict[str, Any] = {
-    "max_tokens": 200, "ignore_eos": True, "repetition_penalty": 1.1, "frequency_penalty": 0.3,
+    "max_tokens": 120, "ignore_eos": True, "repetition_penalty": 1.1, "frequency_penalty": 0.3,
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def test_a_flood_of_one_key(tmp_path: Path, tiny_path: Path, keys_file: Path) ->
         server.wait_ready()
         url = server.url()
         with Client(url, KEYS["alice"], TINY) as alice, Client(url, KEYS["bob"], TINY) as bob:
-            bodies = [{**BODY, "prompt": f"{CAPITAL} {k}", "temperature": 0} for k in range(12)]
+            bodies = [{**BODY, "prompt": f"{CAPITAL} {k}", "temperature": 0} for k in range(8)]
             alone = [alice.choice(**body)["text"] for body in bodies]
             flood = [pool.submit(alice.choice, **body) for body in bodies]
             wait_for(lambda: alice.running(TINY) >= NUM_PLACES, 30)

@@ -14,6 +14,7 @@ from pathlib import Path
 from server.config.model import ModelSettings
 from server.engine.base import Death, EngineOutput, Job, Phase, Report, Sink, Status
 from server.engine.vllm.client import EngineClient
+from server.engine.vllm.layers import LAYER
 from server.engine.vllm.link import Link, handshake_of, inputs_of, outputs_of
 from server.engine.vllm.processes import BEAT, KILLED_S, EngineProcess, News, Order, num_threads
 from server.engine.vllm.pulse import Processes, Pulse, Vitals
@@ -94,7 +95,7 @@ class VLLMEngine:
             failures=link.folder / "failures",
         )
         self._watching = watching = asyncio.create_task(self._watch(order, report, client))
-        self._processes = Processes(order.failures.with_name(BEAT))
+        self._processes = Processes(order.failures.with_name(BEAT), order.failures.with_name(LAYER))
         self._feeling = asyncio.create_task(self._feel())
         await self._connected(link, watching)
         self.cache_tokens = link.cache_tokens

@@ -24,8 +24,10 @@ import zmq
 from server.config.model import ModelSettings
 from server.config.yamlfile import nearest
 from server.engine.vllm.adapters import make_ready_for_adapters
+from server.engine.vllm.cpu_blocks import zero_new_blocks
 from server.engine.vllm.failures import CONFIGURING, NOTES, note_failures, why
 from server.engine.vllm.grammars import make_grammars
+from server.engine.vllm.layers import LAYER, show_layers
 from server.engine.vllm.processes import THREADS, News, Order, follow_server, log_as_server
 from server.engine.vllm.speculation import check_speculation
 from server.engine.vllm.wire import QUESTION
@@ -57,6 +59,7 @@ def main() -> None:
 
 def run(order: Order, say: Callable[[News], None]) -> None:
     """Run the engine, to its end."""
+    from vllm.platforms import current_platform
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.structured_output import StructuredOutputManager
 
@@ -71,6 +74,10 @@ def run(order: Order, say: Callable[[News], None]) -> None:
     try:
         config, executor = engine_config(order.model, order.context_size)
         make_ready_for_adapters(EngineCoreProc, config, order.model.id)
+        if current_platform.is_cpu():
+            zero_new_blocks()
+            if config.parallel_config.world_size == 1:
+                show_layers(EngineCoreProc, order.failures.with_name(LAYER))
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
         threading.excepthook = _end_with_a_thread(say)
         vocab_size = config.model_config.get_vocab_size()

@@ -1,6 +1,7 @@
 """Whether an engine still lives: it is asked between its steps, and its processes are watched from outside.
 
-A step may take long for good reasons, such as a long prompt on a busy machine. So time alone is not enough.
+A step may take long for good reasons, such as a long prompt on a busy machine. So time alone is not enough,
+and on the CPU each layer of the model is a sign of life (layers.py).
 An engine hangs if it gave no sign of life for hang_timeout_s and used the processor all the time (an endless
 loop), or not at all (it waits for something that never comes), or if there was no sign for ten times as long.
 An engine whose processes do not run at all, not even the thread in each that touches a file twice a second
@@ -30,18 +31,20 @@ ENOUGH = 10  # times hang_timeout_s
 @dataclass(frozen=True, slots=True)
 class Vitals:
     """All processes of an engine together. is_stopped: one of them is, as by SIGSTOP. cpu_s: their processor
-    time so far. beat: when one of them last showed that it runs, by any clock; 0: never."""
+    time so far. beat: when one of them last showed that it runs, by any clock; 0: never. layer: when one of
+    them last showed that its model gets on; 0: it never does so."""
 
     is_stopped: bool
     cpu_s: float
     beat: int = 0
+    layer: int = 0
 
 
 class Processes:
-    """The processes of one engine, seen from outside. beat: the file that they touch."""
+    """The processes of one engine, seen from outside. beat, layer: the files that they touch."""
 
-    def __init__(self, beat: Path) -> None:
-        self._beat = beat
+    def __init__(self, beat: Path, layer: Path | None = None) -> None:
+        self._beat, self._layer = beat, layer
         self._processes: list[psutil.Process] = []
         self._listed_at = -RELIST_S
 
@@ -61,11 +64,15 @@ class Processes:
                 self._listed_at = -RELIST_S
                 if process.pid == pid:
                     raise
-        try:
-            beat = self._beat.stat().st_mtime_ns
-        except OSError:
-            beat = 0
-        return Vitals(is_stopped, cpu_s, beat)
+        return Vitals(is_stopped, cpu_s, _touched(self._beat), _touched(self._layer))
+
+
+def _touched(file: Path | None) -> int:
+    """When a file was touched; 0: it is not there."""
+    try:
+        return file.stat().st_mtime_ns if file is not None else 0
+    except OSError:
+        return 0
 
 
 @dataclass(slots=True)
@@ -110,7 +117,7 @@ class Pulse:
         self._hang_timeout_s = hang_timeout_s
         self._num_threads = num_threads
         self._answer, self._step, self._run = Silence(), Silence(), Silence()
-        self._beat = 0
+        self._beat = self._layer = 0
         self._was_stopped = False
         self.is_up = False
 
@@ -137,8 +144,9 @@ class Pulse:
         if was_stopped and vitals.is_stopped:
             return "one of its processes is stopped (SIGSTOP)"
         signs = (self._is_answered(), self._has_stepped()) if self.is_up else (True, True)
+        got_on, self._layer = vitals.layer != self._layer, vitals.layer
         for silence, sign in zip((self._answer, self._step), signs, strict=True):
-            silence.tick(passed_s, vitals.cpu_s, alive=sign)
+            silence.tick(passed_s, vitals.cpu_s, alive=sign or got_on)
         self._run.tick(passed_s, vitals.cpu_s, alive=vitals.beat != self._beat)
         self._beat = vitals.beat
         stood_s = min(self._answer.seconds, self._run.seconds)

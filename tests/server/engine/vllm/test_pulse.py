@@ -27,7 +27,7 @@ class Patient:
 
     def __init__(self, *, is_up: bool = True, timeout_s: float = TIMEOUT_S) -> None:
         self.answers, self.steps, self.beats = True, True, True
-        self.cpu_s, self.beat = 100.0, 1
+        self.cpu_s, self.beat, self.layer = 100.0, 1, 0
         self.pulse = Pulse(
             lambda: Vitals(is_stopped=False, cpu_s=self.cpu_s),
             lambda: self.answers,
@@ -42,7 +42,7 @@ class Patient:
         """One more. share: of one processor that it had."""
         self.cpu_s += share
         self.beat += self.beats
-        return self.pulse.judge(Vitals(is_stopped, self.cpu_s, self.beat), 1.0)
+        return self.pulse.judge(Vitals(is_stopped, self.cpu_s, self.beat, self.layer), 1.0)
 
     def seconds(self, count: int, share: float = 0.5) -> tuple[int, str]:
         """Up to that many: which of them was the last, and the verdict after it."""
@@ -113,6 +113,17 @@ def test_a_busy_machine_is_no_hang() -> None:
     patient = Patient()
     patient.answers = False
     assert patient.seconds(1000, share=0.03 * NUM_THREADS)[0] == ENOUGH * TIMEOUT_S
+
+
+def test_a_model_that_gets_on_is_no_hang() -> None:
+    """A step on the CPU that computes for minutes, one layer after another; when there is no further layer,
+    the silence counts from the last one."""
+    patient = Patient()
+    patient.answers = patient.steps = False
+    for _ in range(30):
+        patient.layer += 1
+        assert patient.seconds(15, share=NUM_THREADS) == (15, "")
+    assert patient.seconds(100, share=NUM_THREADS) == (6, "it did not answer for 20 s")
 
 
 def test_a_sign_of_life_begins_it_anew() -> None:
