@@ -42,9 +42,13 @@ CASES = (
     Case("garbage", r"a message of the engine cannot be decoded"),
     Case("cut message to a worker", r"a message of the engine cannot be decoded", num_deaths=0, pauses=False),
 )
+MANY = ("SIGSEGV", "garbage")  # to the server they are much like others
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.fault for case in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.long] * (case.fault in MANY), id=case.fault) for case in CASES],
+)
 def test_every_reply_is_as_without_the_fault(two: Subject, case: Case) -> None:
     """Streamed and whole, none is lost or wrong; the log says what was, and nothing of it is left."""
     before, log = two.footprint(), len(two.server.said())

@@ -199,6 +199,7 @@ def test_an_adapter_that_cannot_be_loaded_is_told(client: Client, server: Server
     assert client.ask(model="gone").status_code == 200
 
 
+@pytest.mark.long
 @of_texts
 def test_streams_of_adapters_outlive_their_engine(server: Server, client: Client) -> None:
     """After a kill -9 they go on in the next one, in the same adapter, to the same texts."""

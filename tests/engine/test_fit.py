@@ -48,7 +48,9 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.skipif(ON_GPU, reason="room on a GPU is a guess, which vLLM measures")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name == "a window" else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
+)
 async def test_as_many_tokens_as_predicted(tmp_path: Path, name: str) -> None:
     """Within two blocks of those that the engine says."""
     (tmp_path / "config.json").write_text(json.dumps(SHAPE | MODELS[name]))

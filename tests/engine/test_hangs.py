@@ -29,9 +29,6 @@ from tests.serving import CAPITAL_IDS, SMOL_MODEL, START_S, tiny_model
 
 pytestmark = pytest.mark.engine
 
-LONG_CONTEXT = 2048
-NUM_BUSY = 4
-
 
 class Supervised:
     """A model whose engines are real, in processes of their own, and all that comes of its jobs."""
@@ -74,7 +71,7 @@ class Supervised:
             last = self.got[name][-1:]
             return bool(last) and (isinstance(last[0], RequestFailure) or last[0].finish_reason is not None)
 
-        await until(lambda: all(map(over, names)), within_s=START_S)
+        await until(lambda: all(map(over, names)), within_s=2 * START_S)
 
 
 def send_nonsense(engine: VLLMEngine) -> None:
@@ -116,17 +113,21 @@ def computing() -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "while True: pass"])
 
 
-@pytest.mark.timeout(600)
-async def test_slow_is_no_hang() -> None:
-    """A prompt of the whole context, 128 candidates at once and the loading of a model, each beside four
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("context_size", "num_burst", "num_busy"),
+    [(1024, 32, 3), pytest.param(4096, 128, 8, marks=pytest.mark.long)],
+)
+async def test_slow_is_no_hang(context_size: int, num_burst: int, num_busy: int) -> None:
+    """A prompt of the whole context, many candidates at once and the loading of a model, each beside
     processes that compute without end."""
-    model = Supervised(SMOL_MODEL, LONG_CONTEXT)
-    busy = [computing() for _ in range(NUM_BUSY)]
+    model = Supervised(SMOL_MODEL, context_size)
+    busy = [computing() for _ in range(num_busy)]
     try:
         async with model.running():
-            model.submit("long", [5 + 7 * k % 40_000 for k in range(LONG_CONTEXT - 8)], 4)
+            model.submit("long", [5 + 7 * k % 40_000 for k in range(context_size - 8)], 4)
             await model.ended("long")
-            burst = [f"burst {number}" for number in range(128)]
+            burst = [f"burst {number}" for number in range(num_burst)]
             for number, name in enumerate(burst):
                 model.submit(name, [5 + number, *CAPITAL_IDS], 20)
             await model.ended(*burst)

@@ -13,6 +13,7 @@ from tests.serving import SMOL_MODEL, serving, wait_for
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.long
 def test_an_engines_lines_are_json(tmp_path: Path) -> None:
     """All that vLLM says at the level `info`, from its own processes."""
     environ = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO"}

@@ -83,6 +83,7 @@ def test_the_tokenizers_own_beginning(odd: Client) -> None:
     assert choice["logprobs"]["tokens"][0] == "<|im_start|>"
 
 
+@pytest.mark.long
 def test_preempted_requests_are_whole(odd: Client) -> None:
     """Requests that the engine puts off for lack of memory, prompt log-probabilities and all, are what they
     are alone."""

@@ -107,6 +107,7 @@ def test_one_makes_room(server: Server, client: Client, expected: Choices, pool:
     assert client.metric('verbatim_model_unloads_total{model="b",why="room"}') == 1
 
 
+@pytest.mark.long
 def test_one_that_is_killed_at_work(server: Server, client: Client, pool: ThreadPoolExecutor) -> None:
     """Is started again, with the memory that it has, and its stream goes on."""
     undisturbed = stream(pool, server, "a", max_tokens=200).result()

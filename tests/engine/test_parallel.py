@@ -37,6 +37,7 @@ def wait_until_gone(processes: list[psutil.Process]) -> None:
     wait_for(gone, GONE_S)
 
 
+@pytest.mark.long
 def test_a_stopped_worker_goes_with_its_engine_and_with_the_server(tiny_path: Path, tmp_path: Path) -> None:
     """kill -9 of the engine's first process, and later of the server, while a worker cannot see it: all are
     gone within seconds, the death is heard at once, and the next engine starts in between."""

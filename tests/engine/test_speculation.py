@@ -141,6 +141,7 @@ def test_drafts_are_accepted(server: Server, drafting: Client) -> None:
     assert counts["draft_tokens"] > counts["accepted_tokens"] > 0
 
 
+@pytest.mark.long
 def test_a_stream_goes_on_in_the_next_engine(server: Server, client: Client, drafting: Client) -> None:
     """When the engine is killed in the middle, the text is still that without drafts."""
     asked = {"max_tokens": 200, "temperature": 0.4, "seed": 3, "frequency_penalty": 0.2}

@@ -56,6 +56,7 @@ def test_the_process_in_reserve_is_the_next_engine(server: Server) -> None:
     assert hosts(server)[0].pid == spare.pid
 
 
+@pytest.mark.long
 def test_another_engine_has_one_of_its_own(server: Server) -> None:
     """After a reload neither the engine before nor what it had in reserve is there any more."""
     wait_for(lambda: len(hosts(server)) == 2, 30)
