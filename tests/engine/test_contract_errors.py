@@ -117,7 +117,7 @@ def test_full_queue_is_a_503_with_retry_after(small: Client) -> None:
     """More candidates than max_pending are refused, not queued."""
     with ThreadPoolExecutor(1) as pool:
         for _ in range(2):  # one after the other, each until its deadline
-            pool.submit(small.ask, n=4, max_tokens=160, ignore_eos=True)
+            pool.submit(small.ask, n=4, max_tokens=300, ignore_eos=True)
 
         def refused() -> httpx.Response | None:
             response = small.ask(max_tokens=1)
