@@ -2,26 +2,19 @@
 
     python -m benchmarks.tokens [--code FOLDER] [--json FILE]
 
-In this process alone, without an engine or a connection: the least of many passes, in CPU time of the thread,
-so that a machine that is busy with something else changes it little. --code: a checkout of another commit,
-which is measured in turn with this one.
+Without an engine or a connection. --code: a checkout of another commit, which is measured in turn with this
+one (inprocess.py).
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import random
 import struct
-import subprocess
-import sys
 import time
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-STREAMS, STEPS, PASSES, TURNS = 256, 40, 12, 3
+STREAMS, STEPS, PASSES = 256, 40, 12
 MODEL = "smollm2-135m-instruct"
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -29,8 +22,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "stop": {"stop": ("\n\nQuestion:", "###", "<|end|>", "Observation:")},
     "whole": {},
 }
-# Run by path: another checkout has other benchmarks.
-MEASURE = "import runpy; print(runpy.run_path({file!r})['measured']({kind!r}))"
 
 
 def measured(kind: str) -> float:
@@ -107,46 +98,7 @@ def _message(kind: str, names: list[str], step: int, usual: list[int], draw: ran
     return msgspec.msgpack.encode([0, outputs, None, 0.02 * (step + 1)])
 
 
-def of(code: Path, kind: str) -> float:
-    """The same, of that checkout."""
-    program = MEASURE.format(file=str(Path(__file__).absolute()), kind=kind)
-    environ = {**os.environ, "PYTHONPATH": str(code)}
-    command = [sys.executable, "-c", program]
-    ran = subprocess.run(command, env=environ, cwd=code, capture_output=True, text=True, check=True)
-    return float(ran.stdout)
-
-
-def main() -> None:
-    from rich.console import Console
-
-    from benchmarks.handout import ROOT, commit
-    from benchmarks.report import machine, table, write
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--code", type=Path, help="another checkout")
-    parser.add_argument("--json", type=Path, help="where to write the results")
-    options = parser.parse_args()
-    codes = {"now": ROOT} | ({"before": options.code.absolute()} if options.code else {})
-    rows: list[dict[str, Any]] = []
-    for kind in KINDS:
-        runs: dict[str, list[float]] = {name: [] for name in codes}
-        for _ in range(TURNS):
-            for name, code in codes.items():
-                runs[name].append(of(code, kind))
-        rows += [
-            {"kind": kind, "code": name, "us": median(found), "runs": found} for name, found in runs.items()
-        ]
-    cells = (
-        [row["kind"], row["code"], *(f"{us:.2f}" for us in (row["us"], min(row["runs"]), max(row["runs"])))]
-        for row in rows
-    )
-    Console().print(table("a token's way in Python", ("kind", "code", "µs a token", "from", "to"), cells))
-    if options.json:
-        found = machine("tokens") | ({"before": commit(options.code)} if options.code else {})
-        write(options.json, {"machine": found, "rows": rows})
-
-
 if __name__ == "__main__":
-    main()
+    from benchmarks.inprocess import compare
+
+    compare(__file__, __doc__, KINDS, "a token's way in Python", "token")

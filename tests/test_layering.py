@@ -52,7 +52,7 @@ ROOMS = {
         "eager sse metricsfile metrics following journaling state spans failures ratelimits disconnect body"
         " connections"
         " expiry certificates handshake protocol"
-        " gathering streaming cors page documents records border openapi routes tokens admin adapters"
+        " gathering streaming cors page documents records paths border openapi routes tokens admin adapters"
         " details app"
     ),
     "server.process": (

@@ -73,8 +73,7 @@ class Requester:
 NOBODY = Requester()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One candidate to generate. request_id: as the client knows it, for the log and for messages.
 
     eos_ids: ids that end it (with finish_reason stop) unless params.ignore_eos. seed: this candidate's own.

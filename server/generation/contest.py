@@ -7,8 +7,10 @@ A candidate that can no longer win is given up, which only saves time (sampling/
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from msgspec.structs import replace
 
 from sampling.best_of import Ranking, best_mean, mean_logprob
 from server.contract.params import GenerationParams

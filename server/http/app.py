@@ -24,6 +24,7 @@ from server.http.journaling import Journal
 from server.http.metrics import Metrics
 from server.http.openapi import describe
 from server.http.page import add_pages
+from server.http.paths import ByPath
 from server.http.state import State
 from server.observe import logs
 from server.observe.attestation import Attestation, AttestedElsewhere
@@ -37,7 +38,7 @@ class Application(FastAPI):
     of a stream."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Border(self.router, self.state.server)
+        return Border(ByPath(self.router), self.state.server)
 
 
 def tracer_of(settings: Settings, metrics: Metrics) -> Tracer | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec.structs import fields
 from starlette.types import Scope
 
 from server.contract.params import GenerationParams

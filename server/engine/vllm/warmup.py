@@ -3,7 +3,7 @@ waits for it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from server.contract.params import GenerationParams
 from server.engine.base import Job

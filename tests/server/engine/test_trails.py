@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, Job, Requester, Sink

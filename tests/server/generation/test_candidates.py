@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from server.contract.params import GenerationParams, candidate_seed
 from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
@@ -268,7 +269,7 @@ def test_one_candidate_asks_for_the_prompts_logprobs(
 
 def each_asks(k: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer) -> list[Choice]:
     """The choices of a prompt whose candidates have all asked for its log-probabilities."""
-    contest = Contest(0, prompt, replace(params, give_up=False), tokenizer)
+    contest = Contest(0, prompt, structs.replace(params, give_up=False), tokenizer)
     deltas: list[Delta] = []
     for number in range(params.best_of):
         name = f"x-{k * params.best_of + number}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import array
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 import server.engine.vllm.hub as hub_module
 from server.engine.base import EngineOutput

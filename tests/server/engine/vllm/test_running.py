@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from server.contract.params import GenerationParams
