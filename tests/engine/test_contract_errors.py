@@ -115,14 +115,18 @@ def test_flat_error_format_leaves_the_object_out(small: Client) -> None:
 
 def test_full_queue_is_a_503_with_retry_after(small: Client) -> None:
     """More candidates than max_pending are refused, not queued."""
+
+    def fill() -> None:
+        """Until its deadline; it is refused itself while the other one runs."""
+        while small.ask(n=4, max_tokens=300, ignore_eos=True).status_code == 503:
+            pass
+
+    def refused() -> httpx.Response | None:
+        response = small.ask(max_tokens=1)
+        return response if response.status_code == 503 else None
+
     with ThreadPoolExecutor(1) as pool:
-        for _ in range(2):  # one after the other, each until its deadline
-            pool.submit(small.ask, n=4, max_tokens=300, ignore_eos=True)
-
-        def refused() -> httpx.Response | None:
-            response = small.ask(max_tokens=1)
-            return response if response.status_code == 503 else None
-
+        pool.submit(fill)
         response = wait_for(refused, 30)
         assert response.json()["reason"] == "SERVICE_NOT_AVAILABLE"
         assert 0 < int(response.headers["retry-after"]) <= 60
