@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.tiny import tiny_bundle
+from tests.bundle.tiny import published_pip, tiny_bundle
 
 Install = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -22,6 +22,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_in_parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in parts, not to be changed."""
     return tiny_bundle(tmp_path_factory.mktemp("tiny-parts"), part_bytes=700_000)
+
+
+@pytest.fixture(scope="session")
+def made_with_published_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with pip's wheel as it is published, byte for byte."""
+    return tiny_bundle(tmp_path_factory.mktemp("tiny-pip"), pip=published_pip())
 
 
 @pytest.fixture

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ensurepip
+import functools
+import io
+import marshal
 import platform
-import shutil
+import zipfile
 from collections.abc import Iterator, Sequence
+from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,13 +26,33 @@ MODEL = "models/tiny"
 SAYS = "verbatim 0 of a tiny bundle"
 
 
-def pip_wheel() -> Path:
+def published_pip() -> Path:
     """The pip that comes with Python: no network is needed for it."""
     return next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
 
 
-def tiny_items(work: Path, weights: bytes = b"weights" * 1000) -> list[Item]:
-    """The payload."""
+@functools.cache
+def quick_pip() -> tuple[str, bytes]:
+    """The same with its modules' byte code beside them: a wheel's name and content. Python does not have to
+    compile all of pip in each installation, which takes more time than the rest of it."""
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(published_pip()) as wheel,
+        zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as quick,
+    ):
+        for one in wheel.infolist():
+            name, source = one.filename, wheel.read(one)
+            quick.writestr(one, source)
+            if name.endswith(".py"):
+                code = marshal.dumps(compile(source, name, "exec", dont_inherit=True))
+                # PEP 552: the header of byte code that is not compared with its source
+                header = MAGIC_NUMBER + bytes([1, 0, 0, 0]) + source_hash(source)
+                quick.writestr(zipfile.ZipInfo(f"{name}c", one.date_time), header + code)
+    return published_pip().name, content.getvalue()
+
+
+def tiny_items(work: Path, weights: bytes = b"weights" * 1000, pip: Path | None = None) -> list[Item]:
+    """The payload; with quick_pip, unless another is named."""
     source = work / "source"
     (source / "wheels").mkdir(parents=True)
     (source / MODEL).mkdir(parents=True)
@@ -38,7 +62,8 @@ def tiny_items(work: Path, weights: bytes = b"weights" * 1000) -> list[Item]:
         source / "wheels", "verbatim", command | rules, "[console_scripts]\nverbatim = tinycommand:main\n"
     )
     make_wheel(source / "wheels", "tinydep", {"tinydep.py": "x = 1\n" * 500})
-    shutil.copy(pip_wheel(), source / "wheels")
+    name, content = (pip.name, pip.read_bytes()) if pip else quick_pip()
+    (source / "wheels" / name).write_bytes(content)
     (source / MODEL / "model.safetensors").write_bytes(weights)
     (source / MODEL / "config.json").write_bytes(b"{}")
     (source / MODEL / "empty.txt").write_bytes(b"")
@@ -54,10 +79,11 @@ def tiny_bundle(
     keys: Sequence[Ed25519PrivateKey] = (),
     weights: bytes = b"weights" * 1000,
     created: str = "2026-01-01T00:00:00+00:00",
+    pip: Path | None = None,
     **target: object,
 ) -> Path:
     """The folder of a bundle that is made under `work`."""
-    items, out = tiny_items(work, weights), work / "bundle"
+    items, out = tiny_items(work, weights, pip), work / "bundle"
     out.mkdir()
     loose = installer(ROOT, PYTHON)
     for name, data in loose.items():
