@@ -36,18 +36,27 @@ package = "tinydep"
 paths = ["tinydep/tests/*"]
 reason = "tests"
 """
+PLAIN = "from server.cli import main; main()"
+WITH_WHEEL = (
+    "import bundle.contents, pathlib, shutil; "
+    "bundle.contents.build_ours = lambda root, folder, work: pathlib.Path(shutil.copy({!r}, folder)); "
+    f"{PLAIN}"
+)
 Ran = subprocess.CompletedProcess[str]
 
 
 @dataclass
 class Checkout:
-    """A copy of ours whose lists are tiny. run: `verbatim WORDS` in it, pip without any network."""
+    """A copy of ours whose lists are tiny. run: `verbatim WORDS` in it, pip without any network. wheel: ours,
+    built before from the same sources; without it, each bundle builds its own. said: when it was made."""
 
     root: Path
     links: Path
+    wheel: Path | None = None
+    said: str = ""
 
     def run(self, *words: str, **environ: str) -> Ran:
-        command = [sys.executable, "-c", "from server.cli import main; main()", *words]
+        command = [sys.executable, "-c", WITH_WHEEL.format(str(self.wheel)) if self.wheel else PLAIN, *words]
         offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.links), "PIP_CONFIG_FILE": os.devnull}
         environment = {**os.environ, **offline, "PYTHONPATH": str(self.root), **environ}
         return subprocess.run(
@@ -87,9 +96,7 @@ def pin_of(wheel: Path) -> Pin:
     return Pin(f"{name.replace('_', '-')}=={version}", (hashlib.sha256(wheel.read_bytes()).hexdigest(),))
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, links: Path) -> Checkout:
-    root = tmp_path / "checkout"
+def make_checkout(root: Path, links: Path) -> Checkout:
     for name in ("bundle", "conform", "deploy", "sampling", "scripts", "sealed", "server", "twin"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("LICENSE", "README.md", "pyproject.toml"):
@@ -108,33 +115,54 @@ def ok(ran: Ran) -> Ran:
     return ran
 
 
-def test_what_a_bundle_holds(checkout: Checkout) -> None:
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory, links: Path) -> Checkout:
+    """A checkout with a bundle of profile full, not to be changed; our wheel is built in it."""
+    checkout = make_checkout(tmp_path_factory.mktemp("first") / "checkout", links)
+    checkout.said = ok(checkout.bundle()).stdout
+    return checkout
+
+
+@pytest.fixture
+def made(first: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of it."""
+    (wheel,) = first.out.glob("wheels/verbatim-*.whl")
+    root = shutil.copytree(first.root, tmp_path / "checkout")
+    return Checkout(root, first.links, wheel, first.said)
+
+
+@pytest.fixture
+def checkout(made: Checkout) -> Checkout:
+    """A copy of it without the bundle."""
+    shutil.rmtree(made.out)
+    return made
+
+
+def test_what_a_bundle_holds(first: Checkout) -> None:
     """Our wheel, the packages', pip, models with digests, configuration, installer and SBOM."""
-    ran = ok(checkout.bundle())
-    names = set(checkout.contents())
+    names = set(first.contents())
     wheels = {name.split("-")[0] for name in names if name.startswith("wheels/")}
     assert wheels == {"wheels/verbatim", "wheels/tinydep", "wheels/tiny_video", "wheels/pip"}
     assert {"install.sh", "install.pyz", "manifest.json", "manifest.json.sig", SBOM, "models.yaml"} <= names
     assert {"models/sim/config.json", "models/sim/tokenizer.json", "models/sim/checksums.json"} <= names
-    target = checkout.manifest.target
+    target = first.manifest.target
     assert (target.device, target.python, target.profile) == ("cpu", PYTHON, "full")
-    assert "in total: cpu" in ran.stdout
-    assert ran.stdout.index("in total") < ran.stdout.index("files, ")
-    ok(checkout.run("verify", "out"))
+    assert "in total: cpu" in first.said
+    assert first.said.index("in total") < first.said.index("files, ")
+    ok(first.run("verify", "out"))
 
 
-def test_what_a_site_deploys_is_in_our_wheel(checkout: Checkout) -> None:
+def test_what_a_site_deploys_is_in_our_wheel(made: Checkout) -> None:
     """Every file of deploy/, but for what needs a checkout; a change of one is a change of the bundle."""
-    ok(checkout.bundle())
-    (wheel,) = checkout.out.glob("wheels/verbatim-*.whl")
-    folder = checkout.root / "deploy"
+    (wheel,) = made.out.glob("wheels/verbatim-*.whl")
+    folder = made.root / "deploy"
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "twin"]
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition(".data/data/share/verbatim/")[2]: name for name in archive.namelist()}
         carried = {name: archive.read(names[name]) for name in names if name}
-    assert carried == {path.relative_to(checkout.root).as_posix(): path.read_bytes() for path in files}
+    assert carried == {path.relative_to(made.root).as_posix(): path.read_bytes() for path in files}
     (folder / "prometheus/alerts.yml").write_text("groups: []\n")
-    assert "contains a bundle with other options or of another version" in checkout.bundle().stderr
+    assert "contains a bundle with other options or of another version" in made.bundle().stderr
 
 
 def test_the_text_profile_leaves_out_what_it_says(checkout: Checkout) -> None:
@@ -151,15 +179,14 @@ def test_the_text_profile_leaves_out_what_it_says(checkout: Checkout) -> None:
     assert properties["verbatim:published-sha256"] != tinydep["hashes"][0]["content"]
 
 
-def test_the_bill_of_materials_is_valid(checkout: Checkout) -> None:
+def test_the_bill_of_materials_is_valid(first: Checkout) -> None:
     """CycloneDX 1.6 by its own schema; every wheel and every model file is in it under its digest."""
-    ok(checkout.bundle())
-    text = checkout.contents()[SBOM].decode()
+    text = first.contents()[SBOM].decode()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     bill = json.loads(text)
     inner = [part for one in bill["components"] for part in one.get("components", [])]
     digests = {part["hashes"][0]["content"] for part in (*bill["components"], *inner) if "hashes" in part}
-    ours = [entry for entry in checkout.manifest.files if entry.path.startswith(("wheels/", "models/"))]
+    ours = [entry for entry in first.manifest.files if entry.path.startswith(("wheels/", "models/"))]
     left = {
         entry.path
         for entry in ours
@@ -168,19 +195,23 @@ def test_the_bill_of_materials_is_valid(checkout: Checkout) -> None:
     assert left == {"models/sim/checksums.json"}
 
 
-def test_a_second_run_does_nothing(checkout: Checkout) -> None:
+def test_a_second_run_does_nothing(made: Checkout) -> None:
     """All is there: nothing is looked up, and no byte changes. Not even an index is needed."""
-    ok(checkout.bundle())
-    before = checkout.contents()
-    second = ok(checkout.bundle(PIP_FIND_LINKS=""))
+    before = made.contents()
+    second = ok(made.bundle(PIP_FIND_LINKS=""))
     assert "nothing to do" in second.stdout
-    assert checkout.contents() == before
+    assert made.contents() == before
 
 
 @pytest.mark.parametrize("parts", [(), ("--part-size", "1MiB")])
-def test_a_second_run_mends(checkout: Checkout, parts: tuple[str, ...]) -> None:
+def test_a_second_run_mends(made: Checkout, parts: tuple[str, ...]) -> None:
     """What was altered or lost is made again, to the byte."""
-    ok(checkout.bundle(*parts))
+    checkout = made
+    if parts:
+        shutil.rmtree(checkout.out)
+        ok(checkout.bundle(*parts))
+    else:
+        checkout.wheel = None  # it is the one that is lost below: built again
     before = checkout.contents()
     names = sorted(name for name in before if name not in ("manifest.json", "manifest.json.sig"))
     flip(checkout.out / names[0], 7)
@@ -278,37 +309,40 @@ def test_a_key_with_a_passphrase_signs(checkout: Checkout) -> None:
     assert "nothing to do" in again.stdout
 
 
-def test_verify_names_every_bad_file(checkout: Checkout) -> None:
+def test_verify_names_every_bad_file(made: Checkout) -> None:
     """On standard output, a line each, and exit code 1; a folder that is no bundle is told as well."""
-    ok(checkout.bundle())
-    flip(checkout.out / "models.yaml", 2)
-    (checkout.out / SBOM).unlink()
-    (checkout.out / "added\x1b[2J").write_text("")
-    ran = checkout.run("verify", "out")
+    flip(made.out / "models.yaml", 2)
+    (made.out / SBOM).unlink()
+    (made.out / "added\x1b[2J").write_text("")
+    ran = made.run("verify", "out")
     assert ran.returncode == 1
     named = sorted(line.split(":")[0] for line in ran.stdout.splitlines())
     assert named == ["added\\x1b[2J", "models.yaml", SBOM]
-    nothing = checkout.run("verify", "server")
+    nothing = made.run("verify", "server")
     assert (nothing.returncode, "neither a bundle nor an installation" in nothing.stderr) == (1, True)
 
 
 def _another_bundle(checkout: Checkout) -> None:
-    ok(checkout.bundle())
+    assert checkout.manifest.target.profile == "full"
 
 
 def _file_in_the_way(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.out)
     checkout.out.write_text("")
 
 
 def _no_lists(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.out)
     (checkout.root / "requirements/cpu.txt").unlink()
 
 
 def _lost_model(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.out)
     (checkout.root / "weights/config.json").unlink()
 
 
-def _nothing(checkout: Checkout) -> None: ...
+def _nothing(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.out)
 
 
 @pytest.mark.parametrize(
@@ -328,11 +362,11 @@ def _nothing(checkout: Checkout) -> None: ...
     ],
 )
 def test_a_mistake_is_one_paragraph(
-    checkout: Checkout, before: Callable[[Checkout], None], options: tuple[str, ...], words: str
+    made: Checkout, before: Callable[[Checkout], None], options: tuple[str, ...], words: str
 ) -> None:
     """What is wrong and what to do, exit code 2, never a traceback."""
-    before(checkout)
-    ran = checkout.bundle(*options)
+    before(made)
+    ran = made.bundle(*options)
     assert ran.returncode == 2, ran.stderr
     assert words in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -370,11 +404,10 @@ def test_a_dry_run_leaves_nothing(checkout: Checkout) -> None:
     assert not checkout.out.exists()
 
 
-def test_our_wheel_is_the_same_every_time(checkout: Checkout) -> None:
+def test_our_wheel_is_the_same_every_time(first: Checkout, checkout: Checkout) -> None:
     """Two bundles of one order differ in nothing but the time they were made at."""
+    checkout.wheel = None
     ok(checkout.bundle())
-    first = {entry.path: entry.sha256 for entry in checkout.manifest.files}
-    shutil.rmtree(checkout.out)
-    ok(checkout.bundle())
-    second = {entry.path: entry.sha256 for entry in checkout.manifest.files}
-    assert {path for path in first if first[path] != second[path]} <= {SBOM}
+    one, other = ({entry.path: entry.sha256 for entry in each.manifest.files} for each in (first, checkout))
+    assert one.keys() == other.keys()
+    assert {path for path in one if one[path] != other[path]} <= {SBOM}
