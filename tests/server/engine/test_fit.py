@@ -21,7 +21,9 @@ CONTEXT_SIZE = 4096
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    config = LLAMA | {"vocab_size": 10, "torch_dtype": "bfloat16"}
+    # With a length, or transformers would be asked for it in a process of its own, which takes seconds.
+    more = {"vocab_size": 10, "max_position_embeddings": CONTEXT_SIZE, "torch_dtype": "bfloat16"}
+    config = LLAMA | more
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer.json").write_text("{}")
     size = 2 * NUM_WEIGHTS

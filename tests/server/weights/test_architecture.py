@@ -8,7 +8,13 @@ import pytest
 
 from server.errors import ConfigurationError
 from server.weights import architecture
-from server.weights.architecture import Architecture, check_generates, context_size, read_architecture
+from server.weights.architecture import (
+    Architecture,
+    check_generates,
+    context_size,
+    filled_in,
+    read_architecture,
+)
 
 LLAMA = Architecture(("LlamaForCausalLM",), longest=64, vocab_size=10)
 
@@ -75,10 +81,17 @@ def test_a_model_without_a_limit_needs_a_choice() -> None:
 
 
 @pytest.mark.parametrize("vocab_size", [None, 0, True, "300", -1])
-def test_no_vocabulary(tmp_path: Path, vocab_size: object) -> None:
+def test_no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vocab_size: object) -> None:
     """A vocabulary that is no positive integer, and no class to ask: an error, not a guess."""
+    monkeypatch.setattr(architecture, "filled_in", lambda _: {})
     with pytest.raises(ConfigurationError, match="vocab_size"):
         read(tmp_path, max_position_embeddings=9, vocab_size=vocab_size)
+
+
+def test_a_model_without_a_class(tmp_path: Path) -> None:
+    """Transformers, asked in a process of its own, has nothing to say of it; that is an empty answer."""
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 9}))
+    assert filled_in(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
