@@ -24,7 +24,8 @@ IS_CHILD = os.environ.get("TRITON_INTERPRET") == "1"
 def interpreted(request: pytest.FixtureRequest) -> None:
     """To be imported by a test module: runs its tests in the child."""
     if not IS_CHILD:
-        outcomes = _run(Path(request.path))
+        config = request.config
+        outcomes = _run(Path(request.path), config.getoption("--long"), config.getoption("-m"))
         said = outcomes.get(request.node.name, outcomes.get("", "it did not run in the child process"))
         request.node.obj = lambda **_: pytest.fail(said, pytrace=False) if said else None
 
@@ -43,11 +44,13 @@ def interpret_vllms_kernels() -> None:
 
 
 @functools.cache
-def _run(file: Path) -> dict[str, str]:
-    """What went wrong in each test of the file, '' if nothing; of a child that crashed, what it said last."""
+def _run(file: Path, long: bool, marked: str) -> dict[str, str]:
+    """What went wrong in each test of the file, '' if nothing; of a child that crashed, what it said last.
+    The child has the tests that this run has: the long ones only if they are asked for (tests/tiers.py)."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory, "report.xml")
-        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", "--timeout=0"]
+        options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}", "--timeout=0", "-m", marked]
+        options += ["--long"] if long else []
         command = [sys.executable, "-m", "pytest", *options, str(file)]
         environment = os.environ | {"TRITON_INTERPRET": "1"}
         root = Path(__file__).parents[3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,14 @@ import pytest
 
 from sampling.reference import Transforms, probabilities
 from server.weights.builtin import builtin_path, is_prepared
+
+
+@dataclass(frozen=True)
+class Scale:
+    num_prompts: int
+    num_tokens: int
+    num_draws: int
+
 
 # Two cores need six minutes for the 50 prompts of docs/sampling.md, and about ten more for 50,000 draws.
 # At full scale say also `-o faulthandler_timeout=4000`, or the run ends in the middle of a test.
@@ -24,8 +33,10 @@ pytestmark = [
 ]
 
 MODEL = "smollm2-135m-instruct"
-NUM_PROMPTS, NUM_TOKENS = 50 if FULL else 12, 64
-NUM_DRAWS = 50_000 if FULL else 2_000
+SCALES = [
+    pytest.param(Scale(50, 64, 50_000) if FULL else Scale(5, 32, 400), id="full" if FULL else "short"),
+    pytest.param(Scale(12, 64, 2_000), id="long", marks=pytest.mark.long),
+]
 # The 0.9999 quantile of chi-square with 9 degrees of freedom: of 10,000 right samplers, one would fail. The
 # seeds are fixed, so that a right one does not fail today and pass tomorrow.
 CHI_SQUARE_LIMIT = 33.7
@@ -58,10 +69,16 @@ def llm() -> Iterator[Any]:
     core.ctx.destroy(linger=0)
 
 
-def prompts() -> list[list[int]]:
+@pytest.fixture(scope="module", params=SCALES)
+def scale(request: pytest.FixtureRequest) -> Scale:
+    found: Scale = request.param
+    return found
+
+
+def prompts(scale: Scale) -> list[list[int]]:
     """Random ids: the model says something about anything, and repeats itself, which penalties are for."""
     draw = np.random.default_rng(7)
-    return [draw.integers(1000, 40_000, size=draw.integers(4, 24)).tolist() for _ in range(NUM_PROMPTS)]
+    return [draw.integers(1000, 40_000, size=draw.integers(4, 24)).tolist() for _ in range(scale.num_prompts)]
 
 
 def whole(**params: Any) -> Any:
@@ -85,7 +102,7 @@ DRAWN = {"seed": 2**62 + 5, "temperature": 0.8, "top_k": 200, "top_p": 0.95, "mi
 
 
 @pytest.fixture(scope="module")
-def texts(llm: Any) -> dict[tuple[str, str], list[list[int]]]:
+def texts(llm: Any, scale: Scale) -> dict[tuple[str, str], list[list[int]]]:
     """By (parameters, whose): the ids generated for each prompt. All in one go, for the machine's sake."""
     runs: dict[tuple[str, str], dict[str, Any]] = {
         ("none", "greedy"): {},
@@ -97,11 +114,11 @@ def texts(llm: Any) -> dict[tuple[str, str], list[list[int]]]:
         runs[name, "ours"], runs[name, "native"] = {"extra_args": params}, params
     inputs, asked = [], []
     for params in runs.values():
-        for ids in prompts():
+        for ids in prompts(scale):
             inputs.append({"prompt_token_ids": ids})
-            asked.append(whole(max_tokens=NUM_TOKENS, **params))
+            asked.append(whole(max_tokens=scale.num_tokens, **params))
     outputs = iter(llm.generate(inputs, asked, use_tqdm=False))
-    return {run: [list(next(outputs).outputs[0].token_ids) for _ in range(NUM_PROMPTS)] for run in runs}
+    return {run: [list(next(outputs).outputs[0].token_ids) for _ in range(scale.num_prompts)] for run in runs}
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -118,23 +135,27 @@ def test_both_at_once_would_show(texts: dict[tuple[str, str], list[list[int]]]) 
 
 @pytest.mark.parametrize(("how", "args"), [("greedy", RESUMED), ("drawn", RESUMED | DRAWN)])
 def test_resumed_request_goes_on_as_if_never_stopped(
-    llm: Any, texts: dict[tuple[str, str], list[list[int]]], how: str, args: dict[str, Any]
+    llm: Any,
+    scale: Scale,
+    texts: dict[tuple[str, str], list[list[int]]],
+    how: str,
+    args: dict[str, Any],
 ) -> None:
     """A prompt whose trailing ids were generated before, and said so, continues with the same ids."""
     done, stop_at = texts["resumed", how], 20
     inputs = [
-        {"prompt_token_ids": [*ids, *text[:stop_at]]} for ids, text in zip(prompts(), done, strict=True)
+        {"prompt_token_ids": [*ids, *text[:stop_at]]} for ids, text in zip(prompts(scale), done, strict=True)
     ]
-    params = whole(max_tokens=NUM_TOKENS - stop_at, extra_args=args | {"num_output_before": stop_at})
+    params = whole(max_tokens=scale.num_tokens - stop_at, extra_args=args | {"num_output_before": stop_at})
     outputs = llm.generate(inputs, params, use_tqdm=False)
     resumed = [list(output.outputs[0].token_ids) for output in outputs]
     equal = sum(new == text[stop_at:] for new, text in zip(resumed, done, strict=True))
     # Prefilling 20 tokens at once rounds differently from computing them one by one, so one near tie may fall
     # the other way; without num_output_before hardly any text would be the same.
-    assert equal >= NUM_PROMPTS - 1
+    assert equal >= scale.num_prompts - 1
 
 
-def test_draws_follow_the_specification(llm: Any) -> None:
+def test_draws_follow_the_specification(llm: Any, scale: Scale) -> None:
     """Draws of one token are distributed as the reference says, all transforms on, by chi-square."""
     prompt = [504, 3575, 282, 4649, 314]
     first = llm.generate([{"prompt_token_ids": prompt}], whole(max_tokens=1, logprobs=20), use_tqdm=False)
@@ -145,13 +166,14 @@ def test_draws_follow_the_specification(llm: Any) -> None:
         logit_bias={0: -2.0, 3: 0.5}, repetition_penalty=1.1, presence_penalty=0.3, temperature=1.4, top_k=10
     )
     seen = [ids.index(i) for i in prompt if i in ids]
-    expected = NUM_DRAWS * probabilities(logits, spec, prompt=seen)
+    expected = scale.num_draws * probabilities(logits, spec, prompt=seen)
     extra = {"logit_bias": bias, "repetition_penalty": 1.1, "presence_penalty": 0.3, "min_p": 1e-6}
     extra |= {"temperature": 1.4, "top_k": 10}
-    draws = [whole(max_tokens=1, extra_args=extra | {"seed": seed}) for seed in range(NUM_DRAWS)]
-    outputs = llm.generate([{"prompt_token_ids": prompt}] * NUM_DRAWS, draws, use_tqdm=False)
+    draws = [whole(max_tokens=1, extra_args=extra | {"seed": seed}) for seed in range(scale.num_draws)]
+    outputs = llm.generate([{"prompt_token_ids": prompt}] * scale.num_draws, draws, use_tqdm=False)
     drawn = np.array([ids.index(output.outputs[0].token_ids[0]) for output in outputs])
     observed, kept = np.bincount(drawn, minlength=20), expected > 0
+    assert expected[kept].min() > 5, "too few draws for chi-square"
     assert not observed[~kept].any(), "a token outside the top 10 was drawn"
     assert float(((observed - expected)[kept] ** 2 / expected[kept]).sum()) < CHI_SQUARE_LIMIT
 
