@@ -14,7 +14,7 @@ from server.text.tokenizer import load_tokenizer
 from server.weights.architecture import read_architecture
 from tests.engine.reference import Reference
 from tests.families.models import make
-from tests.families.table import CONTEXT_SIZE, FAMILIES, Family
+from tests.families.table import CONTEXT_SIZE, FAMILIES, Family, by_length
 from tests.serving import BESIDE_OTHERS, Client, serving
 
 READY_S = 800  # a dozen engines, each of which imports vLLM: two minutes when nothing else runs
@@ -67,7 +67,12 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def client(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(
+    request: pytest.FixtureRequest, paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
+    """Serves the families that a test of this run asks about."""
+    parameters = [getattr(item, "callspec", None) for item in request.session.items]
+    asked = {one.params.get("model") for one in parameters if one is not None}
     models = [
         {
             "id": name,
@@ -80,6 +85,7 @@ def client(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
             **BESIDE_OTHERS,
         }
         for name, path in paths.items()
+        if name in asked
     ]
     with serving(tmp_path_factory.mktemp("server"), {"models": models}) as server:
         server.wait_ready(READY_S)
@@ -89,6 +95,6 @@ def client(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
             print(f"--- the server's log:\n{server.said()}")
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+@pytest.fixture(scope="session", params=by_length(FAMILIES))
 def model(request: pytest.FixtureRequest, paths: dict[str, Path], client: Client) -> Model:
     return Model(request.param, paths[request.param], client)

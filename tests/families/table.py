@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+from _pytest.mark.structures import ParameterSet
 from tokenizers import Tokenizer
 
 from tests.families import styles
@@ -244,3 +246,15 @@ FAMILIES: dict[str, Family] = {
         tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"},
     ),
 }
+
+# In each run: tokenizers of bytes, of SentencePiece's kind and unigram; texts with and without a token at the
+# beginning, with one end and several; full and sliding attention. An engine for each family takes minutes, so
+# the others are for `make test-long`.
+IN_EACH_RUN = ("llama-3", "qwen-3", "gemma-3", "phi-3", "unigram")
+
+
+def by_length(names: Iterable[str]) -> list[ParameterSet]:
+    """Families as parameters of tests, with those marked that are not in each run."""
+    return [
+        pytest.param(name, marks=() if name in IN_EACH_RUN else pytest.mark.long, id=name) for name in names
+    ]

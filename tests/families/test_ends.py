@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.families.conftest import Model
-from tests.families.table import FAMILIES
+from tests.families.table import FAMILIES, by_length
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
-WITH_STOP = [name for name, family in FAMILIES.items() if family.stop is not None]
+WITH_STOP = by_length(name for name, family in FAMILIES.items() if family.stop is not None)
 
 
 def forced(model: Model, token: str, **fields: Any) -> dict[str, Any]:

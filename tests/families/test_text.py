@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.families.conftest import Model
-from tests.families.table import FAMILIES
+from tests.families.table import FAMILIES, by_length
 from tests.families.test_prompts import TEXTS
 from tests.serving import as_bytes, assert_alike, fold
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 SAMPLED: dict[str, Any] = {"temperature": 1.5, "seed": 1, "max_tokens": 60, "ignore_eos": True}
 HALVES = ["bytes:\\xc3", "bytes:\\xa9"]  # of é
-WITH_BYTES = [name for name, family in FAMILIES.items() if family.has_bytes]
+WITH_BYTES = by_length(name for name, family in FAMILIES.items() if family.has_bytes)
 
 
 @pytest.mark.parametrize("skip", [True, False])
