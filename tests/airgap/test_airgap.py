@@ -114,6 +114,7 @@ def test_the_capture_sees(namespace: Namespace | None, tmp_path: Path) -> None:
     assert [call for call, words in said.items() if not FAILED_LOOKUP.search(words)] == []
 
 
+@pytest.mark.long  # beside test_the_capture_sees
 @pytest.mark.airgap
 def test_plain_vllm_is_caught(talkative: list[str] | None) -> None:
     """vLLM with its defaults, at the same site: its first look-up is seen."""

@@ -14,6 +14,7 @@ from tests.airgap.namespace import Namespace, why_not
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long  # beside test_airgap.py, which has one server's silence
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_a_cluster_sends_nothing_to_others(namespace: Namespace | None, tmp_path: Path) -> None:
     """Not a packet leaves its machines, from the start of Ray's nodes to the end of the last of them."""

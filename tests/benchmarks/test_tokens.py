@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from benchmarks import inprocess, tokens
+from benchmarks import tokens
 from server.weights.builtin import builtin_path
 
 pytestmark = pytest.mark.skipif(
@@ -19,7 +17,3 @@ def test_a_token_costs_something(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tokens, "STEPS", 3)
     monkeypatch.setattr(tokens, "PASSES", 1)
     assert 0 < tokens.measured(kind) < 1e6
-
-
-def test_of_another_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < inprocess.of(Path(__file__).parents[2], tokens.__file__, "plain") < 1e6
