@@ -28,7 +28,7 @@ class Asked:
         self.got: dict[str, list[EngineOutput]] = {}
 
     def submit(self, name: str, prompt: list[int] = PROMPT, max_tokens: int = 8, **more: Any) -> None:
-        both = set(GenerationParams.__dataclass_fields__) - set(Job.__dataclass_fields__)
+        both = set(GenerationParams.__struct_fields__) - set(Job.__struct_fields__)
         fields = {name: more.pop(name) for name in list(more) if name in both}
         fields = {"temperature": 0.0, "ignore_eos": True} | fields
         self.got[name] = []
