@@ -71,7 +71,8 @@ def client(
     request: pytest.FixtureRequest, paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Client]:
     """Serves the families that a test of this run asks about."""
-    parameters = [getattr(item, "callspec", None) for item in request.session.items]
+    ours = [item for item in request.session.items if item.path.is_relative_to(Path(__file__).parent)]
+    parameters = [getattr(item, "callspec", None) for item in ours]
     asked = {one.params.get("model") for one in parameters if one is not None}
     models = [
         {
