@@ -23,7 +23,7 @@ import pytest
 
 from tests.airgap.namespace import Namespace, why_not
 from tests.bundle.real import real_bundle
-from tests.serving import wait_for
+from tests.serving import VERBATIM, wait_for
 
 HERE = Path(__file__).parent
 CLIENT_S = 600
@@ -34,7 +34,6 @@ class Site:
     """What an air-gapped site saw. packets: that left it; None where nothing could be captured."""
 
     prefix: Path
-    installed: str
     answers: dict[str, Any]
     log: str
     exit_code: int
@@ -74,25 +73,65 @@ def site(bundle: Path, namespace: Namespace | None, tmp_path_factory: pytest.Tem
     return seen
 
 
-def visit(bundle: Path, namespace: Namespace | None, folder: Path) -> Site:
-    def inside(*command: str) -> list[str]:
-        return namespace.inside(*command) if namespace else list(command)
+@pytest.fixture(scope="session")
+def checkout(namespace: Namespace | None, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The same but for the installation: what serves is this checkout, in its own environment."""
+    folder = tmp_path_factory.mktemp("checkout")
+    environ = dict(os.environ) | {"PYTHONPATH": str(HERE.parents[1])}
+    command = list(map(str, VERBATIM))
+    if namespace is None:
+        return ask(command, None, folder, environ)
+    with namespace.captured(folder / "capture") as capture:
+        seen = ask(command, namespace, folder, environ)
+    seen.packets = capture.packets()
+    return seen
 
+
+@pytest.fixture(params=["checkout", pytest.param("installed", marks=pytest.mark.long)])
+def served(request: pytest.FixtureRequest) -> Site:
+    """What a server at such a site answers, and what leaves it meanwhile."""
+    site: Site = request.getfixturevalue("checkout" if request.param == "checkout" else "site")
+    return site
+
+
+def _inside(namespace: Namespace | None, *command: str) -> list[str]:
+    return namespace.inside(*command) if namespace else list(command)
+
+
+def visit(bundle: Path, namespace: Namespace | None, folder: Path) -> Site:
     environ = clean(folder / "home")
     install = ["sh", str(bundle / "install.sh"), "--prefix", str(folder / "verbatim")]
     install += ["--python", sys.executable, "--require-signature", str(bundle.parent / "release.pub")]
-    ran = subprocess.run(inside(*install), env=environ, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        _inside(namespace, *install), env=environ, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    command, log = str(folder / "verbatim/current/bin/verbatim"), folder / "log"
+    seen = ask([str(folder / "verbatim/current/bin/verbatim")], namespace, folder, environ)
+    seen.prefix = folder / "verbatim"
+    return seen
+
+
+def ask(command: list[str], namespace: Namespace | None, folder: Path, environ: dict[str, str]) -> Site:
+    """Serve, answer and stop."""
+    log = folder / "log"
     with log.open("wb") as out:
         server = subprocess.Popen(
-            inside(command, "serve"), env=environ, stdout=out, stderr=subprocess.STDOUT, cwd=folder
+            _inside(namespace, *command, "serve", "--port", "8000"),
+            env=environ,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
         )
     try:
         found = wait_for(lambda: re.search(r"listens on (http://\S+)", log.read_text()), 180)
         client = [sys.executable, str(HERE / "client.py"), found[1]]
         asked = subprocess.run(
-            inside(*client), env=environ, capture_output=True, text=True, timeout=CLIENT_S, check=False
+            _inside(namespace, *client),
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_S,
+            check=False,
         )
         assert asked.returncode == 0, asked.stderr + log.read_text()
     finally:
@@ -103,7 +142,7 @@ def visit(bundle: Path, namespace: Namespace | None, folder: Path) -> Site:
             server.kill()
             server.wait()
     answers = json.loads(asked.stdout)
-    return Site(folder / "verbatim", ran.stdout, answers, log.read_text("utf-8", "replace"), exit_code, None)
+    return Site(folder, answers, log.read_text("utf-8", "replace"), exit_code, None)
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,15 @@ FAILED_LOOKUP = re.compile(
 
 
 @pytest.mark.engine
-def test_the_text_profile_serves_in_an_empty_environment(site: Site) -> None:
-    """Exactly its packages, installed by its own installer: whole and streamed the model says the same."""
-    assert site.answers["whole"].startswith(" Paris.")
-    assert site.answers["streamed"] == site.answers["whole"]
-    assert site.exit_code == 0
+def test_it_serves_without_a_network(served: Site) -> None:
+    """This checkout, and the text profile in an empty environment, installed by its own installer: whole and
+    streamed the model says the same."""
+    assert served.answers["whole"].startswith(" Paris.")
+    assert served.answers["streamed"] == served.answers["whole"]
+    assert served.exit_code == 0
 
 
+@pytest.mark.long  # an installation takes minutes
 @pytest.mark.engine
 def test_nothing_but_the_text_profile_was_there(site: Site) -> None:
     """No package that the profile leaves out is in the environment."""
@@ -42,6 +44,7 @@ def test_nothing_but_the_text_profile_was_there(site: Site) -> None:
     assert there & load_profile("text", "cpu", ROOT / "requirements").packages.keys() == set()
 
 
+@pytest.mark.long  # an installation takes minutes
 @pytest.mark.engine
 def test_the_documentation_opens(site: Site) -> None:
     """/docs and each file that it names come from the server itself."""
@@ -50,6 +53,7 @@ def test_the_documentation_opens(site: Site) -> None:
     assert all(address.startswith("/") for address in site.answers["docs"])
 
 
+@pytest.mark.long  # an installation takes minutes
 @pytest.mark.engine
 def test_the_server_attests_what_it_serves(site: Site) -> None:
     """Versions, the weights' digests, and an installation that is whole and signed."""
@@ -61,6 +65,7 @@ def test_the_server_attests_what_it_serves(site: Site) -> None:
     assert len(attested["installation"]["signature_keys"]) == 1
 
 
+@pytest.mark.long  # an installation takes minutes
 @pytest.mark.engine
 def test_serving_changes_nothing_in_the_installation(site: Site) -> None:
     """After all that `verbatim verify` finds every byte as it was installed."""
@@ -70,20 +75,20 @@ def test_serving_changes_nothing_in_the_installation(site: Site) -> None:
 
 
 @pytest.mark.airgap
-def test_no_packet_leaves(site: Site) -> None:
+def test_no_packet_leaves(served: Site) -> None:
     """From the installation to the shutdown not one packet is sent: no connection, no DNS, no IPv6."""
-    if site.packets is None:
+    if served.packets is None:
         pytest.skip(str(why_not()))
-    assert site.packets == []
+    assert served.packets == []
 
 
 @pytest.mark.airgap
-def test_nothing_was_looked_up(site: Site) -> None:
+def test_nothing_was_looked_up(served: Site) -> None:
     """Nor was anything tried that failed before a packet was sent: the log has no failed look-up."""
-    if site.packets is None:
+    if served.packets is None:
         pytest.skip(str(why_not()))
-    assert "listens on" in site.log
-    assert [line for line in site.log.splitlines() if FAILED_LOOKUP.search(line)] == []
+    assert "listens on" in served.log
+    assert [line for line in served.log.splitlines() if FAILED_LOOKUP.search(line)] == []
 
 
 # What a program would try, and what is seen of it.

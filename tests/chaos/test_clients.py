@@ -61,6 +61,7 @@ def test_slow_readers_hold_nobody_up(two: Subject) -> None:
     two.settle(before.num_files)
 
 
+@pytest.mark.long
 def test_readers_that_take_nothing_are_cut_off(two: Subject) -> None:
     """After slow_reader_timeout_s their work ends, and their connections."""
     before = two.footprint()
@@ -88,6 +89,7 @@ def half_requests(port: int) -> Iterator[list[socket.socket]]:
         yield connections
 
 
+@pytest.mark.long
 def test_half_requests_hold_nobody_up(two: Subject) -> None:
     """500 at once: others are answered as ever; each of them gets a 408 after receive_timeout_s, and goes."""
     before = two.footprint()

@@ -25,6 +25,7 @@ def fill(file: Path) -> None:
                 assert error.errno == errno.ENOSPC  # noqa: PT017  # the one that is wanted
 
 
+@pytest.mark.long
 def test_full_disk_for_the_log_costs_the_log_alone(two: Subject, disk: Path) -> None:
     """Requests are answered, and resumed in an engine that starts without a log; when there is room again,
     the log goes on."""

@@ -118,6 +118,7 @@ def test_one_that_is_killed_at_work(server: Server, client: Client, pool: Thread
     assert client.metric('verbatim_engine_deaths_total{engine="0",model="c"}') == 1
 
 
+@pytest.mark.long
 def test_an_adapter_of_one_that_is_not_loaded(
     server: Server, client: Client, pool: ThreadPoolExecutor
 ) -> None:

@@ -41,6 +41,7 @@ def waits(process: psutil.Process) -> bool:
     return process.memory_info().rss > IMPORTED_BYTES and process.cpu_times()[:2] == before[:2]
 
 
+@pytest.mark.long
 def test_the_process_in_reserve_is_the_next_engine(server: Server) -> None:
     """A stream goes on in it, to the text of an undisturbed one; then there is another in reserve."""
     fields = {"prompt": CAPITAL, "max_tokens": 200, "ignore_eos": True, "temperature": 0}
@@ -73,6 +74,7 @@ def test_another_engine_has_one_of_its_own(server: Server) -> None:
         assert client.complete(max_tokens=5)["usage"]["completion_tokens"] == 5
 
 
+@pytest.mark.long
 def test_none_is_left(server: Server) -> None:
     """The one in reserve ends with its server."""
     wait_for(lambda: len(hosts(server)) == 2, 30)
