@@ -16,8 +16,8 @@ CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks
 .PHONY: help serve test test-long test-fast test-hostgpu test-clients check docs setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
-	@echo 'make test          install what is missing and run the tests, in 20 minutes'
-	@echo 'make test-long     the tests that take a minute and more each, in 20 minutes (tests/README.md)'
+	@echo 'make test          install what is missing and run the tests, in 25 minutes'
+	@echo 'make test-long     the tests that take long, many of them minutes each (tests/README.md)'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a simulated GPU, in an environment of its own (9 GB; gcc)'
 	@echo 'make test-clients  common clients against the simulator and the real engine: writes docs/clients.md (3 GB; nginx, npm)'

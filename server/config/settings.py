@@ -117,7 +117,7 @@ class Settings(Section):
         default=20.0,
         ge=0,
         description="Seconds without a sign of life after which an engine is killed and restarted; 0:"
-        " never. A step of a large model on a CPU may need more.",
+        " never. On a CPU, each layer that is computed is a sign of life.",
     )
     keep_trying: bool = Field(
         default=False,
