@@ -16,7 +16,7 @@ CODE  = $(wildcard bundle sealed server sampling twin conform scripts benchmarks
 .PHONY: help serve test test-long test-fast test-hostgpu test-clients check docs setup requirements clean
 help:
 	@echo 'make serve         install what is missing, prepare the built-in model, serve on HOST:PORT'
-	@echo 'make test          install what is missing and run the tests, in 25 minutes'
+	@echo 'make test          install what is missing and run the tests, in half an hour'
 	@echo 'make test-long     the tests that take long, many of them minutes each (tests/README.md)'
 	@echo 'make test-fast     the tests that need neither vLLM nor torch, in a minute (tests/README.md)'
 	@echo 'make test-hostgpu  vLLM'\''s CUDA build on a simulated GPU, in an environment of its own (9 GB; gcc)'
