@@ -15,16 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks.inprocess import in_turn
 from benchmarks.report import machine, table, write
 
 STREAMS = (1, 16, 256)
-TURNS, PASSES = 3, 30
+PASSES = 30
 STEPS = 200
 ROOT = Path(__file__).parents[1]
 # A process runs this, with one checkout or the other in its path.
@@ -78,10 +80,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for streams in STREAMS:
         for shared in (False, True):
-            runs: dict[str, list[float]] = {name: [] for name in codes}
-            for _ in range(TURNS):
-                for name, code in codes.items():
-                    runs[name].append(of(code, streams, shared))
+            runs = in_turn(codes, partial(of, streams=streams, shared=shared))
             rows += [
                 {"streams": streams, "shared": shared, "code": name, "ns": median(found), "runs": found}
                 for name, found in runs.items()

@@ -10,7 +10,8 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,6 +30,15 @@ def of(code: Path, file: str, kind: str) -> float:
     return float(ran.stdout)
 
 
+def in_turn(codes: Mapping[str, Path], measured: Callable[[Path], float]) -> dict[str, list[float]]:
+    """By the checkouts' names: what each took, one after the other, TURNS times."""
+    runs: dict[str, list[float]] = {name: [] for name in codes}
+    for _ in range(TURNS):
+        for name, code in codes.items():
+            runs[name].append(measured(code))
+    return runs
+
+
 def compare(file: str, description: str | None, kinds: Collection[str], title: str, unit: str) -> None:
     """The command line of the benchmark in `file`. unit: what the microseconds are for."""
     from rich.console import Console
@@ -45,10 +55,7 @@ def compare(file: str, description: str | None, kinds: Collection[str], title: s
     codes = {"now": ROOT} | ({"before": options.code.absolute()} if options.code else {})
     rows: list[dict[str, Any]] = []
     for kind in kinds:
-        runs: dict[str, list[float]] = {name: [] for name in codes}
-        for _ in range(TURNS):
-            for name, code in codes.items():
-                runs[name].append(of(code, file, kind))
+        runs = in_turn(codes, partial(of, file=file, kind=kind))
         rows += [
             {"kind": kind, "code": name, "us": median(found), "runs": found} for name, found in runs.items()
         ]

@@ -117,7 +117,7 @@ class Settings(Section):
         default=20.0,
         ge=0,
         description="Seconds without a sign of life after which an engine is killed and restarted; 0:"
-        " never. On a CPU, each layer that is computed is a sign of life.",
+        " never. On a CPU, each layer that is computed is a sign of life (in an engine of one process).",
     )
     keep_trying: bool = Field(
         default=False,

@@ -38,7 +38,7 @@ class Application(FastAPI):
     of a stream."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Border(ByPath(self.router), self.state.server)
+        return Border(ByPath(self.router, routes.Plain), self.state.server)
 
 
 def tracer_of(settings: Settings, metrics: Metrics) -> Tracer | None:

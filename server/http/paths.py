@@ -10,15 +10,18 @@ from starlette.types import Receive, Scope, Send
 
 
 class ByPath:
-    """The router, behind a table of its routes without parameters: it tries one after another and makes
-    objects that our routes do not need, which is a tenth of a request's way."""
+    """The router, behind a table of its routes without parameters: it tries one after another, and notes in
+    the scope what our routes do not need.
 
-    def __init__(self, router: APIRouter) -> None:
+    kind: of the routes in the table; FastAPI's own need what the router notes.
+    """
+
+    def __init__(self, router: APIRouter, kind: type[APIRoute]) -> None:
         self._router = router
         self._known = {
             (method, route.path): route.app
             for route in router.routes
-            if isinstance(route, APIRoute) and not route.param_convertors
+            if isinstance(route, kind) and not route.param_convertors
             for method in route.methods
         }
 

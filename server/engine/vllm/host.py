@@ -76,7 +76,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
         make_ready_for_adapters(EngineCoreProc, config, order.model.id)
         if current_platform.is_cpu():
             zero_new_blocks()
-            if config.parallel_config.world_size == 1:
+            if config.parallel_config.world_size == 1 and config.model_config.enforce_eager:
                 show_layers(EngineCoreProc, order.failures.with_name(LAYER))
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
         threading.excepthook = _end_with_a_thread(say)

@@ -17,8 +17,8 @@ EVERY_S = 0.5
 
 
 def show_layers(core: Any, file: Path) -> None:
-    """Patch vLLM's engine class, before an engine of one process is made: the file is touched while its model
-    gets on, at most twice a second."""
+    """Patch vLLM's engine class, before an engine of one process is made whose model is not compiled: the
+    file is touched while the model gets on, at most twice a second."""
     make, note = core.__init__, touches(file)
 
     def made(self: Any, *arguments: Any, **keywords: Any) -> None:

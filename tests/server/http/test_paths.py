@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from server.http.paths import ByPath
+from server.http.routes import Plain
 from tests.helpers import app_of, running, talking
 
-PLAIN = [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/v1/completions")]
+KNOWN = [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/v1/completions")]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD", "OPTIONS"])
@@ -31,6 +32,6 @@ async def test_as_the_router_answers(
 def test_routes_without_parameters_are_known(directory: Path) -> None:
     """Those of the API and of operators; a path with a parameter is the router's."""
     app = app_of(talking(directory, "he"))
-    known = ByPath(app.router)._known
-    assert {(method, path.replace("/v1/", "/v3/openai/")) for method, path in PLAIN} <= set(known)
+    known = ByPath(app.router, Plain)._known
+    assert {(method, path.replace("/v1/", "/v3/openai/")) for method, path in KNOWN} <= set(known)
     assert not [path for _, path in known if "{" in path]
