@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import zmq
@@ -33,10 +34,11 @@ def job(name: str, num_tokens: int = 1) -> Job:
 
 class FakeEngine:
     """What vLLM's engine is to its clients, for all slots: a thread that answers questions, and notes what it
-    hears. folders: of the slots. heard: of each of them, by kinds of message."""
+    hears. folders: of the slots. heard: of each of them, by kinds of message. signs: its answer."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.heard: list[list[tuple[bytes, bytes]]] = [[] for _ in folders]
+        self.signs: list[Any] = [1, False]
         self._context = zmq.Context()
         self._inputs, self._outputs = [], []
         for folder in folders:
@@ -86,7 +88,7 @@ class FakeEngine:
                 kind, payload = inputs.recv_multipart()
                 self.heard[slot].append((kind, payload))
                 if kind == UTILITY:
-                    answer = CoreOutputs(utility_output=Answer(0, None, [None, [1, False]]))
+                    answer = CoreOutputs(utility_output=Answer(0, None, [None, self.signs]))
                     self._outputs[slot].send(encode(answer))
 
 
@@ -99,7 +101,8 @@ class FrontEnd:
         self.got: dict[str, list[EngineOutput | RequestFailure]] = {}
         self.num_lost = 0
         self.channel = Channel(admission)
-        stats = EngineMetrics(CollectorRegistry()).of("m")
+        self.registry = CollectorRegistry()
+        stats = EngineMetrics(self.registry).of("m")
         self.client = EngineClient(self.channel, stats, admission.slot + 1)
 
     async def reach(self) -> None:
@@ -108,6 +111,10 @@ class FrontEnd:
 
     def listen(self) -> None:
         self.client.listen(self._lose)
+
+    def gauge(self, name: str) -> float | None:
+        """Of the engine, as this front end's metrics have it."""
+        return self.registry.get_sample_value(f"vllm:{name}", {"model_name": "m", "engine": "0"})
 
     def submit(self, one: Job) -> None:
         self.got[one.id] = []

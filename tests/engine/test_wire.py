@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -212,6 +213,7 @@ def test_aborts_arrive() -> None:
 def test_a_question_and_its_answer_arrive() -> None:
     """vLLM's engine is given the method that is asked for, counts the steps that run the model, and what it
     answers can be read."""
+    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequestType, UtilityOutput
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder, UtilityResult
@@ -221,6 +223,10 @@ def test_a_question_and_its_answer_arrive() -> None:
 
         def __init__(self) -> None:
             """None of vLLM's."""
+            self.scheduler = Scheduler.__new__(Scheduler)
+            self.scheduler.running, self.scheduler.waiting = [1, 2, 3], [4]
+            self.scheduler.kv_holding_waiting = [5]
+            self.scheduler.kv_cache_manager = SimpleNamespace(usage=0.25)
 
         def has_work(self) -> bool:
             return True
@@ -234,7 +240,8 @@ def test_a_question_and_its_answer_arrive() -> None:
         core.post_step(model_executed)
     answer = UtilityOutput(call_id=0, result=UtilityResult(getattr(core, method)()))
     read = decode(MsgpackEncoder().encode(EngineCoreOutputs(utility_output=answer)))
-    assert (read.utility_output.signs, read.outputs) == (Signs(2, has_work=True), [])
+    signs = Signs(2, has_work=True, num_running=3, num_waiting=2, kv_usage=0.25)
+    assert (read.utility_output.signs, read.outputs) == (signs, [])
 
 
 def test_the_state_of_an_engine_arrives() -> None:

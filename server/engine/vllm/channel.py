@@ -15,6 +15,7 @@ from server.engine.vllm.wire import DEAD, CoreOutputs, decode
 from server.errors import EngineFailed
 
 AGAIN_S = 1.0  # seconds until an unanswered question is asked again
+STATE_S = 2.0  # seconds between two questions for the engine's state
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH  # then the connection ends
 ENDS = zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 
@@ -36,6 +37,7 @@ class Channel(Exchange):
         socket.reconnect_ivl = -1  # never
         self._events = socket.get_monitor_socket(REFUSED | ENDS)
         socket.connect(admission.address)
+        self._asking: asyncio.TimerHandle | None = None
         super().__init__(socket, admission.slot + 1)  # number 0 is the engine's client on its own machine
 
     async def reached(self) -> None:
@@ -71,6 +73,7 @@ class Channel(Exchange):
                 end()
 
         self._loop.add_reader(self._events.FD, watch)
+        self._asking = self._loop.call_later(STATE_S, self._ask_again)
         super().listen(take, end)
         watch()
 
@@ -83,7 +86,15 @@ class Channel(Exchange):
             self._socket.close(linger=0)
             self._context.term()
 
+    def _ask_again(self) -> None:
+        """Ask for the engine's state now and then, for the metrics (EngineStats.correct)."""
+        if self.is_answered:
+            self.ask()
+        self._asking = self._loop.call_later(STATE_S, self._ask_again)
+
     def _stop_listening(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         super()._stop_listening()
         self._loop.remove_reader(self._events.FD)
         self._read = lambda: None

@@ -17,6 +17,7 @@ class EngineClient:
 
     def __init__(self, link: Exchange, stats: EngineStats, number: int = 0) -> None:
         self.link = link
+        link.on_signs = stats.correct
         self._number = number
         # A worker may have replaced a killed one, whose jobs the engine still works on.
         self._running = RunningJobs(stats, self.abort, link.abort if number else None)

@@ -35,12 +35,14 @@ SEND_TOGETHER = 16  # with more, the engine would wait for the first of them
 class Exchange(ABC):
     """outputs: the socket for steps. number: of this client of the engine.
 
-    is_answered: whether the engine has answered the last question. signs: its last answer.
+    is_answered: whether the engine has answered the last question. signs: its last answer. on_signs: called
+    with each.
     """
 
     def __init__(self, outputs: zmq.Socket[bytes], number: int = 0) -> None:
         self.is_answered = True
         self.signs = Signs()
+        self.on_signs: Callable[[Signs], None] = lambda signs: None
         self._outputs = outputs
         self._number = number
         self._unsent: list[tuple[bytes, bytes]] = []
@@ -136,6 +138,7 @@ class Exchange(ABC):
     def _answered(self, answer: Answer) -> None:
         if answer.number == QUESTION_NUMBER:
             self.is_answered, self.signs = True, answer.signs
+            self.on_signs(self.signs)
             return
         done = self._calls.get(answer.number)
         if done is None or done.done():

@@ -106,15 +106,18 @@ def run(order: Order, say: Callable[[News], None]) -> None:
 
 
 def give_signs_of_life(core: Any) -> None:
-    """Patch vLLM's engine class to count its steps, and to report the number when asked (wire.py)."""
+    """Patch vLLM's engine class to count its steps, and to report the number, and what the engine has to do,
+    when asked (wire.py)."""
     post_step = core.post_step
 
     def counted(self: Any, model_executed: bool) -> None:
         self.num_steps = getattr(self, "num_steps", 0) + model_executed
         post_step(self, model_executed)
 
-    def signs_of_life(self: Any) -> tuple[int, bool]:
-        return getattr(self, "num_steps", 0), self.has_work()
+    def signs_of_life(self: Any) -> tuple[int, bool, int, int, float]:
+        scheduler = self.scheduler
+        usage = scheduler.get_kv_cache_usage()
+        return getattr(self, "num_steps", 0), self.has_work(), *scheduler.get_request_counts(), usage
 
     core.post_step = counted
     setattr(core, QUESTION, signs_of_life)

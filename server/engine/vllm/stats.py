@@ -16,7 +16,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from server.engine.vllm.wire import CoreOutput, CoreOutputs
+from server.engine.vllm.wire import CoreOutput, CoreOutputs, Signs
 
 LABELS = ("model_name", "engine")
 QUEUED, SCHEDULED, PREEMPTED = 1, 2, 3  # vLLM's EngineCoreEventType
@@ -209,6 +209,17 @@ class EngineStats:
             if (drafts := stats.get("spec_decoding_stats")) is not None:
                 for counter, name in self._drafts:
                     counter.inc(drafts[name])
+
+    def correct(self, signs: Signs) -> None:
+        """Set the gauges to what the engine answered when it was asked.
+
+        vLLM tells the state after a step to only one of the engine's clients: to one that the step brought
+        tokens for, else to the first. What another client knows is out of date, until the next step that is
+        told to it; after the last step there is none.
+        """
+        self._running.set(signs.num_running)
+        self._waiting.set(signs.num_waiting)
+        self._kv_usage.set(signs.kv_usage)
 
     def stopped(self) -> None:
         """The engine has ended: nothing runs there any more."""

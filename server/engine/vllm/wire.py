@@ -85,10 +85,13 @@ class CoreOutput(msgspec.Struct, array_like=True, gc=False):
 
 class Signs(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The answer of an engine. num_steps: model steps so far, for any of its clients. has_work: whether there
-    is more to do."""
+    is more to do. num_running, num_waiting: its requests, of any client. kv_usage: share of its KV cache."""
 
     num_steps: int = 0
     has_work: bool = False
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_usage: float = 0.0
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, gc=False):

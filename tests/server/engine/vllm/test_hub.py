@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+import server.engine.vllm.channel as channel_module
 import server.engine.vllm.hub as hub_module
 from server.engine.base import EngineOutput
 from server.engine.vllm.hub import Hub
@@ -58,6 +59,17 @@ async def test_a_question_is_answered(hub: Hub, engine: FakeEngine) -> None:
         await until(lambda: one.channel.is_answered)
         assert one.channel.signs == Signs(1, has_work=False)
         assert {msgspec.msgpack.decode(payload)[0] for _, payload in engine.heard[0]} == {1}
+
+
+async def test_gauges_are_the_engines(hub: Hub, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to another client, such as the state when the last request was aborted, is asked for."""
+    monkeypatch.setattr(channel_module, "STATE_S", 0.1)
+    async with front_end(hub.admit()) as one:
+        for num_running, num_waiting, usage in ((3, 2, 0.5), (0, 0, 0.0)):
+            engine.signs = [1, False, num_running, num_waiting, usage]
+            await until(lambda num_running=num_running: one.gauge("num_requests_running") == num_running)
+            assert one.gauge("num_requests_waiting") == num_waiting
+            assert one.gauge("kv_cache_usage_perc") == usage
 
 
 async def test_whoever_is_gone_is_given_up(hub: Hub, engine: FakeEngine) -> None:
