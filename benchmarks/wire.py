@@ -60,17 +60,16 @@ async def behind(folder: Path, names: Sequence[str]) -> None:
 def engine_in(folder: Path, names: Sequence[str] = WIRES) -> Iterator[None]:
     """names: of the front ends, in the order of their numbers, from 1."""
     command = [sys.executable, "-m", "benchmarks.wire", "behind", str(folder), *names]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        while process.stdout.readline().strip() != "ready":
-            if process.poll() is not None:
-                raise RuntimeError("the engine did not start")
-        yield
-    finally:
-        process.stdin.close()
-        process.wait()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            while process.stdout.readline().strip() != "ready":
+                if process.poll() is not None:
+                    raise RuntimeError("the engine did not start")
+            yield
+        finally:
+            process.stdin.close()
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
     """Run the engine, to its end."""
     from vllm.platforms import current_platform
     from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
     from vllm.v1.structured_output import StructuredOutputManager
 
     os.environ[NOTES] = str(order.failures)
@@ -76,7 +77,7 @@ def run(order: Order, say: Callable[[News], None]) -> None:
         make_ready_for_adapters(EngineCoreProc, config, order.model.id)
         if current_platform.is_cpu():
             zero_new_blocks()
-            if config.parallel_config.world_size == 1 and config.model_config.enforce_eager:
+            if issubclass(executor, UniProcExecutor) and config.model_config.enforce_eager:
                 show_layers(EngineCoreProc, order.failures.with_name(LAYER))
         say(News(runner="V2" if config.use_v2_model_runner else "V1"))
         threading.excepthook = _end_with_a_thread(say)
