@@ -56,28 +56,42 @@ class Cell:
     streams: int
     step_s: float
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a reply by which its cost is divided: generated, or of the prompt for `echo`."""
+        return {"short": 1, "echo": NUM_ECHOED}.get(self.kind, NUM_TOKENS)
+
     def bodies(self) -> list[str]:
-        n = 4 if self.kind == "n = 4" else 1
+        n = 4 if self.kind in ("n = 4", "best_of 4") else 1
         fields: dict[str, Any] = {
             "model": MODEL,
-            "max_tokens": NUM_TOKENS,
+            "max_tokens": 1 if self.kind in ("short", "echo") else NUM_TOKENS,
             "ignore_eos": True,
-            "stream": self.kind != "whole",
-            "n": n,
+            "stream": self.kind not in ("whole", "short", "echo", "best_of 4"),
+            **MORE_FIELDS.get(self.kind, {}),
         }
-        if self.kind == "logprobs 5":
-            fields["logprobs"] = 5
-        if self.kind == "stop":
-            fields["stop"] = ["\n\nQuestion:", "###", "<|end|>", "Observation:"]
         prompts = (f"Story number {k}: once upon a time there was" for k in range(self.streams // n))
+        if self.kind == "echo":  # each word is one token
+            prompts = (f"{k % 10}" + " time" * (NUM_ECHOED - 1) for k in range(self.streams))
         return [json.dumps(fields | {"prompt": prompt}) for prompt in prompts]
 
 
+NUM_ECHOED = 500
+MORE_FIELDS: dict[str, dict[str, Any]] = {
+    "n = 4": {"n": 4},
+    "best_of 4": {"best_of": 4},
+    "logprobs 0": {"logprobs": 0},
+    "logprobs 5": {"logprobs": 5},
+    "echo": {"logprobs": 0, "echo": True},
+    "stop": {"stop": ["\n\nQuestion:", "###", "<|end|>", "Observation:"]},
+}
 CELLS = (
     *(Cell("plain", streams, 0.02) for streams in (1, 16, 64, 256, 1024)),
-    *(Cell(kind, 256, 0.02) for kind in ("logprobs 5", "stop", "n = 4", "whole")),
+    *(Cell(kind, 256, 0.02) for kind in ("logprobs 0", "logprobs 5", "stop", "n = 4", "best_of 4", "whole")),
     *(Cell("plain", streams, 0.0) for streams in (64, 256)),
     Cell("logprobs 5", 256, 0.0),
+    Cell("logprobs 5", 1024, 0.02),
+    *(Cell(kind, 256, 0.0) for kind in ("short", "echo")),
 )
 
 
@@ -94,7 +108,7 @@ def main() -> None:
     parser.add_argument(
         "--only", help="measure one front end: `ours`, `ours, 2 workers`, `vllm` or `vllm-rs`"
     )
-    parser.add_argument("--cells", help="kinds of load, comma separated: plain,logprobs 5,stop,n = 4,whole")
+    parser.add_argument("--cells", help="kinds of load, comma separated, such as: plain,logprobs 5,whole")
     options = parser.parse_args()
     kinds = options.cells.split(",") if options.cells else {cell.kind for cell in CELLS}
     cells = [cell for cell in CELLS if cell.kind in kinds]
@@ -106,13 +120,11 @@ def main() -> None:
         servers = [stack.enter_context(start) for start in starts(folder, options.rust, options.only)]
         starting = {server.name: server.started_s for server in servers}
         measured: dict[tuple[Cell, str], list[dict[str, Any]]] = {}
-        for server in servers:
-            for cell in (cell for cell in cells if answers(server, cell)):
-                load(server, Cell(cell.kind, 16, 0.0))  # warm up
+        answered = {(server.name, kind) for server in servers for kind in kinds if answers(server, kind)}
         for cell, number in itertools.product(cells, range(options.repeats)):
             set_step(folder / "step", cell.step_s)
             for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                if not answers(server, cell):
+                if (server.name, cell.kind) not in answered:
                     continue
                 found = load(server, cell)
                 measured.setdefault((cell, server.name), []).append(found)
@@ -126,14 +138,24 @@ def main() -> None:
         plot(rows, options.plot)
 
 
-def starts(folder: Path, rust: Path | None, only: str | None) -> list[Any]:
-    model = {"id": MODEL, "builtin": MODEL, **ENGINE, "engine_args": ENGINE_ARGS}
+def starts(
+    folder: Path,
+    rust: Path | None,
+    only: str | None,
+    engine: dict[str, int] = ENGINE,
+    engine_args: dict[str, Any] = ENGINE_ARGS,
+    **settings: Any,
+) -> list[Any]:
+    """Context managers that start the servers. settings: more of ours."""
+    model = {"id": MODEL, "builtin": MODEL, **engine, "engine_args": engine_args}
     flags = [f"--served-model-name={MODEL}", "--no-async-scheduling", "--disable-uvicorn-access-log"]
-    flags += [f"--{name.replace('_', '-')}={value}" for name, value in ENGINE.items()]
-    flags += [f"--distributed-executor-backend={EXECUTOR}", "--num-gpu-blocks-override=16384"]
+    for name, value in {**engine, **engine_args, "async_scheduling": None}.items():
+        text = json.dumps(value) if isinstance(value, dict) else value
+        flags += [f"--{name.replace('_', '-')}={text}"] if value is not None else []
+    settings = {"log_level": "warning", **settings}
     found: dict[str, Callable[[], Any]] = {
-        "ours": lambda: verbatim(folder, [model], log_level="warning"),
-        SEVERAL: lambda: verbatim(folder, [model], name=SEVERAL, log_level="warning", workers=2),
+        "ours": lambda: verbatim(folder, [model], **settings),
+        SEVERAL: lambda: verbatim(folder, [model], name=SEVERAL, workers=2, **settings),
         "vllm": lambda: vllm(folder, builtin_path(MODEL), flags),
     }
     if rust:
@@ -141,9 +163,17 @@ def starts(folder: Path, rust: Path | None, only: str | None) -> list[Any]:
     return [start() for name, start in found.items() if only in (None, name)]
 
 
-def answers(server: Server, cell: Cell) -> bool:
-    """vLLM's Rust front end refuses n > 1."""
-    return (server.name, cell.kind) != ("vllm-rs", "n = 4")
+def answers(server: Server, kind: str) -> bool:
+    """Warm up with this kind of load. Returns whether the server takes it: vLLM's refuse best_of, and its
+    Rust front end n > 1."""
+    try:
+        load(server, Cell(kind, 16, 0.0))
+    except RuntimeError as error:
+        if server.name in ("ours", SEVERAL):
+            raise
+        print(f"{server.name} refuses `{kind}`: {str(error)[-300:]}", file=sys.stderr)
+        return False
+    return True
 
 
 def load(server: Server, cell: Cell, **how: str) -> dict[str, Any]:
@@ -157,7 +187,7 @@ def load(server: Server, cell: Cell, **how: str) -> dict[str, Any]:
     if ended.returncode:
         raise RuntimeError(f"{server.name}, {cell}: {ended.stderr[-500:]}")
     found: dict[str, Any] = json.loads(ended.stdout)
-    tokens = cell.streams * NUM_TOKENS
+    tokens = cell.streams * cell.num_tokens
     return found | {
         "cpu_us": cpu / tokens * 1e6,
         "tokens_per_s": tokens / found["seconds"],

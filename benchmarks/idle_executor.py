@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
-from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
+from vllm.v1.outputs import LogprobsLists, LogprobsTensors, ModelRunnerOutput
 
 from benchmarks.servers import STEP_FILE
 
@@ -35,6 +35,7 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
             self._step = mmap.mmap(file.fileno(), 8)
         self._prompt_len: dict[str, int] = {}
         self._num_logprobs: dict[str, int] = {}
+        self._scored: dict[str, int] = {}  # requests whose prompt is scored: log-probabilities a token
         self._draw = np.random.default_rng(0)
 
     def determine_available_memory(self) -> list[int]:
@@ -87,6 +88,8 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
             self._prompt_len[new.req_id] = len(new.prompt_token_ids)
             if new.sampling_params.logprobs is not None:
                 self._num_logprobs[new.req_id] = new.sampling_params.logprobs
+            if new.sampling_params.prompt_logprobs is not None:
+                self._scored[new.req_id] = new.sampling_params.prompt_logprobs
             computed[new.req_id] = new.num_computed_tokens
         cached = scheduled.scheduled_cached_reqs
         computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
@@ -100,12 +103,22 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
             req_ids=req_ids,
             req_id_to_index={r: k for k, r in enumerate(req_ids)},
             sampled_token_ids=sampled,
-            logprobs=self._logprobs(tokens) if self._num_logprobs else None,
+            logprobs=self._logprobs(tokens, max(self._num_logprobs.values())) if self._num_logprobs else None,
+            prompt_logprobs_dict={
+                r: self._prompt_logprobs(self._prompt_len[r], self._scored.pop(r))
+                for r, token in zip(req_ids, sampled, strict=True)
+                if token and r in self._scored
+            },
         )
 
-    def _logprobs(self, tokens: list[int]) -> LogprobsLists:
-        """Random values in descending order, the sampled token's own first; as wide as the widest request."""
-        shape = (len(tokens), 1 + max(self._num_logprobs.values()))
+    def _prompt_logprobs(self, prompt_len: int, num_logprobs: int) -> LogprobsTensors:
+        """Of a whole prompt but its first token."""
+        drawn = self._logprobs(self._draw.integers(FIRST_ID, LAST_ID, prompt_len - 1).tolist(), num_logprobs)
+        return LogprobsTensors(*(torch.from_numpy(part) for part in drawn[:3]))
+
+    def _logprobs(self, tokens: list[int], num_logprobs: int) -> LogprobsLists:
+        """Random values in descending order, the sampled token's own first."""
+        shape = (len(tokens), 1 + num_logprobs)
         token_ids = self._draw.integers(FIRST_ID, LAST_ID, shape, np.int32)
         token_ids[:, 0] = tokens
         values = -np.sort(self._draw.exponential(3.0, shape), axis=1).astype(np.float32)

@@ -69,7 +69,7 @@ def read_architecture(directory: Path) -> Architecture:
     part = text_part(config)
     longest, vocab_size = _longest(part), positive(part.get("vocab_size"))
     if longest is None or vocab_size is None:
-        filled = filled_in(directory)
+        filled = filled_in(directory) if config.get("model_type") else {}  # without one, there is no class
         longest = _longest(filled) if longest is None else longest
         vocab_size = positive(filled.get("vocab_size")) if vocab_size is None else vocab_size
     if vocab_size is None:

@@ -1,4 +1,4 @@
-"""vLLM's engine as the server has it, in this process, on a pretended GPU, where it can be watched.
+"""vLLM's engine as the server has it, in this process, on a simulated GPU, where it can be watched.
 
 No kernel computes anything, so the tokens are chosen here, on the host: of a request with a grammar, one that
 the mask of its row lets through. What vLLM's scheduler, its grammars and its runner make of them is real.

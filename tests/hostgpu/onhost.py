@@ -1,4 +1,4 @@
-"""Copies that a pretended GPU leaves out, as kernels do them: into a part of a tensor, to another type."""
+"""Copies that a simulated GPU leaves out, as kernels do them: into a part of a tensor, to another type."""
 
 from __future__ import annotations
 

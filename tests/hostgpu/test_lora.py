@@ -1,4 +1,4 @@
-"""LoRA adapters on vLLM's CUDA build, pretended GPU: which rows are given to which weights, and what comes
+"""LoRA adapters on vLLM's CUDA build, simulated GPU: which rows are given to which weights, and what comes
 and goes. No product is computed."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 PARTS = ("two at once", "three", "none", "afterwards")

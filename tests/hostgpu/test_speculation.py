@@ -1,4 +1,4 @@
-"""Drafts beside our processor on vLLM's V2 runner, CUDA build, pretended GPU: rows and shapes. That texts are
+"""Drafts beside our processor on vLLM's V2 runner, CUDA build, simulated GPU: rows and shapes. That texts are
 those without drafts is in tests/sampling/torch/test_speculative_v2.py, with numbers."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 

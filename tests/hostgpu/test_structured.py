@@ -1,4 +1,4 @@
-"""Grammars beside our processor on vLLM's V2 runner, CUDA build, pretended GPU: which row is masked with
+"""Grammars beside our processor on vLLM's V2 runner, CUDA build, simulated GPU: which row is masked with
 what, before what. The tokens are chosen on the host, of what the masks let through (tests/hostgpu/engine.py).
 """
 
@@ -15,7 +15,7 @@ import pytest
 
 RUN = Path(os.environ.get("FAKE_GPU", "/nonexistent")) / "run"
 if not RUN.is_file():
-    pytest.skip("FAKE_GPU names no pretended GPU: see make test-hostgpu", allow_module_level=True)
+    pytest.skip("FAKE_GPU names no simulated GPU: see make test-hostgpu", allow_module_level=True)
 pytestmark = pytest.mark.hostgpu
 
 PATTERNS = {
