@@ -35,7 +35,8 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
             self._step = mmap.mmap(file.fileno(), 8)
         self._prompt_len: dict[str, int] = {}
         self._num_logprobs: dict[str, int] = {}
-        self._scored: dict[str, int] = {}  # requests whose prompt is scored: log-probabilities a token
+        # Requests whose prompt is scored: its tokens but the first, and log-probabilities a token
+        self._scored: dict[str, tuple[list[int], int]] = {}
         self._draw = np.random.default_rng(0)
 
     def determine_available_memory(self) -> list[int]:
@@ -89,7 +90,8 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
             if new.sampling_params.logprobs is not None:
                 self._num_logprobs[new.req_id] = new.sampling_params.logprobs
             if new.sampling_params.prompt_logprobs is not None:
-                self._scored[new.req_id] = new.sampling_params.prompt_logprobs
+                wanted = new.sampling_params.prompt_logprobs
+                self._scored[new.req_id] = new.prompt_token_ids[1:], wanted
             computed[new.req_id] = new.num_computed_tokens
         cached = scheduled.scheduled_cached_reqs
         computed |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
@@ -105,15 +107,15 @@ class IdleExecutor(Executor):  # type: ignore[misc]  # vLLM is not type-checked
             sampled_token_ids=sampled,
             logprobs=self._logprobs(tokens, max(self._num_logprobs.values())) if self._num_logprobs else None,
             prompt_logprobs_dict={
-                r: self._prompt_logprobs(self._prompt_len[r], self._scored.pop(r))
+                r: self._prompt_logprobs(*self._scored.pop(r))
                 for r, token in zip(req_ids, sampled, strict=True)
                 if token and r in self._scored
             },
         )
 
-    def _prompt_logprobs(self, prompt_len: int, num_logprobs: int) -> LogprobsTensors:
+    def _prompt_logprobs(self, tokens: list[int], num_logprobs: int) -> LogprobsTensors:
         """Of a whole prompt but its first token."""
-        drawn = self._logprobs(self._draw.integers(FIRST_ID, LAST_ID, prompt_len - 1).tolist(), num_logprobs)
+        drawn = self._logprobs(tokens, num_logprobs)
         return LogprobsTensors(*(torch.from_numpy(part) for part in drawn[:3]))
 
     def _logprobs(self, tokens: list[int], num_logprobs: int) -> LogprobsLists:
