@@ -105,8 +105,7 @@ class Replicas:
         if not self.work.is_held:
             return "resuming"
         if (num_before := self.residence.num_before) is not None:
-            models = "1 model is" if num_before == 1 else f"{num_before} models are"
-            return f"model {self.name} waits for memory; {models} before it"
+            return f"model {self.name} waits for memory; models before it: {num_before}"
         return f"model {self.name}: {self.status.words}"
 
     @property

@@ -10,7 +10,17 @@ from msgspec.structs import replace
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
-from server.generation.outputs import CandidateText, Choice, Delta, Logprobs, PromptText, fold, merged
+from server.generation.outputs import (
+    CandidateText,
+    Choice,
+    Delta,
+    Logprobs,
+    PromptText,
+    _position,
+    _positions,
+    fold,
+    merged,
+)
 from server.text.encoding import Reading
 from server.text.tokenizer import Tokenizer
 from tests.helpers import VOCAB_SIZE
@@ -392,3 +402,19 @@ def test_ids_end_with_the_stop_sequence(bytes_tokenizer: Tokenizer) -> None:
     assert told(bytes_tokenizer, stopped, outputs(ids)).token_ids == ids[:4]
     empty = replace(stopped, max_tokens=0)
     assert told(bytes_tokenizer, empty, [EngineOutput([], finish_reason="length")]).token_ids == []
+
+
+@given(st.sampled_from([1, 2, 6]), st.integers(1, 5), st.data())
+def test_a_whole_prompts_log_probabilities_are_each_tokens(
+    width: int, count: int, data: st.DataObject
+) -> None:
+    """Made together they are what each token's alone are, those of later positions left out."""
+    values = st.floats(-20_000, 0) | st.sampled_from([-float("inf"), -9999.0, 0.0])
+    size = width * (count + 1)
+    top = TopLogprobs(width)
+    top.token_ids = data.draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
+    top.logprobs = data.draw(st.lists(values, min_size=size, max_size=size))
+    names, offsets = [*"abcdefghij"], [*range(count)]
+    one_by_one = [_position(names, top, k) for k in range(count)]
+    tokens, logprobs, entries = map(list, zip(*one_by_one, strict=True))
+    assert _positions(names, top, offsets) == Logprobs(tokens, logprobs, entries, offsets)

@@ -203,7 +203,7 @@ async def test_a_stream_says_what_it_waits_for(path: Path, monkeypatch: pytest.M
         first, second = house.stream("a"), house.stream("c")
         await asyncio.gather(first.run(), second.run())
     assert b": model a: waiting\n\n" in first.body
-    assert b": model c waits for memory; 0 models are before it\n\n" in second.body
+    assert b": model c waits for memory; models before it: 0\n\n" in second.body
     frames = [frame for frame in second.body.split(b"\n\n") if not frame.startswith(b":")]
     (choice,) = folded(events(b"\n\n".join(frames)))
     assert choice["text"] == expected
