@@ -144,18 +144,16 @@ def starts(
     only: str | None,
     engine: dict[str, int] = ENGINE,
     engine_args: dict[str, Any] = ENGINE_ARGS,
-    **settings: Any,
 ) -> list[Any]:
-    """Context managers that start the servers. settings: more of ours."""
+    """Context managers that start the servers."""
     model = {"id": MODEL, "builtin": MODEL, **engine, "engine_args": engine_args}
     flags = [f"--served-model-name={MODEL}", "--no-async-scheduling", "--disable-uvicorn-access-log"]
     for name, value in {**engine, **engine_args, "async_scheduling": None}.items():
         text = json.dumps(value) if isinstance(value, dict) else value
         flags += [f"--{name.replace('_', '-')}={text}"] if value is not None else []
-    settings = {"log_level": "warning", **settings}
     found: dict[str, Callable[[], Any]] = {
-        "ours": lambda: verbatim(folder, [model], **settings),
-        SEVERAL: lambda: verbatim(folder, [model], name=SEVERAL, workers=2, **settings),
+        "ours": lambda: verbatim(folder, [model], log_level="warning"),
+        SEVERAL: lambda: verbatim(folder, [model], name=SEVERAL, log_level="warning", workers=2),
         "vllm": lambda: vllm(folder, builtin_path(MODEL), flags),
     }
     if rust:

@@ -248,7 +248,7 @@ def _append(logprobs: Logprobs, tokenizer: Tokenizer, top: TopLogprobs, position
 
 
 def _positions(names: Sequence[str], top: TopLogprobs, offsets: list[int]) -> Logprobs:
-    """The first positions, as many as offsets: as _position has each, in a quarter of the time."""
+    """The first positions, as many as offsets: as _position has each, in an eighth of the time."""
     width, end = top.width, top.width * len(offsets)
     values = top.logprobs[:end]
     if not min(values) >= MINUS_INFINITY:  # NaN is not either

@@ -123,8 +123,10 @@ class Pulse:
 
     async def stops(self) -> str:
         """Return only when the engine hangs, with how in words."""
-        if not self._hang_timeout_s:
-            await asyncio.Event().wait()
+        while not self._hang_timeout_s:  # its state is asked for even so, for the metrics
+            await asyncio.sleep(LOOK_S)
+            if self.is_up:
+                self._is_answered()
         last = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_S)

@@ -249,3 +249,22 @@ def test_a_beat_is_the_files_time(tmp_path: Path) -> None:
     before = processes.look(os.getpid()).beat
     os.utime(tmp_path / "beat", (1, 1))
     assert before != processes.look(os.getpid()).beat == 10**9
+
+
+async def test_without_a_time_limit_it_still_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is also what the engine's gauges are set by; before it is up, nothing is asked."""
+    monkeypatch.setattr(pulse_module, "LOOK_S", 0.01)
+    asked: list[bool] = []
+
+    def ask() -> bool:
+        asked.append(True)
+        return True
+
+    pulse = Pulse(lambda: Vitals(is_stopped=False, cpu_s=1.0), ask, lambda: True, hang_timeout_s=0.0)
+    task = asyncio.create_task(pulse.stops())
+    await asyncio.sleep(0.1)
+    assert not asked
+    pulse.is_up = True
+    await until(lambda: len(asked) > 2)
+    assert not task.done()
+    task.cancel()
