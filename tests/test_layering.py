@@ -45,7 +45,7 @@ ROOMS = {
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.engine.fit": "",  # a file too: whether a model has room
-    "server.generation": "outputs prompts grammars contest candidates",
+    "server.generation": "logprobs outputs prompts grammars contest candidates",
     "server.journal": "entry redaction scrubber counts files writer reading filters usage",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (

@@ -40,9 +40,11 @@ class TopLogprobs:
         """The log-probability of each position's sampled token."""
         return self.logprobs[:: self.width]
 
-    def extend(self, later: TopLogprobs) -> None:
-        self.token_ids += later.token_ids
-        self.logprobs += later.logprobs
+    def extend(self, later: TopLogprobs, num_positions: int | None = None) -> None:
+        """Add all positions of later, or only the first ones."""
+        end = None if num_positions is None else num_positions * later.width
+        self.token_ids += later.token_ids[:end]
+        self.logprobs += later.logprobs[:end]
 
 
 # Made for each token; it takes a third of a dataclass's time to make

@@ -61,7 +61,7 @@ class Contestant:
                 self.logprob_sum += value
             if keep_logprobs:
                 self.logprobs = self.logprobs or TopLogprobs(output.logprobs.width)
-                self.logprobs.extend(output.logprobs)  # entries beyond the end are ignored
+                self.logprobs.extend(output.logprobs, num_tokens)
         self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
         return num_tokens, ends
 

@@ -5,35 +5,16 @@ Stream and reply are made from the same deltas, so they cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
+from server.generation.logprobs import Logprobs
 from server.text.detokenizer import Detokenizer
 from server.text.stops import StopMatcher
 from server.text.tokenizer import Tokenizer
-
-MINUS_INFINITY = -9999.0  # JSON has no infinity; this is OpenAI's value
-
-
-@dataclass(slots=True)
-class Logprobs:
-    """Four arrays with one entry per token, as in the reply. text_offset: in characters of
-    the returned text."""
-
-    tokens: list[str] = field(default_factory=list)
-    token_logprobs: list[float | None] = field(default_factory=list)
-    top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
-    text_offset: list[int] = field(default_factory=list)
-
-    def extend(self, other: Logprobs) -> None:
-        self.tokens += other.tokens
-        self.token_logprobs += other.token_logprobs
-        self.top_logprobs += other.top_logprobs
-        self.text_offset += other.text_offset
 
 
 class Delta(msgspec.Struct, gc=False):  # made for each token; it takes a third of a dataclass's time to make
@@ -124,8 +105,7 @@ class CandidateText:
         if top is not None and self._params.num_logprobs is not None:
             part = self._detokenizer.bytes_of(token_id)
             offset = self._length + self._detokenizer.num_given_up(part)
-            token, logprob, entries = _position(self._tokenizer.names, top, 0)
-            logprobs = Logprobs([token], [logprob], [entries], [offset])
+            logprobs = Logprobs(self._tokenizer.names, top, [offset])
         text = self._token(token_id, hidden=False)
         if self._params.stop:
             text, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
@@ -134,7 +114,7 @@ class CandidateText:
         return Delta(self.index, text, logprobs, self.finish_reason, 1)
 
     def _delta(self, output: EngineOutput) -> Delta:
-        logprobs = None if self._params.num_logprobs is None else Logprobs()
+        logprobs = None if self._params.num_logprobs is None else self._no_logprobs()
         parts = []
         if self._prompt is not None:
             parts.append(self._echo(self._prompt, output.prompt_logprobs, logprobs))
@@ -151,7 +131,7 @@ class CandidateText:
             if logprobs is not None and output.logprobs is not None:
                 part = b"" if hidden else self._detokenizer.bytes_of(token_id)
                 offset = self._length + self._detokenizer.num_given_up(part, is_last=is_last)
-                _append(logprobs, self._tokenizer, output.logprobs, k, offset)
+                logprobs.append(output.logprobs, k, offset)
             text = self._token(token_id, hidden=hidden)
             given, stopped = self._stops.push(text, active=self.num_tokens > self._params.min_tokens)
             parts.append(given)
@@ -162,6 +142,10 @@ class CandidateText:
             self.finish_reason = output.finish_reason
             parts.append(self._end())
         return Delta(self.index, "".join(parts), logprobs, self.finish_reason, self.num_tokens - before)
+
+    def _no_logprobs(self) -> Logprobs:
+        num = len(self._params.logprob_token_ids) or self._params.num_logprobs or 0
+        return Logprobs(self._tokenizer.names, TopLogprobs(1 + num), [])
 
     def _token(self, token_id: int, *, hidden: bool) -> str:
         self.num_tokens += 1
@@ -183,11 +167,11 @@ class CandidateText:
         """The prompt's text, and its log-probabilities if they were asked for; the first token has none."""
         text, starts = self._prompt_text(prompt)
         if logprobs is not None:
-            name = self._tokenizer.names[prompt.ids[0]]
-            logprobs.extend(Logprobs([name], [None], [None], [starts[0]]))
+            logprobs.first_id = prompt.ids[0]
+            logprobs.text_offset += starts
             if len(starts) > 1:
                 assert prompt_logprobs is not None, "asked for"
-                logprobs.extend(_positions(self._tokenizer.names, prompt_logprobs, starts[1:]))
+                logprobs.top.extend(prompt_logprobs, len(starts) - 1)
         self._length = len(text)
         return text
 
@@ -217,8 +201,10 @@ def merged(deltas: list[Delta]) -> list[Delta]:
         if delta.token_ids is not None:
             whole.token_ids = [*(whole.token_ids or ()), *delta.token_ids]
         if delta.logprobs is not None:
-            whole.logprobs = whole.logprobs or Logprobs()
-            whole.logprobs.extend(delta.logprobs)
+            if whole.logprobs is None:
+                whole.logprobs = delta.logprobs.copy()
+            else:
+                whole.logprobs.extend(delta.logprobs)
     for index, parts in texts.items():
         found[index].text = "".join(parts)
     return list(found.values())
@@ -237,44 +223,3 @@ def fold(num_choices: int, deltas: list[Delta]) -> list[Choice]:
             delta.prompt_token_ids,
         )
     return choices
-
-
-def _append(logprobs: Logprobs, tokenizer: Tokenizer, top: TopLogprobs, position: int, offset: int) -> None:
-    token, logprob, entries = _position(tokenizer.names, top, position)
-    logprobs.tokens.append(token)
-    logprobs.token_logprobs.append(logprob)
-    logprobs.top_logprobs.append(entries)
-    logprobs.text_offset.append(offset)
-
-
-def _positions(names: Sequence[str], top: TopLogprobs, offsets: list[int]) -> Logprobs:
-    """The first positions, as many as offsets: as _position has each, in an eighth of the time."""
-    width, end = top.width, top.width * len(offsets)
-    values = top.logprobs[:end]
-    if not min(values) >= MINUS_INFINITY:  # NaN is not either
-        values = [max(value, MINUS_INFINITY) for value in values]
-    tokens = [names[token_id] for token_id in top.token_ids[:end]]
-    sampled, sampled_values = tokens[::width], values[::width]
-    if width == 1:
-        entries = [{token: value} for token, value in zip(sampled, sampled_values, strict=True)]
-    else:
-        entries = [
-            dict(zip(tokens[k + 1 : k + width], values[k + 1 : k + width], strict=True))
-            for k in range(0, end, width)
-        ]
-        for one, token, value in zip(entries, sampled, sampled_values, strict=True):
-            one[token] = value
-    return Logprobs(sampled, [*sampled_values], [*entries], offsets)
-
-
-def _position(names: Sequence[str], top: TopLogprobs, position: int) -> tuple[str, float, dict[str, float]]:
-    """The sampled token and its value; and those of the k most likely, with the sampled one last unless it is
-    one of them."""
-    start, end = position * top.width, (position + 1) * top.width
-    token_ids, values = top.token_ids[start:end], top.logprobs[start:end]
-    if not min(values) >= MINUS_INFINITY:  # NaN is not either
-        values = [max(value, MINUS_INFINITY) for value in values]
-    tokens = [names[token_id] for token_id in token_ids]
-    entries = dict(zip(tokens[1:], values[1:], strict=True))
-    entries[tokens[0]] = values[0]
-    return tokens[0], values[0], entries

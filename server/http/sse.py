@@ -10,7 +10,8 @@ import orjson
 from server.errors import RequestFailure, error_body
 from server.generation.candidates import Usage
 from server.generation.contest import Outcome
-from server.generation.outputs import MINUS_INFINITY, Choice, Delta, Logprobs
+from server.generation.logprobs import MINUS_INFINITY
+from server.generation.outputs import Choice, Delta
 
 DONE = b"data: [DONE]\n\n"
 FRAME_END = b"]}\n\n"
@@ -74,7 +75,7 @@ def _choice(choice: Choice | Delta) -> bytes:
     return b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b%b}' % (
         choice.index,
         orjson.dumps(choice.text),
-        b"null" if logprobs is None else _logprobs(logprobs),
+        b"null" if logprobs is None else orjson.dumps(logprobs.arrays()),
         b"null" if reason is None else b'"%b"' % reason.encode(),
         b"" if choice.token_ids is None else _token_ids(choice),
     )
@@ -103,17 +104,6 @@ def _token_ids(choice: Choice | Delta) -> bytes:
     if choice.prompt_token_ids is None:
         return ids
     return ids + b',"prompt_token_ids":' + orjson.dumps(choice.prompt_token_ids)
-
-
-def _logprobs(logprobs: Logprobs) -> bytes:
-    return orjson.dumps(
-        {
-            "tokens": logprobs.tokens,
-            "token_logprobs": logprobs.token_logprobs,
-            "top_logprobs": logprobs.top_logprobs,
-            "text_offset": logprobs.text_offset,
-        }
-    )
 
 
 def _with_usage(usage: Usage | None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,8 @@ from server.engine.vllm.wire import (
     DEAD,
     QUESTION,
     UTILITY,
+    Array,
+    CoreLogprobs,
     CoreOutput,
     CoreOutputs,
     CoreParams,
@@ -199,7 +202,8 @@ def test_outputs_arrive(positions: int) -> None:
     first, second, third = decode(frames).outputs
     flat = TopLogprobs(3, ids.ravel().tolist(), values.ravel().tolist())
     assert (first.request_id, first.new_token_ids) == ("a", [7])
-    assert (second.new_logprobs, second.new_prompt_logprobs_tensors) == (flat, flat)
+    for found in (second.new_logprobs, second.new_prompt_logprobs_tensors):
+        assert found.top(3) == flat
     assert (third.finish_reason, third.num_nans_in_logits) == (1, 3)
 
 
@@ -304,24 +308,36 @@ def test_metrics_have_vllms_names_and_buckets() -> None:
     assert stats.STEP_TOKENS == buckets.ITERATION_TOKENS_BUCKETS
 
 
-def test_nothing_pickled_is_read() -> None:
-    """An extension that would run code when it is read is refused."""
-    message = msgspec.msgpack.encode([0, [["a", [1], msgspec.msgpack.Ext(1, b"cos\nsystem\n")]]])
+@pytest.mark.parametrize("place", [2, 3, 4])
+def test_nothing_pickled_is_read(place: int) -> None:
+    """An extension that would run code when it is read is refused, as an array's bytes and elsewhere."""
+    pickled = msgspec.msgpack.Ext(1, b"cos\nsystem\n")
+    arrays = [["<i4", [1, 1], pickled], ["<f4", [1, 1], pickled]]
+    output = ["a", [1], None, None, None]
+    output[place] = pickled if place == 4 else arrays
     with pytest.raises(ValueError, match="pickled"):
-        decode([message])
+        decode([msgspec.msgpack.encode([0, [output]])])
 
 
 # --- what an output means for its job ----------------------------------------------------------------------
 
 
+def core_logprobs(width: int, ids: list[int], values: list[float]) -> CoreLogprobs:
+    """As they are read of a message."""
+    shape, data = [len(ids) // width, width], (array("i", ids), array("f", values))
+    one, two = (msgspec.msgpack.Ext(3, part.tobytes()) for part in data)
+    return CoreLogprobs(Array("<i4", shape, one), Array("<f4", shape, two))
+
+
 def test_values_are_as_wide_as_the_job_asked() -> None:
     """In a step whose widest request asked for 3, one that asked for 1 gets the sampled and the likeliest."""
-    wide = TopLogprobs(4, [1, 2, 3, 4, 5, 6, 7, 8], [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0])
+    ids, values = [1, 2, 3, 4, 5, 6, 7, 8], [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0]
+    wide = core_logprobs(4, ids, values)
     output = CoreOutput("id", [1, 5], wide, wide)
     narrow = TopLogprobs(2, [1, 2, 5, 6], [-1.0, -2.0, -5.0, -6.0])
     found = engine_output(job(num_logprobs=1), output)
     assert (found.logprobs, found.prompt_logprobs) == (narrow, narrow)
-    assert engine_output(job(num_logprobs=3), output).logprobs is wide
+    assert engine_output(job(num_logprobs=3), output).logprobs == TopLogprobs(4, ids, values)
     assert engine_output(job(), output).logprobs is None
 
 

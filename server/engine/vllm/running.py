@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server.engine.base import EngineOutput, Job, Sink
 from server.engine.vllm.stats import EngineStats, RequestStats
-from server.engine.vllm.translate import ABORTED, engine_output
+from server.engine.vllm.translate import ABORTED, engine_output, top_logprobs
 from server.engine.vllm.wire import CoreOutput, CoreOutputs
 from server.errors import RequestFailure
 
 
 @dataclass(slots=True)
 class Running:
-    """A running job. is_quiet: its next output, unless it is the last, has only tokens. held: tokens that are
-    passed on together with later ones."""
+    """A running job. is_quiet: its next output, unless it is the last, has only tokens and their
+    log-probabilities. held: of several steps, passed on together."""
 
     job: Job
     sink: Sink
     stats: RequestStats
     is_quiet: bool = False
-    held: list[int] = field(default_factory=list)
+    held: EngineOutput | None = None
 
 
 class RunningJobs:
@@ -63,9 +63,9 @@ class RunningJobs:
         if strangers and self._strangers is not None:
             self._strangers(list(strangers))
         for running in (behind or {}).values():
-            if running.held and running.job.id in self._running:
-                held, running.held = running.held, []
-                running.sink(EngineOutput(held))
+            held, running.held = running.held, None
+            if held is not None and running.job.id in self._running:
+                running.sink(held)
 
     def clear(self) -> None:
         """The engine has stopped: nothing more is passed on."""
@@ -96,13 +96,18 @@ class RunningJobs:
                 num_since += 1
                 stats.last_token = now
             is_more = output.finish_reason is not None or output.events is not None
-            # Most outputs have no more than tokens
             if is_more or output.num_nans_in_logits or not running.is_quiet:
                 self._hand_out(running, output, now)
-            elif behind is None:
-                running.sink(EngineOutput(output.new_token_ids))
+                continue
+            # Most outputs have no more than tokens
+            found = output.new_logprobs
+            made = EngineOutput(
+                output.new_token_ids, None if found is None else top_logprobs(found, running.job)
+            )
+            if behind is None:
+                running.sink(made)
             else:
-                running.held += output.new_token_ids
+                running.held = made if running.held is None else _joined(running.held, made)
                 behind[output.request_id] = running
         if since and num_since:
             gaps.append((now - since, num_since))
@@ -111,13 +116,23 @@ class RunningJobs:
     def _hand_out(self, running: Running, output: CoreOutput, timestamp: float) -> None:
         if output.finish_reason == ABORTED:
             return  # the engine was told to end; work.py decides about its jobs when it has
-        output.new_token_ids[:0], running.held = running.held, []
+        held, running.held = running.held, None
         self._stats.note(running.stats, output, timestamp)
-        running.is_quiet = running.job.num_logprobs is None
+        running.is_quiet = not running.job.prompt_logprobs
         if output.finish_reason is not None:
             del self._running[output.request_id]
         try:
-            running.sink(engine_output(running.job, output))
+            made = engine_output(running.job, output)
+            running.sink(made if held is None else _joined(held, made))
         except RequestFailure as failure:
             self._abort(output.request_id)
             running.sink(failure)
+
+
+def _joined(earlier: EngineOutput, later: EngineOutput) -> EngineOutput:
+    """Both as one. It is the earlier one, which grows."""
+    earlier.token_ids += later.token_ids
+    if earlier.logprobs is not None and later.logprobs is not None:
+        earlier.logprobs.extend(later.logprobs)
+    earlier.finish_reason = later.finish_reason
+    return earlier

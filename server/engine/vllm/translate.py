@@ -11,7 +11,7 @@ from typing import Any
 from sampling.reference import GREEDY
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, Job, TopLogprobs
-from server.engine.vllm.wire import CoreAdapter, CoreOutput, CoreParams, CoreRequest
+from server.engine.vllm.wire import CoreAdapter, CoreLogprobs, CoreOutput, CoreParams, CoreRequest
 from server.errors import InternalError, ServiceUnavailable
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,8 @@ def engine_output(job: Job, output: CoreOutput) -> EngineOutput:
             log.error("request %s: %s", job.request_id, output.stop_reason)
             raise ServiceUnavailable(str(output.stop_reason), retry_after_s=30)
         raise ServiceUnavailable("the engine ended the request; try again", retry_after_s=1)
-    logprobs = _narrowed(output.new_logprobs, job)
-    prompt_logprobs = _narrowed(output.new_prompt_logprobs_tensors, job)
+    logprobs = top_logprobs(output.new_logprobs, job)
+    prompt_logprobs = top_logprobs(output.new_prompt_logprobs_tensors, job)
     if not job.max_tokens:
         return EngineOutput([], None, _scored(job, prompt_logprobs, logprobs), "length")
     return EngineOutput(
@@ -121,19 +121,9 @@ def _scored(job: Job, before: TopLogprobs | None, last: TopLogprobs | None) -> T
     return scored
 
 
-def _narrowed(top: TopLogprobs | None, job: Job) -> TopLogprobs | None:
-    """Cut a step's values to the job's width: they are as wide as the widest request of the step."""
-    if top is None or job.num_logprobs is None:
-        return None
-    width = 1 + job.num_logprobs
-    if top.width == width:
-        return top
-    starts = range(0, len(top.token_ids), top.width)
-    return TopLogprobs(
-        width,
-        [token_id for start in starts for token_id in top.token_ids[start : start + width]],
-        [logprob for start in starts for logprob in top.logprobs[start : start + width]],
-    )
+def top_logprobs(found: CoreLogprobs | None, job: Job) -> TopLogprobs | None:
+    """A step's log-probabilities as the job has asked for them."""
+    return None if found is None or job.num_logprobs is None else found.top(1 + job.num_logprobs)
 
 
 def sampling_args(job: Job) -> dict[str, Any] | None:

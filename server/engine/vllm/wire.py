@@ -64,13 +64,50 @@ class CoreRequest(msgspec.Struct, array_like=True):
     priority: int = 0
 
 
+class Array(msgspec.Struct, array_like=True, gc=False):
+    """An array. kind: its type, as NumPy or torch name it. data: its bytes, or the number of the frame that
+    has them."""
+
+    kind: str
+    shape: list[int]
+    data: int | msgspec.msgpack.Ext
+
+    def values(self) -> list[Any]:
+        """All in one list. Needs the bytes."""
+        assert isinstance(self.data, msgspec.msgpack.Ext), "fetched before"
+        values: list[Any] = memoryview(self.data.data).cast(FORMATS[self.kind]).tolist()  # type: ignore[call-overload]
+        return values
+
+
+class CoreLogprobs(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of vLLM's LogprobsLists and of its LogprobsTensors, in their order.
+
+    token_ids, logprobs: [num_positions, width].
+    """
+
+    token_ids: Array
+    logprobs: Array
+
+    def top(self, width: int) -> TopLogprobs:
+        """The first entries of each position, this many: a step's are as wide as its widest request's."""
+        token_ids, logprobs, has = self.token_ids.values(), self.logprobs.values(), self.logprobs.shape[1]
+        if width == has:
+            return TopLogprobs(width, token_ids, logprobs)
+        starts = range(0, len(token_ids), has)
+        return TopLogprobs(
+            width,
+            [token_id for start in starts for token_id in token_ids[start : start + width]],
+            [logprob for start in starts for logprob in logprobs[start : start + width]],
+        )
+
+
 class CoreOutput(msgspec.Struct, array_like=True, gc=False):
     """What a step brought for one request: the first fields of vLLM's EngineCoreOutput, in its order."""
 
     request_id: str
     new_token_ids: list[int]
-    new_logprobs: Any = None  # once decoded a TopLogprobs, as wide as the widest request of the step
-    new_prompt_logprobs_tensors: Any = None  # once decoded a TopLogprobs
+    new_logprobs: CoreLogprobs | None = None
+    new_prompt_logprobs_tensors: CoreLogprobs | None = None
     pooling_output: Any = None
     finish_reason: int | None = None
     stop_reason: Any = None
@@ -148,32 +185,28 @@ def decode(frames: Sequence[Any]) -> CoreOutputs:
     outputs = _decode(frames[0])
     for output in outputs.outputs:
         if output.new_logprobs is not None:
-            output.new_logprobs = _top_logprobs(output.new_logprobs, frames)
+            _fetch(output.new_logprobs, frames)
         if output.new_prompt_logprobs_tensors is not None:
-            prompt = _top_logprobs(output.new_prompt_logprobs_tensors, frames)
-            output.new_prompt_logprobs_tensors = prompt
+            _fetch(output.new_prompt_logprobs_tensors, frames)
     return outputs
 
 
+def _fetch(logprobs: CoreLogprobs, frames: Sequence[Any]) -> None:
+    for array in (logprobs.token_ids, logprobs.logprobs):
+        if isinstance(array.data, int):
+            array.data = msgspec.msgpack.Ext(RAW_VIEW, memoryview(frames[array.data]).cast("B"))
+        else:
+            _check(array.data.code)
+
+
 def _raw_view(code: int, data: memoryview) -> memoryview:
-    if code != RAW_VIEW:
-        raise ValueError(f"the engine sent pickled data (extension {code}), which the server does not read")
+    _check(code)
     return data
 
 
-def _top_logprobs(arrays: Sequence[Any], frames: Sequence[Any]) -> TopLogprobs:
-    """TopLogprobs from vLLM's LogprobsLists or LogprobsTensors: token ids and values [num_positions, width],
-    ranks, …"""
-    token_ids, logprobs = arrays[0], arrays[1]
-    return TopLogprobs(logprobs[1][1], _flat(token_ids, frames), _flat(logprobs, frames))
-
-
-def _flat(array: Sequence[Any], frames: Sequence[Any]) -> list[Any]:
-    """An array as a flat list. array: type, shape, and its bytes or the number of the frame that has them."""
-    kind, _, data = array
-    view = memoryview(frames[data]).cast("B") if isinstance(data, int) else data
-    values: list[Any] = view.cast(FORMATS[kind]).tolist()  # type: ignore[call-overload]
-    return values
+def _check(code: int) -> None:
+    if code != RAW_VIEW:
+        raise ValueError(f"the engine sent pickled data (extension {code}), which the server does not read")
 
 
 _encode = msgspec.msgpack.Encoder().encode

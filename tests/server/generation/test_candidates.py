@@ -177,7 +177,7 @@ async def test_max_tokens_0(directory: Path) -> None:
         found = await choices(generation(model, [5, 6], max_tokens=0, echo=True, num_logprobs=0))
     assert (found[0].text, found[0].finish_reason) == ("$%", "length")
     assert found[0].logprobs is not None
-    assert found[0].logprobs.tokens == ["$", "%"]
+    assert found[0].logprobs.arrays()["tokens"] == ["$", "%"]
     assert [job.max_tokens for job in engine.jobs] == [0]
 
 
@@ -188,8 +188,13 @@ async def test_a_prompt_of_one_token_has_nothing_to_be_asked(directory: Path, ma
     async with live(model):
         made = generation(model, [5], max_tokens=max_tokens, echo=True, num_logprobs=1, n=2, best_of=2)
         found = await choices(made)
-    assert [choice.logprobs.token_logprobs[0] for choice in found if choice.logprobs] == [None, None]
-    assert [len(choice.logprobs.tokens) for choice in found if choice.logprobs] == [1 + max_tokens] * 2
+    assert [choice.logprobs.arrays()["token_logprobs"][0] for choice in found if choice.logprobs] == [
+        None,
+        None,
+    ]
+    assert [len(choice.logprobs.arrays()["tokens"]) for choice in found if choice.logprobs] == [
+        1 + max_tokens
+    ] * 2
     assert not any(job.prompt_logprobs for job in engine.jobs)
 
 

@@ -117,7 +117,7 @@ def test_nothing_to_generate(bytes_tokenizer: Tokenizer) -> None:
     first, second = match.winners()
     assert (first.text, first.num_tokens, first.finish_reason) == ("$%", 0, "length")
     assert first.logprobs is not None
-    assert first.logprobs.token_logprobs == [None, -2.0]
+    assert first.logprobs.arrays()["token_logprobs"] == [None, -2.0]
     assert (second.index, second.text) == (1, "$%")
 
 

@@ -10,17 +10,8 @@ from msgspec.structs import replace
 
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
-from server.generation.outputs import (
-    CandidateText,
-    Choice,
-    Delta,
-    Logprobs,
-    PromptText,
-    _position,
-    _positions,
-    fold,
-    merged,
-)
+from server.generation.logprobs import Logprobs
+from server.generation.outputs import CandidateText, Choice, Delta, PromptText, fold, merged
 from server.text.encoding import Reading
 from server.text.tokenizer import Tokenizer
 from tests.helpers import VOCAB_SIZE
@@ -66,6 +57,16 @@ def told(
     return fold(1, deltas)[0]
 
 
+def arrays(choice: Choice) -> dict[str, list[Any]]:
+    assert choice.logprobs is not None
+    return choice.logprobs.arrays()
+
+
+def scored(token_id: int, value: float, offset: int) -> Logprobs:
+    """One token, with its own value only."""
+    return Logprobs("abcdefghij", TopLogprobs(1, [token_id], [value]), [offset])
+
+
 def written(tokenizer: Tokenizer, text: str) -> PromptText:
     """A prompt of text."""
     (encoded,) = tokenizer.encode_all([text], Reading(with_starts=True))
@@ -96,7 +97,7 @@ def test_tokens_add_up(bytes_tokenizer: Tokenizer, ids: list[int]) -> None:
     params = replace(WITH_LOGPROBS, skip_special_tokens=False)
     choice = told(bytes_tokenizer, params, outputs(ids))
     assert choice.logprobs is not None
-    assert b"".join(map(content, choice.logprobs.tokens)).decode("utf-8", "replace") == choice.text
+    assert b"".join(map(content, arrays(choice)["tokens"])).decode("utf-8", "replace") == choice.text
 
 
 @given(text=st.text(st.sampled_from("helo w é😀\n"), min_size=1))
@@ -104,7 +105,7 @@ def test_offsets(bytes_tokenizer: Tokenizer, text: str) -> None:
     """text_offset is where a token's text begins, in characters of the text."""
     choice = told(bytes_tokenizer, WITH_LOGPROBS, outputs(bytes_tokenizer.encode(text)))
     assert choice.logprobs is not None
-    for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset, strict=True):
+    for token, offset in zip(arrays(choice)["tokens"], choice.logprobs.text_offset, strict=True):
         assert choice.text.startswith("😀" if token.startswith("bytes:") else token, offset)
 
 
@@ -115,7 +116,14 @@ def test_offsets_of_half_characters(bytes_tokenizer: Tokenizer) -> None:
     assert choice.logprobs is not None
     assert choice.text == "e😀e"
     assert choice.logprobs.text_offset == [0, 1, 1, 1, 1, 2]
-    assert choice.logprobs.tokens == ["e", "bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80", "e"]
+    assert arrays(choice)["tokens"] == [
+        "e",
+        "bytes:\\xf0",
+        "bytes:\\x9f",
+        "bytes:\\x98",
+        "bytes:\\x80",
+        "e",
+    ]
 
 
 E, HALF, OTHER_HALF, EURO = [70], [174], [160], [160, 226, 107]  # e, the first byte of 😀, of €, and €
@@ -164,11 +172,10 @@ def test_sampled_value_bit_for_bit(bytes_tokenizer: Tokenizer, value: float, amo
     choice = told(
         bytes_tokenizer, WITH_LOGPROBS, [EngineOutput([7], TopLogprobs(3, ids, values), None, "length")]
     )
-    assert choice.logprobs is not None
-    (top,), (own,) = choice.logprobs.top_logprobs, choice.logprobs.token_logprobs
-    assert top is not None
+    told_of = arrays(choice)
+    (top,), (own,) = told_of["top_logprobs"], told_of["token_logprobs"]
     assert own == max(value, -9999.0)
-    assert top[choice.logprobs.tokens[0]] == own
+    assert top[told_of["tokens"][0]] == own
     assert len(top) == (2 if among else 3)
 
 
@@ -176,14 +183,14 @@ def test_minus_infinity(bytes_tokenizer: Tokenizer) -> None:
     """JSON has no infinity: a token that was impossible has -9999, as OpenAI writes it."""
     impossible = TopLogprobs(2, [7, 5], [float("-inf"), float("-inf")])
     choice = told(bytes_tokenizer, WITH_LOGPROBS, [EngineOutput([7], impossible, None, "length")])
-    assert choice.logprobs == Logprobs(["&"], [-9999.0], [{"$": -9999.0, "&": -9999.0}], [0])
+    assert [*arrays(choice).values()] == [["&"], [-9999.0], [{"$": -9999.0, "&": -9999.0}], [0]]
 
 
 def test_own_value_only(bytes_tokenizer: Tokenizer) -> None:
     """logprobs 0 gives the sampled tokens' own values."""
     own = TopLogprobs(1, [7], [-0.25])
     choice = told(bytes_tokenizer, replace(PLAIN, num_logprobs=0), [EngineOutput([7], own, None, "length")])
-    assert choice.logprobs == Logprobs(["&"], [-0.25], [{"&": -0.25}], [0])
+    assert [*arrays(choice).values()] == [["&"], [-0.25], [{"&": -0.25}], [0]]
 
 
 def test_not_asked(bytes_tokenizer: Tokenizer) -> None:
@@ -232,7 +239,7 @@ def test_tokens_after_the_end_do_not_count(bytes_tokenizer: Tokenizer) -> None:
     delta = candidate.push(outputs(bytes_tokenizer.encode("e h e e"), end=None)[0])
     assert (delta.text, delta.finish_reason, delta.num_tokens) == ("e h", "stop", 3)
     assert delta.logprobs is not None
-    assert len(delta.logprobs.tokens) == 3
+    assert len(delta.logprobs.arrays()["tokens"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -245,7 +252,7 @@ def test_end_token(bytes_tokenizer: Tokenizer, skip: bool, include: bool, text: 
     choice = told(bytes_tokenizer, params, outputs([bytes_tokenizer.encode("e")[0], 1], end="stop"))
     assert (choice.text, choice.finish_reason) == (text, "stop")
     assert choice.logprobs is not None
-    assert choice.logprobs.tokens == ["e", "</s>"]
+    assert arrays(choice)["tokens"] == ["e", "</s>"]
 
 
 # --- echo --------------------------------------------------------------------------------------------------
@@ -265,9 +272,12 @@ def test_echo(bytes_tokenizer: Tokenizer) -> None:
     choice = told(bytes_tokenizer, ECHO, with_prompt(prompt, completion), written(bytes_tokenizer, "he é"))
     assert choice.text == "he é world"
     assert choice.logprobs is not None
-    assert choice.logprobs.tokens == ["he", " ", "é", " w", "or", "l", "d"]
-    assert (choice.logprobs.token_logprobs[0], choice.logprobs.top_logprobs[0]) == (None, None)
-    assert None not in choice.logprobs.token_logprobs[1:]
+    assert arrays(choice)["tokens"] == ["he", " ", "é", " w", "or", "l", "d"]
+    assert (arrays(choice)["token_logprobs"][0], arrays(choice)["top_logprobs"][0]) == (
+        None,
+        None,
+    )
+    assert None not in arrays(choice)["token_logprobs"][1:]
     assert choice.logprobs.text_offset == [0, 2, 3, 4, 6, 8, 9]
 
 
@@ -300,7 +310,7 @@ def test_echo_alone(bytes_tokenizer: Tokenizer) -> None:
     choice = told(bytes_tokenizer, params, with_prompt(prompt, [9]), written(bytes_tokenizer, "hello é"))
     assert (choice.text, choice.finish_reason) == ("hello é", "length")
     assert choice.logprobs is not None
-    assert choice.logprobs.tokens == ["hello", " ", "é"]
+    assert arrays(choice)["tokens"] == ["hello", " ", "é"]
 
 
 @given(
@@ -316,7 +326,7 @@ def test_echo_offsets(
     choice = told(bytes_tokenizer, ECHO, parts, written(bytes_tokenizer, prompt))
     assert choice.text.startswith(prompt)
     assert choice.logprobs is not None
-    assert len(choice.logprobs.tokens) == len(ids) + len(completion)
+    assert len(arrays(choice)["tokens"]) == len(ids) + len(completion)
     assert choice.logprobs.text_offset == sorted(choice.logprobs.text_offset)
     assert choice.logprobs.text_offset[-1] <= len(choice.text)
     assert choice.logprobs.text_offset[len(ids)] == len(prompt)
@@ -337,9 +347,9 @@ def test_echo_of_a_text_has_the_tokenizers_places(bytes_tokenizer: Tokenizer) ->
 
 def test_fold() -> None:
     """Deltas of several choices, in any order between them, add up to the choices."""
-    one, two = Logprobs(["a"], [-1.0], [{"a": -1.0}], [0]), Logprobs(["b"], [-2.0], [{"b": -2.0}], [1])
+    one, two = scored(0, -1.0, 0), scored(1, -2.0, 1)
     deltas = [Delta(1, "x"), Delta(0, "a", one), Delta(1, "y", None, "stop"), Delta(0, "b", two, "length")]
-    both = Logprobs(["a", "b"], [-1.0, -2.0], [{"a": -1.0}, {"b": -2.0}], [0, 1])
+    both = Logprobs("abcdefghij", TopLogprobs(1, [0, 1], [-1.0, -2.0]), [0, 1])
     assert fold(2, deltas) == [Choice(0, "ab", both, "length"), Choice(1, "xy", None, "stop")]
 
 
@@ -349,7 +359,7 @@ def test_fold() -> None:
             Delta,
             st.integers(0, 2),
             st.text(max_size=3),
-            st.none() | st.builds(lambda v: Logprobs(["a"], [v], [{"a": v}], [0]), st.floats(-9, 0)),
+            st.none() | st.builds(scored, st.integers(0, 9), st.floats(-9, 0), st.just(0)),
             num_tokens=st.integers(0, 3),
         )
     ),
@@ -366,8 +376,8 @@ def test_merged(deltas: list[Delta], cut: int) -> None:
 def test_fold_leaves_deltas_alone() -> None:
     """Folding twice gives the same twice."""
     deltas = [
-        Delta(0, "a", Logprobs(["a"], [-1.0], [None], [0])),
-        Delta(0, "b", Logprobs(["b"], [-1.0], [None], [1])),
+        Delta(0, "a", scored(0, -1.0, 0)),
+        Delta(0, "b", scored(1, -1.0, 1)),
     ]
     assert fold(1, deltas) == fold(1, deltas)
 
@@ -376,8 +386,7 @@ def test_padding_is_no_text(bytes_tokenizer: Tokenizer) -> None:
     """An id of the padded vocabulary, which a random model may sample, has no text and a name of its own."""
     choice = told(bytes_tokenizer, WITH_LOGPROBS, outputs([VOCAB_SIZE - 1]))
     assert choice.text == ""
-    assert choice.logprobs is not None
-    assert choice.logprobs.tokens == [f"token_id:{VOCAB_SIZE - 1}"]
+    assert arrays(choice)["tokens"] == [f"token_id:{VOCAB_SIZE - 1}"]
 
 
 # --- token ids ---------------------------------------------------------------------------------------------
@@ -402,19 +411,3 @@ def test_ids_end_with_the_stop_sequence(bytes_tokenizer: Tokenizer) -> None:
     assert told(bytes_tokenizer, stopped, outputs(ids)).token_ids == ids[:4]
     empty = replace(stopped, max_tokens=0)
     assert told(bytes_tokenizer, empty, [EngineOutput([], finish_reason="length")]).token_ids == []
-
-
-@given(st.sampled_from([1, 2, 6]), st.integers(1, 5), st.data())
-def test_a_whole_prompts_log_probabilities_are_each_tokens(
-    width: int, count: int, data: st.DataObject
-) -> None:
-    """Made together they are what each token's alone are, those of later positions left out."""
-    values = st.floats(-20_000, 0) | st.sampled_from([-float("inf"), -9999.0, 0.0])
-    size = width * (count + 1)
-    top = TopLogprobs(width)
-    top.token_ids = data.draw(st.lists(st.integers(0, 9), min_size=size, max_size=size))
-    top.logprobs = data.draw(st.lists(values, min_size=size, max_size=size))
-    names, offsets = [*"abcdefghij"], [*range(count)]
-    one_by_one = [_position(names, top, k) for k in range(count)]
-    tokens, logprobs, entries = map(list, zip(*one_by_one, strict=True))
-    assert _positions(names, top, offsets) == Logprobs(tokens, logprobs, entries, offsets)

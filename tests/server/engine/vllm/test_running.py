@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies
+from msgspec.msgpack import Ext
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from server.contract.params import GenerationParams
-from server.engine.base import EngineOutput, Job
+from server.engine.base import EngineOutput, Job, TopLogprobs
 from server.engine.vllm.running import RunningJobs
 from server.engine.vllm.stats import QUEUED, SCHEDULED, EngineMetrics
 from server.engine.vllm.translate import ABORTED
-from server.engine.vllm.wire import CoreOutput, CoreOutputs
+from server.engine.vllm.wire import Array, CoreLogprobs, CoreOutput, CoreOutputs
 from server.errors import InternalError, RequestFailure
 from server.observe.trail import Step, Trail
 
@@ -82,6 +84,27 @@ def test_steps_that_come_together_are_one_output() -> None:
     bench.jobs.take([step(a=[1], b=[1])])
     bench.jobs.take([step(a=[2], b=[2]), step(a=[3], b=[3]), step(a=[4])])
     assert (bench.tokens("a"), bench.tokens("b")) == ([[1], [2, 3, 4]], [[1], [2, 3]])
+
+
+def test_steps_that_come_together_keep_their_log_probabilities() -> None:
+    """A position for each token, in order, as wide as the job asked, also with the end."""
+    bench = Bench("a")
+    bench.jobs.add(replace(job("a"), num_logprobs=0), bench.got["a"].append)
+
+    def scored(token_id: int, reason: int | None = None) -> CoreOutputs:
+        ids, values = struct.pack("<2i", token_id, 9), struct.pack("<2f", -token_id, -0.5)
+        arrays = (Array("<i4", [1, 2], Ext(3, ids)), Array("<f4", [1, 2], Ext(3, values)))
+        output = CoreOutput("a", [token_id], CoreLogprobs(*arrays), finish_reason=reason)
+        return CoreOutputs(outputs=[output], timestamp=1.0)
+
+    for steps in ([1], [2], [3, 4], [5, 6, 7]):
+        bench.jobs.take([scored(number, LENGTH if number == 7 else None) for number in steps])
+    found = [output for output in bench.got["a"] if isinstance(output, EngineOutput)]
+    assert [one.token_ids for one in found] == [[1], [2], [3, 4], [5, 6, 7]]
+    assert [one.logprobs for one in found] == [
+        TopLogprobs(1, one.token_ids, [-float(i) for i in one.token_ids]) for one in found
+    ]
+    assert [one.finish_reason for one in found] == [None, None, None, "length"]
 
 
 def test_the_end_comes_with_what_was_held() -> None:
