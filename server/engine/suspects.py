@@ -1,14 +1,22 @@
-"""Jobs that may be killing engines: each is tried alone on an engine."""
+"""Jobs that may be killing engines: each is tried alone on an engine.
+
+A job that was running when two engines in a row died is sent to the next one alone; the other waiting jobs
+follow once it has generated a token. If that engine dies as well, the job fails; no other job does.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 
 from server.engine.replica import Replica
 from server.engine.ticket import Ticket
 from server.engine.trials import Trials
+from server.errors import EngineDeathsError
 from server.observe.trail import Step
+
+log = logging.getLogger(__name__)
 
 # Engines that a job may lose in a row, without a token in between, before it is suspected.
 SUSPICIOUS = 2
@@ -62,6 +70,16 @@ class Suspects:
             return None
         guilty, self.on_trial = self.on_trial, None
         return None if is_shared else guilty
+
+    def condemn(self, guilty: Ticket) -> EngineDeathsError:
+        """The failure of the job on which alone an engine died."""
+        request_id, num_engines = guilty.job.request_id, guilty.all_deaths
+        log.error(
+            "request %s: %d engines died while they worked on it, the last one on it alone; it is given up",
+            request_id,
+            num_engines,
+        )
+        return EngineDeathsError(request_id, num_engines)
 
     def put_off(self, ticket: Ticket) -> None:
         """The job has lost its engine for other reasons."""

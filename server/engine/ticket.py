@@ -41,7 +41,7 @@ class Ticket:
     engine_id: the job's name on its engine; num_lives: how often it was sent to one. num_deaths: engines lost
     in a row, without a token in between; all_deaths: in all. waits_since: when it lost the last one
     (time.monotonic), while it waits for the next. came_at: when it was submitted. route: where it is; None:
-    it waits.
+    it waits, or is_paused: it has no turn, until its request wants it to continue.
     """
 
     number: int
@@ -58,6 +58,7 @@ class Ticket:
     waits_since: float | None = None
     came_at: float = field(default_factory=time.monotonic)
     is_watched: bool = False
+    is_paused: bool = False
     route: Route | None = None
 
     @property

@@ -86,15 +86,16 @@ class Turns:
         ticket.mark(Step.QUEUED)
 
     def discard(self, ticket: Ticket) -> None:
-        """The job has ended, wherever it was."""
-        ticket.mark(Step.ENDED)
+        """The job has ended, wherever it was, or is paused, until it is added again."""
+        ticket.mark(Step.PAUSED if ticket.is_paused else Step.ENDED)
         account = self._account(ticket)
         if account.placed.pop(ticket.job.id, None) is None:
             del account.waiting[bisect_left(account.waiting, ticket.place, key=_PLACE)]
             self.num_waiting -= 1
         else:
             self._left(ticket)
-            self._ended.append(self._clock())
+            if not ticket.is_paused:
+                self._ended.append(self._clock())
         account.charge(ticket)
         if not self.num_waiting:  # then no key has had too much
             self._ended.clear()

@@ -1,5 +1,5 @@
 """Jobs that wait for an engine, with their deadlines: for one that is being restarted, or one that is being
-loaded for them."""
+loaded for them; and calls that wait."""
 
 from __future__ import annotations
 
@@ -12,6 +12,22 @@ from server.engine.base import not_loaded, took_too_long
 from server.engine.ticket import Ticket
 from server.errors import RequestFailure
 from server.observe.trail import Step
+
+
+class Soon:
+    """Calls a function once, soon, but not at once: the outputs of a step may just be passed on. The latest
+    request decides when."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._next: asyncio.Handle | None = None
+
+    def __call__(self, delay_s: float = 0.0) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        loop = asyncio.get_running_loop()
+        soon = loop.call_later(delay_s, self._function) if delay_s else loop.call_soon(self._function)
+        self._next = soon
 
 
 class Waits:
@@ -34,10 +50,10 @@ class Waits:
         return len(self._tickets)
 
     def add(self, tickets: Iterable[Ticket]) -> None:
-        """These jobs wait from now on, unless they do already."""
+        """These jobs wait from now on, unless they do already, or are paused."""
         now = time.monotonic()
         for ticket in tickets:
-            if ticket.waits_since is None:
+            if ticket.waits_since is None and not ticket.is_paused:
                 ticket.waits_since = now
                 self._tickets[ticket] = None
                 if self.is_for_load:

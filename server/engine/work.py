@@ -2,13 +2,12 @@
 
 An engine holds nothing of a job that could not be sent again: its prompt, the tokens so far, its seed. So a
 job whose engine is lost waits here for the next one, which continues where the last one stopped; the sink
-only notices a pause. A job that makes room for another key's job waits in the same way.
+only notices a pause. A job that makes room for another key's job waits in the same way, and so does one that
+its request pauses.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 
 from server.engine.base import Engine, Job, Sink, stopped
@@ -18,10 +17,9 @@ from server.engine.router import Router
 from server.engine.suspects import Suspects
 from server.engine.ticket import Route, Ticket
 from server.engine.turns import Turns
-from server.engine.waits import Waits
-from server.errors import EngineDeathsError, RequestFailure
-
-log = logging.getLogger(__name__)
+from server.engine.waits import Soon, Waits
+from server.errors import RequestFailure
+from server.observe.trail import Step
 
 # Seconds between comparisons of the keys while jobs wait and none ends.
 LOOK_S = 0.5
@@ -32,11 +30,7 @@ TRIALS_S = 0.05
 class Work:
     """resume: whether jobs outlive their engine. resume_timeout_s: how long a job that has lost its engine
     waits for the next. turns: whose turn it is, over the places of all replicas. num_senders: processes that
-    have jobs on the same engines.
-
-    A job that was running when two engines in a row died is sent to the next one alone; the other waiting
-    jobs follow once it has generated a token. If that engine dies as well, the job fails; no other job does.
-    """
+    have jobs on the same engines."""
 
     def __init__(
         self, *, resume: bool = True, resume_timeout_s: float = 120.0, turns: Turns | None = None
@@ -51,7 +45,7 @@ class Work:
         self._replicas: dict[int, Replica] = {}
         self._tickets: dict[str, Ticket] = {}  # by job id; in the order of submission
         self.num_submitted = 0  # in all
-        self._look: asyncio.Handle | None = None  # the next look at whose turn it is
+        self._send_soon = Soon(self._send_waiting)
 
     def __len__(self) -> int:
         """Jobs that have neither ended nor been aborted."""
@@ -85,7 +79,7 @@ class Work:
         self._count_places(self._open())
 
     def is_paused(self, job_id: str) -> bool:
-        """Whether the job waits for an engine, or has lost its place there."""
+        """Whether the job waits for an engine, or has lost its place there, or is paused."""
         ticket = self._tickets.get(job_id)
         if ticket is None or ticket.route is not None:
             return False
@@ -96,18 +90,31 @@ class Work:
         self.num_submitted += 1
         ticket = Ticket(self.num_submitted, job, sink, self._ended, self._began)
         self._tickets[job.id] = ticket
-        self.turns.add(ticket)
-        if self.is_held or not self._open():
-            self.waits.add((ticket,))
-        self._send_waiting()
+        self._queue(ticket)
 
     def abort(self, job_id: str) -> None:
         """As Engine.abort."""
+        if (ticket := self._tickets.get(job_id)) is not None:
+            self._take_off(ticket)
+            self._forget(ticket)
+
+    def pause(self, job_id: str) -> None:
+        """Take a running job off its engine until unpause. One without an engine keeps waiting for one, and
+        while any job is suspected of killing engines, none is paused."""
         ticket = self._tickets.get(job_id)
-        if ticket is None:
-            return
-        self._take_off(ticket)
-        self._forget(ticket)
+        if ticket is not None and ticket.route is not None and not self.suspects:
+            self._take_off(ticket)
+            ticket.is_paused = True
+            self.turns.discard(ticket)
+            if self.turns.num_waiting:
+                self._send_soon()
+
+    def unpause(self, job_id: str) -> None:
+        """A paused job continues when it is its turn. Others are not changed."""
+        ticket = self._tickets.get(job_id)
+        if ticket is not None and ticket.is_paused:
+            ticket.is_paused = False
+            self._queue(ticket)
 
     def begin(self, engine: Engine, number: int = 0) -> int:
         """A replica's engine is ready. Returns how many jobs that waited for one now continue."""
@@ -146,7 +153,7 @@ class Work:
             for ticket in [*self._tickets.values()] if not self._open() else lost:
                 self._fail(ticket, stopped())
         if guilty is not None and self._tickets.get(guilty.job.id) is guilty:
-            self._condemn(guilty)
+            self._fail(guilty, self.suspects.condemn(guilty))
         return len(lost) if self._open() else 0
 
     def hold(self) -> None:
@@ -182,6 +189,12 @@ class Work:
         """No engine will work on the jobs any more."""
         for ticket in [*self._tickets.values()]:
             self._fail(ticket, failure)
+
+    def _queue(self, ticket: Ticket) -> None:
+        self.turns.add(ticket)
+        if self.is_held or not self._open():
+            self.waits.add((ticket,))
+        self._send_waiting()
 
     def _replica(self, number: int) -> Replica:
         if number not in self._replicas:
@@ -229,19 +242,14 @@ class Work:
 
     def _forget(self, ticket: Ticket) -> None:
         del self._tickets[ticket.job.id]
-        self.turns.discard(ticket)
+        if ticket.is_paused:
+            ticket.mark(Step.ENDED)
+        else:
+            self.turns.discard(ticket)
         if ticket.waits_since is not None:
             self.waits.discard(ticket)
         if self.suspects.clear(ticket) or self.turns.num_waiting:
             self._send_soon()
-
-    def _send_soon(self, delay_s: float = 0.0) -> None:
-        """Send soon, but not while the outputs of a step are being passed on."""
-        if self._look is not None:
-            self._look.cancel()
-        loop = asyncio.get_running_loop()
-        look = self._send_waiting
-        self._look = loop.call_later(delay_s, look) if delay_s else loop.call_soon(look)
 
     def _send_waiting(self) -> None:
         replicas = self._open()
@@ -304,14 +312,6 @@ class Work:
         ticket.is_watched = len(self._replicas) > 1 or ticket.num_deaths > 0
         assert replica.engine is not None
         replica.engine.submit(ticket.rest(self.turns.place(ticket)), ticket.take)
-
-    def _condemn(self, ticket: Ticket) -> None:
-        log.error(
-            "request %s: %d engines died while they worked on it, the last one on it alone; it is given up",
-            ticket.job.request_id,
-            ticket.all_deaths,
-        )
-        self._fail(ticket, EngineDeathsError(ticket.job.request_id, ticket.all_deaths))
 
     def _fail(self, ticket: Ticket, failure: RequestFailure) -> None:
         if self._tickets.get(ticket.job.id) is not ticket:  # ended with another job of its request

@@ -21,10 +21,11 @@ MAX_TEXT_CHARS, MAX_TEXTS = 8192, 32  # limits of prompts and texts, if they are
 MAX_CANDIDATES = 32  # candidates of a request that get spans
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # The phases of a candidate; each may come several times. resumption: from the loss of its engine until the
-# next one works on it.
+# next one works on it. pause: from when it is paused until it is in the queue again.
 NAMES = {
     **dict.fromkeys((Step.QUEUED, Step.LOADING, Step.PUT_BACK), "queue"),
     **dict.fromkeys((Step.LOST, Step.RECALLED), "resumption"),
+    Step.PAUSED: "pause",
     Step.SENT: "prefill",
     Step.BEGAN: "decode",
 }

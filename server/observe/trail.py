@@ -15,7 +15,7 @@ class Step(StrEnum):
     """QUEUED: waits for its turn. LOADING: waits for its model to be loaded. SENT: to an engine. BEGAN: its
     first output since then has come. LOST: with its engine. RECALLED: from an engine that is replaced or
     unloaded. PUT_BACK: waits in line again, after one of these or because another candidate got
-    its place. ENDED."""
+    its place. PAUSED: taken from its engine while better candidates of best_of run. ENDED."""
 
     QUEUED = "queued"
     LOADING = "loading"
@@ -24,6 +24,7 @@ class Step(StrEnum):
     LOST = "lost"
     RECALLED = "recalled"
     PUT_BACK = "put back"
+    PAUSED = "paused"
     ENDED = "ended"
 
 

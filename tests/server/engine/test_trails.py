@@ -84,6 +84,21 @@ async def test_an_engine_is_lost_and_the_next_goes_on(work: Work, trail: Trail) 
     assert steps(trail) == [*first, Step.SENT, Step.BEGAN, Step.ENDED]
 
 
+async def test_it_is_paused(work: Work, trail: Trail) -> None:
+    """It is in the queue again when it may go on; and it may end before."""
+    work.begin(engine := Hand())
+    submit(work, trail)
+    engine.say(3)
+    work.pause("a")
+    work.unpause("a")
+    engine.say(3)
+    work.pause("a")
+    work.abort("a")
+    once = [Step.QUEUED, Step.SENT, Step.BEGAN, Step.PAUSED]
+    assert steps(trail) == [*once, *once, Step.ENDED]
+    assert trail.token_ids == [3, 3]
+
+
 async def test_an_engine_is_taken_back(work: Work, trail: Trail) -> None:
     work.begin(Hand())
     submit(work, trail)

@@ -294,6 +294,112 @@ async def test_a_trial_ends_with_its_job(ends: str) -> None:
     assert [one.partition(".")[0] for one in jobs.engine.jobs] == ["a", "b"]
 
 
+async def test_a_paused_job_goes_on_where_it_was() -> None:
+    """Its engine is rid of it, and gets it under another name; meanwhile it is one of the jobs."""
+    jobs = Jobs("a", "b")
+    jobs.engine.say("a", 5, 6)
+    jobs.work.pause("a")
+    assert (jobs.engine.gone, len(jobs.work), jobs.work.num_placed(0)) == (["a"], 2, 1)
+    assert jobs.work.is_paused("a")
+    jobs.work.unpause("a")
+    jobs.work.unpause("b")
+    rest = jobs.engine.job("a.1")
+    assert (rest.prompt_ids, rest.num_output_before, rest.max_tokens) == ([1, 2, 5, 6], 2, 8)
+    jobs.engine.say("a.1", 7, end=True)
+    assert (jobs.tokens("a"), [*jobs.engine.jobs]) == ([5, 6, 7], ["a", "b", "a.1"])
+
+
+async def test_the_place_of_a_paused_job_is_another_ones() -> None:
+    """It comes back before later jobs of its key, and nothing is predicted from its going."""
+    jobs = Jobs()
+    jobs.work.set_places(1)
+    for name in "abcd":
+        jobs.submit(job(name))
+    jobs.engine.say("a", 5)
+    jobs.work.pause("a")
+    await asyncio.sleep(0)
+    assert [*jobs.engine.jobs] == ["a", "b", "c"]  # while a key is alone, one is sent ahead
+    jobs.work.unpause("a")
+    jobs.engine.say("b", 5, end=True)
+    await asyncio.sleep(0)
+    assert [*jobs.engine.jobs] == ["a", "b", "c", "a.1"]
+    assert len(jobs.work.turns._ended) == 1
+
+
+async def test_a_paused_job_is_aborted() -> None:
+    """Nothing of it is left, and it does not come back."""
+    jobs = Jobs("a")
+    jobs.engine.say("a", 5)
+    jobs.work.pause("a")
+    jobs.work.abort("a")
+    jobs.work.unpause("a")
+    assert (len(jobs.work), [*jobs.engine.jobs], jobs.work.turns._accounts) == (0, ["a"], {})
+
+
+async def test_an_engine_dies_while_a_job_is_paused() -> None:
+    """That is not the job's doing, nor does it go on by itself, nor does it wait for an engine."""
+    jobs = Jobs("a", "b", resume_timeout_s=0.01)
+    jobs.engine.say("a", 5)
+    jobs.work.pause("a")
+    jobs.work.lose()
+    await until(lambda: jobs.got["b"])
+    assert (len(jobs.got["a"]), jobs.work.num_resuming) == (1, 0)
+    jobs.next()
+    jobs.next()
+    assert jobs.engine.jobs == {}
+    jobs.work.unpause("a")
+    assert [*jobs.engine.jobs] == ["a.1"]
+    assert jobs.work._tickets["a"].all_deaths == 0
+
+
+async def test_a_job_is_continued_without_an_engine() -> None:
+    """It waits for the next one, and no longer than others."""
+    jobs = Jobs("a", resume_timeout_s=0.01)
+    jobs.engine.say("a", 5)
+    jobs.work.pause("a")
+    jobs.work.lose()
+    jobs.work.unpause("a")
+    await until(lambda: len(jobs.got["a"]) > 1)
+    assert isinstance(jobs.failure("a"), ServiceUnavailable)
+
+
+async def test_a_job_is_continued_while_the_model_is_unloaded() -> None:
+    """It goes on when the model is loaded again."""
+    jobs = Jobs("a")
+    jobs.engine.say("a", 5)
+    jobs.work.pause("a")
+    jobs.work.unload(0)
+    jobs.work.unpause("a")
+    assert jobs.work.num_placed(0) == 0
+    jobs.next()
+    jobs.work.go_on()
+    assert [*jobs.engine.jobs] == ["a.1"]
+
+
+async def test_without_resuming_a_paused_job_ends_with_the_engine() -> None:
+    """As the others do."""
+    jobs = Jobs("a")
+    jobs.work.resume = False
+    jobs.engine.say("a", 5)
+    jobs.work.pause("a")
+    jobs.work.lose()
+    assert isinstance(jobs.failure("a"), ServiceUnavailable)
+    assert len(jobs.work) == 0
+
+
+async def test_who_is_not_running_is_not_paused() -> None:
+    """One that waits keeps waiting; nor is a suspect paused, whose trial must go on."""
+    jobs = Jobs("a", "b")
+    jobs.work.lose()
+    jobs.work.pause("a")
+    jobs.work.pause("nobody")
+    assert {*jobs.next().jobs} == {"a.1", "b.1"}
+    jobs.next()
+    (name,) = jobs.engine.jobs
+    jobs.work.pause(name.partition(".")[0])
+    assert jobs.engine.gone == []
+
+
 async def test_a_failure_of_the_engine_is_handed_on() -> None:
     """NaN, say: it is the request's, and no reason to try again."""
     jobs = Jobs("a")

@@ -107,6 +107,16 @@ class History:
             self.clients[name].is_over = True
         self.work.abort(name)
 
+    def pause(self) -> None:
+        if running := self.running():
+            name = self.random.choice(running)[1].partition(".")[0]
+            self.work.pause(name)
+            assert self.work._tickets[name].is_paused != bool(self.work.suspects)
+
+    def unpause(self) -> None:
+        if paused := [name for name, one in self.work._tickets.items() if one.is_paused]:
+            self.work.unpause(self.random.choice(paused))
+
     def running(self) -> list[tuple[Hand, str]]:
         return [(one, name) for one in self.engines.values() if one is not None for name in one.jobs]
 
@@ -173,7 +183,9 @@ class History:
         for number, engine in self.engines.items():
             assert work.num_placed(number) == (len(engine.jobs) if engine is not None else 0)
         assert work.turns._num_placed == len(jobs)
-        assert work.turns.num_waiting == len(alive) - len(jobs)
+        paused = [name for name, one in work._tickets.items() if one.is_paused]
+        assert not {*paused} & {*jobs}, "runs while it is paused"
+        assert work.turns.num_waiting == len(alive) - len(jobs) - len(paused)
         trial = work.suspects.on_trial
         if trial is not None:
             assert work._tickets[trial.job.id] is trial
@@ -200,6 +212,7 @@ async def test_no_job_is_lost_or_told_twice(seed: int, monkeypatch: pytest.Monke
         *(history.submit, history.submit, history.submit, history.begin, history.begin),
         *(history.token,) * 8,
         *(history.abort, history.lose, history.recall, history.drain, history.add, history.remove),
+        *(history.pause, history.unpause),
     ]
     for _ in range(STEPS):
         history.random.choice(chances)()
@@ -214,6 +227,7 @@ async def test_no_job_is_lost_or_told_twice(seed: int, monkeypatch: pytest.Monke
     for _ in range(5000):
         if not len(history.work):
             break
+        history.unpause()
         await history.settle()
         history.check()
         history.token()
