@@ -56,6 +56,10 @@ class BestOf(Section):
     give_up: bool = Field(
         default=True, description="End candidates early that can no longer be among the `n` best."
     )
+    pause: bool = Field(
+        default=False,
+        description="Let the worse half wait while the better one runs ahead; then more can be ended early.",
+    )
 
 
 class ModelSettings(Section):

@@ -38,6 +38,7 @@ class GenerationParams(msgspec.Struct, frozen=True, gc=False):
     n: int = 1
     best_of: int = 1
     give_up: bool = True  # end candidates that cannot be among the n best any more
+    pause: bool = False  # let the worse half wait until more is known of the better one
     seed: int | None = None  # None: a new one for each request
     temperature: float = 1.0
     top_p: float = 1.0
@@ -139,6 +140,7 @@ def resolve(
         n=n,
         best_of=best_of,
         give_up=model.best_of.give_up,
+        pause=model.best_of.pause,
         seed=request.seed,
         temperature=_first(request.temperature, defaults.temperature),
         top_p=_first(request.top_p, defaults.top_p),

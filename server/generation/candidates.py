@@ -291,6 +291,11 @@ class Generation:
             self._unfinished -= self.params.n
             deltas += (winners := candidate.contest.winners())
             self.finish_reasons |= {one.index: one.finish_reason for one in winners if one.finish_reason}
+        must_pause, continuing = candidate.contest.moves(candidate.number, num_tokens)
+        if must_pause:
+            self._engine.work.pause(candidate.job_id)
+        for number in continuing:
+            self._engine.work.unpause(self._job_id(candidate.prompt_index, number))
 
     def _end(self, job_id: str) -> None:
         """A candidate has ended, whether or not the engine knows."""

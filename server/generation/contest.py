@@ -2,7 +2,8 @@
 
 Until the best are known, they are token ids and sums; only the winners become text.
 
-A candidate that can no longer win is given up, which only saves time (sampling/best_of.py).
+A candidate that can no longer win is given up, and one that looks worse than others may wait until more is
+known of those. Both only save time (sampling/best_of.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from sampling.best_of import Ranking, best_mean, mean_logprob
+from sampling.best_of import Pauses, Ranking, best_mean, mean_logprob
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
 from server.generation.outputs import CandidateText, Delta, PromptText
@@ -83,6 +84,8 @@ class Contest:
         self._params = params
         self._tokenizer = tokenizer
         self._ranking = Ranking(params.n)
+        is_paused = params.give_up and params.pause
+        self._pauses = Pauses(params.n, params.best_of, params.max_tokens) if is_paused else None
         self._finished: dict[int, Contestant] = {}  # the leading ones
         self._outcomes: dict[int, Outcome] = {}  # of the candidates that have ended
         self._running = {number: Contestant(self._scanner()) for number in range(params.best_of)}
@@ -109,6 +112,18 @@ class Contest:
             self._outcomes[loser] = self._running.pop(loser).outcome("given_up")
         return num_tokens, [number, *hopeless] if ends else hopeless
 
+    def moves(self, number: int, num_tokens: int) -> tuple[bool, list[int]]:
+        """To be asked after each output of a candidate, with how many of its tokens counted.
+
+        Returns whether it must pause now, and the numbers of the paused ones that continue now. One that was
+        paused may still get an output that was on its way, which counts.
+        """
+        if self._pauses is None or self._pauses.is_over:
+            return False, []
+        now = len(self._running[number].token_ids) if number in self._running else 0
+        continuing = self._pauses.continuing(now, is_full=self._ranking.is_full)
+        return self._pauses.pauses(number, now - num_tokens, now, self._means), continuing
+
     def outcome(self, number: int) -> Outcome:
         """The outcome of one candidate so far."""
         if (running := self._running.get(number)) is not None:
@@ -131,6 +146,10 @@ class Contest:
         loser = self._ranking.finish(number, mean_logprob(candidate.logprob_sum, len(candidate.token_ids)))
         if loser is not None:
             del self._finished[loser]
+
+    def _means(self) -> dict[int, float]:
+        means = {number: one.outcome(None).mean for number, one in self._running.items()}
+        return {number: mean for number, mean in means.items() if mean is not None}
 
     def _is_hopeless(self, number: int) -> bool:
         params = self._params

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from sampling import best_of
 from server.contract.params import GenerationParams, candidate_seed
 from server.engine.base import EngineOutput, Job, Sink, TopLogprobs
 from server.engine.served import ServedModel
@@ -368,6 +369,197 @@ async def test_same_request_id_twice(directory: Path) -> None:
         await asyncio.gather(choices(generation(model)), choices(generation(model)))
     assert len({job.id for job in engine.jobs}) == 2
     assert {job.request_id for job in engine.jobs} == {"r"}
+
+
+# --- pauses ------------------------------------------------------------------------------------------------
+
+WORSE, BETTER = (0, 2), (1, 3)
+
+
+class Unequal(Engine):
+    """Of four candidates the better two end after 12 and 14 tokens, and the worse ones never. Tokens depend
+    on the seed and on the place."""
+
+    def __init__(self, *, step_s: float = 0.0) -> None:
+        super().__init__(self._letter, step_s=step_s)
+
+    @staticmethod
+    def _letter(job: Job, position: int) -> int:
+        number = number_of(job.id) % 4
+        return 1 if number in BETTER and position == 10 + number else 66 + (job.seed + position) % 8
+
+    def _logprobs(self, job: Job, position: int, token_id: int) -> TopLogprobs:
+        number = number_of(job.id) % 4
+        return TopLogprobs(1, [token_id], [-0.01 * number - (1.0 if number in BETTER else 1.5)])
+
+
+PAUSES: dict[str, Any] = {"best_of": 4, "n": 1, "max_tokens": 40, "seed": 5, "num_logprobs": 0, "pause": True}
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(best_of, "AFTER", 4)
+
+
+async def paused(model: ServedModel, engine: Engine) -> None:
+    """Return when the worse candidates are paused."""
+    await until(lambda: {number_of(job_id) for job_id in engine.running} == {*BETTER})
+    assert model.engine.pending == 4
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({}, {"stop": ("zz", "z ")}, {"min_tokens": 9}, {"echo": True}, {"n": 2}),
+        {"echo": True, "n": 2, "stop": ("hg",), "num_logprobs": None},
+    ],
+)
+async def test_pausing_changes_no_choice(directory: Path, more: dict[str, Any]) -> None:
+    """The reply is the one without it, the tokens that the worse ones got are counted once, and those are
+    generated while others are not there."""
+    asked = PAUSES | more
+    async with live(served(directory, plain := Unequal())) as model:
+        without = await choices(generation(model, [5, 6], [7], **asked | {"give_up": False}))
+    async with live(served(directory, engine := Unequal())) as model:
+        made = generation(model, [5, 6], [7], **asked)
+        assert await choices(made) == without
+        outcomes = made.outcomes()
+        assert made.usage.completion_tokens == sum(one.num_tokens for one in outcomes)
+        await until(lambda: not engine.running)
+        assert (model.engine.pending, model.engine.work.turns._accounts) == (0, {})
+    assert len(plain.jobs) == 8
+    for job in engine.jobs[8:]:
+        assert number_of(job.id) % 4 in WORSE
+        assert job.num_output_before >= 4
+        assert job.prompt_ids[: -job.num_output_before] in ([5, 6], [7])
+    assert "stop" in more or len(engine.jobs) == 12
+
+
+class Uneven(Engine):
+    """Candidates of random log-probabilities, ends and speeds; the first two are functions of the seed and
+    the place."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(self._letter)
+        self._random = random
+
+    def _letter(self, job: Job, position: int) -> int:
+        self.step_s = self._random.choice((0.0, 0.0, 0.0, 0.0005))
+        return Random(f"{job.seed}/{position}").choice((1, *range(66, 86)))
+
+    def _logprobs(self, job: Job, position: int, token_id: int) -> TopLogprobs:
+        value = Random(f"{job.seed}/{position}/").choice((0.0, -0.125, -0.5, -2.0)) * (1 + job.seed % 4)
+        return TopLogprobs(1, [token_id], [value])
+
+
+async def test_pausing_changes_no_choice_at_random(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whatever order the candidates advance, with few places and many, and with an engine that dies."""
+    continued = 0
+    for seed in range(40):
+        random = Random(seed)
+        monkeypatch.setattr(best_of, "AFTER", random.randint(1, 8))
+        best = random.randint(2, 9)
+        asked = {
+            "best_of": best,
+            "n": random.randint(1, best - 1),
+            "seed": seed,
+            "num_logprobs": 0,
+            "max_tokens": random.randint(1, 30),
+            "stop": random.choice(((), ("a",), ("bc", "d"))),
+        }
+        async with live(served(directory, Uneven(random))) as model:
+            without = await choices(generation(model, **asked, give_up=False))
+        model = served(directory, engine := Uneven(random))
+        model.engine.work.set_places(random.choice((2, 5, 256)))
+        model.engine.patience.backoff_s = (0.0,)
+        async with live(model):
+            deltas: list[Delta] = []
+            made = generation(model, **asked, pause=True)
+            ended = made.start(deltas.extend)
+            if random.random() < 0.5:
+                await asyncio.sleep(0.002)
+                death, engine.death = engine.death, asyncio.Event()
+                death.set()
+            await asyncio.wait_for(ended, 30)
+            assert fold(made.num_choices, deltas) == without
+            assert made.usage.completion_tokens == sum(one.num_tokens for one in made.outcomes())
+            assert (model.engine.pending, model.engine.work.turns._accounts) == (0, {})
+        continued += sum(job.num_output_before > 0 for job in engine.jobs)
+    assert continued > 10
+
+
+@pytest.mark.usefixtures("early")
+async def test_fewer_tokens_with_pauses(directory: Path) -> None:
+    """The worse ones are given up sooner, because their sums are smaller when a good mean is known."""
+    tokens = []
+    for pause in (True, False):
+        async with live(served(directory, Unequal())) as model:
+            made = generation(model, **PAUSES | {"pause": pause, "max_tokens": 16})
+            await choices(made)
+            tokens.append(made.usage.completion_tokens)
+    assert tokens[0] < tokens[1]
+
+
+@pytest.mark.usefixtures("early")
+async def test_leaving_while_candidates_are_paused(directory: Path) -> None:
+    """Nothing of them is left."""
+    model = served(directory, engine := Unequal(step_s=0.005))
+    async with live(model):
+        made = generation(model, **PAUSES)
+        made.start(lambda deltas: None)
+        await paused(model, engine)
+        made.close()
+        assert (engine.running, model.engine.pending, model.engine.work.turns._accounts) == (set(), 0, {})
+
+
+@pytest.mark.usefixtures("early")
+async def test_the_engine_dies_while_candidates_are_paused(directory: Path) -> None:
+    """The next one has the better ones first, and the choice is the same."""
+    async with live(served(directory, Unequal())) as model:
+        without = await choices(generation(model, **PAUSES | {"give_up": False}))
+    model = served(directory, engine := Unequal(step_s=0.005))
+    model.engine.patience.backoff_s = (0.0,)
+    async with live(model):
+        taken: list[Delta] = []
+        ended = generation(model, **PAUSES).start(taken.extend)
+        await paused(model, engine)
+        before, death = len(engine.jobs), engine.death
+        engine.death = asyncio.Event()
+        death.set()
+        await asyncio.wait_for(ended, 30)
+    assert {number_of(job.id) for job in engine.jobs[before : before + 2]} == {*BETTER}
+    assert fold(1, taken) == without
+
+
+@pytest.mark.usefixtures("early")
+async def test_the_engine_is_gone_while_candidates_are_paused(directory: Path) -> None:
+    """Without another one, the request fails as a whole."""
+    model = served(directory, engine := Unequal(step_s=0.005))
+    model.engine.work.resume = False
+    async with live(model):
+        ended = generation(model, **PAUSES).start(lambda deltas: None)
+        await paused(model, engine)
+        engine.death.set()
+        with pytest.raises(ServiceUnavailable):
+            await asyncio.wait_for(ended, 30)
+        assert model.engine.pending == 0
+
+
+@pytest.mark.usefixtures("early")
+async def test_the_model_is_unloaded_while_candidates_are_paused(directory: Path) -> None:
+    """They continue with the others when it is loaded again."""
+    model = served(directory, engine := Unequal(step_s=0.005))
+    async with live(model):
+        ended = generation(model, **PAUSES).start(lambda deltas: None)
+        await paused(model, engine)
+        await model.engine.unload()
+        assert (engine.running, model.engine.pending) == (set(), 4)
+        model.engine.load()
+        await until(lambda: model.engine.status.ready)
+        model.engine.work.go_on()
+        await asyncio.wait_for(ended, 30)
+        assert model.engine.pending == 0
 
 
 # --- failures ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from sampling import best_of
 from server.contract.params import GenerationParams
 from server.engine.base import EngineOutput, FinishReason, TopLogprobs
 from server.generation.contest import Contest, Outcome
@@ -77,6 +78,40 @@ def test_off(bytes_tokenizer: Tokenizer) -> None:
     assert match.receive(0, said(A, logprob=-99.0)) == (1, [])
 
 
+def test_the_worse_one_pauses(bytes_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AFTER tokens, if it is worse than half of those that have begun; until enough have finished. What
+    had been on its way to it counts."""
+    monkeypatch.setattr(best_of, "AFTER", 2)
+    match = contest(bytes_tokenizer, replace(PARAMS, pause=True))
+
+    def step(number: int, output: EngineOutput) -> tuple[bool, list[int]]:
+        num_tokens, _ = match.receive(number, output)
+        return match.moves(number, num_tokens)
+
+    assert step(0, said(A, A, logprob=-2.0)) == (False, [])  # nobody else has begun
+    assert step(1, said(B, logprob=-2.5)) == (False, [])
+    assert step(2, said(C, logprob=-1.0)) == (False, [])
+    assert step(1, said(B, logprob=-2.5)) == (True, [])
+    assert step(1, said(B, logprob=-2.5)) == (False, [])
+    assert match.outcome(1) == Outcome(3, None, None, -2.5)
+    assert step(2, said(C, logprob=-1.0)) == (False, [])
+    assert step(2, said(C, logprob=-1.0, end="stop")) == (False, [1])
+    assert step(0, said(A, logprob=-1.0, end="stop")) == (False, [])
+
+
+@pytest.mark.parametrize("off", [{"give_up": False}, {"pause": False}])
+def test_nobody_pauses(
+    bytes_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, off: dict[str, bool]
+) -> None:
+    """Nor if nobody is given up, because nothing is then saved."""
+    monkeypatch.setattr(best_of, "AFTER", 1)
+    match = contest(bytes_tokenizer, replace(replace(PARAMS, pause=True), **off))
+    match.receive(0, said(A))
+    match.receive(2, said(A))
+    assert match.receive(1, said(B, logprob=-2.0)) == (1, [])
+    assert match.moves(1, 1) == (False, [])
+
+
 @pytest.mark.parametrize("num_logprobs", [None, 0])
 def test_losers_have_no_text(
     bytes_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, num_logprobs: int | None
@@ -132,17 +167,21 @@ def test_nothing_to_generate(bytes_tokenizer: Tokenizer) -> None:
         stop=st.sampled_from([(), ("ab",), ("cd", "é")]),
         include_stop=st.booleans(),
         echo=st.booleans(),
+        pause=st.booleans(),
     ),
 )
 def test_same_choices_as_without(
     bytes_tokenizer: Tokenizer, words: list[str], order: itertools.chain[int], params: GenerationParams
 ) -> None:
-    """Giving up or not, token by token in any order or each candidate at once: the same choices."""
+    """Giving up and pausing or not, token by token in any order or each candidate at once: the same
+    choices."""
     params = replace(params, n=min(params.n, len(words) - 1), best_of=len(words))
     outputs = {k: list(told(bytes_tokenizer.encode(word), params)) for k, word in enumerate(words)}
     at_once = {k: [joined(parts)] for k, parts in outputs.items()}
-    wanted = run(contest(bytes_tokenizer, replace(params, give_up=False)), at_once, order)
-    assert run(contest(bytes_tokenizer, params), outputs, order) == wanted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(best_of, "AFTER", 2)
+        wanted = run(contest(bytes_tokenizer, replace(params, give_up=False)), at_once, order)
+        assert run(contest(bytes_tokenizer, params), outputs, order) == wanted
 
 
 def told(ids: list[int], params: GenerationParams) -> list[EngineOutput]:
@@ -164,10 +203,14 @@ def joined(parts: list[EngineOutput]) -> EngineOutput:
 
 
 def run(match: Contest, outputs: dict[int, list[EngineOutput]], order: itertools.chain[int]) -> list[Delta]:
-    left = {number: list(parts) for number, parts in outputs.items()}
+    left, paused = {number: list(parts) for number, parts in outputs.items()}, set[int]()
     while not match.is_over:
-        number = order.choice(list(left))  # type: ignore[attr-defined]
-        part = left[number].pop(0)
-        for ended in match.receive(number, part)[1]:
+        number = order.choice([one for one in left if one not in paused])  # type: ignore[attr-defined]
+        num_tokens, all_ended = match.receive(number, left[number].pop(0))
+        for ended in all_ended:
             del left[ended]
+        pauses, continuing = match.moves(number, num_tokens)
+        paused.difference_update(continuing)
+        if pauses:
+            paused.add(number)
     return match.winners()
