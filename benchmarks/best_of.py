@@ -1,11 +1,13 @@
-"""What it saves to stop hopeless best_of candidates early: generated tokens, and time to the reply.
+"""What it saves to stop hopeless best_of candidates early, and to pause the worse half until more is known:
+generated tokens, and time to the reply.
 
-    python -m benchmarks.best_of [--json FILE] [--prompts 200] [--max-tokens 128]
+    python -m benchmarks.best_of [--json FILE] [--prompts 200] [--max-tokens 128] [--best-of 4 8 16]
+        [--at-once 32] [--dtype bfloat16]
 
-Two engines with the built-in model, which differ in `best_of.give_up` alone, answer the same requests in turn
-with the same seeds, as many at once as make 32 candidates. "Same choice" counts the replies with the same
-text. Not all are the same: in bfloat16 a smaller batch rounds differently, which can change a token at
-a near tie.
+Three engines with the built-in model, which differ in their section `best_of` alone, answer the same requests
+in turn with the same seeds, as many at once as make --at-once candidates. "Same choice" counts the replies
+with the same text as without giving up. In bfloat16 not all are the same: a smaller batch rounds differently,
+which can change a token at a near tie.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from rich.console import Console
@@ -28,8 +30,11 @@ from benchmarks import report
 from benchmarks.report import machine, write
 from benchmarks.servers import verbatim
 
-BEST_OF = (4, 8, 16)
-AT_ONCE = 32  # candidates that run at the same time, of as many requests as that takes
+MODES: dict[str, dict[str, bool]] = {
+    "off": {"give_up": False},
+    "give_up": {"give_up": True},
+    "pause": {"give_up": True, "pause": True},
+}
 SUBJECTS = (
     *("rain", "bread", "gravity", "the moon", "a violin", "salt", "a volcano", "chess", "glass", "a magnet"),
     *(
@@ -64,36 +69,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--prompts", type=int, default=200, help="of 200, at equal distances")
     parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--best-of", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--at-once", type=int, default=32, help="candidates at the same time")
+    parser.add_argument("--dtype", default="bfloat16")
     options = parser.parse_args()
-    asked = [question.format(subject) for question in QUESTIONS for subject in SUBJECTS][: options.prompts]
+    asked = [question.format(subject) for question in QUESTIONS for subject in SUBJECTS]
+    asked = [asked[k * len(asked) // options.prompts] for k in range(options.prompts)]
     models = [
         {
-            "id": name,
+            "id": mode,
             "builtin": "smollm2-135m-instruct",
             "kv_cache_gib": 0.5,
-            "best_of": {"give_up": name == "on"},
+            "dtype": options.dtype,
+            "best_of": settings,
         }
-        for name in ("on", "off")
+        for mode, settings in MODES.items()
     ]
-    rows = []
+    cells = []
     with (
         tempfile.TemporaryDirectory() as folder,
         verbatim(Path(folder), models) as server,
     ):
-        for best_of in BEST_OF:
-            numbers = range(0, len(asked), AT_ONCE // best_of)
-            for first in track(numbers, f"best_of {best_of}"):
-                some = list(enumerate(asked))[first : first + AT_ONCE // best_of]
-                fields = {"best_of": best_of, "max_tokens": options.max_tokens}
-                order = ("on", "off") if first // numbers.step % 2 else ("off", "on")
-                replies = {model: ask_all(server.port, model, some, fields) for model in order}
-                rows += [
-                    {"best_of": best_of, "on": on, "off": off}
-                    for on, off in zip(replies["on"], replies["off"], strict=True)
-                ]
-    cells = [summary(best_of, [row for row in rows if row["best_of"] == best_of]) for best_of in BEST_OF]
+        for best_of in options.best_of:
+            replies: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+            fields = {"best_of": best_of, "max_tokens": options.max_tokens}
+            num_requests = max(1, options.at_once // best_of)
+            for turn, first in enumerate(track(range(0, len(asked), num_requests), f"best_of {best_of}")):
+                some = list(enumerate(asked))[first : first + num_requests]
+                for mode in [*MODES][turn % len(MODES) :] + [*MODES][: turn % len(MODES)]:
+                    replies[mode] += ask_all(server.port, mode, some, fields)
+            cells.append(summary(best_of, replies))
     Console().print(table(cells))
     if options.json:
         write(options.json, {"machine": machine("best_of"), "cells": cells})
@@ -124,47 +131,42 @@ def ask(port: int, model: str, question: str, fields: dict[str, Any]) -> dict[st
     }
 
 
-def summary(best_of: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    tokens = {model: sum(row[model]["tokens"] for row in rows) for model in ("on", "off")}
-    seconds = {model: sum(row[model]["seconds"] for row in rows) / len(rows) for model in ("on", "off")}
+def summary(best_of: int, replies: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """replies: by mode, those to the same requests in the same order. tokens_share: of those of mode off."""
+    off = replies["off"]
+    tokens = {mode: sum(one["tokens"] for one in ones) for mode, ones in replies.items()}
     return {
         "best_of": best_of,
-        "prompts": len(rows),
+        "prompts": len(off),
         "tokens": tokens,
-        "tokens_saved": 1 - tokens["on"] / tokens["off"],
-        "mean_reply_s": seconds,
-        "time_saved": 1 - seconds["on"] / seconds["off"],
-        "median_reply_s": {m: median(row[m]["seconds"] for row in rows) for m in ("on", "off")},
-        "same_choice": sum(row["on"]["text"] == row["off"]["text"] for row in rows),
+        "tokens_share": {mode: number / tokens["off"] for mode, number in tokens.items()},
+        "mean_reply_s": {mode: mean(one["seconds"] for one in ones) for mode, ones in replies.items()},
+        "median_reply_s": {mode: median(one["seconds"] for one in ones) for mode, ones in replies.items()},
+        "same_choice": {
+            mode: sum(one["text"] == other["text"] for one, other in zip(ones, off, strict=True))
+            for mode, ones in replies.items()
+        },
     }
 
 
 def table(cells: list[dict[str, Any]]) -> Table:
-    columns = (
-        "best_of",
-        "prompts",
-        "tokens off",
-        "tokens on",
-        "saved",
-        "s off",
-        "s on",
-        "saved",
-        "same choice",
-    )
+    columns = ("best_of", "prompts", "mode", "tokens", "share", "mean reply, s", "median", "same choice")
     return report.table(
-        "giving up early: on against off",
+        "giving up early, and pausing",
         columns,
         (
             [
                 str(cell["best_of"]),
                 str(cell["prompts"]),
-                *(str(cell["tokens"][mode]) for mode in ("off", "on")),
-                f"{cell['tokens_saved']:.1%}",
-                *(f"{cell['mean_reply_s'][mode]:.2f}" for mode in ("off", "on")),
-                f"{cell['time_saved']:.1%}",
-                str(cell["same_choice"]),
+                mode,
+                str(cell["tokens"][mode]),
+                f"{cell['tokens_share'][mode]:.3f}",
+                f"{cell['mean_reply_s'][mode]:.2f}",
+                f"{cell['median_reply_s'][mode]:.2f}",
+                str(cell["same_choice"][mode]),
             ]
             for cell in cells
+            for mode in cell["tokens"]
         ),
     )
 
