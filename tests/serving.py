@@ -210,6 +210,16 @@ class Client(httpx.Client):
         """Candidates that the engine works on, by its own account."""
         return self.metric(f'vllm:num_requests_running{{engine="0",model_name="{model}"}}')
 
+    def num_begun(self) -> int:
+        """Completions that run or have ended. To wait until so many have come, also where the first one ends
+        before the last one begins."""
+        counted, found = ("verbatim_requests_total", "verbatim_requests_in_flight"), 0.0
+        for line in self.get("/metrics").text.splitlines():
+            name, _, value = line.rpartition(" ")
+            if name.partition("{")[0] in counted:
+                found += float(value)
+        return int(found) - 1  # the one that asks
+
     def metric(self, name: str) -> float:
         """A sample of /metrics; 0 when it is not there."""
         for line in self.get("/metrics").text.splitlines():

@@ -23,7 +23,7 @@ from benchmarks.chaos.footprint import Footprint, footprint
 from benchmarks.chaos.kinds import can_stream, drawn, with_stop
 from benchmarks.chaos.replies import Reply
 from tests.disks import small_disk
-from tests.serving import TINY, Client, Server, serving, tiny_model, wait_for
+from tests.serving import ANSWER_S, TINY, Client, Server, serving, tiny_model, wait_for
 
 NUM_REQUESTS = 20
 BEGUN = 0.6  # of the streams, when the fault comes
@@ -71,7 +71,7 @@ class Subject:
 
     def ready(self) -> dict[str, Any]:
         """The body of /ready."""
-        answer: dict[str, Any] = httpx.get(self.server.url() + "/ready", timeout=10).json()
+        answer: dict[str, Any] = httpx.get(self.server.url() + "/ready", timeout=ANSWER_S).json()
         return answer
 
     def settle(self, num_files: list[int]) -> None:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.engine.conftest import KEYS, configuration
-from tests.serving import CAPITAL, CONTEXT_SIZE, ON_GPU, TINY, Client, Server, fold, frames, serving
+from tests.serving import ANSWER_S, CAPITAL, CONTEXT_SIZE, ON_GPU, TINY, Client, Server, fold, frames, serving
 
 pytestmark = [
     pytest.mark.engine,
@@ -132,7 +132,7 @@ def test_named_tokens_keep_their_values(client: Client, drafting: Client) -> Non
 def test_drafts_are_accepted(server: Server, drafting: Client) -> None:
     """And counted under vLLM's own names."""
     drafting.complete(prompt="red red red red red", max_tokens=60, temperature=0)
-    metrics = httpx.get(server.url() + "/metrics", timeout=10).text
+    metrics = httpx.get(server.url() + "/metrics", timeout=ANSWER_S).text
     counts = {
         name: float(value)
         for name, value in re.findall(r"vllm:spec_decode_num_(\w+)_total\{.*\} (\S+)\n", metrics)

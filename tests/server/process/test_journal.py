@@ -150,14 +150,15 @@ def test_sigterm_loses_nothing(tmp_path: Path, model: dict[str, Any]) -> None:
 
         def ask(number: int) -> int:
             with Client(url, "any", "m") as client:
-                return client.ask(max_tokens=100, ignore_eos=True).status_code
+                return client.ask(max_tokens=300, ignore_eos=True).status_code  # three seconds
 
         running = [pool.submit(ask, number) for number in range(20)]
         with connect(server) as client:
-            wait_for(lambda: client.metric("verbatim_requests_in_flight") == 21, 30)
+            wait_for(lambda: client.num_begun() == 20, 60)
+        assert not all(one.done() for one in running)
         end(server)
         assert [one.result() for one in running] == [200] * 20
-    assert [(one.status, one.completion_tokens) for one in entries(tmp_path)] == [(200, 100)] * 20
+    assert [(one.status, one.completion_tokens) for one in entries(tmp_path)] == [(200, 300)] * 20
 
 
 def test_kill_9_costs_a_moment(tmp_path: Path, model: dict[str, Any]) -> None:

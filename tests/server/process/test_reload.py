@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.helpers import byte_level, model_directory
 from tests.server.process.test_workers import num_listening
 from tests.serving import VERBATIM, Client, Server, serving, wait_for
 
-TOKENS = 150  # a second and a half
+TOKENS = 200  # two seconds
 NUM_STREAMS = 24
 MODEL = {"id": "m", "engine": "simulated"}
 
@@ -54,10 +54,13 @@ class Configured:
             chunks = client.chunks(prompt="hello", max_tokens=num_tokens, ignore_eos=True, seed=seed)
         return "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
 
-    def wait_in_flight(self, num_requests: int) -> None:
-        """Until so many are worked on, beside the one that asks."""
+    def begin(self, pool: Executor, *asked: tuple[str, int]) -> list[Future[str]]:
+        """Streams of a model with a seed each, when all of them have begun."""
         with self.client() as client:
-            wait_for(lambda: client.metric("verbatim_requests_in_flight") > num_requests, 30)
+            before = client.num_begun()
+            streams = [pool.submit(self.text, *one) for one in asked]
+            wait_for(lambda: client.num_begun() == before + len(asked), 60)
+        return streams
 
     def models(self) -> list[str]:
         with self.client() as client:
@@ -79,8 +82,7 @@ def test_no_stream_is_lost(configured: Configured) -> None:
     statuses: list[int] = []
     with ThreadPoolExecutor(NUM_STREAMS + 1) as pool, configured.client() as client:
         undisturbed = list(pool.map(lambda one: configured.text(*one), asked))
-        streams = [pool.submit(configured.text, *one) for one in asked]
-        configured.wait_in_flight(NUM_STREAMS)
+        streams = configured.begin(pool, *asked)
         configured.write(configured.model("m", max_num_seqs=100), configured.model("comes"))
         reloading = pool.submit(configured.reload)
         while not reloading.done():
@@ -101,8 +103,7 @@ def test_another_model_of_that_name(configured: Configured, tmp_path: Path) -> N
     """Streams of the one before end there, and new requests get the other one."""
     other = model_directory(tmp_path / "other", byte_level(), context_size=2048)
     with ThreadPoolExecutor(1) as pool:
-        stream = pool.submit(configured.text, "m", 1)
-        configured.wait_in_flight(1)
+        (stream,) = configured.begin(pool, ("m", 1))
         configured.write(configured.model("m") | {"path": str(other)})
         assert configured.reload().returncode == 0
         assert stream.result() == configured.text("m", 1)
@@ -144,7 +145,7 @@ def test_sighup(configured: Configured) -> None:
     configured.write(configured.model("m"))
     configured.server.process.send_signal(signal.SIGHUP)
     wait_for(
-        lambda: "reload: the new configuration is in use; ended: leaves." in configured.server.said(), 10
+        lambda: "reload: the new configuration is in use; ended: leaves." in configured.server.said(), 30
     )
     assert configured.models() == ["m"]
 
@@ -188,8 +189,7 @@ def test_other_models_in_several_processes(path: Path, tmp_path: Path) -> None:
         wait_for(lambda: num_listening(server.url()) == 3, 30)
         with ThreadPoolExecutor(24) as pool:
             undisturbed = list(pool.map(lambda k: configured.text("leaves", k), range(12)))
-            streams = [pool.submit(configured.text, "leaves", k) for k in range(12)]
-            configured.wait_in_flight(12)
+            streams = configured.begin(pool, *(("leaves", k) for k in range(12)))
             changed = configured.model("changes") | {"path": str(other)}
             configured.write(configured.model("m"), configured.model("comes"), changed, workers=3)
             reloaded = configured.reload()

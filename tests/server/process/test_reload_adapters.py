@@ -14,7 +14,7 @@ from server.access.keys import digest
 from tests.adapters import write_adapter
 from tests.helpers import byte_level, model_directory
 from tests.server.process.test_reload import Configured
-from tests.serving import serving, wait_for
+from tests.serving import serving
 
 
 class Changing(Configured):
@@ -51,9 +51,8 @@ def test_an_adapter_comes_and_goes(changing: Changing) -> None:
     assert changing.put("a/1").json()["message"] == ("the new configuration is in use; adapters added: a/1.")
     undisturbed = changing.text("a/1", 1)
     assert changing.text("m", 1) != undisturbed
-    with ThreadPoolExecutor(8) as pool, changing.client() as client:
-        streams = [pool.submit(changing.text, "a/1", 1) for _ in range(8)]
-        wait_for(lambda: client.metric("verbatim_requests_in_flight") > len(streams), 10)
+    with ThreadPoolExecutor(8) as pool:
+        streams = changing.begin(pool, *[("a/1", 1)] * 8)
         assert changing.put("a/1", rank=4).json()["message"].endswith("adapters changed: a/1.")
         others = {changing.text("a/1", 1, 20) for _ in range(8)}
         assert len(others) == 1

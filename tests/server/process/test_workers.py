@@ -97,7 +97,7 @@ def working(server: Server, num_tokens: int) -> Iterator[list[Future[int]]]:
 
     with connect(server.url()) as client, ThreadPoolExecutor(30) as pool:
         running = [pool.submit(status) for _ in range(30)]
-        wait_for(lambda: client.metric(IN_FLIGHT) == 30 + 1, 30)  # the one that asks, too
+        wait_for(lambda: client.num_begun() == 30, 60)
         assert all(connections(worker.pid) for worker in server.engines())
         yield running
 

@@ -40,7 +40,7 @@ async def test_refuse(server: Faulty) -> None:
 async def test_refuse_is_asked_for_by_any_request(server: Faulty) -> None:
     """GET /health does; a second time is as well."""
     for _ in range(2):
-        told = await received(server.port, HEALTH[:-2] + b"x-verbatim-fault: refuse=50ms\r\n\r\n")
+        told = await received(server.port, HEALTH[:-2] + b"x-verbatim-fault: refuse=400ms\r\n\r\n")
         assert told.startswith(b"HTTP/1.1 200 OK\r\n")
         with pytest.raises(ConnectionRefusedError):
             await received(server.port, HEALTH)
