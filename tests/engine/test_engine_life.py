@@ -222,7 +222,7 @@ def test_workers_share_an_engine(servers: tuple[Server, Server]) -> None:
             assert_within(
                 LEAVES_S, lambda client=client: _seconds_after_leaving(client, BUSY, 1, clients[-1])
             )
-        greedy = BUSY | {"temperature": 0}
+        greedy = BUSY | {"temperature": 0, "max_tokens": 700}
         whole = clients[0].choice(**greedy)["text"]
         running = [pool.submit(client.choice, **greedy) for client in clients]
         wait_for(lambda: clients[-1].running(TINY) == 8, 30)

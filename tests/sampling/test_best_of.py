@@ -113,8 +113,8 @@ def test_one_of_one_does_not_pause() -> None:
 
 @pytest.mark.parametrize("in_step", [False, True])
 def test_pausing_changes_no_winner(in_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 5,000 sets of candidates, in random orders or all in step: the same winners, and nobody waits for
-    ever."""
+    """Of 5,000 sets of candidates, in random orders or all in step: the same winners; nobody waits
+    for ever."""
     monkeypatch.setattr(module, "AFTER", 4)
     random = Random(12)
     for _ in range(5000):

@@ -202,11 +202,13 @@ def one_step(runner: Runner, rng: np.random.Generator) -> int:
     return len(places)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))])
-def test_slots_are_the_naive_slots(seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "most"), [(0, 120), *(pytest.param(seed, 300, marks=pytest.mark.long) for seed in (0, 1, 2, 3))]
+)
+def test_slots_are_the_naive_slots(seed: int, most: int) -> None:
     """Through slots taken over, preempted, drafted for, stepped in any order, each row is the reference's."""
     rng, runner, num_operations = np.random.default_rng(seed), Runner(), 0
-    while num_operations < 300:
+    while num_operations < most:
         num_operations += change_slots(runner, rng) + one_step(runner, rng)
 
 

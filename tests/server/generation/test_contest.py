@@ -173,8 +173,8 @@ def test_nothing_to_generate(bytes_tokenizer: Tokenizer) -> None:
 def test_same_choices_as_without(
     bytes_tokenizer: Tokenizer, words: list[str], order: itertools.chain[int], params: GenerationParams
 ) -> None:
-    """Giving up and pausing or not, token by token in any order or each candidate at once: the same
-    choices."""
+    """Giving up and pausing or not, token by token in any order or each candidate at once: it
+    changes no choice."""
     params = replace(params, n=min(params.n, len(words) - 1), best_of=len(words))
     outputs = {k: list(told(bytes_tokenizer.encode(word), params)) for k, word in enumerate(words)}
     at_once = {k: [joined(parts)] for k, parts in outputs.items()}

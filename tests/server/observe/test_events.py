@@ -34,8 +34,6 @@ def said() -> Iterator[io.StringIO]:
         sys.stderr = error
         root.handlers, root.level = handlers, level
         logging.captureWarnings(capture=False)
-        for name in ("server", "verbatim", "asyncio", "urllib3", "filelock"):
-            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
