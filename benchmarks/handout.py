@@ -22,13 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.inprocess import in_turn
+from benchmarks.inprocess import ROOT, commit, in_turn
 from benchmarks.report import machine, table, write
 
 STREAMS = (1, 16, 256)
 PASSES = 30
 STEPS = 200
-ROOT = Path(__file__).parents[1]
 # A process runs this, with one checkout or the other in its path.
 MEASURE = "from benchmarks.handout import measured; print(measured({streams}, {shared}))"
 
@@ -95,12 +94,6 @@ def main() -> None:
     if options.json:
         found = machine("handout") | ({"before": commit(options.code)} if options.code else {})
         write(options.json, {"machine": found, "rows": rows})
-
-
-def commit(code: Path) -> str:
-    """The commit of a checkout."""
-    command = ["git", "-C", str(code), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

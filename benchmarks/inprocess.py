@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
 TURNS = 3
 # Run by path: another checkout has other benchmarks.
 MEASURE = "import runpy; print(runpy.run_path({file!r})['measured']({kind!r}))"
@@ -39,11 +40,16 @@ def in_turn(codes: Mapping[str, Path], measured: Callable[[Path], float]) -> dic
     return runs
 
 
+def commit(code: Path) -> str:
+    """The commit of a checkout."""
+    command = ["git", "-C", str(code), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def compare(file: str, description: str | None, kinds: Collection[str], title: str, unit: str) -> None:
     """The command line of the benchmark in `file`. unit: what the microseconds are for."""
     from rich.console import Console
 
-    from benchmarks.handout import ROOT, commit
     from benchmarks.report import machine, table, write
 
     parser = argparse.ArgumentParser(
