@@ -187,6 +187,9 @@ class Generation:
         for job_id in self._running:
             self._engine.abort(job_id)
         self._running.clear()
+        # Those that take deltas refer to this, too. Such a circle would stay, with prompts and texts, until the
+        # garbage collector comes, which is seldom.
+        self._take, self.also = list[Delta]().extend, None
 
     def _candidates(self, prompt_index: int, prompt: PromptText) -> Iterator[tuple[Job, Sink]]:
         """The jobs of one prompt, each with the sink for its outputs."""

@@ -95,6 +95,8 @@ class Border:
             self._note(scope, exchange)
             if exchange.following is not None and self.state.tracer is not None:
                 self._trace(scope, exchange, exchange.following, self.state.tracer)
+            # The connection keeps the scope until its next request, and this would keep prompts and texts.
+            del scope["exchange"]
 
     def _follow(self, scope: Scope) -> Following | None:
         """The trace of a request, if it is traced. Only routes of the API are traced, not

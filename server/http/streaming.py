@@ -76,6 +76,7 @@ class EventStream:
             self._sign.cancel()
             if self._gathering is not None:
                 self._gathering.close()
+                self._gathering = None  # it refers to this
             self._generation.close()
             if self._catching_up is not None:
                 self._catching_up.cancel()
