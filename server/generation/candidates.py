@@ -187,8 +187,8 @@ class Generation:
         for job_id in self._running:
             self._engine.abort(job_id)
         self._running.clear()
-        # Those that take deltas refer to this, too. Such a circle would stay, with prompts and texts, until the
-        # garbage collector comes, which is seldom.
+        # Those that take deltas refer to this, too: a circle, which would stay until the garbage collector
+        # comes, with prompts and texts. It comes seldom.
         self._take, self.also = list[Delta]().extend, None
 
     def _candidates(self, prompt_index: int, prompt: PromptText) -> Iterator[tuple[Job, Sink]]:
