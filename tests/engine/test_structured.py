@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,14 @@ def test_others_go_on_meanwhile(client: Client) -> None:
     choices = [f"{number} {'x' * (number % 7)} {number * 7919}" for number in range(60_000)]
     outputs = {"choice": choices}
     slow = threading.Thread(target=client.ask, kwargs=DRAWN | {"structured_outputs": outputs, "seed": 1})
+    began = time.monotonic()
     slow.start()
-    answered = 0
+    waits = []
     while slow.is_alive():
-        assert client.ask(max_tokens=1).elapsed.total_seconds() < 1.5
-        answered += 1
+        waits.append(client.ask(max_tokens=1).elapsed.total_seconds())
     slow.join()
-    assert answered > 1
+    assert len(waits) > 1
+    assert max(waits) < (time.monotonic() - began) / 3
 
 
 def test_what_is_wrong_ends_no_engine(server: Server, client: Client) -> None:
