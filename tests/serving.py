@@ -213,12 +213,13 @@ class Client(httpx.Client):
     def num_begun(self) -> int:
         """Completions that run or have ended. To wait until so many have come, also where the first one ends
         before the last one begins."""
-        counted, found = ("verbatim_requests_total", "verbatim_requests_in_flight"), 0.0
-        for line in self.get("/metrics").text.splitlines():
-            name, _, value = line.rpartition(" ")
-            if name.partition("{")[0] in counted:
-                found += float(value)
-        return int(found) - 1  # the one that asks
+        begun = self.counted("verbatim_requests_total", "verbatim_requests_in_flight")
+        return int(begun) - 1  # the one that asks
+
+    def counted(self, *metrics: str) -> float:
+        """The sum of all samples of these metrics, whatever their labels."""
+        samples = [line.rpartition(" ") for line in self.get("/metrics").text.splitlines()]
+        return sum(float(value) for name, _, value in samples if name.partition("{")[0] in metrics)
 
     def metric(self, name: str) -> float:
         """A sample of /metrics; 0 when it is not there."""
@@ -226,6 +227,28 @@ class Client(httpx.Client):
             if line.startswith(name + " "):
                 return float(line.removeprefix(name))
         return 0.0
+
+
+def killed_midway(server: Server, client: Client, **fields: Any) -> dict[str, Any]:
+    """The only choice of a stream whose engine is killed after its first chunk. A busy test may read that one
+    so late that the engine has written the whole text: then it asks again."""
+    body = {"model": TINY, "prompt": CAPITAL, "stream": True, **fields}
+    for _ in range(5):
+        text, resumed = "", client.counted("verbatim_resumed_total")
+        engine = max(server.engines(), key=lambda one: one.memory_info().rss)
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            for piece in response.iter_text():
+                if not text:
+                    engine.kill()
+                text += piece
+        *chunks, done = frames(text)
+        assert done == "[DONE]"
+        if client.counted("verbatim_resumed_total") > resumed:
+            (choice,) = fold([json.loads(chunk) for chunk in chunks])
+            return choice
+        wait_for(lambda dead=engine: not dead.is_running(), START_S)
+        server.wait_ready()
+    raise AssertionError("each of five streams was whole before its engine was killed")
 
 
 def frames(text: str) -> list[str]:

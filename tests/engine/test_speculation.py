@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
 import re
 from collections.abc import Iterator
@@ -12,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.engine.conftest import KEYS, configuration
-from tests.serving import ANSWER_S, CAPITAL, CONTEXT_SIZE, ON_GPU, TINY, Client, Server, fold, frames, serving
+from tests.serving import (
+    ANSWER_S,
+    CONTEXT_SIZE,
+    ON_GPU,
+    TINY,
+    Client,
+    Server,
+    killed_midway,
+    serving,
+)
 
 pytestmark = [
     pytest.mark.engine,
@@ -146,16 +152,5 @@ def test_a_stream_goes_on_in_the_next_engine(server: Server, client: Client, dra
     """When the engine is killed in the middle, the text is still that without drafts."""
     asked = {"max_tokens": 200, "temperature": 0.4, "seed": 3, "frequency_penalty": 0.2}
     (whole,) = client.complete(model=TINY, **asked)["choices"]
-    body = {"model": TINY, "prompt": CAPITAL, "stream": True, **asked}
-    text, engine = "", max(server.engines(), key=lambda one: one.memory_info().rss)
-    with drafting.stream("POST", "/v1/completions", json=body) as response:
-        for piece in response.iter_text():
-            text += piece
-            if text.count("data:") >= 20:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    engine.kill()
-    *chunks, done = frames(text)
-    assert done == "[DONE]"
-    assert engine not in server.engines()
-    (resumed,) = fold([json.loads(chunk) for chunk in chunks])
+    resumed = killed_midway(server, drafting, **asked)
     assert resumed["text"] == whole["text"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import threading
 import time
@@ -11,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.engine.conftest import KEYS
-from tests.serving import TINY, Client, Server, fold, frames, serving, tiny_model, wait_for
+from tests.serving import TINY, Client, Server, fold, killed_midway, serving, tiny_model, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -43,18 +40,7 @@ def test_a_grammar_goes_on_in_the_next_engine(server: Server, client: Client) ->
     is the same."""
     (whole,) = fold(client.chunks(**GRAMMAR))
     assert re.fullmatch(WORDS, whole["text"])
-    body = {"model": TINY, "prompt": "The capital of France is", "stream": True, **GRAMMAR}
-    text, engine = "", max(server.engines(), key=lambda one: one.memory_info().rss)
-    with client.stream("POST", "/v1/completions", json=body) as response:
-        for piece in response.iter_text():
-            text += piece
-            if text.count("data:") >= 20:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    engine.kill()
-    *chunks, done = frames(text)
-    assert done == "[DONE]"
-    assert engine not in server.engines()
-    (resumed,) = fold([json.loads(chunk) for chunk in chunks])
+    resumed = killed_midway(server, client, **GRAMMAR)
     assert resumed["text"] == whole["text"]
     assert resumed["logprobs"]["tokens"] == whole["logprobs"]["tokens"]
 
