@@ -30,6 +30,7 @@ from tests.serving import CAPITAL_IDS, CONTEXT_SIZE, START_S, tiny_model
 pytestmark = pytest.mark.engine
 
 NUM_TOKENS = 200
+NUM_GIVEN_UP = 170  # steps: without an abort there are some 190 more, and a busy machine notices it late
 NUM_JOBS = 8
 AWHILE_S = 60.0
 
@@ -156,7 +157,7 @@ async def test_an_abort_reaches_the_engine(served: Served) -> None:
         await until(lambda: len(result.token_ids) > 5, within_s=AWHILE_S)
         before = (await look(one)).num_steps
         one.client.abort("a")
-        assert await idle(one) - before < NUM_TOKENS / 2
+        assert await idle(one) - before < NUM_GIVEN_UP
         assert not result.has_ended
 
 
@@ -171,7 +172,7 @@ async def test_a_front_end_that_vanishes(served: Served) -> None:
                 one.client.submit(job(f"gone-{number}", number), result.take)
             await until(lambda: len(result.token_ids) > 5 * NUM_JOBS, within_s=AWHILE_S)
             before = (await look(other)).num_steps
-        assert await idle(other) - before < NUM_TOKENS / 2
+        assert await idle(other) - before < NUM_GIVEN_UP
         assert not served.hub.keeps(admission)
         async with joined(served) as next_one:
             assert next_one.admission.slot == admission.slot
