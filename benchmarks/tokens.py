@@ -2,8 +2,9 @@
 
     python -m benchmarks.tokens [--code FOLDER] [--json FILE]
 
-Without an engine or a connection. --code: a checkout of another commit, which is measured in turn with this
-one (inprocess.py).
+Without an engine or a connection. *cold*: before each step the processor's cache is filled with other data,
+as it is when a step comes 20 ms after the last and other processes have run meanwhile. --code: a checkout of
+another commit, which is measured in turn with this one (inprocess.py).
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import time
 from typing import Any
 
 STREAMS, STEPS, PASSES = 256, 40, 12
+COLD = ", cold"
+CACHE_BYTES = 64 << 20  # more than the cache of a core and its share of the last one
 MODEL = "smollm2-135m-instruct"
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
+    "plain" + COLD: {},
     "logprobs 5": {"num_logprobs": 5},
+    "logprobs 5" + COLD: {"num_logprobs": 5},
     "stop": {"stop": ("\n\nQuestion:", "###", "<|end|>", "Observation:")},
+    "stop" + COLD: {"stop": ("\n\nQuestion:", "###", "<|end|>", "Observation:")},
     "whole": {},
+    "whole" + COLD: {},
 }
 
 
@@ -61,21 +68,29 @@ async def _passed(kind: str) -> float:
     for k in range(STREAMS):
         engine: Any = Engine()
         generation = Generation(str(k), [PromptText([5])], params, engine, tokenizer)
-        if kind == "whole":
+        if kind.startswith("whole"):
             generation.start(list[Any]().extend)
             continue
         reply = Stream(Reply("x" * 32, 1, MODEL), 1, 1, include_usage=False, continuous=False)
         stream: Any = EventStream(generation, reply, None)
-        stream._is_started, stream._write, stream._send_body = True, len, None
+        stream._is_started, stream._write, stream._send_body = True, len, _sent
         generation.start(stream._take)
     draw = random.Random(5)
     usual = draw.sample([i for i in range(300, 49152) if tokenizer.texts[i]], 2000)
     messages = [[_message(kind, names, step, usual, draw)] for step in range(STEPS)]
     jobs.take([decode(messages[0])])  # a job's first token has a way of its own
-    began = time.thread_time_ns()
+    other, took = bytearray(CACHE_BYTES), 0
     for message in messages[1:]:
+        if kind.endswith(COLD):
+            bytes(other)
+        began = time.thread_time_ns()
         jobs.take([decode(message)])
-    return (time.thread_time_ns() - began) / 1000 / STREAMS / (STEPS - 1)
+        took += time.thread_time_ns() - began
+    return took / 1000 / STREAMS / (STEPS - 1)
+
+
+async def _sent(message: Any) -> None:
+    """For a text that happens to have a stop sequence."""
 
 
 def _message(kind: str, names: list[str], step: int, usual: list[int], draw: random.Random) -> bytes:

@@ -45,13 +45,13 @@ ROOMS = {
     "server.engine.ray": "messages site actor keeper seats agent node",
     "server.engine.served": "",  # a file, above the engines: which of them a model gets
     "server.engine.fit": "",  # a file too: whether a model has room
-    "server.generation": "logprobs outputs prompts grammars contest candidates",
+    "server.generation": "logprobs outputs prompts grammars contest scores candidates",
     "server.journal": "entry redaction scrubber counts files writer reading filters usage",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
         "eager sse metricsfile metrics following journaling state spans failures ratelimits disconnect body"
         " connections"
-        " expiry certificates handshake protocol"
+        " expiry certificates handshake writer protocol"
         " gathering streaming cors page documents records paths border openapi routes tokens admin adapters"
         " details app"
     ),

@@ -10,15 +10,15 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from server.contract.params import GenerationParams, candidate_seed
-from server.engine.base import NOBODY, EngineOutput, FinishReason, Job, Requester, Sink, TopLogprobs
+from server.engine.base import NOBODY, EngineOutput, FinishReason, Job, Requester, Sink
 from server.engine.replicas import Replicas
 from server.errors import InternalError, RequestFailure
-from server.generation.contest import Contest, Outcome
-from server.generation.outputs import CandidateText, Delta, PromptText
+from server.generation.contest import Candidate, Contest, Outcome
+from server.generation.outputs import CandidateText, Delta, PromptText, Usage
+from server.generation.scores import PromptScores
 from server.observe.trail import Trail
 from server.text.detokenizer import Detokenizer
 from server.text.tokenizer import Tokenizer
@@ -30,70 +30,30 @@ log = logging.getLogger(__name__)
 Take = Callable[[list[Delta]], None]
 
 
-@dataclass(slots=True)
-class Usage:
-    """Token counts. Each prompt counts once; every candidate's completion counts, returned or not."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One running candidate. text: if it is a choice. contest: if it may become one; number is then
-    its place there."""
-
-    job_id: str
-    prompt_index: int
-    number: int
-    text: CandidateText | None = None
-    contest: Contest | None = None
-
-    @property
-    def outcome(self) -> Outcome:
-        if self.contest is not None:
-            return self.contest.outcome(self.number)
-        assert self.text is not None, "one of them is there"
-        return Outcome(self.text.num_tokens, self.text.finish_reason, self.text.index)
-
-
-class PromptScores:
-    """A prompt's log-probabilities. Only the first of its candidates asks for them, because all have the
-    same; outputs of the others that come before them are held.
-
-    arrive: called with each output, once they are there.
-    """
-
-    def __init__(self, arrive: Callable[[Candidate, EngineOutput | RequestFailure], None]) -> None:
-        self._arrive = arrive
-        self._logprobs: TopLogprobs | None = None
-        self._held: list[tuple[Candidate, EngineOutput]] = []
-
-    def take(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
-        """A candidate's sink."""
-        if isinstance(output, RequestFailure):
-            self._arrive(candidate, output)
-            return
-        self._held.append((candidate, output))
-        self._logprobs = self._logprobs or output.prompt_logprobs
-        if self._logprobs is not None:
-            held, self._held = self._held, []
-            for one, earlier in held:
-                earlier.prompt_logprobs = self._logprobs
-                self._arrive(one, earlier)
-
-
 class Generation:
     """One request on its way through an engine. Choice index = prompt number × n + rank.
 
-    finish_reasons: of the choices that have ended, by index. trails: if it is a list when the candidates
-    begin, each candidate's trail is added to it. also: gets each batch of deltas, before the
-    `take` of `start`.
+    usage: complete once this is closed. finish_reasons: of the choices that have ended, by index. trails: if
+    it is a list when the candidates begin, each candidate's trail is added to it. also: gets each batch of
+    deltas, before the `take` of `start`.
     """
+
+    __slots__ = (
+        *("also", "finish_reasons", "most_tokens", "num_candidates", "num_choices", "num_prompts"),
+        *("params", "trails", "usage"),
+        *("_adapter", "_arrived", "_candidates_made", "_ended", "_engine", "_id", "_loop"),
+        *(
+            "_prompts",
+            "_requester",
+            "_running",
+            "_seed",
+            "_single",
+            "_take",
+            "_tokenizer",
+            "_unfinished",
+            "_unique",
+        ),
+    )
 
     def __init__(
         self,
@@ -117,7 +77,7 @@ class Generation:
         self.also: Take | None = None
         self._candidates_made: list[Candidate] = []
         self._id = request_id
-        self._unique = secrets.token_hex(16)  # a client may use the same x-request-id twice at once
+        self._unique = secrets.token_hex(8)  # a client may use the same x-request-id twice at once
         # If no seed is given, one is drawn, so that a candidate can continue in another engine with the same
         # random numbers.
         self._seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -132,7 +92,7 @@ class Generation:
         self._running: set[str] = set()
         self._arrived: list[tuple[Candidate, EngineOutput | RequestFailure]] = []
         self._unfinished = self.num_choices
-        self._is_alone = len(prompts) * params.best_of == 1
+        self._single: CandidateText | None = None  # of the only candidate, while it runs
 
     @property
     def is_resuming(self) -> bool:
@@ -187,6 +147,9 @@ class Generation:
         for job_id in self._running:
             self._engine.abort(job_id)
         self._running.clear()
+        if self._single is not None:
+            self.usage.completion_tokens = self._single.num_tokens
+            self._single = None
         # Those that take deltas refer to this, too: a circle, which would stay until the garbage collector
         # comes, with prompts and texts. It comes seldom.
         self._take, self.also = list[Delta]().extend, None
@@ -196,13 +159,18 @@ class Generation:
         params, tokenizer, first_index = self.params, self._tokenizer, prompt_index * self.params.n
         contest = Contest(first_index, prompt, params, tokenizer) if params.best_of > params.n else None
         is_shared = self._scores_prompt(prompt_index) and params.best_of > 1
-        take = PromptScores(self._arrive).take if is_shared else self._arrive
+        scores = PromptScores() if is_shared else None
         for number in range(params.best_of):
             text = None if contest else CandidateText(first_index + number, prompt, params, tokenizer)
             job = self._job(prompt_index, number)
             candidate = Candidate(job.id, prompt_index, number, text, contest)
             self._candidates_made.append(candidate)
-            yield job, partial(take, candidate)
+            if self.num_candidates == 1:
+                self._single = text
+                yield job, self._arrive_single
+            else:
+                sink = partial(self._arrive, candidate)
+                yield job, sink if scores is None else scores.before(sink)
 
     def _scores_prompt(self, prompt_index: int) -> bool:
         """Whether the prompt's log-probabilities are needed; its first token has none."""
@@ -240,22 +208,35 @@ class Generation:
         return trail
 
     def _arrive(self, candidate: Candidate, output: EngineOutput | RequestFailure) -> None:
-        """Handle an output of a candidate. A single candidate does not wait for other outputs of
-        the same step."""
-        if self._is_alone:
-            self._advance(((candidate, output),))
-            return
+        """Handle an output of one of several candidates: together with the others of its step."""
         self._arrived.append((candidate, output))
         if len(self._arrived) == 1:
-            self._loop.call_soon(self._advance_all)
+            self._loop.call_soon(self._advance)
 
-    def _advance_all(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        self._advance(arrived)
+    def _arrive_single(self, output: EngineOutput | RequestFailure) -> None:
+        """Handle an output of the only candidate. It waits for no other, and touches as few objects as
+        possible: between two steps they leave the processor's cache, and to fetch them costs more than the
+        work. A broad except as in _advance."""
+        if self._single is None:  # it has ended meanwhile
+            return
+        try:
+            if isinstance(output, RequestFailure):
+                raise output
+            delta = self._single.push(output)
+            if delta.finish_reason is None:
+                self._take([delta])
+                return
+            self._finish(self._job_id(0, 0), delta, delta.finish_reason)
+            self._take([delta])
+        except Exception as error:  # noqa: BLE001
+            self._break(error)
+        else:
+            self._end_all(None)
 
-    def _advance(self, arrived: Sequence[tuple[Candidate, EngineOutput | RequestFailure]]) -> None:
+    def _advance(self) -> None:
         """Work on the outputs that have arrived. A broad except stands here: a bug of ours ends its request
         and nothing else."""
+        arrived, self._arrived = self._arrived, []
         deltas: list[Delta] = []
         try:
             for candidate, output in arrived:
@@ -263,14 +244,18 @@ class Generation:
                     self._work(candidate, output, deltas)
             if deltas:
                 self._take(deltas)
-        except RequestFailure as failure:
-            self._end_all(failure)
-        except Exception:
-            log.exception("request %s failed", self._id)
-            self._end_all(InternalError(self._id))
+        except Exception as error:  # noqa: BLE001
+            self._break(error)
         else:
             if self._unfinished == 0:
                 self._end_all(None)
+
+    def _break(self, error: Exception) -> None:
+        """End all with this failure of the request, or bug."""
+        if not isinstance(error, RequestFailure):
+            log.error("request %s failed", self._id, exc_info=error)
+            error = InternalError(self._id)
+        self._end_all(error)
 
     def _work(self, candidate: Candidate, output: EngineOutput | RequestFailure, deltas: list[Delta]) -> None:
         """Work on one candidate's output, and add what it adds to the choices to deltas."""
@@ -281,9 +266,7 @@ class Generation:
             self.usage.completion_tokens += delta.num_tokens
             deltas.append(delta)
             if delta.finish_reason is not None:
-                self.finish_reasons[delta.index] = delta.finish_reason
-                self._unfinished -= 1
-                self._end(candidate.job_id)
+                self._finish(candidate.job_id, delta, delta.finish_reason)
             return
         assert candidate.contest is not None
         num_tokens, ended = candidate.contest.receive(candidate.number, output)
@@ -299,6 +282,12 @@ class Generation:
             self._engine.work.pause(candidate.job_id)
         for number in continuing:
             self._engine.work.unpause(self._job_id(candidate.prompt_index, number))
+
+    def _finish(self, job_id: str, last: Delta, reason: FinishReason) -> None:
+        """A choice has had its last delta."""
+        self.finish_reasons[last.index] = reason
+        self._unfinished -= 1
+        self._end(job_id)
 
     def _end(self, job_id: str) -> None:
         """A candidate has ended, whether or not the engine knows."""

@@ -166,3 +166,22 @@ class Contest:
     def _text(self, index: int, winner: Contestant) -> Delta:
         whole = EngineOutput(winner.token_ids, winner.logprobs, winner.prompt_logprobs, winner.finish_reason)
         return CandidateText(index, self._prompt, self._params, self._tokenizer).push(whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One running candidate. text: if it is a choice. contest: if it may become one; number is then
+    its place there."""
+
+    job_id: str
+    prompt_index: int
+    number: int
+    text: CandidateText | None = None
+    contest: Contest | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.contest is not None:
+            return self.contest.outcome(self.number)
+        assert self.text is not None, "one of them is there"
+        return Outcome(self.text.num_tokens, self.text.finish_reason, self.text.index)

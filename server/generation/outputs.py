@@ -57,11 +57,28 @@ class PromptText:
     starts: list[int] | None = None
 
 
+@dataclass(slots=True)
+class Usage:
+    """Token counts. Each prompt counts once; every candidate's completion counts, returned or not."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
 class CandidateText:
     """One candidate's text so far: detokenized, searched for stop sequences, with offsets.
 
     num_tokens counts the tokens that belong to it; tokens after its end are ignored.
     """
+
+    __slots__ = (
+        *("finish_reason", "index", "num_tokens", "_detokenizer", "_is_even", "_is_plain", "_length"),
+        *("_params", "_prompt", "_prompt_ids", "_stops", "_tokenizer"),
+    )
 
     def __init__(
         self, index: int, prompt: PromptText, params: GenerationParams, tokenizer: Tokenizer
@@ -87,9 +104,10 @@ class CandidateText:
     def push(self, output: EngineOutput) -> Delta:
         """The delta of an engine's output. Its text may be empty: held back, or part of a character."""
         if self._is_plain and output.finish_reason is None:
-            text = "".join(map(self._detokenizer.push, output.token_ids))
             num_tokens = len(output.token_ids)
             self.num_tokens += num_tokens
+            push = self._detokenizer.push
+            text = push(output.token_ids[0]) if num_tokens == 1 else "".join(map(push, output.token_ids))
             return Delta(self.index, text, None, None, num_tokens)
         if self._is_even and output.finish_reason is None and len(output.token_ids) == 1:
             return self._next(output.token_ids[0], output.logprobs)

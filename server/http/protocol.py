@@ -1,8 +1,7 @@
 """uvicorn's HTTP protocol, with time limits, limits on bytes, and notice of clients that leave.
 
-It adds an ASGI extension that writes a part of a body without being awaited. `send` is a coroutine, with a
-message and a dozen checks for each chunk: half of the cost of a token. An application finds the extension in
-scope["extensions"][WRITE], and works without it where it is missing.
+It adds an ASGI extension that writes a part of a body without being awaited (writer.py). An application finds
+it in scope["extensions"][WRITE], and works without it where it is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from server.errors import InvalidRequest, RequestFailure, RequestTooLarge, ServiceUnavailable
 from server.http.connections import Connections
 from server.http.failures import response_to
+from server.http.writer import Writer
 from server.observe.logs import log_request
 
 WRITE = "verbatim.write"
@@ -27,9 +27,7 @@ WRITE = "verbatim.write"
 MAX_HEAD_BYTES = 64 * 1024
 MAX_IGNORED_BYTES = 64 * 1024 * 1024  # bytes that are read and ignored after a refusal
 
-
-# The part of a request that comes next.
-Part = Literal["start", "head", "body"]
+Part = Literal["start", "head", "body"]  # of a request, which comes next
 
 
 class Cycle(RequestResponseCycle):
@@ -102,6 +100,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._writer = Writer(transport)
         self._since = time.monotonic()
         if not self._all.admit(self):
             self._answer(ServiceUnavailable("all connections are taken; try again", retry_after_s=5))
@@ -139,11 +138,13 @@ class Protocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._writer.is_full = True
         if self.transport.get_extra_info("socket").family == socket.AF_UNIX:
             self._all.note_full(self, self.transport)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._writer.is_full = False
         self._all.note_taking(self)
 
     def drop(self) -> None:
@@ -232,10 +233,10 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._part = "body"
-        write = self.write_chunk
+        write = self._writer.chunk
         if _ends_with_connection(self.cycle):
             self.cycle.__class__ = Cycle
-            self.cycle.chunked_encoding, write = False, self.write_part
+            self.cycle.chunked_encoding, write = False, self._writer.part
         extensions: dict[str, object] = {WRITE: write}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # uvicorn knows only its own
         self._read_on()
@@ -301,20 +302,3 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"".join((*head, response.body)))
         self._linger()
         return request_id
-
-    def write_chunk(self, part: bytes) -> bool:
-        """Write a part of the running response, which has begun without a content-length, as one chunk.
-
-        False: the connection is full or closed, and nothing was written; `send` waits until it takes more.
-        """
-        if self.flow.write_paused or self.transport.is_closing():
-            return False
-        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
-        return True
-
-    def write_part(self, part: bytes) -> bool:
-        """As write_chunk, for a client that does not know chunks."""
-        if self.flow.write_paused or self.transport.is_closing():
-            return False
-        self.transport.write(part)
-        return True

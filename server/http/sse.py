@@ -8,10 +8,9 @@ from typing import Any
 import orjson
 
 from server.errors import RequestFailure, error_body
-from server.generation.candidates import Usage
 from server.generation.contest import Outcome
 from server.generation.logprobs import MINUS_INFINITY
-from server.generation.outputs import Choice, Delta
+from server.generation.outputs import Choice, Delta, Usage
 
 DONE = b"data: [DONE]\n\n"
 FRAME_END = b"]}\n\n"
@@ -27,12 +26,12 @@ HEADERS = {
 class Reply:
     """What all messages of one reply share, as bytes that are made once. created: seconds since the epoch."""
 
-    __slots__ = ("_chunk_head", "_head")
+    __slots__ = ("_head", "chunk_head")
 
     def __init__(self, reply_id: str, created: int, model: str) -> None:
         head = {"id": reply_id, "object": "text_completion", "created": created, "model": model}
         self._head = orjson.dumps(head)[:-1] + b',"choices":['
-        self._chunk_head = b"data: " + self._head
+        self.chunk_head = b"data: " + self._head
 
     def body(
         self, choices: list[Choice], usage: Usage, outcomes: Sequence[Outcome] = (), best_of: int = 1
@@ -41,17 +40,13 @@ class Reply:
         told = b',"candidates":' + _candidates(outcomes, best_of) if outcomes else b""
         return self._head + b",".join(map(_choice, choices)) + b'],"usage":' + _usage(usage) + told + b"}"
 
-    def plain_chunk(self, delta: Delta) -> bytes:
-        """As chunk, for a delta that has only text, as most have."""
-        return b"".join((self._chunk_head, INDEX % delta.index, orjson.dumps(delta.text), PLAIN_END))
-
     def chunk(self, delta: Delta, **usage: Usage | None) -> bytes:
         """One frame with one choice. usage=None writes null; without the argument, the key is left out."""
-        return self._chunk_head + _choice(delta) + (_with_usage(usage["usage"]) if usage else FRAME_END)
+        return self.chunk_head + _choice(delta) + (_with_usage(usage["usage"]) if usage else FRAME_END)
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """The frame with the usage before [DONE], for include_usage."""
-        return self._chunk_head + _with_usage(usage)
+        return self.chunk_head + _with_usage(usage)
 
 
 def comment(words: str) -> bytes:
@@ -123,8 +118,13 @@ class Stream:
 
     include_usage: True: a last frame with the usage, and "usage": null in the others; None: the usage on the
     last frame that has a choice; False: none. continuous: with include_usage, the usage so far
-    on every frame.
+    on every frame. is_over: whether every choice has finished, so that the frames so far are complete.
     """
+
+    __slots__ = (
+        *("is_over", "_continuous", "_include_usage", "_num_tokens", "_plain_head", "_prompt_tokens"),
+        *("_reply", "_unfinished"),
+    )
 
     def __init__(
         self,
@@ -136,37 +136,44 @@ class Stream:
         continuous: bool,
     ) -> None:
         self._reply = reply
+        self.is_over = False
         self._unfinished = num_choices
-        self._usage = Usage(prompt_tokens)
+        self._prompt_tokens = prompt_tokens
+        self._num_tokens = 0  # generated
         self._include_usage = include_usage
         self._continuous = continuous
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every choice has finished, so that the frames so far are complete."""
-        return self._unfinished == 0
+        self._plain_head = reply.chunk_head + INDEX % 0  # of chunks with only text, as most have
 
     def frames(self, deltas: list[Delta]) -> bytes:
         """The frames of a batch of deltas; after the last choice has finished, also the end of the stream."""
-        if len(deltas) == 1 and deltas[0].finish_reason is None:
-            return self._chunk(deltas[0])
+        if len(deltas) == 1:
+            delta = deltas[0]
+            if delta.finish_reason is None:
+                return self._chunk(delta)
         parts = [self._chunk(delta) for delta in deltas]
-        if self._unfinished == 0:
+        if self.is_over:
             if self._include_usage:
-                parts.append(self._reply.usage_chunk(self._usage))
+                parts.append(self._reply.usage_chunk(self._usage()))
             parts.append(DONE)
         return b"".join(parts)
 
     def _chunk(self, delta: Delta) -> bytes:
-        self._usage.completion_tokens += delta.num_tokens
+        self._num_tokens += delta.num_tokens
         if delta.logprobs is None and delta.finish_reason is None and delta.token_ids is None:
             if not delta.text:
                 return b""
             if not self._include_usage:
-                return self._reply.plain_chunk(delta)
-        self._unfinished -= delta.finish_reason is not None
+                index = delta.index
+                head = self._reply.chunk_head + INDEX % index if index else self._plain_head
+                return b"".join((head, orjson.dumps(delta.text), PLAIN_END))
+        if delta.finish_reason is not None:
+            self._unfinished -= 1
+            self.is_over = self._unfinished == 0
         if self._include_usage:
-            return self._reply.chunk(delta, usage=self._usage if self._continuous else None)
-        if self._include_usage is None and self._unfinished == 0:
-            return self._reply.chunk(delta, usage=self._usage)
+            return self._reply.chunk(delta, usage=self._usage() if self._continuous else None)
+        if self._include_usage is None and self.is_over:
+            return self._reply.chunk(delta, usage=self._usage())
         return self._reply.chunk(delta)
+
+    def _usage(self) -> Usage:
+        return Usage(self._prompt_tokens, self._num_tokens)

@@ -18,7 +18,7 @@ from server.engine.base import Phase
 from server.engine.group import Place
 from server.engine.served import ServedModel
 from server.errors import ModelNotFound, ServiceUnavailable
-from server.generation.candidates import Usage
+from server.generation.outputs import Usage
 from server.http.following import Following
 from server.http.journaling import Journal, Notes
 from server.http.metrics import Metrics

@@ -37,6 +37,11 @@ class EventStream:
     interval, interval_ms: as Gathering's.
     """
 
+    __slots__ = (
+        *("_catching_up", "_deadline", "_gathering", "_generation", "_held", "_is_started"),
+        *("_send", "_send_body", "_sign", "_stream", "_write"),
+    )
+
     def __init__(
         self,
         generation: Generation,
@@ -85,14 +90,16 @@ class EventStream:
         if self._catching_up is not None and not self._catching_up.done():
             self._held = merged([*self._held, *deltas])
             return
-        self._put(self._stream.frames(deltas))
+        frames = self._stream.frames(deltas)
+        is_amid = self._is_started and not self._stream.is_over
+        if not is_amid or (frames and not self._write(frames)):
+            self._put(frames)
 
     def _put(self, frames: bytes) -> None:
+        """Write them with `send`: the first and the last ones, and what the connection does not take now."""
         if not self._is_started:
             self._is_started = True
             rest = begin(self._start(frames))
-        elif not frames or (not self._stream.is_over and self._write(frames)):
-            return
         else:
             rest = begin(self._send_body(_body(frames, more=not self._stream.is_over)))
         if rest is not None:  # the connection is full

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from server.errors import EngineFailed
 log = logging.getLogger(__name__)
 
 QUESTION_NUMBER = 0  # other calls have other numbers
+EVENTS, READABLE = int(zmq.EVENTS), int(zmq.POLLIN)  # enums are slow to combine
 SEND_TOGETHER = 16  # with more, the engine would wait for the first of them
 
 
@@ -90,17 +90,17 @@ class Exchange(ABC):
         """Pass on everything that has come. Returns whether the engine has failed."""
         steps = []
         try:
-            # The descriptor signals a change, not a state: everything that is there must be read.
-            with contextlib.suppress(zmq.Again):
-                while True:
-                    frames = self._outputs.recv_multipart(zmq.NOBLOCK)
-                    if frames[0] == DEAD:
-                        return True
-                    outputs = decode(frames)
-                    if outputs.utility_output is None:
-                        steps.append(outputs)
-                    else:
-                        self._answered(outputs.utility_output)
+            # The descriptor signals a change, not a state: everything that is there must be read. Asking
+            # first costs less than the exception with which a read of nothing ends.
+            while int(self._outputs.getsockopt(EVENTS)) & READABLE:
+                frames = self._outputs.recv_multipart(zmq.NOBLOCK)
+                if frames[0] == DEAD:
+                    return True
+                outputs = decode(frames)
+                if outputs.utility_output is None:
+                    steps.append(outputs)
+                else:
+                    self._answered(outputs.utility_output)
         finally:
             if steps:
                 take(steps)

@@ -30,7 +30,7 @@ class Alive:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.num_begun, self._all = 0, list[weakref.ref[Any]]()
-        for kind in (Generation, Followed):
+        for kind in (FollowedGeneration, FollowedExchange):
             self._follow(kind, monkeypatch)
 
     def _follow(self, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,13 +48,18 @@ class Alive:
         return sum(one() is not None for one in self._all)
 
 
-class Followed(Exchange):
+class FollowedGeneration(Generation):
+    """A generation that can be referred to weakly."""
+
+
+class FollowedExchange(Exchange):
     """An exchange that can be referred to weakly."""
 
 
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Alive]:
-    monkeypatch.setattr("server.http.border.Exchange", Followed)
+    monkeypatch.setattr("server.http.border.Exchange", FollowedExchange)
+    monkeypatch.setattr("server.http.routes.Generation", FollowedGeneration)
     gc.collect()
     gc.disable()
     try:

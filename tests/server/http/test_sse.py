@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from server.engine.base import TopLogprobs
 from server.errors import InvalidRequest
-from server.generation.candidates import Usage
 from server.generation.contest import Outcome
 from server.generation.logprobs import Logprobs
-from server.generation.outputs import Choice, Delta
+from server.generation.outputs import Choice, Delta, Usage
 from server.http.sse import DONE, Reply, Stream, error_frame
 
 REPLY = Reply("0123", 1700000000, "a/b")
