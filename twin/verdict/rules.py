@@ -14,6 +14,7 @@ FINAL = (400, 401, 403, 404, 405, 413, 415)  # the same request cannot succeed l
 BUSY = (429, 503)
 WINDOW_S = 120.0  # seconds within which the same request counts as a retry
 TOLERANCE_S = 0.15  # for clock differences and network delays
+JITTER_S = 0.05  # a wait that is longer by less may be so by chance
 MANY = 5  # connections or tries from which on it counts as a habit
 KEY_HEADERS = ("x-api-key", "api-key", "x-auth-token")
 KEY_PARAMETERS = ("key", "api_key", "apikey", "api-key", "token", "access_token")
@@ -149,7 +150,7 @@ def waits_longer_each_time(log: Log, seen: Seen) -> None:
         waits_s = [again.came - (one.over or one.came) for one, again in pairwise(chain) if one in failed]
         if len(waits_s) >= 2:
             seen.tried += 1
-            if max(waits_s[1:]) < 1.2 * waits_s[0] and max(waits_s) < 1.0:
+            if max(waits_s[1:]) < 1.2 * waits_s[0] + JITTER_S and max(waits_s) < 1.0:
                 words = ", ".join(f"{wait_s:.2f}" for wait_s in waits_s)
                 seen.against.append((chain[-1], f"its tries waited {words} s"))
 
