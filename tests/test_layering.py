@@ -23,7 +23,7 @@ ROOMS = {
         " draw_kernels ban_kernels launcher slots best_of"
         " runner_v1 speculative_v1 runner_v2 speculative_v2"
     ),
-    "server": "errors pip",
+    "server": "errors pip ticks",
     "server.weights": "builtin architecture checkpoint sizes adapters",
     "server.config": (
         "values patterns yamlfile engine_args sections replication adapters tracing model groups settings"

@@ -15,6 +15,7 @@ from typing import Protocol
 from server.config.settings import Settings
 from server.errors import RequestFailure, RequestTooSlow, ServiceUnavailable
 from server.http.metrics import Metrics
+from server.ticks import tick
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Connections:
         """Close connections that exceed their time limits. Runs until cancelled."""
         late = f"the request was not sent completely within {self.begun.limit_s:g} s (receive_timeout_s)"
         while True:
-            await asyncio.sleep(EVERY_S)
+            await tick(EVERY_S)
             now = time.monotonic()
             for connection in _overdue(self.lingering, now):
                 self._end(connection)

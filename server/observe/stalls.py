@@ -1,13 +1,12 @@
 """Whether this process's event loop runs: while it stands still nobody is answered, and nobody would notice.
 
-The loop shows twice a second that it runs. A thread beside it says where it stands when it does not; where
+The loop shows every second that it runs. A thread beside it says where it stands when it does not; where
 even that thread cannot run (a library keeps the interpreter to itself, or the whole process was stopped), the
 loop finds out itself when it goes on.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import threading
@@ -15,10 +14,12 @@ import time
 import traceback
 from collections.abc import Callable
 
+from server.ticks import tick
+
 log = logging.getLogger(__name__)
 
 STALL_S = 5.0
-BEAT_S = 0.5
+BEAT_S = 1.0
 # How long after a stall the process counts as unwell, so that probes learn of it. One stall is no reason to
 # restart a process that continues: this is less than a prober's patience, mostly three times ten seconds.
 UNWELL_S = 15.0
@@ -46,7 +47,7 @@ class LoopWatch:
         threading.Thread(target=self._look, args=(over,), name="loop-watch", daemon=True).start()
         try:
             while True:
-                await asyncio.sleep(BEAT_S)
+                await tick(BEAT_S)
                 self._beat()
         finally:
             over.set()

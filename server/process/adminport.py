@@ -35,7 +35,7 @@ async def serve_admin(app: ASGIApp, state: State, listener: socket.socket) -> No
     try:
         await asyncio.wait({serving})
     finally:
-        server.should_exit = True
+        server.end()
         watching.cancel()
         await serving
 

@@ -30,6 +30,7 @@ from server.engine.served import ServedModel, load_models
 from server.engine.vllm.processes import OFFLINE, SAFE_PATH
 from server.errors import ConfigurationError
 from server.http.metrics import Metrics
+from server.ticks import tick
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ class Cluster:
                 },
             )
             self._ask(AgentAsk(report=report))
-            await asyncio.sleep(TELL_S)
+            await tick(TELL_S)
 
     def _ask(self, ask: AgentAsk) -> None:
         self._write(ask.model_dump_json(exclude_none=True))

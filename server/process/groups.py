@@ -22,6 +22,7 @@ from server.process.shares import Resident, Shares
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.25  # seconds between two looks, if nothing happens
+QUIET_S = 1.0  # if no model moves by itself
 
 
 class Groups:
@@ -120,13 +121,20 @@ class Groups:
                 self._look()
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
+                    async with asyncio.timeout(LOOK_S if self._may_move() else QUIET_S):
                         await self._changed.wait()
         finally:
             moves = [one.move for one in self._residents.values() if one.move is not None]
             for move in moves:
                 move.cancel()
             await asyncio.gather(*moves, return_exceptions=True)
+
+    def _may_move(self) -> bool:
+        """Whether a model moves, or may do so when time passes or a job ends."""
+        return any(
+            not one.member.is_settled or one.member.unload_after_s or one.group.memory < math.inf
+            for one in self._residents.values()
+        )
 
     def _look(self) -> None:
         now = time.monotonic()

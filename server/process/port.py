@@ -29,6 +29,7 @@ from server.http.protocol import Protocol as Connection
 from server.http.state import State
 from server.process.descriptors import most_connections
 from server.process.unixsocket import UnixListener
+from server.ticks import tick
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ BACKLOG = 2048  # connections that arrive at once wait here instead of being ref
 # request's cost.
 GC_THRESHOLD = (50_000, 20, 100)
 POLL_S = 0.02
+DATE_S = 1.0
 LAST_WORDS_S = 5  # seconds for replies that the drain cuts off to send their error frame
 
 
@@ -124,6 +126,27 @@ def stop_listening(listener: socket.socket) -> None:
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers, which would cut replies off and exit with the signal's status."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._is_ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Serve no longer."""
+        self.should_exit = True
+        self._is_ended.set()
+
+    async def main_loop(self) -> None:
+        """uvicorn's wakes ten times a second, for what it does once a second: the date of replies."""
+        await self.on_tick(0)
+        dating = asyncio.create_task(self._date())
+        await self._is_ended.wait()
+        dating.cancel()
+
+    async def _date(self) -> None:
+        while True:
+            await tick(DATE_S)
+            await self.on_tick(0)
+
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
@@ -180,7 +203,7 @@ async def live(
         for task in (*running, *aside, stop):
             task.cancel()
         await asyncio.gather(*running, *aside, stop, return_exceptions=True)
-        server.should_exit = True
+        server.end()
         await serving
         if state.tracer is not None:
             await asyncio.to_thread(state.tracer.close)

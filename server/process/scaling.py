@@ -3,7 +3,6 @@ this machine's GPUs."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable
 from server.engine.replicas import Replicas
 from server.engine.scaling import Scale
 from server.engine.served import ServedModel
+from server.ticks import tick
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Scaling:
                 if not model.engine.changing.locked():  # a reload is changing it
                     async with model.engine.changing:
                         await self._look(model)
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
 
     async def _look(self, model: ServedModel) -> None:
         engine, leaving = model.engine, self._leaving.setdefault(model.engine, set())

@@ -10,13 +10,14 @@ An engine whose processes do not run at all, not even the thread in each that to
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from server.ticks import tick
 
 LOOK_S = 1.0
 RELIST_S = 15.0  # seconds between two searches for its processes, which go through all of the machine's
@@ -124,12 +125,12 @@ class Pulse:
     async def stops(self) -> str:
         """Return only when the engine hangs, with how in words."""
         while not self._hang_timeout_s:  # its state is asked for even so, for the metrics
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
             if self.is_up:
                 self._is_answered()
         last = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await tick(LOOK_S)
             now = time.monotonic()
             # While this process itself stood still, it did not hear the engine.
             passed_s, last = min(now - last, 2 * LOOK_S), now

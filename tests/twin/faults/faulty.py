@@ -65,7 +65,7 @@ async def faulty(model: ServedModel, **settings: Any) -> AsyncIterator[Faulty]:
             try:
                 yield Faulty(listener.getsockname()[1], faults, server, connections)
             finally:
-                server.should_exit = True
+                server.end()
                 await serving
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)

@@ -55,7 +55,7 @@ async def watched(model: ServedModel) -> AsyncIterator[tuple[str, Eyes]]:
             try:
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}", eyes
             finally:
-                server.should_exit = True
+                server.end()
                 await serving
 
 
