@@ -18,6 +18,7 @@ from server.engine.served import ServedModel
 from server.errors import ConfigurationError, EngineFailed, Failure, InvalidRequest, ServiceUnavailable
 from server.http.metrics import Metrics
 from server.process.shares import Resident, Shares
+from server.ticks import next_in_s
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class Groups:
                 self._look()
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S if self._may_move() else QUIET_S):
+                    async with asyncio.timeout(next_in_s(LOOK_S if self._may_move() else QUIET_S)):
                         await self._changed.wait()
         finally:
             moves = [one.move for one in self._residents.values() if one.move is not None]

@@ -219,6 +219,15 @@ def test_all_of_its_processes_count(family: tuple[int, int], tmp_path: Path) -> 
     wait_for(lambda: processes.look(first).is_stopped, 30)
 
 
+def test_the_kernels_lists_name_the_same_as_psutil(family: tuple[int, int]) -> None:
+    """psutil goes through all processes of the machine for it."""
+    first, child = family
+    found = pulse_module.family(first)
+    assert found == [psutil.Process(first), psutil.Process(child)]
+    above = pulse_module.family(os.getpid())
+    assert set(found) < set(above) <= {psutil.Process(), *psutil.Process().children(recursive=True)}
+
+
 def test_a_child_that_has_ended_counts_no_more(family: tuple[int, int], tmp_path: Path) -> None:
     """The others do, and what the engine has started since is found."""
     processes = Processes(tmp_path / "beat")
