@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -106,7 +106,9 @@ def main() -> None:
     parser.add_argument("--rust", type=Path, help="path of vllm-rs, vLLM's Rust front end")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--only", help="measure one front end: `ours`, `ours, 2 workers`, `vllm` or `vllm-rs`"
+        "--only",
+        action="append",
+        help="measure only this front end, or these: `ours`, `ours, 2 workers`, `vllm`, `vllm-rs`",
     )
     parser.add_argument("--cells", help="kinds of load, comma separated, such as: plain,logprobs 5,whole")
     options = parser.parse_args()
@@ -117,7 +119,7 @@ def main() -> None:
         folder = Path(name)
         set_step(folder / "step", 0.0)
         os.environ |= {STEP_FILE: str(folder / "step"), "PYTHONPATH": str(Path(__file__).parents[1])}
-        servers = [stack.enter_context(start) for start in starts(folder, options.rust, options.only)]
+        servers = [stack.enter_context(start) for start in starts(folder, options.rust, options.only or ())]
         starting = {server.name: server.started_s for server in servers}
         measured: dict[tuple[Cell, str], list[dict[str, Any]]] = {}
         answered = {(server.name, kind) for server in servers for kind in kinds if answers(server, kind)}
@@ -141,7 +143,7 @@ def main() -> None:
 def starts(
     folder: Path,
     rust: Path | None,
-    only: str | None,
+    only: Collection[str],
     engine: dict[str, int] = ENGINE,
     engine_args: dict[str, Any] = ENGINE_ARGS,
 ) -> list[Any]:
@@ -158,7 +160,7 @@ def starts(
     }
     if rust:
         found["vllm-rs"] = lambda: vllm(folder, builtin_path(MODEL), flags, rust=rust)
-    return [start() for name, start in found.items() if only in (None, name)]
+    return [start() for name, start in found.items() if not only or name in only]
 
 
 def answers(server: Server, kind: str) -> bool:

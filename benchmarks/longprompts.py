@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--rust", type=Path, help="path of vllm-rs, vLLM's Rust front end")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
-        "--only", help="measure one front end: `ours`, `ours, 2 workers`, `vllm` or `vllm-rs`"
+        "--only",
+        action="append",
+        help="measure only this front end, or these: `ours`, `ours, 2 workers`, `vllm`, `vllm-rs`",
     )
     options = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
@@ -57,7 +59,7 @@ def main() -> None:
         engine_args = {**ENGINE_ARGS, "num_gpu_blocks_override": 131_072}
         engine_args["max_num_batched_tokens"] = STEP_TOKENS
         engine_args["hf_overrides"] = {"max_position_embeddings": ENGINE["max_model_len"]}
-        to_start = starts(folder, options.rust, options.only, ENGINE, engine_args)
+        to_start = starts(folder, options.rust, options.only or (), ENGINE, engine_args)
         servers = [stack.enter_context(start) for start in to_start]
         for server in servers:
             both(server, 0)

@@ -121,8 +121,9 @@ class CandidateText:
         """As _delta, for one token that is not the last: without its loops, the usual case is cheaper."""
         logprobs = None
         if top is not None and self._params.num_logprobs is not None:
-            part = self._detokenizer.bytes_of(token_id)
-            offset = self._length + self._detokenizer.num_given_up(part)
+            offset = self._length
+            if self._detokenizer.is_amid:
+                offset += self._detokenizer.num_given_up(self._detokenizer.bytes_of(token_id))
             logprobs = Logprobs(self._tokenizer.names, top, [offset])
         text = self._token(token_id, hidden=False)
         if self._params.stop:

@@ -15,7 +15,8 @@ from server.generation.outputs import Choice, Delta, Usage
 DONE = b"data: [DONE]\n\n"
 FRAME_END = b"]}\n\n"
 INDEX = b'{"index":%d,"text":'
-PLAIN_END = b',"logprobs":null,"finish_reason":null}' + FRAME_END
+LOGPROBS, END = b',"logprobs":', b',"finish_reason":null}' + FRAME_END
+PLAIN_END = LOGPROBS + b"null" + END
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
@@ -122,7 +123,7 @@ class Stream:
     """
 
     __slots__ = (
-        *("is_over", "_continuous", "_include_usage", "_num_tokens", "_plain_head", "_prompt_tokens"),
+        *("is_over", "_continuous", "_include_usage", "_num_tokens", "_first_head", "_prompt_tokens"),
         *("_reply", "_unfinished"),
     )
 
@@ -142,7 +143,7 @@ class Stream:
         self._num_tokens = 0  # generated
         self._include_usage = include_usage
         self._continuous = continuous
-        self._plain_head = reply.chunk_head + INDEX % 0  # of chunks with only text, as most have
+        self._first_head = reply.chunk_head + INDEX % 0  # of the first choice's chunks
 
     def frames(self, deltas: list[Delta]) -> bytes:
         """The frames of a batch of deltas; after the last choice has finished, also the end of the stream."""
@@ -159,13 +160,16 @@ class Stream:
 
     def _chunk(self, delta: Delta) -> bytes:
         self._num_tokens += delta.num_tokens
-        if delta.logprobs is None and delta.finish_reason is None and delta.token_ids is None:
-            if not delta.text:
+        logprobs = delta.logprobs
+        if delta.finish_reason is None and delta.token_ids is None:
+            if logprobs is None and not delta.text:
                 return b""
             if not self._include_usage:
-                index = delta.index
-                head = self._reply.chunk_head + INDEX % index if index else self._plain_head
-                return b"".join((head, orjson.dumps(delta.text), PLAIN_END))
+                index, text = delta.index, orjson.dumps(delta.text)
+                head = self._reply.chunk_head + INDEX % index if index else self._first_head
+                if logprobs is None:
+                    return b"".join((head, text, PLAIN_END))
+                return b"".join((head, text, LOGPROBS, orjson.dumps(logprobs.arrays()), END))
         if delta.finish_reason is not None:
             self._unfinished -= 1
             self.is_over = self._unfinished == 0

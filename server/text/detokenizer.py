@@ -18,6 +18,11 @@ class Detokenizer:
         self._skip: frozenset[int] = tokenizer.special if skip_special else frozenset()
         self._pending = b""  # the beginning of a character
 
+    @property
+    def is_amid(self) -> bool:
+        """Whether a character has begun that is not complete."""
+        return bool(self._pending)
+
     def push(self, token_id: int) -> str:
         """The characters that this token completes."""
         if token_id in self._skip:
