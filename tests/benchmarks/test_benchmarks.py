@@ -72,6 +72,7 @@ def test_the_commit_of_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) ->
     ("table", "file", "key"),
     [
         (frontend.table, "frontend-cpu", "rows"),
+        (frontend.table, "frontend-xeon-cpu", "rows"),
         (frontend.table, "frontend-before-cpu", "rows"),
         (serving.table, "serving-cpu", "rows"),
         (report.steps, "sampling-cpu", "cells"),
