@@ -29,8 +29,8 @@ from server.engine.prefixes import BLOCK
 # The load of a replica: requests a second, tokens of a reply, seconds of a step.
 A_SECOND, NUM_PROMPT, NUM_REPLY, STEP_S = 5.0, 2000, 150, 0.02
 STREAMS = A_SECOND * NUM_REPLY * STEP_S  # at the same time
-# Costs of a front end, measured before (docs/performance.md, benchmarks/results/frontend-xeon-cpu.json): CPU of a
-# request, and of a token at 256 streams.
+# Costs of a front end, measured before (benchmarks/results/frontend-xeon-cpu.json): CPU of a request, and of
+# a token at 256 streams.
 REQUEST_S, TOKEN_S = 350e-6, 13.3e-6
 SCRAPE_EVERY_S, BEAT_EVERY_S, REPORT_EVERY_S = 15.0, 2.0, 0.5
 NUM_BLOCKS = 9_500  # a replica's cache: 40 GB beside Llama 3 8B
