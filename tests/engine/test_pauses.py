@@ -28,7 +28,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "several choices": {"n": 2},
     "penalties": {"repetition_penalty": 1.5, "frequency_penalty": 0.7, "presence_penalty": 0.3},
     "filters": {"top_k": 50, "top_p": 0.9, "min_p": 0.01},
-    "stop": {"stop": [" the", "e"], "min_tokens": 40},
+    "stop": {"stop": [" the", "e"], "min_tokens": 70},
     "grammar": {"structured_outputs": {"regex": "([a-d]{2} ){30,40}end"}, "ignore_eos": None},
     "logprobs": {"logprobs": 2, "echo": True},
     "bans": {"bad_words": ["the", " of"], "logit_bias": {"7042": 3}},
@@ -80,15 +80,19 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("adapter", ["", "/a"])
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_choices_are_the_same(client: Client, name: str, adapter: str) -> None:
-    """Whatever acts on the text, with an adapter and without; some candidates did pause."""
-    fields = FIELDS[name]
-    before = num_started(client)
-    found = completed(client, PAUSING + adapter, fields)
-    num_prompts = 2 if name == "two prompts" else 1
-    assert num_started(client) > before + BEST_OF * num_prompts
-    expected = completed(client, WITHOUT + adapter, fields)
-    assert found["usage"]["completion_tokens"] <= expected["usage"]["completion_tokens"]
-    assert_alike(found, expected)
+    """Whatever acts on the text, with an adapter and without; some candidates did pause. A busy server may
+    hear of many steps at once, too late for a pause: then another seed."""
+    num_prompts, num_paused = 2 if name == "two prompts" else 1, 0.0
+    for seed in range(5, 15):
+        fields, before = FIELDS[name] | {"seed": seed}, num_started(client)
+        found = completed(client, PAUSING + adapter, fields)
+        num_paused = num_started(client) - before - BEST_OF * num_prompts
+        expected = completed(client, WITHOUT + adapter, fields)
+        assert found["usage"]["completion_tokens"] <= expected["usage"]["completion_tokens"]
+        assert_alike(found, expected)
+        if num_paused > 0:
+            break
+    assert num_paused > 0
 
 
 def test_many_at_once(server: Server) -> None:
