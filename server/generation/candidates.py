@@ -42,17 +42,8 @@ class Generation:
         *("also", "finish_reasons", "most_tokens", "num_candidates", "num_choices", "num_prompts"),
         *("params", "trails", "usage"),
         *("_adapter", "_arrived", "_candidates_made", "_ended", "_engine", "_id", "_loop"),
-        *(
-            "_prompts",
-            "_requester",
-            "_running",
-            "_seed",
-            "_single",
-            "_take",
-            "_tokenizer",
-            "_unfinished",
-            "_unique",
-        ),
+        *("_prompts", "_requester", "_running", "_seed", "_single"),
+        *("_take", "_tokenizer", "_unfinished", "_unique"),
     )
 
     def __init__(

@@ -79,10 +79,11 @@ def family(pid: int) -> list[psutil.Process]:
         return [*found, *found[0].children(recursive=True)]
     while unseen:
         for children in Path(f"/proc/{unseen.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError, psutil.NoSuchProcess):  # it has just ended
-                numbers = [int(number) for number in children.read_text().split()]
-                found += map(psutil.Process, numbers)
-                unseen += numbers
+            with contextlib.suppress(OSError):  # the thread has just ended
+                for number in map(int, children.read_text().split()):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        found.append(psutil.Process(number))
+                        unseen.append(number)
     return found
 
 
