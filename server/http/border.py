@@ -10,10 +10,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +30,7 @@ from server.http.disconnect import ClientLeft
 from server.http.failures import response_to
 from server.http.following import Following
 from server.http.page import FILES
+from server.http.protocol import ADDRESS
 from server.http.ratelimits import headers_of
 from server.http.records import CLIENT_LEFT, note
 from server.http.spans import span_of
@@ -74,16 +74,17 @@ class Border:
         scope["exchange"] = exchange
         if self.state.tracer is not None:
             exchange.following = self._follow(scope)
+        if (journal := self.state.journal) is not None and journal.settings.client_address:
+            exchange.client = address_of(scope)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status, exchange.first_byte = message["status"], time.monotonic()
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = exchange.request_id
+                more = [("x-request-id", exchange.request_id), *headers_of(exchange.allowance)]
                 if exchange.following is not None:
-                    headers["traceresponse"] = exchange.following.trace.response
-                for name, value in headers_of(exchange.allowance):
-                    headers[name] = value
+                    more.append(("traceresponse", exchange.following.trace.response))
+                coded = ((name.encode("ascii"), value.encode("latin-1")) for name, value in more)
+                message["headers"] = [*message.get("headers", ()), *coded]
             await send(message)
 
         self.state.count(+1)
@@ -155,7 +156,7 @@ class Border:
         if path.endswith("/completions"):
             self.state.record(exchange)
             if self.state.journal is not None:
-                note(self.state.journal, exchange, scope)
+                note(self.state.journal, exchange)
         elif path in ("/health", "/ready", "/metrics") or path.startswith(FILES):
             return  # probes would fill the log, and opening a page would add twenty lines
         elif path == DETAILS and exchange.status == 200:
@@ -212,6 +213,14 @@ def of_router(error: HTTPException, method: str, path: str) -> RequestFailure:
     if error.status_code == 404:
         return NotFound(f"no route {path}")
     return InvalidRequest(str(error.detail))
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address; "": unknown."""
+    ask: Callable[[], str] | None = scope.get("extensions", {}).get(ADDRESS)
+    if ask is not None:
+        return ask()
+    return str(scope["client"][0]) if scope.get("client") else ""
 
 
 def request_id_of(scope: Scope) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from server.errors import RequestTimeout
+from server.http.protocol import LEAVING
 
 T = TypeVar("T")
 
@@ -17,22 +19,29 @@ class ClientLeft(Exception):  # noqa: N818  # it is not an error
     """The client closed the connection; nobody is there to answer."""
 
 
-async def unless_client_leaves(receive: Receive, work: Awaitable[T], deadline: float | None = None) -> T:
+async def unless_client_leaves(
+    scope: Scope, receive: Receive, work: Awaitable[T], deadline: float | None = None
+) -> T:
     """The result of the work. If the client leaves first or the deadline passes, the work is cancelled and
     its clean-up awaited; then raises ClientLeft or RequestTimeout.
 
     receive: ASGI's, of a request whose body has been read, so that its only message is the disconnect.
     deadline: of the loop's clock.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_left(receive))
-    watching.add_done_callback(lambda _: working.cancel())
+    working, has_left = asyncio.ensure_future(work), False
+
+    def leave() -> None:
+        nonlocal has_left
+        has_left = True
+        working.cancel()
+
     loop = asyncio.get_running_loop()
     timer = None if deadline is None else loop.call_at(deadline, working.cancel)
+    forget = _watch(scope, receive, leave)
     try:
         return await working
     except asyncio.CancelledError:
-        if watching.done():
+        if has_left:
             raise ClientLeft from None
         if deadline is not None and loop.time() >= deadline:
             raise RequestTimeout(
@@ -40,9 +49,20 @@ async def unless_client_leaves(receive: Receive, work: Awaitable[T], deadline: f
             ) from None
         raise
     finally:
-        watching.cancel()
+        forget()
         if timer is not None:
             timer.cancel()
+
+
+def _watch(scope: Scope, receive: Receive, leave: Callable[[], None]) -> Callable[[], object]:
+    """Have `leave` called when the client leaves. Returns a function that ends this."""
+    notify: Callable[[Callable[[], None] | None], None] | None = scope.get("extensions", {}).get(LEAVING)
+    if notify is not None:
+        notify(leave)
+        return partial(notify, None)
+    watching = asyncio.ensure_future(_left(receive))
+    watching.add_done_callback(lambda task: None if task.cancelled() else leave())
+    return watching.cancel
 
 
 async def _left(receive: Receive) -> None:

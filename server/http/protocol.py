@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol, with time limits, limits on bytes, and notice of clients that leave.
 
-It adds an ASGI extension that writes a part of a body without being awaited (writer.py). An application finds
-it in scope["extensions"][WRITE], and works without it where it is missing.
+It adds ASGI extensions, which an application finds in scope["extensions"], and works without where they are
+missing. WRITE: writes a part of a body without being awaited (writer.py). LEAVING: calls a function if the
+client leaves (Cycle.notify). ADDRESS: returns the client's address, or "".
 """
 
 from __future__ import annotations
@@ -12,56 +13,27 @@ import time
 from typing import Any, Literal
 
 import httptools
-from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr
 
 from server.errors import InvalidRequest, RequestFailure, RequestTooLarge, ServiceUnavailable
 from server.http.connections import Connections
+from server.http.cycle import Cycle, knows_chunks
 from server.http.failures import response_to
 from server.http.writer import Writer
 from server.observe.logs import log_request
 
 WRITE = "verbatim.write"
+LEAVING = "verbatim.leaving"
+ADDRESS = "verbatim.address"
 
 # Also limits all bytes of a request outside its body, beyond the body's own length.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_IGNORED_BYTES = 64 * 1024 * 1024  # bytes that are read and ignored after a refusal
 
 Part = Literal["start", "head", "body"]  # of a request, which comes next
-
-
-class Cycle(RequestResponseCycle):
-    """uvicorn's request and its reply, for a request that has not come completely, or is HTTP/1.0.
-
-    uvicorn creates them without a way to choose the class, so their class is changed afterwards. refusal:
-    raised where the rest of the body is awaited. lingers: whether the connection is read on after the reply.
-    """
-
-    refusal: RequestFailure | None = None
-    lingers = False
-
-    def refuse(self, failure: RequestFailure) -> None:
-        self.refusal, self.keep_alive = failure, False
-        self.message_event.set()
-
-    async def receive(self) -> ASGIReceiveEvent:
-        message = await super().receive()
-        if self.refusal is not None:
-            raise self.refusal
-        return message
-
-    async def send(self, message: ASGISendEvent) -> None:
-        if message["type"] == "http.response.body":
-            if _ends_with_connection(self):
-                self.expected_content_length = len(message.get("body", b""))
-            if self.more_body and not self.keep_alive:
-                self.keep_alive, self.lingers = True, True  # on_response_complete closes it
-        await super().send(message)
-
-
-def _ends_with_connection(cycle: RequestResponseCycle) -> bool:
-    """Whether a body of unknown length ends with the connection, because the client does not know chunks."""
-    return cycle.scope["http_version"] != "1.1"
 
 
 def _large_head() -> RequestTooLarge:
@@ -85,7 +57,7 @@ class Protocol(HttpToolsProtocol):
         self._since = 0.0  # when the awaited part began
         self._num_surplus = 0  # bytes of the request outside its body, minus the length of its body
         self._num_fed = 0  # bytes that the parser is working on
-        self._running: RequestResponseCycle | None = None
+        self._running: Cycle | None = None
         self._ahead = bytearray()  # bytes that came while a request waits for its turn
         self._refusal: RequestFailure | None = None  # to be sent after the replies before it
         self._wants_upgrade = False
@@ -99,7 +71,10 @@ class Protocol(HttpToolsProtocol):
     # --- the connection ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        # As uvicorn's, without the two addresses: each takes a socket object and some calls of the kernel.
+        self.connections.add(self)
+        self.transport, self.flow = transport, FlowControl(transport)
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self._writer = Writer(transport)
         self._since = time.monotonic()
         if not self._all.admit(self):
@@ -110,8 +85,7 @@ class Protocol(HttpToolsProtocol):
         self._all.forget(self)
         self.pipeline.clear()
         if self._running is not None and self._is_busy:  # uvicorn tells only the last request
-            self._running.disconnected = True
-            self._running.message_event.set()
+            self._running.leave()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -146,6 +120,10 @@ class Protocol(HttpToolsProtocol):
         super().resume_writing()
         self._writer.is_full = False
         self._all.note_taking(self)
+
+    def _address(self) -> str:
+        client = get_remote_addr(self.transport)
+        return client[0] if client is not None else ""
 
     def drop(self) -> None:
         self.transport.abort()
@@ -215,9 +193,7 @@ class Protocol(HttpToolsProtocol):
         """The running request, if its body is still coming."""
         if self._part != "body" or self._running is not self.cycle:
             return None
-        self.cycle.__class__ = Cycle
-        assert isinstance(self.cycle, Cycle)
-        return self.cycle
+        return self._running
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -233,11 +209,10 @@ class Protocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._part = "body"
-        write = self._writer.chunk
-        if _ends_with_connection(self.cycle):
-            self.cycle.__class__ = Cycle
-            self.cycle.chunked_encoding, write = False, self._writer.part
-        extensions: dict[str, object] = {WRITE: write}
+        self.cycle.__class__ = Cycle
+        assert isinstance(self.cycle, Cycle)
+        write = self._writer.chunk if knows_chunks(self.scope) else self._writer.part
+        extensions: dict[str, object] = {WRITE: write, LEAVING: self.cycle.notify, ADDRESS: self._address}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # uvicorn knows only its own
         self._read_on()
 
@@ -260,11 +235,11 @@ class Protocol(HttpToolsProtocol):
     # --- replies -------------------------------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
+        self._running = cycle  # type: ignore[assignment]  # it becomes one
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
-        if isinstance(self._running, Cycle) and self._running.lingers:
+        if self._running is not None and self._running.lingers:
             self._linger()
             return
         super().on_response_complete()  # this starts the next waiting request

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from msgspec.structs import fields
-from starlette.types import Scope
 
 from server.contract.params import GenerationParams
 from server.contract.request import CompletionRequest
@@ -34,9 +33,9 @@ FIELDS = CompletionRequest.model_fields.keys() - {"model"}
 UNKEPT = "cache_salt"  # a secret of the client, never recorded
 
 
-def note(journal: Journal, exchange: Exchange, scope: Scope) -> None:
+def note(journal: Journal, exchange: Exchange) -> None:
     """Add the record to the journal."""
-    entry = entry_of(exchange, scope, journal.settings.client_address)
+    entry = entry_of(exchange)
     notes, num_chars = exchange.notes, 0
     if notes is not None and notes.settings.prompts:
         entry.request, num_chars = _request(notes, entry)
@@ -45,7 +44,7 @@ def note(journal: Journal, exchange: Exchange, scope: Scope) -> None:
     journal.add(entry, num_chars)
 
 
-def entry_of(exchange: Exchange, scope: Scope, with_address: bool) -> Entry:
+def entry_of(exchange: Exchange) -> Entry:
     total_s = time.monotonic() - exchange.started
     came = datetime.now(UTC) - timedelta(seconds=total_s)
     entry = Entry(
@@ -66,8 +65,7 @@ def entry_of(exchange: Exchange, scope: Scope, with_address: bool) -> Entry:
     if exchange.usage is not None:
         entry.prompt_tokens = exchange.usage.prompt_tokens
         entry.completion_tokens = exchange.usage.completion_tokens
-    if with_address and scope.get("client"):
-        entry.client = str(scope["client"][0])
+    entry.client = exchange.client
     if exchange.notes is not None:
         _add_notes(entry, exchange.notes, exchange.started)
     return entry

@@ -206,7 +206,8 @@ async def _generation(
 async def _whole(request: Request, generation: Generation, reply: Reply, deadline: float | None) -> Response:
     deltas: list[Delta] = []
     try:
-        await unless_client_leaves(request.receive, generation.start(deltas.extend), deadline)
+        work = generation.start(deltas.extend)
+        await unless_client_leaves(request.scope, request.receive, work, deadline)
     finally:
         generation.close()
     choices = fold(generation.num_choices, deltas)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Exchange:
     """One HTTP request, for the log and the metrics. Times are of time.monotonic, in seconds.
 
-    send: the server's own, beneath all layers of the application.
+    send: the server's own, beneath all layers of the application. client: its address, if it is recorded.
     """
 
     request_id: str
@@ -47,6 +47,7 @@ class Exchange:
     allowance: Allowance = UNLIMITED
     model: str = ""
     user: str = ""
+    client: str = ""
     usage: Usage | None = None
     notes: Notes | None = None  # for the journal
     following: Following | None = None  # if the request is traced

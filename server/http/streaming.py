@@ -67,16 +67,16 @@ class EventStream:
         self._sign = asyncio.get_running_loop().call_later(ALIVE_S, self._stay_alive)
         take = self._take if self._gathering is None else self._gathering.push
         try:
-            await unless_client_leaves(receive, self._generation.start(take), self._deadline)
+            await unless_client_leaves(scope, receive, self._generation.start(take), self._deadline)
             if self._catching_up is not None:
-                await unless_client_leaves(receive, self._catching_up)
+                await unless_client_leaves(scope, receive, self._catching_up)
         except RequestFailure as failure:
             self._let_go()
             if not self._is_started:
                 raise
             exchange.reason = failure.reason
             self._generation.close()
-            await self._fail(receive, failure)
+            await self._fail(scope, receive, failure)
         finally:
             self._sign.cancel()
             if self._gathering is not None:
@@ -130,13 +130,13 @@ class EventStream:
             if frames := self._stream.frames(deltas):
                 await self._send_body(_body(frames, more=not self._stream.is_over))
 
-    async def _fail(self, receive: Receive, failure: RequestFailure) -> None:
+    async def _fail(self, scope: Scope, receive: Receive, failure: RequestFailure) -> None:
         if self._catching_up is not None:
-            await unless_client_leaves(receive, self._catching_up)
+            await unless_client_leaves(scope, receive, self._catching_up)
         if self._stream.is_over:  # the held deltas were the last ones
             return
         last = _body(error_frame(failure) + DONE, more=False)
-        await unless_client_leaves(receive, self._send_body(last))
+        await unless_client_leaves(scope, receive, self._send_body(last))
 
 
 def _cannot_write(part: bytes) -> bool:

@@ -52,7 +52,7 @@ class Proxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = await read_asked(scope, receive)
-        await unless_client_leaves(receive, self._relay(asked, send))
+        await unless_client_leaves(scope, receive, self._relay(asked, send))
 
     async def _relay(self, asked: Asked, send: Send) -> None:
         started = time.monotonic()

@@ -22,7 +22,7 @@ class Replay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = await read_asked(scope, receive)
         exchange = self._recordings.find(asked)
-        await unless_client_leaves(receive, self._answer(exchange, send))
+        await unless_client_leaves(scope, receive, self._answer(exchange, send))
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         """An incomplete recording stays incomplete, so that its connection is closed."""

@@ -117,5 +117,5 @@ async def test_clean_up_is_waited_for() -> None:
         return {"type": "http.disconnect"}
 
     with pytest.raises(ClientLeft):
-        await unless_client_leaves(receive, work())
+        await unless_client_leaves({}, receive, work())
     assert tidy.is_set()
