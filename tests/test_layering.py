@@ -49,8 +49,8 @@ ROOMS = {
     "server.journal": "entry redaction scrubber counts files writer reading filters usage",
     "server.page": "",  # what a browser gets, without a line of Python
     "server.http": (
-        "eager sse metricsfile metrics following journaling state spans failures ratelimits connections"
-        " expiry certificates handshake writer cycle protocol disconnect body"
+        "eager entrance sse metricsfile metrics following journaling state spans failures ratelimits"
+        " connections expiry certificates handshake writer cycle protocol disconnect body"
         " gathering streaming cors page documents records paths border openapi routes tokens admin adapters"
         " details app"
     ),

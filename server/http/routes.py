@@ -28,6 +28,7 @@ from server.generation.outputs import Delta, fold
 from server.generation.prompts import encode_prompts
 from server.http.body import read_body
 from server.http.disconnect import unless_client_leaves
+from server.http.entrance import next_stage
 from server.http.expiry import end_of
 from server.http.openapi import (
     ATTESTATION_RESPONSES,
@@ -80,7 +81,9 @@ async def create_completion(request: Request) -> ASGIApp:
     exchange.allowance = state.limits.of(exchange.key)
     state.check_accepting()
     exchange.allowance.begin()
-    wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
+    body = await read_body(request, state.settings.max_body_bytes)
+    await state.entrance.enter()
+    wanted = parse_request(body)
     notes = exchange.notes = state.journal.follow(wanted) if state.journal is not None else None
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""
@@ -151,6 +154,7 @@ async def attestation(request: Request) -> Response:
 @operations.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     state = state_of(request)
+    state.tell()
     for model in state.models.values():
         state.metrics.ready.labels(model.id).set(model.engine.status.ready)
         state.metrics.loads.tell(model.id, model.engine.state, model.engine.residence.size)
@@ -197,7 +201,9 @@ async def _generation(
     if params.grammar is not None:
         await check_grammar(params.grammar, wanted, model)
     how = resolve_stream(wanted, settings.stream_interval)
+    await next_stage()
     prompts = await encode_prompts(wanted, params, model)
+    await next_stage()
     check_room(model.engine, len(prompts) * params.best_of, requester, settings.request_timeout_s)
     generation = Generation(request_id, prompts, params, model.engine, tokenizer, requester, model.adapter)
     return generation, how
@@ -210,6 +216,7 @@ async def _whole(request: Request, generation: Generation, reply: Reply, deadlin
         await unless_client_leaves(request.scope, request.receive, work, deadline)
     finally:
         generation.close()
+    await next_stage()
     choices = fold(generation.num_choices, deltas)
     outcomes = generation.outcomes() if generation.params.return_candidates else ()
     body = reply.body(choices, generation.usage, outcomes, generation.params.best_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from server.config.settings import Settings
 from server.engine.base import Phase
 from server.engine.group import Place
 from server.engine.served import ServedModel
+from server.engine.vllm.stats import observe
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.outputs import Usage
+from server.http.entrance import Entrance
 from server.http.following import Following
 from server.http.journaling import Journal, Notes
 from server.http.metrics import Metrics
@@ -66,8 +69,8 @@ class State:
     """The state of the server. draining: no new completions are accepted, running ones finish. loop: the
     watch over this process's event loop. change: adds, changes or removes an adapter; raises a Failure; None:
     this server cannot. journal: None: there is none. place: loads or unloads a model; None: the engines are
-    not this process's alone. tracer: None: no request is traced. nodes: in a cluster,
-    where the engine of each model's replica is; None: there is no cluster."""
+    not this process's alone. is_to_tell: the gauges are about to be set. tracer: None: no request is traced.
+    nodes: in a cluster, where the engine of each model's replica is; None: there is no cluster."""
 
     settings: Settings
     models: dict[str, ServedModel]
@@ -82,7 +85,9 @@ class State:
     tracer: Tracer | None = None
     draining: bool = False
     in_flight: int = 0
+    is_to_tell: bool = False
     loop: LoopWatch = field(init=False)
+    entrance: Entrance = field(default_factory=Entrance)
 
     def __post_init__(self) -> None:
         self.loop = LoopWatch(self.metrics.loop_stalls.inc)
@@ -120,6 +125,13 @@ class State:
     def count(self, change: int) -> None:
         """Count a request that begins (1) or ends (-1)."""
         self.in_flight += change
+        if not self.is_to_tell:  # once for all requests of this turn of the loop
+            self.is_to_tell = True
+            asyncio.get_running_loop().call_soon(self.tell)
+
+    def tell(self) -> None:
+        """Set the gauges of what this process is doing."""
+        self.is_to_tell = False
         self.metrics.in_flight.set(self.in_flight)
         for model in self.models.values():
             waiting = self.metrics.of(self.metrics.waiting, model.id)
@@ -133,10 +145,10 @@ class State:
             metrics.of(metrics.errors, *labels, exchange.reason).inc()
         if exchange.model:
             seconds = time.monotonic() - exchange.started
-            metrics.of(metrics.seconds, exchange.model).observe(seconds)
+            observe(metrics.of(metrics.seconds, exchange.model), seconds)
             if exchange.first_byte is not None:
                 first = exchange.first_byte - exchange.started
-                metrics.of(metrics.first_seconds, exchange.model).observe(first)
+                observe(metrics.of(metrics.first_seconds, exchange.model), first)
         if exchange.usage is not None:
             metrics.of(metrics.prompt_tokens, *labels).inc(exchange.usage.prompt_tokens)
             metrics.of(metrics.completion_tokens, *labels).inc(exchange.usage.completion_tokens)

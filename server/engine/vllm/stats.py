@@ -181,7 +181,7 @@ class EngineStats:
             request.first_token = timestamp
             if output.prefill_stats is not None:
                 request.cached_tokens = output.prefill_stats["num_cached_tokens"]
-            self._first_s.observe(time.monotonic() - request.arrived)
+            observe(self._first_s, time.monotonic() - request.arrived)
             self._prompt_tokens.inc(request.num_prompt_tokens)
         if output.finish_reason is not None:
             self._finish(request, output.finish_reason, timestamp)
@@ -198,7 +198,7 @@ class EngineStats:
             return
         if num_tokens:
             self._tokens.inc(num_tokens)
-            self._step_tokens.observe(num_tokens)
+            observe(self._step_tokens, num_tokens)
         for gap_s, count in gaps:
             observe(self._gap_s, gap_s, count)
         if stats is not None:
@@ -228,20 +228,21 @@ class EngineStats:
 
     def _finish(self, request: RequestStats, reason: int, last: float) -> None:
         self._ended[reason].inc()
-        self._request_prompt.observe(request.num_prompt_tokens)
-        self._request_tokens.observe(request.num_tokens)
+        observe(self._request_prompt, request.num_prompt_tokens)
+        observe(self._request_tokens, request.num_tokens)
         decode_s = last - request.first_token
         if request.num_tokens > 1:
-            self._token_s.observe(decode_s / (request.num_tokens - 1))
-        self._request_s.observe(time.monotonic() - request.arrived)
-        self._decode_s.observe(decode_s)
+            observe(self._token_s, decode_s / (request.num_tokens - 1))
+        observe(self._request_s, time.monotonic() - request.arrived)
+        observe(self._decode_s, decode_s)
         if request.scheduled:
-            self._queue_s.observe(request.scheduled - request.queued)
-            self._prefill_s.observe(request.first_token - request.scheduled)
-            self._inference_s.observe(last - request.scheduled)
+            observe(self._queue_s, request.scheduled - request.queued)
+            observe(self._prefill_s, request.first_token - request.scheduled)
+            observe(self._inference_s, last - request.scheduled)
 
 
-def observe(histogram: Histogram, value: float, count: int) -> None:
-    """Observe a value several times at once, for which prometheus_client has no method."""
+def observe(histogram: Histogram, value: float, count: int = 1) -> None:
+    """Observe a value several times at once, for which prometheus_client has no method; and in half the time
+    for one, of which a request has ten."""
     histogram._sum.inc(value * count)
     histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(count)
