@@ -14,6 +14,7 @@ from typing import Protocol
 
 from server.config.settings import Settings
 from server.errors import RequestFailure, RequestTooSlow, ServiceUnavailable
+from server.http.entrance import Entrance
 from server.http.metrics import Metrics
 from server.ticks import tick
 
@@ -61,6 +62,7 @@ class Connections:
 
     def __init__(self, settings: Settings, metrics: Metrics, most: int) -> None:
         self.settings = settings
+        self.entrance = Entrance()
         receive_timeout_s = settings.receive_timeout_s or math.inf
         self.silent, self.served, self.lingering = Phase(KEEP_ALIVE_S), Phase(math.inf), Phase(LINGER_S)
         self.begun, self.body = Phase(receive_timeout_s), Phase(receive_timeout_s)

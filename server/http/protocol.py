@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import socket
 import time
+from functools import partial
 from typing import Any, Literal
 
 import httptools
@@ -236,7 +237,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle  # type: ignore[assignment]  # it becomes one
-        super()._start_asgi_task(cycle, app)
+        self._all.entrance.enter(partial(super()._start_asgi_task, cycle, app))
 
     def on_response_complete(self) -> None:
         if self._running is not None and self._running.lingers:

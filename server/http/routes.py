@@ -81,9 +81,7 @@ async def create_completion(request: Request) -> ASGIApp:
     exchange.allowance = state.limits.of(exchange.key)
     state.check_accepting()
     exchange.allowance.begin()
-    body = await read_body(request, state.settings.max_body_bytes)
-    await state.entrance.enter()
-    wanted = parse_request(body)
+    wanted = parse_request(await read_body(request, state.settings.max_body_bytes))
     notes = exchange.notes = state.journal.follow(wanted) if state.journal is not None else None
     model = state.model(wanted.model, exchange.key)
     exchange.model, exchange.user = model.id, wanted.user or ""

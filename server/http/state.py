@@ -21,7 +21,6 @@ from server.engine.served import ServedModel
 from server.engine.vllm.stats import observe
 from server.errors import ModelNotFound, ServiceUnavailable
 from server.generation.outputs import Usage
-from server.http.entrance import Entrance
 from server.http.following import Following
 from server.http.journaling import Journal, Notes
 from server.http.metrics import Metrics
@@ -87,7 +86,6 @@ class State:
     in_flight: int = 0
     is_to_tell: bool = False
     loop: LoopWatch = field(init=False)
-    entrance: Entrance = field(default_factory=Entrance)
 
     def __post_init__(self) -> None:
         self.loop = LoopWatch(self.metrics.loop_stalls.inc)
