@@ -108,8 +108,9 @@ def main() -> None:
     parser.add_argument(
         "--only",
         action="append",
-        help="measure only this front end, or these: `ours`, `ours, 2 workers`, `vllm`, `vllm-rs`",
+        help="measure only this front end, or these: `ours`, `ours, 2 workers`, `before`, `vllm`, `vllm-rs`",
     )
+    parser.add_argument("--code", type=Path, help="another checkout, to measure as `before`")
     parser.add_argument("--cells", help="kinds of load, comma separated, such as: plain,logprobs 5,whole")
     options = parser.parse_args()
     kinds = options.cells.split(",") if options.cells else {cell.kind for cell in CELLS}
@@ -119,7 +120,8 @@ def main() -> None:
         folder = Path(name)
         set_step(folder / "step", 0.0)
         os.environ |= {STEP_FILE: str(folder / "step"), "PYTHONPATH": str(Path(__file__).parents[1])}
-        servers = [stack.enter_context(start) for start in starts(folder, options.rust, options.only or ())]
+        to_start = starts(folder, options.rust, options.only or (), code=options.code)
+        servers = [stack.enter_context(start) for start in to_start]
         starting = {server.name: server.started_s for server in servers}
         measured: dict[tuple[Cell, str], list[dict[str, Any]]] = {}
         answered = {(server.name, kind) for server in servers for kind in kinds if answers(server, kind)}
@@ -146,8 +148,9 @@ def starts(
     only: Collection[str],
     engine: dict[str, int] = ENGINE,
     engine_args: dict[str, Any] = ENGINE_ARGS,
+    code: Path | None = None,
 ) -> list[Any]:
-    """Context managers that start the servers."""
+    """Context managers that start the servers. code: another checkout of ours."""
     model = {"id": MODEL, "builtin": MODEL, **engine, "engine_args": engine_args}
     flags = [f"--served-model-name={MODEL}", "--no-async-scheduling", "--disable-uvicorn-access-log"]
     for name, value in {**engine, **engine_args, "async_scheduling": None}.items():
@@ -158,6 +161,11 @@ def starts(
         SEVERAL: lambda: verbatim(folder, [model], name=SEVERAL, log_level="warning", workers=2),
         "vllm": lambda: vllm(folder, builtin_path(MODEL), flags),
     }
+    if code:
+        environ = {"PYTHONPATH": str(code.absolute())}
+        found["before"] = lambda: verbatim(
+            folder, [model], name="before", environ=environ, log_level="warning"
+        )
     if rust:
         found["vllm-rs"] = lambda: vllm(folder, builtin_path(MODEL), flags, rust=rust)
     return [start() for name, start in found.items() if not only or name in only]
@@ -171,7 +179,7 @@ def answers(server: Server, kind: str) -> bool:
     try:
         load(server, Cell(kind, 16, 0.0))
     except RuntimeError as error:
-        if server.name in ("ours", SEVERAL):
+        if not server.name.startswith("vllm"):
             raise
         print(f"{server.name} refuses `{kind}`: {str(error)[-300:]}", file=sys.stderr)
         return False

@@ -1,10 +1,11 @@
 """Prompts of 32,000 tokens, as text and many at once: their own TTFT, and the gaps of other streams.
 
     python -m benchmarks.longprompts [--json FILE] [--rust PATH/vllm-rs] [--repeats 3]
+                                    [--count 512 --tokens 10]
 
 The servers, and the engine that computes nothing, are those of benchmarks/frontend.py; a step of the engine
 takes 20 ms, and has up to 65,536 tokens of prompts, so that the front end decides. First 64 streams run
-alone, then again with 32 such prompts that arrive a second after they began.
+alone, then again with 32 such prompts that arrive a second after they began, or with many short ones.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--only",
         action="append",
-        help="measure only this front end, or these: `ours`, `ours, 2 workers`, `vllm`, `vllm-rs`",
+        help="measure only this front end, or these: `ours`, `ours, 2 workers`, `before`, `vllm`, `vllm-rs`",
     )
+    parser.add_argument("--code", type=Path, help="another checkout, to measure as `before`")
+    parser.add_argument("--count", type=int, default=NUM_LONG, help="prompts that arrive")
+    parser.add_argument("--tokens", type=int, default=PROMPT_TOKENS, help="tokens of each, at least 4")
     options = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
@@ -59,31 +63,35 @@ def main() -> None:
         engine_args = {**ENGINE_ARGS, "num_gpu_blocks_override": 131_072}
         engine_args["max_num_batched_tokens"] = STEP_TOKENS
         engine_args["hf_overrides"] = {"max_position_embeddings": ENGINE["max_model_len"]}
-        to_start = starts(folder, options.rust, options.only or (), ENGINE, engine_args)
+        to_start = starts(folder, options.rust, options.only or (), ENGINE, engine_args, options.code)
         servers = [stack.enter_context(start) for start in to_start]
+        many = options.count, options.tokens
         for server in servers:
-            both(server, 0)
+            both(server, 0, *many)
         for repeat in range(options.repeats):
             for server in servers[repeat % len(servers) :] + servers[: repeat % len(servers)]:
-                found.setdefault(server.name, []).append(both(server, 1 + repeat))
+                found.setdefault(server.name, []).append(both(server, 1 + repeat, *many))
                 print(server.name, {name: round(value, 3) for name, value in found[server.name][-1].items()})
     rows = [
         [name, *(_cell([run[key] * 1000 for run in runs]) for key in runs[0])] for name, runs in found.items()
     ]
-    title = f"{NUM_LONG} prompts of {PROMPT_TOKENS} tokens beside {NUM_STREAMS} streams, ms"
+    title = f"{options.count} prompts of {options.tokens} tokens beside {NUM_STREAMS} streams, ms"
     names = ("server", "gap p99 alone", "gap p99", "TTFT p50", "TTFT p99", "CPU a prompt")
     Console(width=130).print(report.table(title, names, rows))
     if options.json:
-        write(options.json, {"machine": machine("longprompts"), "engine": ENGINE, "runs": found})
+        write(
+            options.json,
+            {"machine": machine("longprompts"), "engine": ENGINE, "prompts": many, "runs": found},
+        )
 
 
-def both(server: Server, number: int) -> dict[str, float]:
+def both(server: Server, number: int, count: int, num_tokens: int) -> dict[str, float]:
     """Seconds. number: of the repeat, so that no prompt is in the engine's prefix cache."""
     alone = ended(begun(server, streams()))
     running = begun(server, streams())
     time.sleep(HEAD_START_S)
     before = cpu_seconds(server)
-    arrived = ended(begun(server, prompts(number)))
+    arrived = ended(begun(server, prompts(number, count, num_tokens)))
     cpu_s = cpu_seconds(server) - before
     beside = ended(running)
     first = percentiles(arrived["first_s"])
@@ -92,7 +100,7 @@ def both(server: Server, number: int) -> dict[str, float]:
         "gap_s": beside["gap_s"]["p99"],
         "first_p50_s": first["p50"],
         "first_p99_s": first["p99"],
-        "cpu_s": cpu_s / NUM_LONG,
+        "cpu_s": cpu_s / count,
     }
 
 
@@ -101,13 +109,13 @@ def streams() -> list[str]:
     return [json.dumps(fields | {"prompt": f"Story number {k}: once upon"}) for k in range(NUM_STREAMS)]
 
 
-def prompts(number: int) -> list[str]:
+def prompts(number: int, count: int, num_tokens: int) -> list[str]:
     fields = {"model": MODEL, "max_tokens": 1, "ignore_eos": True, "stream": True}
     texts = []
-    for k in range(NUM_LONG):
-        base = number * NUM_LONG + k  # each prompt begins with words of its own
+    for k in range(count):
+        base = number * count + k  # each prompt begins with words of its own
         head = "".join(WORDS[base >> shift & 7] for shift in (9, 6, 3, 0))
-        texts.append(head + "".join(WORDS[j * (k + 3) % 8] for j in range(PROMPT_TOKENS - 4)))
+        texts.append(head + "".join(WORDS[j * (k + 3) % 8] for j in range(num_tokens - 4)))
     return [json.dumps(fields | {"prompt": text}) for text in texts]
 
 
