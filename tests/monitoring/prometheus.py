@@ -60,7 +60,7 @@ def becomes(look: Callable[[], object], expected: object, within_s: float = 60) 
 
 
 def shortened(rules: str) -> str:
-    """Alerts that wait for minutes wait for seconds."""
+    """Alerts that wait for minutes wait for a second: an engine is back after a few."""
     return re.sub(r"\bfor: \d+m\b", "for: 1s", rules)
 
 
