@@ -98,6 +98,7 @@ class Border:
                 self._trace(scope, exchange, exchange.following, self.state.tracer)
             # The connection keeps the scope until its next request, and this would keep prompts and texts.
             del scope["exchange"]
+            scope.pop("extensions", None)  # they refer to the connection, which refers to the scope: a circle
 
     def _follow(self, scope: Scope) -> Following | None:
         """The trace of a request, if it is traced. Only routes of the API are traced, not

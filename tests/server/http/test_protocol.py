@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import re
 import socket
@@ -14,7 +15,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.http import connections
-from server.http.protocol import MAX_HEAD_BYTES
+from server.http.cycle import Cycle
+from server.http.protocol import MAX_HEAD_BYTES, Protocol
 from server.process.port import open_port
 from tests.helpers import LONG, app_of, eager, events, running, served, slow, talking, until
 from tests.helpers import Engine as Quick
@@ -327,6 +329,23 @@ def test_deadline_is_the_listeners(timeout_s: float) -> None:
     with open_port("127.0.0.1", 0, timeout_s) as listener:
         found = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert found == int(timeout_s * 1000)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_connection_leaves_memory_at_once(directory: Path, stream: bool) -> None:
+    """Nothing of it waits in a circle for the garbage collector, which comes seldom."""
+    app = app_of(talking(directory, "he"))
+    async with running(app), listening(app) as port:
+        await said_to_the_end(port, request(LONG | {"stream": stream}, headers={"connection": "close"}))
+        gc.collect()
+        gc.disable()
+        try:
+            await said_to_the_end(port, request(LONG | {"stream": stream}, headers={"connection": "close"}))
+            await asyncio.sleep(0.05)
+            left = [one for one in gc.get_objects() if isinstance(one, Cycle | Protocol)]
+        finally:
+            gc.enable()
+    assert left == []
 
 
 def test_uvicorn_is_as_we_know_it() -> None:
