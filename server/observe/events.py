@@ -100,6 +100,8 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
         "model.one_bos",
         "model",
     ),
+    "%s: prompts are tokenized without fastokens, because %s": ("tokenizer.slow", "file", "reason"),
+    "%s: fastokens is not used, because it tokenizes %r otherwise": ("tokenizer.differs", "file", "text"),
     "%s; the other models are served": ("model.failed", "reason"),
     "%s: the token %r has the id %s, not %d as a file says": (
         "tokenizer.other_id",

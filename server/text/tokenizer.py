@@ -12,12 +12,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import compress
+from operator import not_
 from pathlib import Path
 
 import tokenizers
 
 from server.errors import ConfigurationError
-from server.text.encoding import PLAIN, Encoded, Reading, encoded
+from server.text.encoder import FastEncoder
+from server.text.encoding import PLAIN, Encoded, Reading, encoded, places_in, places_of
 from server.text.files import read_files
 from server.text.fill_in import FillIn, find, without_control
 from server.text.grammars import Grammars
@@ -37,8 +40,9 @@ class Tokenizer:
     skip_special_tokens leaves out of the text. special_ids: name -> id of the special tokens of the model.
     eos_ids: ids that end a completion. strips_space: whether decoding drops one leading space
     (SentencePiece's dummy prefix). grammars: for structured outputs. fill_in: how the model fills in between
-    two texts. unparsed: an encoder that reads names of special tokens as text, made when first needed. said:
-    what was logged already, to log it once. threads: tokenize long texts of all requests.
+    two texts. fast: reads most texts instead of the encoder. unparsed: an encoder that
+    reads names of special tokens as text, made when first needed. said: what was logged already, to log it
+    once. threads: tokenize long texts of all requests.
     """
 
     encoder: tokenizers.Tokenizer
@@ -52,6 +56,7 @@ class Tokenizer:
     strips_space: bool
     grammars: Grammars
     fill_in: FillIn | None
+    fast: FastEncoder
     unparsed: Callable[[], tokenizers.Tokenizer]
     said: set[str] = field(default_factory=set)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_THREADS, "tokenizer"))
@@ -66,14 +71,45 @@ class Tokenizer:
 
     def encode_all(self, texts: list[str], how: Reading = PLAIN) -> list[Encoded]:
         """The prompts of a request."""
+        read = [self.read_fast(text, how) for text in texts]
+        unread = [text for text, one in zip(texts, read, strict=True) if one is None]
+        rest = iter(self.read_with_library(unread, how))
+        return [next(rest) if one is None else one for one in read]
+
+    def read_fast(self, text: str, how: Reading) -> Encoded | None:
+        """A prompt, by the fast encoder. None: the library has to read it."""
+        encoding = self.fast.encode(text, how.adds_special) if how.parses_special else None
+        if encoding is None:
+            return None
+        if not how.with_starts:
+            return encoded(encoding, None, how, self.bos_id)
+        mask = encoding.special_tokens_mask
+        parts = self.prompt_bytes(list(compress(encoding.ids, map(not_, mask))), skip_special=False)
+        if b"" in parts:
+            return None  # a space that stands only in front: the library says where
+        if any(mask):
+            own = iter(parts)
+            parts = [b"" if added else next(own) for added in mask]
+        places = places_in(text, parts)
+        return encoded(encoding, places, how, self.bos_id) if places else None
+
+    def read_with_library(self, texts: list[str], how: Reading) -> list[Encoded]:
+        """The same as encode_all."""
+        if not texts:
+            return []
         encoder = self.encoder if how.parses_special else self.unparsed()
         encode = encoder.encode_batch if how.with_starts else encoder.encode_batch_fast
-        found = encode(texts, add_special_tokens=how.adds_special)
-        return [encoded(encoding, how, self.bos_id) for encoding in found]
+        return [
+            encoded(one, places_of(one) if how.with_starts else None, how, self.bos_id)
+            for one in encode(texts, add_special_tokens=how.adds_special)
+        ]
 
     def prompt_bytes(self, ids: Sequence[int], *, skip_special: bool) -> list[bytes]:
         """The bytes that each id of a prompt adds to its text."""
-        parts = [b"" if skip_special and i in self.special else self.table[i] for i in ids]
+        if skip_special:
+            parts = [b"" if i in self.special else self.table[i] for i in ids]
+        else:
+            parts = list(map(self.table.__getitem__, ids))
         if self.strips_space:
             first = next((k for k, part in enumerate(parts) if part), None)
             if first is not None and parts[first].startswith(b" "):
@@ -117,6 +153,7 @@ def load_tokenizer(directory: Path, vocab_size: int) -> Tokenizer:
         grammars=Grammars(table[:vocab_size], special, bos_id, eos_ids, partial(_ids_of, encoder)),
         strips_space="Strip" in parts or parts.get("Metaspace", NO_SPACE)["prepend_scheme"] != "never",
         fill_in=find(encoder, vocab_size),
+        fast=FastEncoder(encoder, table, directory / "tokenizer.json"),
         unparsed=cache(partial(without_control, encoder)),
     )
     texts = [i for i in range(len(table)) if tokenizer.texts[i]]

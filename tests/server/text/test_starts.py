@@ -77,8 +77,10 @@ STYLES: dict[str, Callable[[], tokenizers.Tokenizer]] = {
 }
 
 
-def load(folder: Path, tokenizer: tokenizers.Tokenizer) -> Tokenizer:
-    return load_tokenizer(model_directory(folder, tokenizer), VOCAB_SIZE)
+def load(folder: Path, encoder: tokenizers.Tokenizer) -> Tokenizer:
+    tokenizer = load_tokenizer(model_directory(folder, encoder), VOCAB_SIZE)
+    tokenizer.fast.load()
+    return tokenizer
 
 
 @pytest.fixture(scope="module", params=STYLES)
@@ -88,6 +90,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def starts(tokenizer: Tokenizer, text: str) -> list[int]:
     (encoded,) = tokenizer.encode_all([text], Reading(with_starts=True))
+    assert [encoded] == tokenizer.read_with_library([text], Reading(with_starts=True))
     assert encoded.ids == tokenizer.encode(text)
     assert encoded.starts is not None
     assert len(encoded.starts) == len(encoded.ids)
