@@ -21,8 +21,8 @@ TOKENS_PER_TEXT = 40
 
 
 class FastEncoder:
-    """fastokens for one tokenizer. It is loaded in a thread when the first text comes, so that it takes memory
-    only where texts are read. Until then, 0.2 to 3 s, and if it cannot be used, it reads none.
+    """fastokens for one tokenizer. A thread loads it when the first text comes, so that it takes memory only
+    where texts are read. Until then, 0.2 to 3 s, and if it cannot be used, it reads none.
 
     library: the tokenizer. table: the bytes of its tokens. name: of the tokenizer, for the log.
     """
