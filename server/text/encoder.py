@@ -6,6 +6,7 @@ tokenizer, nor every text: then the library tokenizers does.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -51,19 +52,22 @@ class FastEncoder:
     def load(self) -> None:
         """Load it, and use it if it reads the model's tokens as the library does."""
         self._is_begun = True
-        if self._library.encode_special_tokens:
-            return  # is not in the tokenizer's file
+        if not self._library.encode_special_tokens:  # this is not in the tokenizer's file
+            self._encoder = self._compared()
+            _give_memory_back()
+
+    def _compared(self) -> fastokens.Tokenizer | None:
         try:
             encoder = fastokens.Tokenizer.from_json_str(self._library.to_str())
         except ValueError as error:
             log.info("%s: prompts are tokenized without fastokens, because %s", self._name, error)
-            return
+            return None
         for text in _texts(self._table):
             found = _encode(encoder, text, adds_special=True)
             if found is not None and found.ids != self._library.encode(text).ids:
                 log.warning("%s: fastokens is not used, because it tokenizes %r otherwise", self._name, text)
-                return
-        self._encoder = encoder
+                return None
+        return encoder
 
 
 def _texts(table: Sequence[bytes]) -> Iterator[str]:
@@ -80,3 +84,10 @@ def _encode(encoder: fastokens.Tokenizer, text: str, adds_special: bool) -> fast
         return encoder.encode(text, adds_special)
     except ValueError:  # such as a byte that the vocabulary lacks
         return None
+
+
+def _give_memory_back() -> None:
+    """Return to the kernel what reading a tokenizer's file takes for a while, 50 to 450 MB: glibc would keep
+    it. Other C libraries have no such function."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
