@@ -6,6 +6,7 @@ tokenizer, nor every text: then the library tokenizers does.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import threading
@@ -45,8 +46,9 @@ class FastEncoder:
             return _encode(self._encoder, text, adds_special)
         if not self._is_begun:
             self._is_begun = True
-            # Not a daemon: a process that ended within fastokens would be aborted.
-            threading.Thread(target=self.load, name="fastokens").start()
+            with contextlib.suppress(RuntimeError):  # no more threads: the library goes on
+                # Not a daemon: a process that ended within fastokens would be aborted.
+                threading.Thread(target=self.load, name="fastokens").start()
         return None
 
     def load(self) -> None:

@@ -97,6 +97,15 @@ async def test_it_is_loaded_when_the_first_text_comes(
     assert tokenizer.read_fast("hello", Reading()) is not None
 
 
+def test_without_a_thread_the_library_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tokenizer = made(tmp_path, byte_level())
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert tokenizer.encode_all(["hello"])[0].ids == tokenizer.encode("hello")
+
+
 def test_an_end_while_it_is_loaded(tmp_path: Path) -> None:
     """A process that ends has to wait for it: cut off within Rust, it would be aborted."""
     code = f"""
