@@ -20,7 +20,7 @@ from server.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-# About 5 ms of tokenizing by the slower library. Longer texts are tokenized in a thread, which does not hold the GIL.
+# About 5 ms with the slower library. Longer texts are tokenized in a thread, which does not hold the GIL.
 LONG_CHARS = 20_000
 BOS_TWICE = "a BOS was left out"  # key in Tokenizer.said
 
