@@ -40,9 +40,9 @@ class Tokenizer:
     skip_special_tokens leaves out of the text. special_ids: name -> id of the special tokens of the model.
     eos_ids: ids that end a completion. strips_space: whether decoding drops one leading space
     (SentencePiece's dummy prefix). grammars: for structured outputs. fill_in: how the model fills in between
-    two texts. fast: reads most texts instead of the encoder. unparsed: an encoder that
-    reads names of special tokens as text, made when first needed. said: what was logged already, to log it
-    once. threads: tokenize long texts of all requests.
+    two texts. fast: reads most texts instead of the encoder. unparsed: an encoder that reads names of
+    special tokens as text, made when first needed. said: what was logged already, to log it once. threads:
+    tokenize long texts of all requests.
     """
 
     encoder: tokenizers.Tokenizer
